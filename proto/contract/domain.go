@@ -1,0 +1,62 @@
+package contract
+
+import "strings"
+
+// Domain is a fully qualified host name in lower case, as a browser sends it:
+// letters, digits and hyphens, at least two labels, no trailing dot, never an
+// IP address. International names appear in their punycode form (xn--...).
+type Domain struct{ name[domainRule] }
+
+// ParseDomain lower-cases ASCII letters and checks the rest.
+func ParseDomain(s string) (Domain, error) {
+	var d Domain
+	return d, d.set(s)
+}
+
+const (
+	maxDomain = 253 // RFC 1035, without the trailing dot
+	maxLabel  = 63  // RFC 1035
+)
+
+type domainRule struct{}
+
+func (domainRule) parse(s string) (string, error) {
+	const kind = "domain"
+	if s == "" {
+		return "", invalid(kind, "must not be empty")
+	}
+	if len(s) > maxDomain {
+		return "", invalid(kind, "must be at most 253 characters")
+	}
+	if !only(s, func(c byte) bool {
+		return isLower(c) || isDigit(c) || c == '-' || c == '.' || c >= 'A' && c <= 'Z'
+	}) {
+		return "", invalid(kind, "may hold only letters, digits, hyphens and dots")
+	}
+	s = strings.ToLower(s)
+	labels := strings.Split(s, ".")
+	if len(labels) < 2 {
+		return "", invalid(kind, "must hold at least one dot")
+	}
+	for _, l := range labels {
+		switch {
+		case l == "":
+			return "", invalid(kind, "must not hold an empty label or end with a dot")
+		case len(l) > maxLabel:
+			return "", invalid(kind, "labels must be at most 63 characters")
+		case l[0] == '-' || l[len(l)-1] == '-':
+			return "", invalid(kind, "labels must not start or end with a hyphen")
+		case len(l) >= 4 && l[2:4] == "--" && !strings.HasPrefix(l, "xn--"):
+			return "", invalid(kind, "labels must not hold hyphens in places three and four unless they are punycode")
+		case l == "xn--":
+			return "", invalid(kind, "a punycode label must not be empty")
+		}
+	}
+	// No top-level domain is all digits (RFC 3696), and every spelling of an
+	// IPv4 address ends in a numeric or 0x label.
+	last := labels[len(labels)-1]
+	if isDigit(last[0]) {
+		return "", invalid(kind, "must not be an IP address; the last label must start with a letter")
+	}
+	return s, nil
+}

@@ -1,0 +1,108 @@
+package contract
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"time"
+)
+
+// The ids of the things both sides talk about: UUIDs in their canonical
+// lower-case text form. New ones are version 7, so they sort by birth.
+type (
+	// OrganizationID names the tenant.
+	OrganizationID struct{ name[organizationIDRule] }
+	// ServerID names one VPS and the agent on it.
+	ServerID struct{ name[serverIDRule] }
+	// SiteID names one site for its whole life.
+	SiteID struct{ name[siteIDRule] }
+	// TaskID names one order to one agent.
+	TaskID struct{ name[taskIDRule] }
+)
+
+// ParseOrganizationID accepts a canonical lower-case UUID.
+func ParseOrganizationID(s string) (OrganizationID, error) {
+	var id OrganizationID
+	return id, id.set(s)
+}
+
+// ParseServerID accepts a canonical lower-case UUID.
+func ParseServerID(s string) (ServerID, error) {
+	var id ServerID
+	return id, id.set(s)
+}
+
+// ParseSiteID accepts a canonical lower-case UUID.
+func ParseSiteID(s string) (SiteID, error) {
+	var id SiteID
+	return id, id.set(s)
+}
+
+// ParseTaskID accepts a canonical lower-case UUID.
+func ParseTaskID(s string) (TaskID, error) {
+	var id TaskID
+	return id, id.set(s)
+}
+
+// NewOrganizationID makes a fresh UUIDv7.
+func NewOrganizationID() OrganizationID {
+	return OrganizationID{name[organizationIDRule]{newUUID(time.Now())}}
+}
+
+// NewServerID makes a fresh UUIDv7.
+func NewServerID() ServerID { return ServerID{name[serverIDRule]{newUUID(time.Now())}} }
+
+// NewSiteID makes a fresh UUIDv7.
+func NewSiteID() SiteID { return SiteID{name[siteIDRule]{newUUID(time.Now())}} }
+
+// NewTaskID makes a fresh UUIDv7.
+func NewTaskID() TaskID { return TaskID{name[taskIDRule]{newUUID(time.Now())}} }
+
+type (
+	organizationIDRule struct{}
+	serverIDRule       struct{}
+	siteIDRule         struct{}
+	taskIDRule         struct{}
+)
+
+func (organizationIDRule) parse(s string) (string, error) { return parseUUID("organization id", s) }
+func (serverIDRule) parse(s string) (string, error)       { return parseUUID("server id", s) }
+func (siteIDRule) parse(s string) (string, error)         { return parseUUID("site id", s) }
+func (taskIDRule) parse(s string) (string, error)         { return parseUUID("task id", s) }
+
+const nilUUID = "00000000-0000-0000-0000-000000000000"
+
+func parseUUID(kind, s string) (string, error) {
+	if len(s) != len(nilUUID) {
+		return "", invalid(kind, "must be a UUID of 36 characters")
+	}
+	for i := 0; i < len(s); i++ {
+		switch i {
+		case 8, 13, 18, 23:
+			if s[i] != '-' {
+				return "", invalid(kind, "must be a UUID with hyphens in their places")
+			}
+		default:
+			if !isDigit(s[i]) && (s[i] < 'a' || s[i] > 'f') {
+				return "", invalid(kind, "must be a UUID of lower-case hexadecimal digits")
+			}
+		}
+	}
+	if s == nilUUID {
+		return "", invalid(kind, "must not be the nil UUID")
+	}
+	return s, nil
+}
+
+// newUUID lays out RFC 9562 version 7: 48 bits of milliseconds, then random.
+func newUUID(now time.Time) string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails: crypto/rand ends the program instead
+	ms := uint64(now.UnixMilli())
+	for i := range 6 {
+		b[i] = byte(ms >> (40 - 8*i))
+	}
+	b[6] = b[6]&0x0f | 0x70
+	b[8] = b[8]&0x3f | 0x80
+	h := hex.EncodeToString(b[:])
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+}
