@@ -1,0 +1,207 @@
+-- +goose Up
+
+-- Times are microseconds since 1970 UTC (BIGINT), ids are UUID text, protobuf values are their serialized bytes.
+-- The nil UUID stands for the platform itself where an organization is named.
+
+CREATE TABLE settings (
+    name  TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+);
+
+CREATE TABLE accounts (
+    id         TEXT PRIMARY KEY,
+    email      TEXT NOT NULL UNIQUE,
+    operator   BOOLEAN NOT NULL,
+    created_at BIGINT NOT NULL
+);
+
+CREATE TABLE tokens (
+    id           TEXT PRIMARY KEY,
+    account_id   TEXT NOT NULL REFERENCES accounts (id),
+    secret_hash  BYTEA NOT NULL UNIQUE,
+    created_at   BIGINT NOT NULL,
+    expires_at   BIGINT NOT NULL,
+    revoked_at   BIGINT
+);
+
+CREATE TABLE organizations (
+    id         TEXT PRIMARY KEY,
+    name       TEXT NOT NULL UNIQUE,
+    created_at BIGINT NOT NULL
+);
+
+CREATE TABLE members (
+    organization_id TEXT NOT NULL REFERENCES organizations (id),
+    account_id      TEXT NOT NULL REFERENCES accounts (id),
+    role            TEXT NOT NULL CHECK (role IN ('owner', 'admin', 'member', 'viewer')),
+    created_at      BIGINT NOT NULL,
+    PRIMARY KEY (organization_id, account_id)
+);
+
+CREATE TABLE servers (
+    id                     TEXT PRIMARY KEY,
+    name                   TEXT NOT NULL UNIQUE,
+    tenancy                TEXT NOT NULL CHECK (tenancy IN ('shared', 'dedicated')),
+    organization_id        TEXT REFERENCES organizations (id),
+    state                  TEXT NOT NULL CHECK (state IN ('pending', 'active', 'draining', 'quarantined', 'removed')),
+    problem                TEXT NOT NULL,
+    created_at             BIGINT NOT NULL,
+    changed_at             BIGINT NOT NULL,
+    last_seen_at           BIGINT,
+    facts                  BYTEA,
+    prepared               BOOLEAN NOT NULL,
+    prepare_task_id        TEXT NOT NULL,
+    -- The link: identity, epoch, and the process that holds it.
+    key_hash               BYTEA,
+    serial                 TEXT NOT NULL,
+    next_serial            TEXT NOT NULL,
+    next_key_hash          BYTEA,
+    certificate_expires_at BIGINT,
+    recoveries             BIGINT NOT NULL,
+    readmit_until          BIGINT,
+    epoch                  BIGINT NOT NULL,
+    instance_id            TEXT NOT NULL,
+    fence                  BIGINT NOT NULL,
+    CHECK ((tenancy = 'dedicated') = (organization_id IS NOT NULL))
+);
+
+CREATE INDEX servers_changed ON servers (changed_at);
+
+-- Every process that ever held the link of a server: one that comes back after another took over is a clone.
+CREATE TABLE server_instances (
+    server_id   TEXT NOT NULL REFERENCES servers (id),
+    instance_id TEXT NOT NULL,
+    epoch       BIGINT NOT NULL,
+    returns     BIGINT NOT NULL,
+    PRIMARY KEY (server_id, instance_id)
+);
+
+CREATE TABLE join_tokens (
+    id             TEXT PRIMARY KEY,
+    server_id      TEXT NOT NULL REFERENCES servers (id),
+    secret_hash    BYTEA NOT NULL,
+    created_at     BIGINT NOT NULL,
+    expires_at     BIGINT NOT NULL,
+    revoked_at     BIGINT,
+    used_at        BIGINT,
+    enrollment_id  TEXT NOT NULL,
+    bound_key_hash BYTEA,
+    certificate    BYTEA
+);
+
+CREATE TABLE server_samples (
+    server_id  TEXT NOT NULL REFERENCES servers (id),
+    series     TEXT NOT NULL,
+    value      DOUBLE PRECISION NOT NULL,
+    sampled_at BIGINT NOT NULL,
+    PRIMARY KEY (server_id, series)
+);
+
+CREATE TABLE sites (
+    organization_id     TEXT NOT NULL REFERENCES organizations (id),
+    id                  TEXT NOT NULL UNIQUE,
+    handle              TEXT NOT NULL UNIQUE,
+    server_id           TEXT NOT NULL REFERENCES servers (id),
+    name                TEXT NOT NULL,
+    type                TEXT NOT NULL,
+    request_id          TEXT,
+    request_hash        BYTEA,
+    -- What is wanted: a serialized chom.site.v1.DesiredState and the parts of it that queries need.
+    desired             BYTEA NOT NULL,
+    phase               TEXT NOT NULL CHECK (phase IN ('active', 'suspended', 'trashed', 'absent')),
+    generation          BIGINT NOT NULL,
+    -- What was measured: a serialized chom.site.v1.ObservedState.
+    observed            BYTEA,
+    observed_generation BIGINT NOT NULL,
+    -- Why the last task for it failed; empty when it did not.
+    problem             TEXT NOT NULL,
+    last_task_id        TEXT NOT NULL,
+    created_at          BIGINT NOT NULL,
+    updated_at          BIGINT NOT NULL,
+    trashed_at          BIGINT,
+    purge_at            BIGINT,
+    PRIMARY KEY (organization_id, id),
+    UNIQUE (organization_id, request_id)
+);
+
+-- A name is taken while its site is not gone; names of sites in the trash stay taken so that a restore works.
+CREATE UNIQUE INDEX sites_name ON sites (organization_id, name) WHERE phase <> 'absent';
+CREATE INDEX sites_server ON sites (server_id);
+CREATE INDEX sites_purge ON sites (purge_at) WHERE purge_at IS NOT NULL;
+
+CREATE TABLE domains (
+    name            TEXT PRIMARY KEY,
+    organization_id TEXT NOT NULL,
+    site_id         TEXT NOT NULL,
+    created_at      BIGINT NOT NULL,
+    FOREIGN KEY (organization_id, site_id) REFERENCES sites (organization_id, id)
+);
+
+CREATE INDEX domains_site ON domains (organization_id, site_id);
+
+CREATE TABLE tasks (
+    organization_id     TEXT NOT NULL,
+    id                  TEXT NOT NULL UNIQUE,
+    server_id           TEXT NOT NULL REFERENCES servers (id),
+    site_id             TEXT NOT NULL,
+    kind                TEXT NOT NULL CHECK (kind IN ('noop', 'prepare_server', 'converge_site', 'site_login')),
+    -- The kind's own message (chom.order.v1.Noop, ConvergeSite, ...), serialized.
+    parameters          BYTEA NOT NULL,
+    generation          BIGINT NOT NULL,
+    state               TEXT NOT NULL CHECK (state IN ('queued', 'offered', 'running', 'unknown', 'succeeded', 'failed', 'canceled', 'timed_out')),
+    -- Order of creation, also in one transaction: the order in which a site's tasks run.
+    sequence            BIGINT NOT NULL UNIQUE,
+    attempt             BIGINT NOT NULL,
+    fence               BIGINT NOT NULL,
+    step_count          BIGINT NOT NULL,
+    event_sequence      BIGINT NOT NULL,
+    log_sequence        BIGINT NOT NULL,
+    timeout_us          BIGINT NOT NULL,
+    not_before          BIGINT NOT NULL,
+    lease_expires_at    BIGINT,
+    deadline_at         BIGINT NOT NULL,
+    cancel_requested_at BIGINT,
+    error               TEXT NOT NULL,
+    created_by          TEXT NOT NULL,
+    created_at          BIGINT NOT NULL,
+    started_at          BIGINT,
+    ended_at            BIGINT,
+    version             BIGINT NOT NULL,
+    PRIMARY KEY (organization_id, id)
+);
+
+CREATE INDEX tasks_open ON tasks (server_id, sequence) WHERE state IN ('queued', 'offered', 'running', 'unknown');
+CREATE INDEX tasks_site ON tasks (organization_id, site_id, sequence);
+CREATE INDEX tasks_server ON tasks (server_id, sequence);
+
+CREATE TABLE task_steps (
+    task_id    TEXT NOT NULL REFERENCES tasks (id),
+    attempt    BIGINT NOT NULL,
+    position   BIGINT NOT NULL,
+    name       TEXT NOT NULL,
+    state      TEXT NOT NULL CHECK (state IN ('running', 'done', 'already_done', 'failed')),
+    started_at BIGINT NOT NULL,
+    ended_at   BIGINT,
+    message    TEXT NOT NULL,
+    PRIMARY KEY (task_id, attempt, name)
+);
+
+CREATE TABLE task_logs (
+    task_id   TEXT NOT NULL REFERENCES tasks (id),
+    sequence  BIGINT NOT NULL,
+    logged_at BIGINT NOT NULL,
+    text      TEXT NOT NULL,
+    PRIMARY KEY (task_id, sequence)
+);
+
+CREATE TABLE audit_events (
+    id              TEXT PRIMARY KEY,
+    organization_id TEXT NOT NULL,
+    happened_at     BIGINT NOT NULL,
+    account_id      TEXT NOT NULL,
+    action          TEXT NOT NULL,
+    object          TEXT NOT NULL,
+    detail          TEXT NOT NULL
+);
+
+CREATE INDEX audit_events_organization ON audit_events (organization_id, happened_at);
