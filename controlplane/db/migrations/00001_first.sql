@@ -62,6 +62,7 @@ CREATE TABLE servers (
     epoch                  BIGINT NOT NULL,
     instance_id            TEXT NOT NULL,
     fence                  BIGINT NOT NULL,
+    task_sequence          BIGINT NOT NULL,
     CHECK ((tenancy = 'dedicated') = (organization_id IS NOT NULL))
 );
 
@@ -149,8 +150,8 @@ CREATE TABLE tasks (
     parameters          BYTEA NOT NULL,
     generation          BIGINT NOT NULL,
     state               TEXT NOT NULL CHECK (state IN ('queued', 'offered', 'running', 'unknown', 'succeeded', 'failed', 'canceled', 'timed_out')),
-    -- Order of creation, also in one transaction: the order in which a site's tasks run.
-    sequence            BIGINT NOT NULL UNIQUE,
+    -- Order of creation on its server, from servers.task_sequence: the order in which a site's tasks run.
+    sequence            BIGINT NOT NULL,
     attempt             BIGINT NOT NULL,
     fence               BIGINT NOT NULL,
     step_count          BIGINT NOT NULL,
@@ -167,12 +168,12 @@ CREATE TABLE tasks (
     started_at          BIGINT,
     ended_at            BIGINT,
     version             BIGINT NOT NULL,
-    PRIMARY KEY (organization_id, id)
+    PRIMARY KEY (organization_id, id),
+    UNIQUE (server_id, sequence)
 );
 
 CREATE INDEX tasks_open ON tasks (server_id, sequence) WHERE state IN ('queued', 'offered', 'running', 'unknown');
-CREATE INDEX tasks_site ON tasks (organization_id, site_id, sequence);
-CREATE INDEX tasks_server ON tasks (server_id, sequence);
+CREATE INDEX tasks_site ON tasks (organization_id, site_id, created_at);
 
 CREATE TABLE task_steps (
     task_id    TEXT NOT NULL REFERENCES tasks (id),
