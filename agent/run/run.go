@@ -1,0 +1,230 @@
+// Package run is the only place of the agent that executes programs. It takes
+// an absolute path and a list of arguments, never a shell line; it gives the
+// program an empty environment with a fixed PATH, a deadline and an output
+// cap, and ends the whole process group when the deadline or the caller's
+// context does.
+//
+// There are three doors:
+//
+//	Cmd.Run        a child of the agent, inside the agent's own sandbox;
+//	Unit.Run       a transient systemd unit, started by PID 1 outside of it;
+//	SiteUnit.Run   the same as a site's user, walled in to that one site.
+//
+// Secrets go in by Stdin. Arguments and environment are readable by others on
+// the host and must never hold one.
+package run
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	defaultTimeout   = time.Minute // long work says so itself
+	defaultMaxOutput = 1 << 20     // nothing that we parse is larger
+	stderrTail       = 4 << 10     // enough for the last words of a program, small enough for a report
+	stderrLines      = 8           // lines of it that go into an error text
+
+	// waitDelay is how long pipes may stay open after the process died; a
+	// grandchild that left the group could hold them for ever.
+	waitDelay = 2 * time.Second
+)
+
+// env is the whole environment of everything that is executed.
+var env = []string{
+	"PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+	"LC_ALL=C.UTF-8", // messages that can be parsed, file names that survive
+}
+
+// Cmd is one execution of one program.
+type Cmd struct {
+	Path      string        // absolute and clean
+	Args      []string      // without the program's name; options of ours first, then "--", then values
+	Stdin     io.Reader     // nil is empty input
+	Dir       string        // "" is "/"
+	Timeout   time.Duration // 0 is a minute
+	MaxOutput int           // bytes of stdout that are kept; 0 is 1 MiB; the rest is read and dropped
+}
+
+// Result is what a program left behind.
+type Result struct {
+	Stdout    []byte
+	Stderr    []byte // its last 4 KiB
+	Truncated bool   // stdout was longer than MaxOutput
+}
+
+// ExitError says that a program was run and failed.
+type ExitError struct {
+	Path   string
+	Code   int            // exit status, -1 when a signal ended it
+	Signal syscall.Signal // 0 unless a signal ended it
+	Stderr string         // the last lines
+	Cause  error          // context.DeadlineExceeded or context.Canceled when we ended it
+}
+
+func (e *ExitError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "run %s: ", e.Path)
+	switch {
+	case errors.Is(e.Cause, context.DeadlineExceeded):
+		b.WriteString("took too long and was ended")
+	case e.Cause != nil:
+		b.WriteString("was canceled")
+	case e.Signal != 0:
+		fmt.Fprintf(&b, "ended by signal %v", e.Signal)
+	default:
+		fmt.Fprintf(&b, "exit status %d", e.Code)
+	}
+	if e.Stderr != "" {
+		b.WriteString(": ")
+		b.WriteString(e.Stderr)
+	}
+	return b.String()
+}
+
+func (e *ExitError) Unwrap() error { return e.Cause }
+
+// Run executes the program and waits for it. A program that ran and failed
+// gives an *ExitError together with its output.
+func (c Cmd) Run(ctx context.Context) (Result, error) {
+	if c.Timeout == 0 {
+		c.Timeout = defaultTimeout
+	}
+	if c.MaxOutput == 0 {
+		c.MaxOutput = defaultMaxOutput
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	cmd, err := c.command(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	stdout, stderr := &head{limit: c.MaxOutput}, &tail{limit: stderrTail}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, stdout, stderr
+	err = cmd.Run()
+	res := Result{Stdout: stdout.Bytes(), Stderr: stderr.Bytes(), Truncated: stdout.dropped}
+	return res, c.explain(ctx, err, res)
+}
+
+// explain turns what os/exec says into one kind of error.
+func (c Cmd) explain(ctx context.Context, err error, res Result) error {
+	if err == nil {
+		return nil
+	}
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		if ctx.Err() != nil {
+			return &ExitError{Path: c.Path, Code: -1, Cause: ctx.Err()}
+		}
+		return fmt.Errorf("run %s: %w", c.Path, err)
+	}
+	e := &ExitError{Path: c.Path, Code: exit.ExitCode(), Stderr: lastLines(res.Stderr, stderrLines), Cause: ctx.Err()}
+	if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		e.Signal = ws.Signal()
+	}
+	return e
+}
+
+// command checks the program and prepares it, in its own process group that
+// the context kills as a whole.
+func (c Cmd) command(ctx context.Context) (*exec.Cmd, error) {
+	if err := checkArgv(append([]string{c.Path}, c.Args...)); err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, c.Path, c.Args...)
+	cmd.Env = env
+	cmd.Dir = c.Dir
+	if cmd.Dir == "" {
+		cmd.Dir = "/"
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error {
+		err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		if errors.Is(err, syscall.ESRCH) {
+			return os.ErrProcessDone
+		}
+		return err
+	}
+	cmd.WaitDelay = waitDelay
+	return cmd, nil
+}
+
+// checkArgv refuses what the kernel or systemd could read otherwise than
+// meant. Values of tenants are typed long before; this is the last wall.
+func checkArgv(argv []string) error {
+	if len(argv) == 0 || !path.IsAbs(argv[0]) || path.Clean(argv[0]) != argv[0] {
+		return fmt.Errorf("run: program path must be absolute and clean")
+	}
+	for i, a := range argv {
+		if strings.IndexByte(a, 0) >= 0 {
+			return fmt.Errorf("run %s: argument %d holds a NUL byte", argv[0], i)
+		}
+	}
+	return nil
+}
+
+// head keeps the first bytes and drops the rest, so that a noisy program is
+// neither blocked nor able to fill our memory.
+type head struct {
+	buf     bytes.Buffer // not embedded: its ReadFrom would bypass the limit
+	limit   int
+	dropped bool
+}
+
+func (h *head) Write(p []byte) (int, error) {
+	n := len(p)
+	if room := h.limit - h.buf.Len(); n > room {
+		p, h.dropped = p[:max(room, 0)], true
+	}
+	h.buf.Write(p) // never fails
+	return n, nil
+}
+
+func (h *head) Bytes() []byte { return h.buf.Bytes() }
+
+// tail keeps the last bytes: that is where programs say why they failed.
+type tail struct {
+	buf   []byte
+	limit int
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	n := len(p)
+	if len(p) > t.limit {
+		p = p[len(p)-t.limit:]
+	}
+	t.buf = append(t.buf, p...)
+	if over := len(t.buf) - t.limit; over > 0 {
+		t.buf = append(t.buf[:0], t.buf[over:]...)
+	}
+	return n, nil
+}
+
+func (t *tail) Bytes() []byte { return t.buf }
+
+// lastLines gives the last n lines that hold anything, as one line without
+// control characters: it ends up in logs and on terminals.
+func lastLines(b []byte, n int) string {
+	var lines []string
+	for l := range strings.Lines(strings.ToValidUTF8(string(b), "\uFFFD")) {
+		l = strings.TrimSpace(strings.Map(func(r rune) rune {
+			if r < ' ' || r >= 0x7f && r < 0xa0 || r == '\u2028' || r == '\u2029' {
+				return ' '
+			}
+			return r
+		}, l))
+		if l != "" {
+			lines = append(lines, l)
+		}
+	}
+	return strings.Join(lines[max(0, len(lines)-n):], " | ")
+}

@@ -1,0 +1,118 @@
+package run
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os/exec"
+	"slices"
+	"time"
+
+	"chom.dev/proto/contract"
+)
+
+// SitesDir holds the shells of all sites, one directory per handle. It is on
+// the host's plan: mounted nosuid and nodev, root-owned.
+const SitesDir = "/srv/chom/sites"
+
+// SiteUnit is a program that runs as a site's user, walled in: it sees no
+// other site, no home, no device, no agent state; it can write to its own site
+// and to a private /tmp, and gains no privilege whatever it executes.
+type SiteUnit struct {
+	Handle    contract.Handle
+	Name      string // what it is for, a-z, 0-9 and hyphens; one at a time per site and name
+	Argv      []string
+	Env       map[string]string // no secrets: every user of the host can read it
+	Dir       string            // "" is the site's public directory
+	Stdin     io.Reader
+	Timeout   time.Duration
+	MaxOutput int
+
+	// ReadOnly are further files or directories that the program may see at
+	// their own place, e.g. an archive in the agent's cache.
+	ReadOnly []string
+	// RuntimeDir is a directory below /run, e.g. "chom-plugin/abcdefgh27",
+	// that systemd makes for the site's user (0700) and removes at the end.
+	RuntimeDir string
+}
+
+// Unit gives the transient unit with the whole sandbox.
+func (s SiteUnit) Unit() (Unit, error) {
+	if s.Handle.IsZero() {
+		return Unit{}, fmt.Errorf("run as site user: no handle")
+	}
+	dir := s.Dir
+	if dir == "" {
+		dir = SitesDir + "/" + s.Handle.String() + "/public"
+	}
+	props := slices.Concat(SiteSandbox(s.Handle), []Property{{"Nice", "5"}}) // serving goes before maintenance
+	for _, p := range s.ReadOnly {
+		props = append(props, Property{"BindReadOnlyPaths", p})
+	}
+	if s.RuntimeDir != "" {
+		props = append(props, Property{"RuntimeDirectory", s.RuntimeDir}, Property{"RuntimeDirectoryMode", "0700"})
+	}
+	user := s.Handle.UnixUser().String()
+	return Unit{
+		Name: s.Handle.String() + "-" + s.Name,
+		User: user, Group: user, Slice: s.Handle.Slice(),
+		Argv: s.Argv, Env: s.Env, Dir: dir, Stdin: s.Stdin, Timeout: s.Timeout, MaxOutput: s.MaxOutput,
+		Properties: props,
+	}, nil
+}
+
+// Run runs the program to its end, see Unit.Run.
+func (s SiteUnit) Run(ctx context.Context) (Result, error) {
+	u, err := s.Unit()
+	if err != nil {
+		return Result{}, err
+	}
+	return u.Run(ctx)
+}
+
+// Command prepares the program for a caller that talks to it while it runs,
+// see Unit.Command. It also gives the name to Stop.
+func (s SiteUnit) Command() (cmd *exec.Cmd, service string, err error) {
+	u, err := s.Unit()
+	if err != nil {
+		return nil, "", err
+	}
+	cmd, err = u.Command()
+	return cmd, u.Service(), err
+}
+
+// SiteSandbox is the wall around everything that runs as a site's user: the
+// transient units here and the site's lasting services (php, cron) alike. User,
+// group and slice are not part of it.
+func SiteSandbox(h contract.Handle) []Property {
+	own := SitesDir + "/" + h.String()
+	return []Property{
+		{"UMask", "0027"}, // the group is nginx's way in, others get nothing
+		{"NoNewPrivileges", "yes"},
+		{"CapabilityBoundingSet", ""},
+		{"RestrictSUIDSGID", "yes"},
+		{"RestrictNamespaces", "yes"}, // no mounts inside a user namespace
+		{"RestrictRealtime", "yes"},
+		{"RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6"},
+		{"LockPersonality", "yes"},
+		{"SystemCallArchitectures", "native"},
+		{"PrivateTmp", "yes"},
+		{"PrivateDevices", "yes"},
+		{"ProtectSystem", "strict"},
+		{"ProtectHome", "yes"},
+		{"ProtectProc", "invisible"}, // other users' processes don't exist
+		{"ProtectClock", "yes"},
+		{"ProtectControlGroups", "yes"},
+		{"ProtectHostname", "yes"},
+		{"ProtectKernelLogs", "yes"},
+		{"ProtectKernelModules", "yes"},
+		{"ProtectKernelTunables", "yes"},
+		{"KeyringMode", "private"},
+		// Of all sites only this one exists, and it alone can be written.
+		{"TemporaryFileSystem", "/srv/chom:ro"},
+		{"BindPaths", own},
+		{"InaccessiblePaths", "-/var/lib/chom-agent"},
+		{"InaccessiblePaths", "-/run/chom-agent"},
+		{"InaccessiblePaths", "-/var/log/chom"},
+	}
+}
