@@ -1,0 +1,87 @@
+# CHOM: every task of the repository. `make` alone prints this help.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Tools, Debian bases and archives are cached outside the tree.
+export CHOM_CACHE ?= $(if $(filter 0,$(shell id -u)),/var/cache/chom,$(HOME)/.cache/chom)
+export PATH := $(CHOM_CACHE)/bin:$(PATH)
+export CGO_ENABLED := 0
+
+MODULES := proto plugins agent controlplane packaging
+VERSION ?= 0.1.0
+LDFLAGS := -s -w -X main.version=$(VERSION)
+DIST := dist
+
+##@ Use it
+.PHONY: demo
+demo: ## Boot a VPS on this machine, install the agent by the pasted line, create a WordPress site (root)
+	@packaging/setup/deps.sh lab
+	@packaging/setup/tools.sh nfpm
+	@$(MAKE) packages
+	@go build -trimpath -o bin/ ./packaging/demo/... ./packaging/lab/cmd/...
+	@bin/demo up
+
+.PHONY: demo-down
+demo-down: ## Remove every trace of the demo
+	@go build -trimpath -o bin/ ./packaging/demo/... && bin/demo down
+
+.PHONY: run
+run: build ## Start the control plane alone on 127.0.0.1, data in .run/ (no root needed)
+	@mkdir -p -m 0700 .run && exec bin/chomd serve --data-dir .run --people-listen 127.0.0.1:8080 --agents-listen 127.0.0.1:8443 --agent-address 127.0.0.1:8443
+
+.PHONY: build
+build: ## Build chomd, chom, chom-agent, chom-swarm and the plugins into bin/
+	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./controlplane/cmd/... ./agent/cmd/...
+	@for p in static wordpress; do go build -trimpath -ldflags '$(LDFLAGS)' -o bin/chom-plugin-$$p ./plugins/$$p; done
+
+.PHONY: packages
+packages: ## Build the agent's .deb for amd64 and arm64 into dist/
+	@packaging/setup/tools.sh nfpm
+	@VERSION=$(VERSION) packaging/agent/build.sh amd64 arm64
+
+##@ Prove it
+.PHONY: test
+test: ## Install what is missing and run everything: checks, units on both databases, the lab end to end
+	@packaging/setup/test.sh
+
+.PHONY: check
+check: ## Generated code is clean, lint, vet, every module builds alone
+	@packaging/setup/tools.sh
+	@packaging/setup/check.sh
+
+.PHONY: bench
+bench: ## Measure every promised figure; ONLY=name runs one, BENCH_JSON=file also writes JSON (root)
+	@packaging/setup/deps.sh lab
+	@packaging/setup/tools.sh nfpm
+	@$(MAKE) packages build
+	@go build -trimpath -o bin/ ./packaging/bench/...
+	@bin/bench $(if $(ONLY),--only $(ONLY)) $(if $(BENCH_JSON),--json $(BENCH_JSON))
+
+.PHONY: prove
+prove: ## The long forms: every fault at every step, on both Debian releases (root)
+	@CHOM_PROVE=1 packaging/setup/test.sh
+
+##@ Change it
+.PHONY: generate
+generate: ## Regenerate proto/gen from the protos
+	@packaging/setup/tools.sh buf protoc-gen-go protoc-gen-connect-go protoc-gen-go-grpc
+	@buf format -w && rm -rf proto/gen && buf generate
+
+.PHONY: lint
+lint: ## golangci-lint over all modules
+	@packaging/setup/tools.sh golangci-lint
+	@for m in $(MODULES); do (cd $$m && golangci-lint run ./...); done
+
+.PHONY: tidy
+tidy: ## go mod tidy in every module
+	@for m in $(MODULES); do (cd $$m && GOWORK=off go mod tidy); done
+
+.PHONY: clean
+clean: ## Remove what was built
+	@rm -rf bin dist
+
+.PHONY: help
+help:
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Runs every test there is and closes with one line of counts. CHOM_PROVE=1 runs the long forms.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+packaging/setup/deps.sh test
+packaging/setup/tools.sh
+packaging/setup/check.sh
+VERSION=0.1.0 packaging/agent/build.sh amd64 arm64
+VERSION=0.1.0 TAGS=failpoint packaging/agent/build.sh amd64
+mkdir -p bin && go build -trimpath -tags failpoint -o bin/ ./controlplane/cmd/... ./agent/cmd/...
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+failed=0
+units=$(go list ./proto/... ./plugins/... ./agent/... ./controlplane/...)
+hosts=$(go list ./packaging/...)
+run() { gotestsum --format pkgname-and-test-fails --jsonfile "$log.part" -- -count=1 "$@" || failed=1; cat "$log.part" >>"$log"; rm -f "$log.part"; }
+run -timeout 15m $units
+run -timeout 60m -p 1 $hosts
+
+passes=$(grep -cE '"Action":"pass".*"Test":' "$log" || true)
+fails=$(grep -cE '"Action":"(fail|build-fail)"' "$log" || true)
+skips=$(grep -cE '"Action":"skip".*"Test":' "$log" || true)
+if [ "$skips" -gt 0 ]; then
+	echo "tests were skipped: a missing server must fail, not skip" >&2
+	failed=1
+fi
+if [ "$failed" -ne 0 ] && [ "$fails" -eq 0 ]; then
+	fails=1
+fi
+echo "$passes passed, $fails failed"
+exit "$failed"
