@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Command is a program to run inside a host.
@@ -89,19 +90,31 @@ func (h *Host) Run(ctx context.Context, c Command) (Result, error) {
 	err = cmd.Run()
 	r := Result{Stdout: out.String(), Stderr: errOut.String()}
 	var exit *exec.ExitError
+	errors.As(err, &exit)
 	switch {
 	case ctx.Err() != nil:
 		return r, fmt.Errorf("run in host %s: %s: %w", h.rec.Name, c.Argv[0], ctx.Err())
-	case err != nil && !leader.alive(): // it went down with the host, if it ever started
+	case err != nil && wentDown(leader, exit): // it went down with the host, if it ever started
 		return r, fmt.Errorf("run in host %s: %s: %w", h.rec.Name, c.Argv[0], ErrOff)
-	case errors.As(err, &exit) && exit.ExitCode() >= 0:
+	case exit != nil && exit.ExitCode() >= 0:
 		r.Code = exit.ExitCode()
-	case errors.As(err, &exit): // nsenter dies of the signal that ended the program
+	case exit != nil: // nsenter dies of the signal that ended the program
 		r.Code = 128 + int(exit.Sys().(syscall.WaitStatus).Signal())
 	case err != nil:
 		return r, fmt.Errorf("run in host %s: %w", h.rec.Name, err)
 	}
 	return r, nil
+}
+
+// wentDown tells whether a program failed because its host did. Process 1 of a
+// dying host is the last to be gone: a program that got SIGKILL waits for it.
+func wentDown(leader process, exit *exec.ExitError) bool {
+	if exit != nil && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
+		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+		defer cancel()
+		return leader.wait(ctx) == nil
+	}
+	return !leader.alive()
 }
 
 // WriteFile makes or replaces a file in the host, owned by root, and the

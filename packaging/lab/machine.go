@@ -24,7 +24,6 @@ var tools = map[string]string{
 	"/usr/bin/systemd-nspawn": "systemd-container",
 	"/usr/sbin/nft":           "nftables",
 	"/sbin/ip":                "iproute2",
-	"/sbin/tc":                "iproute2",
 	"/usr/bin/nsenter":        "util-linux",
 	"/usr/bin/cp":             "coreutils",
 	"/usr/bin/dpkg-deb":       "dpkg",

@@ -263,6 +263,10 @@ func (h *Host) kill(ctx context.Context) error {
 		return err
 	}
 	if run.Veth != "" {
+		heal := lossRules(h.machine(), running{})
+		if _, err := onMachine(ctx, strings.NewReader(heal), "/usr/sbin/nft", "-f", "-"); err != nil {
+			return err
+		}
 		if err := deleteLink(ctx, run.Veth); err != nil {
 			return err
 		}
@@ -280,7 +284,7 @@ func (h *Host) kill(ctx context.Context) error {
 	h.mu.Lock()
 	h.exited = nil
 	h.mu.Unlock()
-	if h.rec.MachineID == "" { // never got a record
+	if !exists(filepath.Join(h.dir, hostFile)) { // never written, or another process destroyed the host
 		return nil
 	}
 	return h.record(func(r *hostRecord) { r.Running = nil })

@@ -66,7 +66,10 @@ type hostRecord struct {
 type running struct {
 	Nspawn process `json:"nspawn"`
 	Leader process `json:"leader"` // the guest's process 1, as the machine sees it
-	Veth   string  `json:"veth"`
+	Veth   string  `json:"veth"`   // the machine's end of its cable
+
+	Cut             bool `json:"cut,omitempty"`
+	LossIn, LossOut int  `json:",omitempty"` // percent
 }
 
 // process names a process for good: a pid alone is used again, also after a reboot.

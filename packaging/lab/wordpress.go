@@ -36,10 +36,10 @@ type Archive struct {
 var wordpressPackages = []string{"wordpress", "wordpress-theme-twentytwentythree"}
 
 // wordpressRecipe is part of the cache key: raise it when the steps below change.
-const wordpressRecipe = "1"
+const wordpressRecipe = "2"
 
 // EnsureWordPress returns the archive of the WordPress that the release ships,
-// building it where the cache has none. The same package gives the same bytes.
+// building it where the cache has none. The same packages give the same bytes.
 func EnsureWordPress(ctx context.Context, r Release, log *slog.Logger) (Archive, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -131,6 +131,19 @@ func unpackWordPress(ctx context.Context, tmp string, base Base, log string) (wo
 			return wordpressTree{}, err
 		}
 	}
+	// One link leads to a file that no package holds: ca-certificates makes it
+	// when it is installed, as it was in the base.
+	const bundle = "etc/ssl/certs/ca-certificates.crt"
+	certificates, err := os.ReadFile(filepath.Join(scratch, bundle))
+	if err != nil {
+		return wordpressTree{}, err
+	}
+	if err := os.MkdirAll(filepath.Join(t.root, filepath.Dir(bundle)), 0o755); err != nil {
+		return wordpressTree{}, err
+	}
+	if err := os.WriteFile(filepath.Join(t.root, bundle), certificates, 0o644); err != nil {
+		return wordpressTree{}, err
+	}
 	if t.wordpressDeb == "" {
 		return wordpressTree{}, errors.New("apt did not download the package wordpress")
 	}
@@ -177,6 +190,9 @@ type packer struct {
 	tar  *tar.Writer
 }
 
+// debianOwn are files that belong to Debian's way of configuring, not to WordPress.
+var debianOwn = []string{"wp-config.php", ".htaccess"}
+
 // maxDepth is far beyond WordPress's own: deeper means links in a circle.
 const maxDepth = 32
 
@@ -206,7 +222,7 @@ func (p packer) add(from, to string, depth int) error {
 		}
 		slices.Sort(names)
 		for _, name := range names {
-			if to == "wordpress" && name == "wp-config.php" { // Debian's own way of configuring
+			if to == "wordpress" && slices.Contains(debianOwn, name) {
 				continue
 			}
 			if err := p.add(path.Join(from, name), path.Join(to, name), depth+1); err != nil {
