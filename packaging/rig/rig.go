@@ -37,6 +37,8 @@ type Options struct {
 	Database string
 	// Archive is the WordPress to serve to agents; nil for rigs that install none.
 	Archive *lab.Archive
+	// MirrorElsewhere says that another process serves the archive at MirrorPort.
+	MirrorElsewhere bool
 	// Args are further flags of chomd.
 	Args []string
 	// Env is added to chomd's environment.
@@ -77,7 +79,7 @@ func Start(ctx context.Context, o Options) (*Rig, error) {
 	if err := os.MkdirAll(r.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	if o.Archive != nil {
+	if o.Archive != nil && !o.MirrorElsewhere {
 		if err := r.serveArchive(); err != nil {
 			return nil, err
 		}
