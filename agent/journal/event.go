@@ -1,0 +1,123 @@
+package journal
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"chom.dev/proto/contract"
+	linkv1 "chom.dev/proto/gen/chom/link/v1"
+	bolt "go.etcd.io/bbolt"
+	"google.golang.org/protobuf/proto"
+)
+
+// Event is one that the control plane may not have yet.
+type Event struct {
+	Position uint64 // grows with time
+	Event    *linkv1.TaskEvent
+}
+
+func writeEvent(tx *bolt.Tx, ev *linkv1.TaskEvent, text []byte) error {
+	task, err := contract.ParseTaskID(ev.TaskId)
+	if err != nil {
+		return fmt.Errorf("write event: %w", err)
+	}
+	b := tx.Bucket(bucketEvents)
+	position, err := b.NextSequence()
+	if err != nil {
+		return err
+	}
+	if err := put(b, number(position), text); err != nil {
+		return err
+	}
+	return raise(tx.Bucket(bucketSequences), Key{task, ev.Attempt}.bytes(), ev.Sequence)
+}
+
+// Events gives the oldest undelivered events, up to a count and about a size
+// in bytes, at least one if there is one.
+func (j *Journal) Events(count, size int) ([]Event, error) {
+	j.mu.Lock()
+	after := j.delivered
+	j.mu.Unlock()
+	var out []Event
+	err := j.view(func(tx *bolt.Tx) error {
+		c := tx.Bucket(bucketEvents).Cursor()
+		for k, v := c.Seek(number(after + 1)); k != nil && len(out) < count; k, v = c.Next() {
+			text, err := open1(bucketEvents, k, v)
+			if err != nil {
+				return err
+			}
+			if size -= len(text); size < 0 && len(out) > 0 {
+				return nil
+			}
+			ev := new(linkv1.TaskEvent)
+			if err := proto.Unmarshal(text, ev); err != nil {
+				return fmt.Errorf("%w: event: %w", ErrCorrupt, err)
+			}
+			out = append(out, Event{binary.BigEndian.Uint64(k), ev})
+		}
+		return nil
+	})
+	return out, err
+}
+
+// mustEvents is Events where an error means "none to tell of now".
+func (j *Journal) mustEvents(count, size int) []Event {
+	out, err := j.Events(count, size)
+	if err != nil {
+		j.log.Error("journal can't be read", "err", err)
+	}
+	return out
+}
+
+// Delivered says that the control plane has all events up to a position. It
+// is not waited for: should the note be lost, some events are sent again and
+// ignored.
+func (j *Journal) Delivered(position uint64) {
+	j.mu.Lock()
+	j.delivered = max(j.delivered, position)
+	j.mu.Unlock()
+	j.Submit(Entry{forget: position})
+}
+
+// forget deletes delivered events and marks the attempts whose end was among
+// them.
+func forget(tx *bolt.Tx, upTo uint64) error {
+	b := tx.Bucket(bucketEvents)
+	var keys [][]byte
+	c := b.Cursor()
+	for k, v := c.First(); k != nil && binary.BigEndian.Uint64(k) <= upTo; k, v = c.Next() {
+		keys = append(keys, slices.Clone(k))
+		text, err := open1(bucketEvents, k, v)
+		if err != nil {
+			return err
+		}
+		ev := new(linkv1.TaskEvent)
+		if err := proto.Unmarshal(text, ev); err != nil {
+			return fmt.Errorf("%w: event: %w", ErrCorrupt, err)
+		}
+		if ev.GetResult() == nil {
+			continue
+		}
+		task, err := contract.ParseTaskID(ev.TaskId)
+		if err != nil {
+			return fmt.Errorf("%w: event: %w", ErrCorrupt, err)
+		}
+		var a Attempt
+		key := Key{task, ev.Attempt}.bytes()
+		if found, err := getJSON(tx.Bucket(bucketAttempts), key, &a); err != nil {
+			return err
+		} else if found {
+			a.Delivered = true
+			if err := putJSON(tx.Bucket(bucketAttempts), key, a); err != nil {
+				return err
+			}
+		}
+	}
+	for _, k := range keys {
+		if err := b.Delete(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
