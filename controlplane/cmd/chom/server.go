@@ -1,0 +1,366 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	fleetv1 "chom.dev/proto/gen/chom/fleet/v1"
+	taskv1 "chom.dev/proto/gen/chom/task/v1"
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+func (p *program) serverCommand() *cobra.Command {
+	return group("server", "Servers: the fleet that websites run on", []string{"servers"},
+		p.serverAdd(), p.serverToken(), p.serverWait(), p.serverList(), p.serverShow(),
+		p.serverChange("drain NAME", "Keep new sites away from a server", "Drain keeps new sites away; those on the server stay and are served.",
+			func(ctx context.Context, c *client, id string) (*fleetv1.Server, error) {
+				answer, err := c.servers.DrainServer(ctx, &fleetv1.DrainServerRequest{ServerId: id})
+				return answer.GetServer(), err
+			}),
+		p.serverChange("undrain NAME", "Let a drained server take new sites again", "",
+			func(ctx context.Context, c *client, id string) (*fleetv1.Server, error) {
+				answer, err := c.servers.UndrainServer(ctx, &fleetv1.UndrainServerRequest{ServerId: id})
+				return answer.GetServer(), err
+			}),
+		p.serverChange("readmit NAME", "Let a quarantined server connect again",
+			"Readmit lets a server connect again that was locked out, because its identity was seen on two hosts or because its\ncertificate ran out too often. Make sure that only one host has its identity: on the other one, run\nchom-agent reset-identity.",
+			func(ctx context.Context, c *client, id string) (*fleetv1.Server, error) {
+				answer, err := c.servers.ReadmitServer(ctx, &fleetv1.ReadmitServerRequest{ServerId: id})
+				return answer.GetServer(), err
+			}),
+		p.serverChange("rm NAME", "Take an empty server out of the fleet",
+			"Rm takes out a server that holds no site, not even one in the trash. Its agent is cut off within 2 seconds.",
+			func(ctx context.Context, c *client, id string) (*fleetv1.Server, error) {
+				answer, err := c.servers.RemoveServer(ctx, &fleetv1.RemoveServerRequest{ServerId: id})
+				return answer.GetServer(), err
+			}),
+		p.serverPing(), p.serverPrepare())
+}
+
+func (p *program) serverAdd() *cobra.Command {
+	var dedicated string
+	cmd := &cobra.Command{
+		Use:   "add NAME",
+		Short: "Add a server and print the line to paste on it",
+		Long: `Add makes a server and prints one line. Paste that line on a fresh Debian 12 or 13 as root, or as a user who may
+sudo: it installs the agent, which enrols, connects and prepares the server for websites. The line works once
+and for 30 minutes; chom server token NAME makes another.
+
+Add follows the server until it is ready for sites; with --wait=false it only prints the line.`,
+		Example: `  chom server add web1
+  chom server add web2 --dedicated acme
+  chom server add web3 --wait=false -o json | jq -r .joinToken.installCommand`,
+		Args: exactly(1),
+		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			request := &fleetv1.CreateServerRequest{Name: args[0], Tenancy: fleetv1.Tenancy_TENANCY_SHARED}
+			if dedicated != "" {
+				p.organization = dedicated
+				organization, err := p.organizationID(ctx, c)
+				if err != nil {
+					return err
+				}
+				request.Tenancy, request.OrganizationId = fleetv1.Tenancy_TENANCY_DEDICATED, organization
+			}
+			made, err := c.servers.CreateServer(ctx, request)
+			if err != nil {
+				return err
+			}
+			if !p.wait {
+				if p.json() {
+					return printJSON(p.out, map[string]proto.Message{"server": made.GetServer(), "joinToken": made.GetJoinToken()})
+				}
+				return p.printToken(made.GetJoinToken())
+			}
+			p.noteToken(made.GetJoinToken())
+			return p.awaitServer(ctx, c, made.GetServer().GetId(), made.GetJoinToken().GetExpireTime().AsTime())
+		}),
+	}
+	cmd.Flags().StringVar(&dedicated, "dedicated", "", "name or id of the only organization that may have sites on it")
+	return p.waitFlag(cmd)
+}
+
+func (p *program) printToken(t *fleetv1.JoinToken) error {
+	p.note("Paste this line on the server, before %s:", at(t.GetExpireTime()))
+	_, err := fmt.Fprintln(p.out, t.GetInstallCommand())
+	return err
+}
+
+// noteToken shows the line where progress goes: with --wait, standard output is for the server that comes of it.
+func (p *program) noteToken(t *fleetv1.JoinToken) {
+	p.note("Paste this line on the server, before %s:\n\n%s\n", at(t.GetExpireTime()), t.GetInstallCommand())
+}
+
+func (p *program) serverToken() *cobra.Command {
+	return &cobra.Command{
+		Use:   "token NAME",
+		Short: "Print a new line to paste, for a server that has not enrolled",
+		Long:  "Token makes a new line to paste when the former one has expired, was used up, or the host was lost. The former one is dead.",
+		Args:  exactly(1),
+		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			id, err := c.serverID(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			made, err := c.servers.CreateJoinToken(ctx, &fleetv1.CreateJoinTokenRequest{ServerId: id})
+			if err != nil {
+				return err
+			}
+			if p.json() {
+				return printJSON(p.out, made.GetJoinToken())
+			}
+			return p.printToken(made.GetJoinToken())
+		}),
+	}
+}
+
+func (p *program) serverWait() *cobra.Command {
+	var limit time.Duration
+	cmd := &cobra.Command{
+		Use:   "wait NAME",
+		Short: "Follow a server until it is ready for sites",
+		Args:  exactly(1),
+		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			id, err := c.serverID(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return p.awaitServer(ctx, c, id, time.Now().Add(limit))
+		}),
+	}
+	cmd.Flags().DurationVar(&limit, "for", 30*time.Minute, "how long to wait for its agent at most")
+	return cmd
+}
+
+// awaitServer shows a server's way from enrolment to ready. The agent must have come before the deadline.
+func (p *program) awaitServer(ctx context.Context, c *client, id string, deadline time.Time) error {
+	began := time.Now()
+	say := func(what string) { p.note("%5.0f s  %s", time.Since(began).Seconds(), what) }
+	say("waiting for the line to be pasted")
+	var was fleetv1.State
+	var task *taskv1.Task
+	for task == nil {
+		got, err := c.servers.GetServer(ctx, &fleetv1.GetServerRequest{ServerId: id})
+		if err != nil {
+			return err
+		}
+		s := got.GetServer()
+		if s.GetState() != was && was != fleetv1.State_STATE_UNSPECIFIED && s.GetState() == fleetv1.State_STATE_ACTIVE {
+			say("enrolled")
+		}
+		was = s.GetState()
+		switch {
+		case was == fleetv1.State_STATE_REMOVED || was == fleetv1.State_STATE_QUARANTINED:
+			return &problem{code: exitFailed, text: "the server is " + short(was, "STATE_") + ": " + plain(s.GetProblem())}
+		case s.GetOnline() && s.GetPrepareTaskId() != "":
+			say("online: " + hostText(s.GetFacts()))
+			answer, err := c.tasks.GetTask(ctx, &taskv1.GetTaskRequest{OrganizationId: platform, TaskId: s.GetPrepareTaskId()})
+			if err != nil {
+				return err
+			}
+			task = answer.GetTask()
+			continue
+		case time.Now().After(deadline):
+			return &problem{code: exitFailed, text: "no agent came in time", next: "make a new line to paste with: chom server token " + plain(s.GetName())}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(500 * time.Millisecond): // a person waits; two looks a second are cheap
+		}
+	}
+	task, err := p.follow(ctx, c, task, false)
+	if err != nil {
+		return err
+	}
+	if err := failure(task); err != nil {
+		return err
+	}
+	got, err := c.servers.GetServer(ctx, &fleetv1.GetServerRequest{ServerId: id})
+	if err != nil {
+		return err
+	}
+	say("ready for sites")
+	return p.showServer(got.GetServer())
+}
+
+func hostText(f *fleetv1.Facts) string {
+	return plain(fmt.Sprintf("%s, %s, %s, %d cores, %s", f.GetHostname(), f.GetOs(), f.GetArch(), f.GetCpuCount(), bytesText(f.GetMemoryBytes())))
+}
+
+func (p *program) serverList() *cobra.Command {
+	return &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List servers",
+		Args:    exactly(0),
+		RunE: p.action(func(ctx context.Context, c *client, _ []string) error {
+			all, err := c.allServers(ctx)
+			if err != nil {
+				return err
+			}
+			if p.json() {
+				return printJSON(p.out, list(all))
+			}
+			var rows [][]string
+			for _, s := range all {
+				link := "offline"
+				if s.GetOnline() {
+					link = "online"
+				}
+				prepared := "no"
+				if s.GetFacts().GetPrepared() {
+					prepared = "yes"
+				}
+				rows = append(rows, []string{
+					s.GetName(), short(s.GetState(), "STATE_"), link, since(s.GetLastSeenTime(), time.Now()), prepared,
+					fmt.Sprint(s.GetSiteCount()), s.GetFacts().GetOs(), s.GetId(),
+				})
+			}
+			return printTable(p.out, []string{"NAME", "STATE", "LINK", "SEEN", "PREPARED", "SITES", "SYSTEM", "ID"}, rows)
+		}),
+	}
+}
+
+func (p *program) serverShow() *cobra.Command {
+	return &cobra.Command{
+		Use:   "show NAME",
+		Short: "Show a server and what its agent says of it",
+		Args:  exactly(1),
+		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			id, err := c.serverID(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			got, err := c.servers.GetServer(ctx, &fleetv1.GetServerRequest{ServerId: id})
+			if err != nil {
+				return err
+			}
+			return p.showServer(got.GetServer())
+		}),
+	}
+}
+
+func (p *program) serverChange(use, summary, details string, change func(context.Context, *client, string) (*fleetv1.Server, error)) *cobra.Command {
+	return &cobra.Command{
+		Use:   use,
+		Short: summary,
+		Long:  details,
+		Args:  exactly(1),
+		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			id, err := c.serverID(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			s, err := change(ctx, c, id)
+			if err != nil {
+				return err
+			}
+			return p.showServer(s)
+		}),
+	}
+}
+
+func (p *program) serverPing() *cobra.Command {
+	var steps uint32
+	var each time.Duration
+	cmd := &cobra.Command{
+		Use:   "ping NAME",
+		Short: "Send a task that does nothing, to see whether tasks get through",
+		Args:  exactly(1),
+		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			id, err := c.serverID(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			answer, err := c.servers.PingServer(ctx, &fleetv1.PingServerRequest{ServerId: id, Steps: steps, StepDuration: durationpb.New(each)})
+			if err != nil {
+				return err
+			}
+			return p.finish(ctx, c, answer.GetTask())
+		}),
+	}
+	cmd.Flags().Uint32Var(&steps, "steps", 1, "how many steps the task pretends, up to 100")
+	cmd.Flags().DurationVar(&each, "step-duration", 0, "how long each of them takes, up to 60s")
+	return p.waitFlag(cmd)
+}
+
+func (p *program) serverPrepare() *cobra.Command {
+	return p.waitFlag(&cobra.Command{
+		Use:   "prepare NAME",
+		Short: "Install and configure the software that sites need, again",
+		Long:  "Prepare installs and configures nginx, PHP and MariaDB. Enrolment does it by itself; doing it again repairs what was changed.",
+		Args:  exactly(1),
+		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			id, err := c.serverID(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			answer, err := c.servers.PrepareServer(ctx, &fleetv1.PrepareServerRequest{ServerId: id})
+			if err != nil {
+				return err
+			}
+			return p.finish(ctx, c, answer.GetTask())
+		}),
+	})
+}
+
+// finish follows a task if that is wanted, shows it, and fails if it did.
+func (p *program) finish(ctx context.Context, c *client, task *taskv1.Task) error {
+	if p.wait {
+		var err error
+		if task, err = p.follow(ctx, c, task, false); err != nil {
+			return err
+		}
+	}
+	if err := p.showTask(task); err != nil {
+		return err
+	}
+	if p.wait {
+		return failure(task)
+	}
+	return nil
+}
+
+func (p *program) showServer(s *fleetv1.Server) error {
+	if p.json() {
+		return printJSON(p.out, s)
+	}
+	link := "offline"
+	if s.GetOnline() {
+		link = "online"
+	}
+	prepared := "no"
+	if s.GetFacts().GetPrepared() {
+		prepared = "yes"
+	}
+	f := s.GetFacts()
+	return printFields(p.out, [][2]string{
+		{"name", s.GetName()},
+		{"id", s.GetId()},
+		{"state", short(s.GetState(), "STATE_")},
+		{"problem", s.GetProblem()},
+		{"link", link},
+		{"last seen", at(s.GetLastSeenTime())},
+		{"tenancy", short(s.GetTenancy(), "TENANCY_")},
+		{"organization", s.GetOrganizationId()},
+		{"sites", fmt.Sprint(s.GetSiteCount())},
+		{"prepared", prepared},
+		{"host", f.GetHostname()},
+		{"system", f.GetOs()},
+		{"architecture", f.GetArch()},
+		{"agent", f.GetAgentVersion()},
+		{"memory", bytesText(f.GetMemoryBytes())},
+		{"disk free", bytesText(f.GetDiskFreeBytes())},
+		{"php", f.GetPhpVersion()},
+		{"nginx", f.GetNginxVersion()},
+		{"mariadb", f.GetMariadbVersion()},
+		{"addresses", strings.Join(f.GetAddresses(), " ")},
+		{"findings", strings.Join(f.GetFindings(), "; ")},
+		{"certificate until", at(s.GetCertificateExpireTime())},
+		{"created", at(s.GetCreateTime())},
+	})
+}

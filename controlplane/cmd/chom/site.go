@@ -1,0 +1,389 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	sitev1 "chom.dev/proto/gen/chom/site/v1"
+	taskv1 "chom.dev/proto/gen/chom/task/v1"
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
+
+	"chom.dev/proto/contract"
+)
+
+func (p *program) siteCommand() *cobra.Command {
+	return group("site", "Sites: the websites of an organization", []string{"sites"},
+		p.siteCreate(), p.siteList(), p.siteShow(), p.siteUpdate(),
+		p.siteChange("suspend NAME", "Stop a site; visitors see a 503 page, nothing is removed",
+			func(ctx context.Context, c *client, organization, id string) (changed, error) {
+				return c.sites.SuspendSite(ctx, &sitev1.SuspendSiteRequest{OrganizationId: organization, SiteId: id})
+			}),
+		p.siteChange("resume NAME", "Serve a suspended site again",
+			func(ctx context.Context, c *client, organization, id string) (changed, error) {
+				return c.sites.ResumeSite(ctx, &sitev1.ResumeSiteRequest{OrganizationId: organization, SiteId: id})
+			}),
+		p.siteChange("delete NAME", "Put a site into the trash, from which it can be restored for some days",
+			func(ctx context.Context, c *client, organization, id string) (changed, error) {
+				return c.sites.DeleteSite(ctx, &sitev1.DeleteSiteRequest{OrganizationId: organization, SiteId: id})
+			}),
+		p.siteChange("restore NAME", "Take a site out of the trash and serve it again",
+			func(ctx context.Context, c *client, organization, id string) (changed, error) {
+				return c.sites.RestoreSite(ctx, &sitev1.RestoreSiteRequest{OrganizationId: organization, SiteId: id})
+			}),
+		p.siteLogin())
+}
+
+// wanted is what flags say of a site.
+type wanted struct {
+	domains                              []string
+	settings                             []string
+	title, adminUser, adminEmail, locale string
+	cpu, tasks, workers                  uint32
+	memory                               string
+}
+
+func (w *wanted) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringSliceVar(&w.domains, "domain", nil, "name the site answers to; several times for more, the primary one first")
+	f.StringVar(&w.title, "title", "", "setting title")
+	f.StringVar(&w.adminUser, "admin-user", "", "setting admin_user (wordpress)")
+	f.StringVar(&w.adminEmail, "admin-email", "", "setting admin_email (wordpress)")
+	f.StringVar(&w.locale, "locale", "", "setting locale (wordpress), for example de_DE")
+	f.StringArrayVar(&w.settings, "set", nil, "any setting of the site type, as key=value; several times for more")
+	f.Uint32Var(&w.cpu, "cpu", 0, "CPU limit in percent of one core (default 100)")
+	f.StringVar(&w.memory, "memory", "", "memory limit, for example 512M (the default) or 2G")
+	f.Uint32Var(&w.tasks, "max-tasks", 0, "limit of processes and threads (default 256)")
+	f.Uint32Var(&w.workers, "php-workers", 0, "PHP worker processes (default 5)")
+}
+
+func (w *wanted) values() (map[string]string, error) {
+	values := map[string]string{}
+	for key, value := range map[string]string{"title": w.title, "admin_user": w.adminUser, "admin_email": w.adminEmail, "locale": w.locale} {
+		if value != "" {
+			values[key] = value
+		}
+	}
+	for _, pair := range w.settings {
+		key, value, found := strings.Cut(pair, "=")
+		if !found || key == "" {
+			return nil, usagef("--set takes key=value")
+		}
+		values[key] = value
+	}
+	return values, nil
+}
+
+func (w *wanted) limits(cmd *cobra.Command, from *sitev1.Limits) (*sitev1.Limits, bool, error) {
+	limits := &sitev1.Limits{}
+	if from != nil {
+		limits = proto.CloneOf(from)
+	}
+	changed := false
+	for name, set := range map[string]func() error{
+		"cpu":         func() error { limits.CpuPercent = w.cpu; return nil },
+		"max-tasks":   func() error { limits.Tasks = w.tasks; return nil },
+		"php-workers": func() error { limits.PhpWorkers = w.workers; return nil },
+		"memory": func() error {
+			size, err := contract.ParseByteSize(w.memory)
+			if err != nil {
+				return usagef("--memory: %s", err)
+			}
+			limits.MemoryBytes = uint64(size.Bytes())
+			return nil
+		},
+	} {
+		if cmd.Flags().Changed(name) {
+			changed = true
+			if err := set(); err != nil {
+				return nil, false, err
+			}
+		}
+	}
+	return limits, changed, nil
+}
+
+func (p *program) siteCreate() *cobra.Command {
+	var w wanted
+	var siteType, server, request string
+	cmd := &cobra.Command{
+		Use:   "create NAME --type TYPE --domain DOMAIN",
+		Short: "Make a website",
+		Long: `Create places a site on a server, has it installed there and waits until its home page answers.
+
+Types and their settings:
+  static     title
+  wordpress  title and admin_email (needed), admin_user (default admin), locale (default en_US)
+
+A WordPress site has no password to hand out: sign in to it with chom site login NAME.`,
+		Example: `  chom site create blog --type wordpress --domain blog.example.com --domain www.blog.example.com \
+      --title "Anna's blog" --admin-email anna@example.com
+  chom site create brochure --type static --domain brochure.example.com --server web1 --memory 256M`,
+		Args: exactly(1),
+	}
+	cmd.RunE = p.action(func(ctx context.Context, c *client, args []string) error {
+		if siteType == "" || len(w.domains) == 0 {
+			return usagef("--type and --domain are needed")
+		}
+		settings, err := w.values()
+		if err != nil {
+			return err
+		}
+		limits, limited, err := w.limits(cmd, nil)
+		if err != nil {
+			return err
+		}
+		organization, err := p.organizationID(ctx, c)
+		if err != nil {
+			return err
+		}
+		if request == "" {
+			request = "chom-" + rand.Text() // so that a lost answer can be asked for again
+		}
+		create := &sitev1.CreateSiteRequest{
+			OrganizationId: organization, Name: args[0], Type: siteType, Domains: w.domains, Settings: settings, RequestId: request,
+		}
+		if limited {
+			create.Limits = limits
+		}
+		if server != "" {
+			if create.ServerId, err = c.serverID(ctx, server); err != nil {
+				return err
+			}
+		}
+		made, err := retried(ctx, func() (*sitev1.CreateSiteResponse, error) { return c.sites.CreateSite(ctx, create) })
+		if err != nil {
+			return err
+		}
+		return p.finishSite(ctx, c, made)
+	})
+	w.flags(cmd)
+	cmd.Flags().StringVar(&siteType, "type", "", "site type: wordpress or static")
+	cmd.Flags().StringVar(&server, "server", "", "name or id of the server to hold it; left out, the fleet chooses")
+	cmd.Flags().StringVar(&request, "request-id", "", "an id of your own: a repeat with the same id gives the same site (default random)")
+	return p.organizationFlag(p.waitFlag(cmd))
+}
+
+func (p *program) siteUpdate() *cobra.Command {
+	var w wanted
+	cmd := &cobra.Command{
+		Use:   "update NAME",
+		Short: "Change a site's domains, settings or limits",
+		Long:  "Update changes what is named and leaves the rest. Domains are replaced as a whole; settings are merged by key.",
+		Example: `  chom site update blog --domain blog.example.com --domain news.example.com
+  chom site update blog --memory 1G --php-workers 10`,
+		Args: exactly(1),
+	}
+	cmd.RunE = p.action(func(ctx context.Context, c *client, args []string) error {
+		settings, err := w.values()
+		if err != nil {
+			return err
+		}
+		organization, id, err := p.siteID(ctx, c, args[0])
+		if err != nil {
+			return err
+		}
+		now, err := c.sites.GetSite(ctx, &sitev1.GetSiteRequest{OrganizationId: organization, SiteId: id})
+		if err != nil {
+			return err
+		}
+		limits, limited, err := w.limits(cmd, now.GetSite().GetLimits())
+		if err != nil {
+			return err
+		}
+		update := &sitev1.UpdateSiteRequest{OrganizationId: organization, SiteId: id, UpdateMask: &fieldmaskpb.FieldMask{}}
+		if len(w.domains) > 0 {
+			update.Domains = w.domains
+			update.UpdateMask.Paths = append(update.UpdateMask.Paths, "domains")
+		}
+		if len(settings) > 0 {
+			update.Settings = settings
+			update.UpdateMask.Paths = append(update.UpdateMask.Paths, "settings")
+		}
+		if limited {
+			update.Limits = limits
+			update.UpdateMask.Paths = append(update.UpdateMask.Paths, "limits")
+		}
+		if len(update.UpdateMask.Paths) == 0 {
+			return usagef("nothing to change")
+		}
+		answer, err := c.sites.UpdateSite(ctx, update)
+		if err != nil {
+			return err
+		}
+		return p.finishSite(ctx, c, answer)
+	})
+	w.flags(cmd)
+	return p.organizationFlag(p.waitFlag(cmd))
+}
+
+// changed is what every change of a site answers.
+type changed interface {
+	GetSite() *sitev1.Site
+	GetTask() *taskv1.Task
+}
+
+func (p *program) siteChange(use, summary string, change func(ctx context.Context, c *client, organization, id string) (changed, error)) *cobra.Command {
+	return p.organizationFlag(p.waitFlag(&cobra.Command{
+		Use:   use,
+		Short: summary,
+		Args:  exactly(1),
+		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			organization, id, err := p.siteID(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			answer, err := change(ctx, c, organization, id)
+			if err != nil {
+				return err
+			}
+			return p.finishSite(ctx, c, answer)
+		}),
+	}))
+}
+
+// finishSite follows a change if that is wanted and shows the site as it is then.
+func (p *program) finishSite(ctx context.Context, c *client, answer changed) error {
+	site, task := answer.GetSite(), answer.GetTask()
+	if p.wait {
+		var err error
+		if task, err = p.follow(ctx, c, task, false); err != nil {
+			return err
+		}
+		got, err := c.sites.GetSite(ctx, &sitev1.GetSiteRequest{OrganizationId: site.GetOrganizationId(), SiteId: site.GetId()})
+		if err != nil {
+			return err
+		}
+		site = got.GetSite()
+	}
+	if p.json() {
+		if err := printJSON(p.out, map[string]proto.Message{"site": site, "task": task}); err != nil {
+			return err
+		}
+	} else if err := p.printSite(site); err != nil {
+		return err
+	}
+	if p.wait {
+		return failure(task)
+	}
+	return nil
+}
+
+func (p *program) siteList() *cobra.Command {
+	var trashed bool
+	cmd := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List an organization's sites",
+		Args:    exactly(0),
+		RunE: p.action(func(ctx context.Context, c *client, _ []string) error {
+			organization, err := p.organizationID(ctx, c)
+			if err != nil {
+				return err
+			}
+			all, err := c.allSites(ctx, organization, trashed)
+			if err != nil {
+				return err
+			}
+			if p.json() {
+				return printJSON(p.out, list(all))
+			}
+			var rows [][]string
+			for _, s := range all {
+				rows = append(rows, []string{s.GetName(), s.GetType(), short(s.GetState(), "STATE_"), s.GetUrl(), s.GetProblem(), s.GetId()})
+			}
+			return printTable(p.out, []string{"NAME", "TYPE", "STATE", "URL", "PROBLEM", "ID"}, rows)
+		}),
+	}
+	cmd.Flags().BoolVar(&trashed, "trashed", false, "also list sites in the trash")
+	return p.organizationFlag(cmd)
+}
+
+func (p *program) siteShow() *cobra.Command {
+	return p.organizationFlag(&cobra.Command{
+		Use:   "show NAME",
+		Short: "Show a site: what is wanted and what was measured",
+		Args:  exactly(1),
+		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			organization, id, err := p.siteID(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			got, err := c.sites.GetSite(ctx, &sitev1.GetSiteRequest{OrganizationId: organization, SiteId: id})
+			if err != nil {
+				return err
+			}
+			if p.json() {
+				return printJSON(p.out, got.GetSite())
+			}
+			return p.printSite(got.GetSite())
+		}),
+	})
+}
+
+func (p *program) siteLogin() *cobra.Command {
+	return p.organizationFlag(&cobra.Command{
+		Use:   "login NAME",
+		Short: "Print a link that signs you in to the site's administration",
+		Long:  "Login has the site's host arm a link that works once and for 60 seconds. It is written down who asked for it.",
+		Args:  exactly(1),
+		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			organization, id, err := p.siteID(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			made, err := c.sites.CreateSiteLogin(ctx, &sitev1.CreateSiteLoginRequest{OrganizationId: organization, SiteId: id})
+			if err != nil {
+				return err
+			}
+			if p.json() {
+				return printJSON(p.out, made)
+			}
+			p.note("Works once, for %d s:", int(time.Until(made.GetExpireTime().AsTime()).Seconds()))
+			_, err = fmt.Fprintln(p.out, plain(made.GetUrl()))
+			return err
+		}),
+	})
+}
+
+func (p *program) printSite(s *sitev1.Site) error {
+	o := s.GetObserved()
+	var settings []string
+	for key, value := range s.GetSettings() {
+		settings = append(settings, key+"="+value)
+	}
+	slices.Sort(settings)
+	measured := ""
+	if o != nil {
+		measured = fmt.Sprintf("generation %d, HTTP status %d", o.GetGeneration(), o.GetHttpStatus())
+		if o.GetPageTitle() != "" {
+			measured += fmt.Sprintf(", title %q", o.GetPageTitle())
+		}
+		measured += ", at " + at(o.GetObserveTime())
+	}
+	return printFields(p.out, [][2]string{
+		{"name", s.GetName()},
+		{"id", s.GetId()},
+		{"state", short(s.GetState(), "STATE_")},
+		{"problem", s.GetProblem()},
+		{"url", s.GetUrl()},
+		{"type", s.GetType()},
+		{"domains", strings.Join(s.GetDomains(), " ")},
+		{"settings", strings.Join(settings, " ")},
+		{"server", s.GetServerId()},
+		{"handle", s.GetHandle()},
+		{"generation", fmt.Sprint(s.GetGeneration())},
+		{"measured", measured},
+		{"release", o.GetAppVersion()},
+		{"php", o.GetPhpVersion()},
+		{"created", at(s.GetCreateTime())},
+		{"trashed", at(s.GetDeleteTime())},
+		{"removed for good", at(s.GetPurgeTime())},
+		{"newest task", s.GetLastTaskId()},
+	})
+}
