@@ -1,0 +1,320 @@
+package sdktest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"time"
+
+	"chom.dev/plugins/sdk"
+)
+
+func describes(b *bench) error {
+	_, user := b.suite.NewSite(b.t)
+	return b.visit(user, func(c Conn) error {
+		first, err := c.Describe(b.ctx) // refuses an invalid one
+		if err != nil {
+			return fmt.Errorf("describe: %w", err)
+		}
+		second, err := c.Describe(b.ctx)
+		if err != nil {
+			return fmt.Errorf("describe again: %w", err)
+		}
+		if !reflect.DeepEqual(first, second) {
+			return fmt.Errorf("two descriptions differ:\n%+v\n%+v", first, second)
+		}
+		return nil
+	})
+}
+
+func checksFresh(b *bench) error {
+	site, user := b.suite.NewSite(b.t)
+	before, err := snapshot(site.Tree, nil)
+	if err != nil {
+		return err
+	}
+	state, err := b.check(site, user)
+	if err != nil {
+		return err
+	}
+	if state.Installed {
+		return fmt.Errorf("a fresh site is said to be installed: %+v", state)
+	}
+	return unchanged(site, before)
+}
+
+func refusesUninstalled(b *bench) error {
+	site, user := b.suite.NewSite(b.t)
+	return b.visit(user, func(c Conn) error {
+		if _, err := c.Update(b.ctx, site); !errors.Is(err, sdk.ErrNotInstalled) {
+			return fmt.Errorf("update before install: %v, want %v", err, sdk.ErrNotInstalled)
+		}
+		if _, err := c.Login(b.ctx, site); !errors.Is(err, sdk.ErrNotInstalled) && !errors.Is(err, sdk.ErrUnsupported) {
+			return fmt.Errorf("login before install: %v, want %v", err, sdk.ErrNotInstalled)
+		}
+		return nil
+	})
+}
+
+func installs(b *bench) error {
+	site, user := b.suite.NewSite(b.t)
+	var done float64
+	var state sdk.State
+	err := b.visit(user, func(c Conn) (err error) {
+		state, err = c.Install(b.ctx, site, func(p sdk.Progress) {
+			if p.Fraction < done {
+				b.t.Logf("progress went back from %v to %v at %q", done, p.Fraction, p.Step)
+			}
+			done = p.Fraction
+		})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("install: %w", err)
+	}
+	if !state.Installed {
+		return fmt.Errorf("install succeeded but the site is not installed: %+v", state)
+	}
+	measured, err := b.check(site, user)
+	if err != nil {
+		return err
+	}
+	if !reflect.DeepEqual(state, measured) {
+		return fmt.Errorf("install returned %+v, check finds %+v", state, measured)
+	}
+	return nil
+}
+
+func installsTwice(b *bench) error {
+	site, user, first, err := b.installed()
+	if err != nil {
+		return err
+	}
+	before, err := snapshot(site.Tree, nil)
+	if err != nil {
+		return err
+	}
+	second, err := b.install(site, user)
+	if err != nil {
+		return err
+	}
+	if !reflect.DeepEqual(first, second) {
+		return fmt.Errorf("first %+v, then %+v", first, second)
+	}
+	return unchanged(site, before)
+}
+
+// survivesKills measures one installation, then kills others at moments spread
+// over that time, installs again, and compares the ends.
+func survivesKills(b *bench) error {
+	site, user := b.suite.NewSite(b.t)
+	var want sdk.State
+	var took time.Duration
+	err := b.visit(user, func(c Conn) (err error) {
+		began := time.Now()
+		want, err = c.Install(b.ctx, site, nil)
+		took = time.Since(began)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("install: %w", err)
+	}
+	wantTree, err := snapshot(site.Tree, b.suite.Differs)
+	if err != nil {
+		return err
+	}
+	kills := b.suite.Kills
+	if kills == 0 {
+		kills = 8
+	}
+	for i := range kills {
+		moment := took * time.Duration(i) / time.Duration(kills)
+		if err := b.killOnce(moment, want, wantTree); err != nil {
+			return fmt.Errorf("killed after %v of %v: %w", moment, took, err)
+		}
+	}
+	return nil
+}
+
+func (b *bench) killOnce(moment time.Duration, want sdk.State, wantTree map[string]string) error {
+	site, user := b.suite.NewSite(b.t)
+	err := b.visit(user, func(c Conn) error {
+		ctx, cancel := context.WithCancel(b.ctx)
+		defer cancel()
+		timer := time.AfterFunc(moment, func() {
+			if k, ok := c.(Killer); ok {
+				k.KillNow()
+				return
+			}
+			cancel()
+		})
+		defer timer.Stop()
+		_, err := c.Install(ctx, site, nil)
+		return err
+	})
+	b.t.Logf("install killed after %v: %v", moment.Round(time.Millisecond), err)
+	if b.suite.Halfway != nil {
+		if err := b.suite.Halfway(b.ctx, site); err != nil {
+			return err
+		}
+	}
+	if _, err := b.check(site, user); err != nil {
+		return fmt.Errorf("on the half-made site: %w", err)
+	}
+	got, err := b.install(site, user)
+	if err != nil {
+		return fmt.Errorf("again: %w", err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		return fmt.Errorf("ended as %+v, an undisturbed installation as %+v", got, want)
+	}
+	tree, err := snapshot(site.Tree, b.suite.Differs)
+	if err != nil {
+		return err
+	}
+	return differences(sameOwner(wantTree), sameOwner(tree))
+}
+
+// sameOwner drops the ids, which differ between two sites on purpose.
+func sameOwner(tree map[string]string) map[string]string {
+	same := make(map[string]string, len(tree))
+	for name, about := range tree {
+		fields := strings.Fields(about)
+		same[name] = strings.Join(append(fields[:1:1], fields[2:]...), " ")
+	}
+	return same
+}
+
+func survivesCancel(b *bench) error {
+	site, user := b.suite.NewSite(b.t)
+	const patience = 5 * time.Second
+	err := b.visit(user, func(c Conn) error {
+		ctx, cancel := context.WithCancel(b.ctx)
+		timer := time.AfterFunc(5*time.Millisecond, cancel)
+		defer timer.Stop()
+		began := time.Now()
+		_, _ = c.Install(ctx, site, nil) // may have been faster than the cancel
+		if took := time.Since(began); took > patience {
+			return fmt.Errorf("went on for %v after the caller left", took)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	_, err = b.install(site, user)
+	return err
+}
+
+func sparesFiles(b *bench) error {
+	site, user := b.suite.NewSite(b.t)
+	theirs := filepath.Join(site.Tree, "public", "index.html")
+	content := []byte("<title>mine</title>")
+	if err := os.WriteFile(theirs, content, 0o640); err != nil {
+		return err
+	}
+	if err := os.Chown(theirs, user.UID, user.GID); err != nil {
+		return err
+	}
+	err := b.visit(user, func(c Conn) error {
+		// A type may refuse a tree with someone's files; it may not touch them.
+		if _, err := c.Install(b.ctx, site, nil); err != nil {
+			b.t.Logf("install beside the customer's file: %v", err)
+			return nil
+		}
+		if _, err := c.Update(b.ctx, site); err != nil {
+			return fmt.Errorf("update: %w", err)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	now, err := os.ReadFile(theirs)
+	if err != nil {
+		return fmt.Errorf("the customer's file is gone: %w", err)
+	}
+	if string(now) != string(content) {
+		return fmt.Errorf("the customer's index.html was changed to %.200q", now)
+	}
+	return nil
+}
+
+func makesSafeFiles(b *bench) error {
+	site, user, _, err := b.installed()
+	if err != nil {
+		return err
+	}
+	return unsafeFile(site.Tree, user)
+}
+
+func updatesTwice(b *bench) error {
+	site, user, _, err := b.installed()
+	if err != nil {
+		return err
+	}
+	return b.visit(user, func(c Conn) error {
+		first, err := c.Update(b.ctx, site)
+		if err != nil {
+			return fmt.Errorf("update: %w", err)
+		}
+		if !first.Installed {
+			return fmt.Errorf("after an update the site is not installed: %+v", first)
+		}
+		before, err := snapshot(site.Tree, nil)
+		if err != nil {
+			return err
+		}
+		second, err := c.Update(b.ctx, site)
+		if err != nil {
+			return fmt.Errorf("update again: %w", err)
+		}
+		if !reflect.DeepEqual(first, second) {
+			return fmt.Errorf("first %+v, then %+v", first, second)
+		}
+		return unchanged(site, before)
+	})
+}
+
+func logsIn(b *bench) error {
+	site, user, _, err := b.installed()
+	if err != nil {
+		return err
+	}
+	return b.visit(user, func(c Conn) error {
+		d, err := c.Describe(b.ctx)
+		if err != nil {
+			return err
+		}
+		first, err := c.Login(b.ctx, site) // refuses odd paths and long lives
+		if !d.OffersLogin {
+			if !errors.Is(err, sdk.ErrUnsupported) {
+				return fmt.Errorf("login of a type without it: %v, want %v", err, sdk.ErrUnsupported)
+			}
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("login: %w", err)
+		}
+		second, err := c.Login(b.ctx, site)
+		if err != nil {
+			return fmt.Errorf("login again: %w", err)
+		}
+		if first.Path == second.Path {
+			return errors.New("two login links are the same")
+		}
+		return nil
+	})
+}
+
+func unchanged(site sdk.Site, before map[string]string) error {
+	after, err := snapshot(site.Tree, nil)
+	if err != nil {
+		return err
+	}
+	return differences(before, after)
+}
