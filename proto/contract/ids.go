@@ -93,7 +93,8 @@ func parseUUID(kind, s string) (string, error) {
 	return s, nil
 }
 
-// newUUID lays out RFC 9562 version 7: 48 bits of milliseconds, then random.
+// newUUID lays out RFC 9562 version 7: 48 bits of milliseconds, 12 bits of the
+// fraction (so that ids of one process sort by birth), then random.
 func newUUID(now time.Time) string {
 	var b [16]byte
 	rand.Read(b[:]) // never fails: crypto/rand ends the program instead
@@ -101,7 +102,9 @@ func newUUID(now time.Time) string {
 	for i := range 6 {
 		b[i] = byte(ms >> (40 - 8*i))
 	}
-	b[6] = b[6]&0x0f | 0x70
+	fraction := now.UnixNano() % 1e6 << 12 / 1e6
+	b[6] = byte(fraction>>8) | 0x70
+	b[7] = byte(fraction)
 	b[8] = b[8]&0x3f | 0x80
 	h := hex.EncodeToString(b[:])
 	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]

@@ -1,0 +1,106 @@
+package account
+
+import (
+	"context"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/fault"
+	"chom.dev/proto/contract"
+)
+
+// setupSetting holds the hash of the setup secret, in hex. It is there only while there is no operator.
+const setupSetting = "setup_secret_sha256"
+
+// Errors of CreateFirstOperator.
+var (
+	ErrSetUp       = fault.NotFound("first-run setup")
+	ErrSetupSecret = fault.Denied("the setup secret is wrong; chomd prints a new one at each start until there is an operator")
+)
+
+// PrepareFirstOperator makes the secret with which the first operator can be made. It is empty when there is an operator.
+// Each call replaces the former secret. Whoever calls must show it on the console and nowhere else.
+func (a *Accounts) PrepareFirstOperator(ctx context.Context) (string, error) {
+	secret, hash := newSecret(setupPrefix)
+	made := false
+	err := db.InTx(ctx, a.db, func(tx *db.Tx) error {
+		made = false
+		var one int
+		err := tx.QueryRow(ctx, `SELECT 1 FROM accounts WHERE operator LIMIT 1`).Scan(&one)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		made = true
+		_, err = tx.Exec(ctx, `
+			INSERT INTO settings (name, value)
+			VALUES ($1, $2)
+			ON CONFLICT (name) DO UPDATE SET value = excluded.value`,
+			setupSetting, hex.EncodeToString(hash))
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("prepare first operator: %w", err)
+	}
+	if !made {
+		return "", nil
+	}
+	return secret, nil
+}
+
+// CreateFirstOperator consumes the secret and makes the operator and its token. It says ErrSetUp once there is an operator,
+// whatever the secret, and ErrSetupSecret while there is none and the secret is wrong.
+func (a *Accounts) CreateFirstOperator(ctx context.Context, secret string, rawEmail string) (Account, string, error) {
+	email, err := contract.ParseEmail(rawEmail)
+	if err != nil {
+		return Account{}, "", invalid("email", err)
+	}
+	var made Account
+	var token string
+	err = db.InTx(ctx, a.db, func(tx *db.Tx) error {
+		// What is compared is a hash: how long the comparison takes says nothing about the secret. Whoever deletes the
+		// row is the first; there is no second.
+		consumed, err := tx.Exec(ctx, `DELETE FROM settings WHERE name = $1 AND value = $2`, setupSetting, hex.EncodeToString(hashOf(secret)))
+		if err != nil {
+			return err
+		}
+		if consumed == 0 {
+			var one int
+			err := tx.QueryRow(ctx, `SELECT 1 FROM settings WHERE name = $1`, setupSetting).Scan(&one)
+			if errors.Is(err, sql.ErrNoRows) {
+				return ErrSetUp
+			}
+			return errors.Join(err, ErrSetupSecret)
+		}
+		id, err := Ensure(ctx, tx, email)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `UPDATE accounts SET operator = TRUE WHERE id = $1`, id); err != nil {
+			return err
+		}
+		if token, err = insertToken(ctx, tx, id); err != nil {
+			return err
+		}
+		made = Account{ID: id, Email: address(email), Operator: true}
+		return recordOperator(ctx, tx, id)
+	})
+	if err != nil {
+		return Account{}, "", fmt.Errorf("create first operator: %w", err)
+	}
+	return made, token, nil
+}
+
+// invalid names the field whose typed value was refused.
+func invalid(field string, err error) error {
+	var wrong *contract.InvalidError
+	if errors.As(err, &wrong) {
+		return fault.Invalid(field, wrong.Rule)
+	}
+	return err
+}
