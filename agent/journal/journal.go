@@ -51,9 +51,12 @@ import (
 // written by a newer agent.
 const layout = 1
 
-// FirstUID is the unix id of the first site: above what distributions and
-// their tools hand out, and above systemd's dynamic users.
-const FirstUID = 200000
+// FirstUID and LastUID bound the unix ids of sites: above what distributions
+// and systemd's dynamic users take, below the ranges of containers.
+const (
+	FirstUID = 200000
+	LastUID  = 524287
+)
 
 var (
 	bucketMeta      = []byte("meta")

@@ -1,0 +1,29 @@
+package clock
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestClock(t *testing.T) {
+	t.Run("gives the host's time, unconfirmed, before the control plane spoke", func(t *testing.T) {
+		var c Clock
+		if now, ok := c.Now(); ok || time.Since(now) > time.Minute {
+			t.Fatalf("Now() = %v, %v", now, ok)
+		}
+	})
+	t.Run("carries the control plane's time on, whatever the host's clock shows", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			var c Clock
+			c.Set(time.Date(2036, 1, 1, 0, 0, 0, 0, time.UTC))
+			time.Sleep(90 * time.Minute)
+			if now, ok := c.Now(); !ok || !now.Equal(time.Date(2036, 1, 1, 1, 30, 0, 0, time.UTC)) {
+				t.Fatalf("Now() = %v, %v", now, ok)
+			}
+			if c.Skew() > -24*time.Hour {
+				t.Fatalf("skew %v does not show that the host is years behind", c.Skew())
+			}
+		})
+	})
+}

@@ -1,0 +1,352 @@
+package task
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"chom.dev/agent/fail"
+	"chom.dev/agent/journal"
+	"chom.dev/proto/contract"
+	linkv1 "chom.dev/proto/gen/chom/link/v1"
+	orderv1 "chom.dev/proto/gen/chom/order/v1"
+	sitev1 "chom.dev/proto/gen/chom/site/v1"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+const (
+	skew = 5 * time.Minute // two clocks may differ by this much before an order counts as expired
+)
+
+// Offer takes an order: accepts it, refuses it, or answers a repeat from the
+// journal. It returns after the decision has been synced; the work comes later.
+func (e *Engine) Offer(signed *orderv1.SignedOrder) {
+	e.mu.Lock()
+	signers := e.signers
+	e.mu.Unlock()
+	o, err := contract.VerifyOrder(signers, signed)
+	if err != nil {
+		e.turnAway(signed, err.Error())
+		return
+	}
+	key, err := orderKey(o)
+	if err != nil {
+		e.cfg.Log.Warn("order names no task", "err", err)
+		return
+	}
+	e.deciding.Lock()
+	a, err := e.accept(key, o, signed)
+	e.deciding.Unlock()
+	if err != nil {
+		e.cfg.Log.Error("order was not taken", "task", key.Task, "attempt", key.Number, "err", err)
+		if journal.Full(err) {
+			e.turnAway(signed, "the journal's disk is full")
+		}
+		return
+	}
+	if a != nil {
+		e.admit(a)
+	}
+}
+
+func orderKey(o *orderv1.Order) (journal.Key, error) {
+	task, err := contract.ParseTaskID(o.TaskId)
+	if err != nil {
+		return journal.Key{}, err
+	}
+	if o.Attempt == 0 {
+		return journal.Key{}, errors.New("attempt is 0")
+	}
+	return journal.Key{Task: task, Number: o.Attempt}, nil
+}
+
+// turnAway refuses without a word in the journal: what nobody trustworthy
+// signed must not fill it, and a full one can't be written.
+func (e *Engine) turnAway(signed *orderv1.SignedOrder, reason string) {
+	o := new(orderv1.Order)
+	if err := proto.Unmarshal(signed.GetOrder(), o); err != nil {
+		e.cfg.Log.Warn("order is unreadable", "err", err)
+		return
+	}
+	key, err := orderKey(o)
+	if err != nil {
+		e.cfg.Log.Warn("order names no task", "err", err)
+		return
+	}
+	e.cfg.Log.Warn("order is turned away", "task", key.Task, "attempt", key.Number, "reason", reason)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if _, live := e.live[key]; live {
+		return // a forged twin must not end the true one
+	}
+	if len(e.answered) >= maxRemembered {
+		clear(e.answered)
+	}
+	e.answered[key] = true
+	e.answer(event(key, o.Fence, 1, &linkv1.TaskEvent{Event: &linkv1.TaskEvent_Result{Result: refusal(reason)}}))
+}
+
+func refusal(reason string) *orderv1.Result {
+	return &orderv1.Result{Outcome: orderv1.Outcome_OUTCOME_REFUSED, Error: Line(reason, maxText)}
+}
+
+// event fills in what all events have.
+func event(key journal.Key, fence, sequence uint64, ev *linkv1.TaskEvent) *linkv1.TaskEvent {
+	ev.TaskId, ev.Attempt, ev.Fence, ev.Sequence = key.Task.String(), key.Number, fence, sequence
+	ev.Time = timestamppb.Now()
+	return ev
+}
+
+// accept decides on a trusted order and writes the decision down. It gives the
+// attempt to start, or nil when there is none.
+func (e *Engine) accept(key journal.Key, o *orderv1.Order, signed *orderv1.SignedOrder) (*attempt, error) {
+	rec, known, err := e.cfg.Journal.Attempt(key)
+	if err != nil {
+		return nil, err
+	}
+	if known {
+		e.repeat(rec)
+		return nil, nil
+	}
+	e.mu.Lock()
+	turnedAway, canceled, full := e.answered[key], e.canceled[key], len(e.live) >= maxLive
+	e.mu.Unlock()
+	switch {
+	case turnedAway:
+		e.turnAway(signed, "the order was refused before") // what was told once stays true
+		return nil, nil
+	case o.ServerId != e.cfg.Server.String():
+		e.turnAway(signed, "the order is for another server")
+		return nil, nil
+	case full:
+		return nil, fmt.Errorf("%d orders wait already; it will be offered again", maxLive)
+	}
+	h, err := e.held(o)
+	if err != nil {
+		return nil, err
+	}
+	order, site, reason := decide(o, h, e.cfg.Clock.Time())
+	var plan Plan
+	if reason == "" {
+		plan, reason = e.plan(order)
+	}
+	now := time.Now().UTC()
+	rec = journal.Attempt{
+		Task: key.Task, Number: key.Number, Kind: string(order.Kind),
+		Organization: order.Organization, Site: order.Site.ID,
+		Fence: o.Fence, Accepted: now, StepCount: uint32(len(plan.Steps)),
+	}
+	if reason == "" && canceled {
+		return nil, e.endUnstarted(rec, &orderv1.Result{Outcome: orderv1.Outcome_OUTCOME_CANCELED, Error: errCanceled.Error()})
+	}
+	if reason != "" {
+		e.cfg.Log.Warn("order is refused", "task", key.Task, "attempt", key.Number, "reason", reason)
+		rec.StepCount = 0
+		return nil, e.endUnstarted(rec, refusal(reason))
+	}
+
+	fail.Point("task/" + rec.Kind + "/accept/before")
+	accepted := event(key, o.Fence, 1, &linkv1.TaskEvent{Event: &linkv1.TaskEvent_Accepted{
+		Accepted: &linkv1.Accepted{StepCount: rec.StepCount},
+	}})
+	err = e.cfg.Journal.Write(journal.Entry{Attempt: &rec, Order: signed, Site: site, Events: []*linkv1.TaskEvent{accepted}})
+	if err != nil {
+		return nil, err
+	}
+	fail.Point("task/" + rec.Kind + "/accept/after")
+	return newAttempt(order, plan, rec, 1), nil
+}
+
+// endUnstarted writes down an attempt that never starts.
+func (e *Engine) endUnstarted(rec journal.Attempt, result *orderv1.Result) error {
+	text, err := proto.Marshal(result)
+	if err != nil {
+		return err
+	}
+	rec.Ended, rec.Result, rec.ResultSequence = rec.Accepted, text, 1
+	ev := event(rec.Key(), rec.Fence, 1, &linkv1.TaskEvent{Event: &linkv1.TaskEvent_Result{Result: result}})
+	return e.cfg.Journal.Write(journal.Entry{Attempt: &rec, Events: []*linkv1.TaskEvent{ev}})
+}
+
+// plan asks the handler, who may not bring the agent down.
+func (e *Engine) plan(o Order) (plan Plan, reason string) {
+	h := e.cfg.Handlers[o.Kind]
+	if h == nil {
+		return Plan{}, fmt.Sprintf("this agent can't do %s", o.Kind)
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			e.cfg.Log.Error("handler panicked while planning", "kind", o.Kind, "panic", p)
+			plan, reason = Plan{}, fmt.Sprintf("internal error while planning: %v", p)
+		}
+	}()
+	plan, err := h.Plan(o)
+	if err == nil {
+		err = plan.check()
+	}
+	if err != nil {
+		return Plan{}, err.Error()
+	}
+	return plan, ""
+}
+
+// held is what the agent knows that bears on an order.
+type held struct {
+	fence   uint64 // highest accepted for the site, or for the server itself
+	site    journal.Site
+	known   bool   // site is in the registry
+	nextUID uint32 // for a new one
+	taken   bool   // its handle is another site's
+}
+
+func (e *Engine) held(o *orderv1.Order) (held, error) {
+	c, err := e.cfg.Journal.Counters()
+	if err != nil {
+		return held{}, err
+	}
+	h := held{fence: c.ServerFence, nextUID: c.NextUID}
+	id, err := contract.ParseSiteID(o.SiteId)
+	if err != nil {
+		return h, nil // decide says what is wrong with it, if anything is
+	}
+	if h.site, h.known, err = e.cfg.Journal.Site(id); err != nil {
+		return held{}, err
+	}
+	h.fence = h.site.Fence
+	if h.known {
+		return h, nil
+	}
+	sites, err := e.cfg.Journal.Sites()
+	if err != nil {
+		return held{}, err
+	}
+	for _, s := range sites {
+		h.taken = h.taken || s.Handle.String() == o.GetConvergeSite().GetDesired().GetHandle()
+	}
+	return h, nil
+}
+
+// decide says why an order must not be done, or what it is and how it changes
+// the site's record. It is pure.
+func decide(o *orderv1.Order, h held, now time.Time) (order Order, site *journal.Site, reason string) {
+	order = Order{Attempt: o.Attempt, Fence: o.Fence, Timeout: o.Timeout.AsDuration(), Message: o}
+	no := func(format string, args ...any) (Order, *journal.Site, string) {
+		return order, nil, fmt.Sprintf(format, args...)
+	}
+	var err error
+	if order.Task, err = contract.ParseTaskID(o.TaskId); err != nil {
+		return no("%v", err)
+	}
+	if o.Schema != contract.OrderSchema {
+		return no("schema %d is unknown to this agent", o.Schema)
+	}
+	switch o.Kind.(type) {
+	case *orderv1.Order_Noop:
+		order.Kind = Noop
+	case *orderv1.Order_PrepareServer:
+		order.Kind = PrepareServer
+	case *orderv1.Order_ConvergeSite:
+		order.Kind = ConvergeSite
+	case *orderv1.Order_SiteLogin:
+		order.Kind = SiteLogin
+	default:
+		return no("the kind of order is unknown to this agent")
+	}
+	switch {
+	case o.ExpireTime.CheckValid() != nil || now.After(o.ExpireTime.AsTime().Add(skew)):
+		return no("the order expired at %s, and it is %s", o.ExpireTime.AsTime().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	case o.Timeout.CheckValid() != nil || order.Timeout <= 0 || order.Timeout > 24*time.Hour:
+		return no("timeout must be above zero and at most a day")
+	case o.Fence <= h.fence || o.Fence > maxFence:
+		return no("fence %d is not above %d, the highest accepted here", o.Fence, h.fence)
+	}
+	if o.SiteId == "" {
+		if order.Kind == ConvergeSite || order.Kind == SiteLogin {
+			return no("the order names no site")
+		}
+		return order, nil, ""
+	}
+	if order.Kind == PrepareServer {
+		return no("the order is about the server, and names a site")
+	}
+	return decideSite(o, h, order)
+}
+
+// maxFence is the limit of chom.order.v1.Order.fence.
+const maxFence = 1 << 62
+
+// decideSite compares an order about a site with the registry.
+func decideSite(o *orderv1.Order, h held, order Order) (Order, *journal.Site, string) {
+	no := func(format string, args ...any) (Order, *journal.Site, string) {
+		return order, nil, fmt.Sprintf(format, args...)
+	}
+	id, err := contract.ParseSiteID(o.SiteId)
+	if err != nil {
+		return no("%v", err)
+	}
+	order.Site.ID = id
+	org, err := contract.ParseOrganizationID(o.OrganizationId)
+	if err != nil {
+		return no("%v", err)
+	}
+	order.Organization = org
+	site := h.site
+	switch {
+	case h.known && site.Organization != org:
+		return no("the site belongs to another organization on this host")
+	case !h.known && order.Kind != ConvergeSite:
+		return no("the site is unknown on this host")
+	case order.Kind == SiteLogin && o.GetSiteLogin().GetHandle() != site.Handle.String():
+		return no("the site has another handle on this host")
+	}
+	if order.Kind == ConvergeSite {
+		desired := o.GetConvergeSite().GetDesired()
+		handle, err := contract.ParseHandle(desired.GetHandle())
+		switch {
+		case err != nil:
+			return no("%v", err)
+		case desired.SiteId != o.SiteId || desired.OrganizationId != o.OrganizationId:
+			return no("the desired state is of another site or organization than the order")
+		case h.known && handle != site.Handle:
+			return no("the site has another handle on this host")
+		case !h.known && h.taken:
+			return no("the handle belongs to another site on this host")
+		case !h.known && h.nextUID > journal.LastUID:
+			return no("this host has no unix ids left")
+		case desired.Generation == 0 || desired.Generation < site.Generation:
+			return no("generation %d is older than %d, which this host has", desired.Generation, site.Generation)
+		}
+		text, err := proto.Marshal(desired)
+		if err != nil {
+			return no("%v", err)
+		}
+		if !h.known {
+			site = journal.Site{ID: id, Organization: org, Handle: handle, UID: h.nextUID}
+		}
+		site.Generation, site.Desired = desired.Generation, text
+	}
+	site.Fence = o.Fence
+	if order.Site, err = fromRecord(site); err != nil {
+		return no("%v", err)
+	}
+	return order, &site, ""
+}
+
+// fromRecord is what handlers see of a site's record.
+func fromRecord(rec journal.Site) (Site, error) {
+	s := Site{ID: rec.ID, Organization: rec.Organization, Handle: rec.Handle, UID: rec.UID, Converged: rec.Converged}
+	if rec.Desired != nil {
+		s.Desired = new(sitev1.DesiredState)
+		if err := proto.Unmarshal(rec.Desired, s.Desired); err != nil {
+			return Site{}, fmt.Errorf("%w: desired state of site %s: %w", journal.ErrCorrupt, rec.ID, err)
+		}
+	}
+	if rec.Observed != nil {
+		s.Observed = new(sitev1.ObservedState)
+		if err := proto.Unmarshal(rec.Observed, s.Observed); err != nil {
+			return Site{}, fmt.Errorf("%w: observed state of site %s: %w", journal.ErrCorrupt, rec.ID, err)
+		}
+	}
+	return s, nil
+}
