@@ -107,15 +107,15 @@ func EnsureBase(ctx context.Context, r Release, f Flavor, log *slog.Logger) (Bas
 	return b, nil
 }
 
-func (b Base) build(ctx context.Context, m mirror, log *slog.Logger) error {
+func (b Base) build(ctx context.Context, m mirror, log *slog.Logger) (err error) {
 	log.Info("building a base; this takes minutes, once", "dir", b.dir)
 	began := time.Now()
 	tmp := b.dir + ".tmp"
 	if err := os.RemoveAll(tmp); err != nil { // from a build that was killed
 		return err
 	}
-	defer os.RemoveAll(tmp) // after the rename there is nothing to remove
-	if err := os.Mkdir(tmp, 0o711); err != nil {
+	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }() // after the rename there is nothing to remove
+	if err := os.Mkdir(tmp, 0o700); err != nil {
 		return err
 	}
 	root := filepath.Join(tmp, "root")
@@ -160,7 +160,7 @@ func (b Base) build(ctx context.Context, m mirror, log *slog.Logger) error {
 // for itself because package lists change more often than it.
 func ensureRaw(ctx context.Context, r Release, m mirror, log *slog.Logger) (string, error) {
 	raw := filepath.Join(CacheDir(), "raw-"+string(r))
-	err := withLock(ctx, raw+".lock", func() error {
+	err := withLock(ctx, raw+".lock", func() (err error) {
 		if exists(raw) {
 			return nil
 		}
@@ -169,8 +169,8 @@ func ensureRaw(ctx context.Context, r Release, m mirror, log *slog.Logger) (stri
 		if err := os.RemoveAll(tmp); err != nil {
 			return err
 		}
-		defer os.RemoveAll(tmp) // after the rename there is nothing to remove
-		err := logged(ctx, raw+".log", "/usr/sbin/debootstrap", "--variant=minbase",
+		defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }() // after the rename there is nothing to remove
+		err = logged(ctx, raw+".log", "/usr/sbin/debootstrap", "--variant=minbase",
 			"--include="+strings.Join(freshPackages, ","), string(r), tmp, m.Archive)
 		if err != nil {
 			return err

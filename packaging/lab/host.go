@@ -125,7 +125,7 @@ func (l *Lab) claim(rec hostRecord) (*Host, error) {
 	}
 	rec.Addr = l.rec.address(rec.Index)
 	h := l.hostOf(rec)
-	if err := os.Mkdir(h.dir, 0o711); err != nil {
+	if err := os.Mkdir(h.dir, 0o700); err != nil {
 		return nil, err
 	}
 	l.hosts[rec.Name] = h

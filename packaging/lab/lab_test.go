@@ -197,8 +197,15 @@ func TestDown(t *testing.T) {
 	if got := read(t, "/proc/sys/fs/protected_symlinks"); got != "1" {
 		t.Errorf("fs.protected_symlinks is %s in a lab", got)
 	}
-	labtest.Boot(t, l, lab.Config{Name: "one", Base: base})
+	other := make(chan error, 1)
+	go func() { // hosts may come up side by side
+		_, err := l.Boot(t.Context(), lab.Config{Name: "one", Base: base})
+		other <- err
+	}()
 	h := labtest.Boot(t, l, lab.Config{Name: "two", Base: base})
+	if err := <-other; err != nil {
+		t.Fatal(err)
+	}
 	if err := errors.Join(h.LimitDir(t.Context(), "/srv", 1<<20), h.Partition(t.Context(), true)); err != nil {
 		t.Fatal(err)
 	}
@@ -248,6 +255,34 @@ func TestDown(t *testing.T) {
 	if _, err := lab.Open(l.Name(), nil); !errors.Is(err, lab.ErrNoLab) {
 		t.Errorf("open after down: %v", err)
 	}
+}
+
+func TestBrokenBoot(t *testing.T) {
+	base := labtest.Base(t, lab.Bookworm, lab.Fresh)
+	l := labtest.New(t)
+	for _, after := range []time.Duration{0, 20 * time.Millisecond, 60 * time.Millisecond, 150 * time.Millisecond} {
+		t.Run(fmt.Sprintf("broken off after %v leaves nothing", after), func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), after)
+			defer cancel()
+			if _, err := l.Boot(ctx, lab.Config{Name: "one", Base: base}); err == nil {
+				t.Fatal("it booted all the same")
+			}
+			if n := len(l.Hosts()); n != 0 {
+				t.Errorf("the lab has %d hosts", n)
+			}
+			for _, left := range [][]string{
+				grep(read(t, "/proc/self/mountinfo"), "/"+l.Name()+"/"),
+				processesIn(t, l.Name(), l.Bridge()),
+				glob(t, filepath.Join(lab.StateDir(), l.Name(), "hosts", "*")),
+				glob(t, "/run/systemd/nspawn/*/"+l.Bridge()+"-*", "/sys/fs/cgroup/"+l.Bridge()+"-*", "/sys/fs/cgroup/unified/"+l.Bridge()+"-*"),
+			} {
+				if len(left) > 0 {
+					t.Errorf("left behind: %q", left)
+				}
+			}
+		})
+	}
+	labtest.Boot(t, l, lab.Config{Name: "one", Base: base})
 }
 
 // orphanEnv turns this test binary into the process whose lab is orphaned.
@@ -376,6 +411,10 @@ func processesIn(t *testing.T, words ...string) []string {
 		}
 		line, _ := os.ReadFile(dir + "/cmdline") // it may end any time
 		group, _ := os.ReadFile(dir + "/cgroup")
+		state, _ := os.ReadFile(dir + "/status")
+		if strings.Contains(string(state), "\nState:\tZ") { // dead; the machine's process 1 has yet to collect it
+			continue
+		}
 		for _, w := range words {
 			if strings.Contains(string(line), w) || strings.Contains(string(group), w+"-") {
 				found = append(found, dir+" "+strings.ReplaceAll(string(line), "\x00", " "))

@@ -262,6 +262,9 @@ func (h *Host) kill(ctx context.Context) error {
 	if err := removeCgroup(ctx, h.machine()); err != nil {
 		return err
 	}
+	if err := h.removeRuntime(); err != nil {
+		return err
+	}
 	if run.Veth != "" {
 		heal := lossRules(h.machine(), running{})
 		if _, err := onMachine(ctx, strings.NewReader(heal), "/usr/sbin/nft", "-f", "-"); err != nil {
@@ -288,6 +291,23 @@ func (h *Host) kill(ctx context.Context) error {
 		return nil
 	}
 	return h.record(func(r *hostRecord) { r.Running = nil })
+}
+
+// removeRuntime removes what nspawn keeps in /run and leaves there if it is killed itself.
+func (h *Host) removeRuntime() error {
+	dirs, err := filepath.Glob("/run/systemd/nspawn/*/" + h.machine())
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		if err := unmountBelow(dir); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // machine is the name of the container and of its cgroup on this machine.

@@ -113,7 +113,7 @@ func (p process) kill(sig unix.Signal) error {
 	if err != nil {
 		return fmt.Errorf("pidfd of %d: %w", p.PID, err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }() // a pidfd has nothing to lose
 	if !p.alive() { // the pid now belongs to somebody else
 		return nil
 	}
@@ -183,8 +183,7 @@ func createLabDir(rec labRecord) (string, error) {
 		return "", err
 	}
 	err = errors.Join(
-		os.Chmod(tmp, 0o711), // guests' roots live below: others may pass, not list
-		os.Mkdir(filepath.Join(tmp, "hosts"), 0o711),
+		os.Mkdir(filepath.Join(tmp, "hosts"), 0o700), // guests hold set-uid programs: nobody else comes near
 		writeRecord(filepath.Join(tmp, labFile), rec),
 	)
 	if err == nil {

@@ -69,14 +69,14 @@ func EnsureWordPress(ctx context.Context, r Release, log *slog.Logger) (Archive,
 	return a, nil
 }
 
-func buildWordPress(ctx context.Context, base Base, log *slog.Logger) (Archive, error) {
+func buildWordPress(ctx context.Context, base Base, log *slog.Logger) (a Archive, err error) {
 	dir := filepath.Join(CacheDir(), "wordpress")
 	log.Info("building the WordPress archive", "release", base.Release)
 	tmp, err := os.MkdirTemp(dir, ".build-")
 	if err != nil {
 		return Archive{}, err
 	}
-	defer os.RemoveAll(tmp) // the archive itself is moved out of it
+	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }() // the archive itself is moved out of it
 	buildLog := filepath.Join(dir, string(base.Release)+".log")
 	tree, err := unpackWordPress(ctx, tmp, base, buildLog)
 	if err != nil {
@@ -86,7 +86,7 @@ func buildWordPress(ctx context.Context, base Base, log *slog.Logger) (Archive, 
 	if err != nil {
 		return Archive{}, err
 	}
-	a := Archive{Package: string(version)}
+	a = Archive{Package: string(version)}
 	a.Version = upstreamVersion(a.Package)
 	file := filepath.Join(tmp, "wordpress.tar.gz")
 	if a.SHA256, err = packWordPress(tree.root, file); err != nil {

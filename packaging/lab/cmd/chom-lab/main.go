@@ -16,7 +16,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	err := run(ctx, os.Args[1:], log)
+	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, log)
 	var exit exitStatus
 	if errors.As(err, &exit) {
 		os.Exit(int(exit))

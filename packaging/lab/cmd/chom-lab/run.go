@@ -35,9 +35,9 @@ type exitStatus int
 
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
-func run(ctx context.Context, args []string, log *slog.Logger) error {
+func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer, log *slog.Logger) error {
 	if len(args) == 0 {
-		return errors.New("no command given\n" + usage)
+		return fmt.Errorf("no command given\n%s", usage)
 	}
 	verb, args := args[0], args[1:]
 	var argv []string // what follows --
@@ -54,23 +54,23 @@ func run(ctx context.Context, args []string, log *slog.Logger) error {
 		if err != nil {
 			return err
 		}
-		fmt.Println(b.Root())
+		fmt.Fprintln(stdout, b.Root())
 		return nil
 	case verb == "wordpress" && len(names) == 0:
 		a, err := lab.EnsureWordPress(ctx, lab.Release(o.release), log)
 		if err != nil {
 			return err
 		}
-		fmt.Println(a.Path, a.Version, a.SHA256)
+		fmt.Fprintln(stdout, a.Path, a.Version, a.SHA256)
 		return nil
 	case verb == "up" && len(names) == 1:
-		return up(ctx, o, names[0], log)
+		return up(ctx, o, names[0], stdout, log)
 	case verb == "exec" && len(names) == 1 && len(argv) > 0:
-		return execute(ctx, o, names[0], argv)
+		return execute(ctx, o, names[0], lab.Command{Argv: argv, User: o.user, Stdin: stdin, Stdout: stdout, Stderr: os.Stderr, Terminal: true})
 	case verb == "push" && len(names) == 3:
 		return push(o, names[0], names[1], names[2])
 	case verb == "ls" && len(names) == 0:
-		return list(os.Stdout)
+		return list(stdout)
 	case verb == "down" && len(names) <= 1:
 		return down(ctx, o, names, log)
 	}
@@ -104,7 +104,7 @@ func parse(verb string, args []string) (options, []string, error) {
 	return o, names, nil
 }
 
-func up(ctx context.Context, o options, name string, log *slog.Logger) error {
+func up(ctx context.Context, o options, name string, stdout io.Writer, log *slog.Logger) error {
 	base, err := lab.EnsureBase(ctx, lab.Release(o.release), lab.Flavor(o.flavor), log)
 	if err != nil {
 		return err
@@ -127,7 +127,7 @@ func up(ctx context.Context, o options, name string, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(h.Addr())
+	fmt.Fprintln(stdout, h.Addr())
 	return nil
 }
 
@@ -143,14 +143,12 @@ func find(o options, name string) (*lab.Host, error) {
 	return h, nil
 }
 
-func execute(ctx context.Context, o options, name string, argv []string) error {
+func execute(ctx context.Context, o options, name string, c lab.Command) error {
 	h, err := find(o, name)
 	if err != nil {
 		return err
 	}
-	r, err := h.Run(ctx, lab.Command{
-		Argv: argv, User: o.user, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Terminal: true,
-	})
+	r, err := h.Run(ctx, c)
 	if err == nil && r.Code != 0 {
 		return exitStatus(r.Code)
 	}
