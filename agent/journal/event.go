@@ -61,15 +61,6 @@ func (j *Journal) Events(count, size int) ([]Event, error) {
 	return out, err
 }
 
-// mustEvents is Events where an error means "none to tell of now".
-func (j *Journal) mustEvents(count, size int) []Event {
-	out, err := j.Events(count, size)
-	if err != nil {
-		j.log.Error("journal can't be read", "err", err)
-	}
-	return out
-}
-
 // Delivered says that the control plane has all events up to a position. It
 // is not waited for: should the note be lost, some events are sent again and
 // ignored.

@@ -5,7 +5,7 @@
 //	journal.db
 //	├── meta
 //	│   ├── version          layout of this file, see layout
-//	│   └── server           the server whose orders are in here
+//	│   └── server           the server whose orders are in here; missing until it is first opened
 //	├── counters
 //	│   ├── next-uid         unix id for the next new site, never lowered
 //	│   ├── highest-fence    of any accepted order
@@ -101,11 +101,11 @@ var (
 
 // Journal is an open file. Safe for concurrent use.
 type Journal struct {
-	db   *bolt.DB
-	log  *slog.Logger
-	wake chan struct{} // holds a token when events were added
+	db  *bolt.DB
+	log *slog.Logger
 
 	mu        sync.Mutex
+	notify    func()    // told when events were added
 	queue     []*Ticket // waits for the next transaction
 	writing   bool      // a goroutine works on the queue
 	idle      *sync.Cond
@@ -119,7 +119,7 @@ type Journal struct {
 // directory must exist.
 func Open(path, server string, log *slog.Logger) (*Journal, error) {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		if err := create(path, server); err != nil {
+		if err := create(path, FirstUID); err != nil {
 			return nil, fmt.Errorf("create journal %s: %w", path, err)
 		}
 	}
@@ -127,23 +127,20 @@ func Open(path, server string, log *slog.Logger) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open journal %s: %w", path, err)
 	}
-	j := &Journal{db: db, log: log, wake: make(chan struct{}, 1), brokenC: make(chan struct{})}
+	j := &Journal{db: db, log: log, notify: func() {}, brokenC: make(chan struct{})}
 	j.idle = sync.NewCond(&j.mu)
 	if err := check(db, server); err != nil {
 		return nil, errors.Join(fmt.Errorf("open journal %s: %w", path, err), db.Close())
 	}
-	if err := j.Write(Entry{add: [][]byte{keyStarts}}); err != nil {
+	if err := j.Write(Entry{claim: server, add: [][]byte{keyStarts}}); err != nil {
 		return nil, errors.Join(fmt.Errorf("open journal %s: %w", path, err), db.Close())
-	}
-	if len(j.mustEvents(1, 1)) > 0 {
-		j.ring()
 	}
 	return j, nil
 }
 
 // create makes a complete file aside and renames it, so that a crash never
 // leaves half a file that a later start must take for a damaged one.
-func create(path, server string) error {
+func create(path string, nextUID uint64) error {
 	aside := path + ".new"
 	if err := os.Remove(aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -158,10 +155,7 @@ func create(path, server string) error {
 				return err
 			}
 		}
-		if err := put(tx.Bucket(bucketMeta), keyServer, []byte(server)); err != nil {
-			return err
-		}
-		if err := put(tx.Bucket(bucketCounters), keyNextUID, number(FirstUID)); err != nil {
+		if err := put(tx.Bucket(bucketCounters), keyNextUID, number(nextUID)); err != nil {
 			return err
 		}
 		return put(tx.Bucket(bucketMeta), keyVersion, number(layout))
@@ -227,7 +221,7 @@ func check(db *bolt.DB, server string) (err error) {
 		}
 		if owner, err := get(meta, keyServer); err != nil {
 			return err
-		} else if string(owner) != server {
+		} else if owner != nil && string(owner) != server {
 			return fmt.Errorf("%w: %s", ErrForeign, owner)
 		}
 		for _, name := range buckets {
@@ -281,17 +275,40 @@ func (j *Journal) Abandon() {
 	}
 }
 
+// Retire puts the journal aside and an empty one in its place, for a host that
+// becomes another server. The unix ids go on counting: files of the former
+// sites may still be there. It gives the path of the former journal, "" when
+// there was none.
+func Retire(path string) (aside string, err error) {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	db, err := open(path)
+	if err != nil {
+		return "", fmt.Errorf("retire journal %s: %w", path, err)
+	}
+	c, err := (&Journal{db: db}).Counters()
+	if err = errors.Join(err, db.Close()); err != nil {
+		return "", fmt.Errorf("retire journal %s: %w", path, err)
+	}
+	aside = path + ".until-" + time.Now().UTC().Format("20060102T150405.000")
+	if err := os.Link(path, aside); err != nil {
+		return "", fmt.Errorf("retire journal: %w", err)
+	}
+	if err := create(path, uint64(c.NextUID)); err != nil {
+		return "", fmt.Errorf("retire journal: %w", err)
+	}
+	return aside, nil
+}
+
 // Broken is closed when the journal must be opened anew.
 func (j *Journal) Broken() <-chan struct{} { return j.brokenC }
 
-// Wake holds a token when events were added since it was last received from.
-func (j *Journal) Wake() <-chan struct{} { return j.wake }
-
-func (j *Journal) ring() {
-	select {
-	case j.wake <- struct{}{}:
-	default: // there is a token already
-	}
+// Notify sets what is called after events were added. It must not block.
+func (j *Journal) Notify(f func()) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.notify = f
 }
 
 func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }

@@ -23,6 +23,7 @@ type Entry struct {
 
 	order  []byte   // Order, serialized
 	events [][]byte // Events, serialized
+	claim  string   // server that the file belongs to from now on
 	forget uint64   // delivered events, up to this position
 	add    [][]byte // counters to add one to
 	prune  *pruning
@@ -115,7 +116,10 @@ func (j *Journal) commit(batch []*Ticket) (err error) {
 	})
 	if err == nil {
 		if news {
-			j.ring()
+			j.mu.Lock()
+			notify := j.notify
+			j.mu.Unlock()
+			notify()
 		}
 		return nil
 	}
@@ -183,6 +187,11 @@ func (e *Entry) write(tx *bolt.Tx) error {
 	}
 	for i, ev := range e.Events {
 		if err := writeEvent(tx, ev, e.events[i]); err != nil {
+			return err
+		}
+	}
+	if e.claim != "" {
+		if err := put(tx.Bucket(bucketMeta), keyServer, []byte(e.claim)); err != nil {
 			return err
 		}
 	}

@@ -103,6 +103,8 @@ func New(cfg Config) (*Engine, error) {
 		}
 		e.admit(a)
 	}
+	cfg.Journal.Notify(e.ring)
+	e.ring() // for what a former process could not tell
 	return e, nil
 }
 

@@ -146,8 +146,7 @@ func (b Batch) First() Batch {
 	return first
 }
 
-// Wake holds a token when there is something new to tell that is not in the
-// journal; for the rest there is the journal's own Wake.
+// Wake holds a token when there may be something new to tell.
 func (e *Engine) Wake() <-chan struct{} { return e.wake }
 
 // answer queues an event beside the journal. Called with mu held.
