@@ -47,26 +47,33 @@ CREATE TABLE servers (
     problem                TEXT NOT NULL,
     created_at             BIGINT NOT NULL,
     changed_at             BIGINT NOT NULL,
-    last_seen_at           BIGINT,
     facts                  BYTEA,
     prepared               BOOLEAN NOT NULL,
     prepare_task_id        TEXT NOT NULL,
-    -- The link: identity, epoch, and the process that holds it.
+    -- The link: identity, epoch, and the process that holds it. The next certificate becomes the current one with the
+    -- first call that carries it; until then the same key may ask for it again.
     key_hash               BYTEA,
     serial                 TEXT NOT NULL,
-    next_serial            TEXT NOT NULL,
-    next_key_hash          BYTEA,
     certificate_expires_at BIGINT,
+    next_key_hash          BYTEA,
+    next_serial            TEXT NOT NULL,
+    next_certificate       BYTEA,
     recoveries             BIGINT NOT NULL,
     readmit_until          BIGINT,
     epoch                  BIGINT NOT NULL,
     instance_id            TEXT NOT NULL,
-    fence                  BIGINT NOT NULL,
     task_sequence          BIGINT NOT NULL,
     CHECK ((tenancy = 'dedicated') = (organization_id IS NOT NULL))
 );
 
 CREATE INDEX servers_changed ON servers (changed_at);
+
+-- What changes all the time, apart from the wide rows above: every heartbeat and every offer.
+CREATE TABLE server_links (
+    server_id    TEXT PRIMARY KEY REFERENCES servers (id),
+    last_seen_at BIGINT,
+    fence        BIGINT NOT NULL
+);
 
 -- Every process that ever held the link of a server: one that comes back after another took over is a clone.
 CREATE TABLE server_instances (
@@ -157,6 +164,7 @@ CREATE TABLE tasks (
     step_count          BIGINT NOT NULL,
     event_sequence      BIGINT NOT NULL,
     log_sequence        BIGINT NOT NULL,
+    log_bytes           BIGINT NOT NULL,
     timeout_us          BIGINT NOT NULL,
     not_before          BIGINT NOT NULL,
     lease_expires_at    BIGINT,
