@@ -18,7 +18,9 @@ import (
 //
 // The process at the other end runs as a tenant's user and may be in that
 // tenant's hands: every answer is bounded, cleaned and checked here.
-type Client struct{ rpc pluginv1.SiteTypeServiceClient }
+type Client struct {
+	rpc pluginv1.SiteTypeServiceClient
+}
 
 // NewClient speaks to a plugin over an open connection.
 func NewClient(conn grpc.ClientConnInterface) *Client {

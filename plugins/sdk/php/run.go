@@ -43,17 +43,20 @@ const (
 type Call struct {
 	Binary string        // absolute path of php-cli
 	Dir    string        // absolute working directory
-	Script string        // PHP source without its opening tag
+	Script string        // PHP source, beginning with its opening tag
 	Input  any           // what chom_input() returns, by way of JSON
 	Output any           // pointer for what chom_output() was given; nil to ignore it
 	Limit  time.Duration // wall time; the context may end it sooner
 }
 
-// prelude is put before every script, on the line of the opening tag so that
+// prelude follows the opening tag of every script, on the same line so that
 // PHP's line numbers are the script's.
-const prelude = `<?php ` +
-	`function chom_input() { static $in = null; return $in ??= json_decode(stream_get_contents(STDIN), true, 64, JSON_THROW_ON_ERROR); } ` +
-	`function chom_output($value) { $out = fopen('php://fd/4', 'w'); fwrite($out, json_encode($value, JSON_THROW_ON_ERROR | JSON_INVALID_UTF8_SUBSTITUTE)); fclose($out); } `
+const (
+	openingTag = "<?php"
+	prelude    = ` ` +
+		`function chom_input() { static $in = null; return $in ??= json_decode(stream_get_contents(STDIN), true, 64, JSON_THROW_ON_ERROR); } ` +
+		`function chom_output($value) { $out = fopen('php://fd/4', 'w'); fwrite($out, json_encode($value, JSON_THROW_ON_ERROR | JSON_INVALID_UTF8_SUBSTITUTE)); fclose($out); } `
+)
 
 // Run runs the script to its end. An error carries the end of what PHP
 // printed. Every process that the script started and that stayed in its group
@@ -65,7 +68,11 @@ func (c Call) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("run php: encode input: %w", err)
 	}
-	script, err := anonymousFile(prelude + c.Script)
+	body, tagged := strings.CutPrefix(c.Script, openingTag)
+	if !tagged {
+		return errors.New("run php: the script lacks its opening tag")
+	}
+	script, err := anonymousFile(openingTag + prelude + body)
 	if err != nil {
 		return fmt.Errorf("run php: %w", err)
 	}

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"chom.dev/plugins/sdk"
+	"chom.dev/plugins/sdk/php"
+)
+
+// The scripts run inside WordPress by php-cli. All but login load it with
+// WP_INSTALLING, which leaves the customer's plugins and themes out: a site
+// that they broke can still be checked, renamed and moved.
+var (
+	//go:embed scripts/install.php
+	installScript string
+	//go:embed scripts/state.php
+	stateScript string
+	//go:embed scripts/options.php
+	optionsScript string
+	//go:embed scripts/login.php
+	loginScript string
+)
+
+const (
+	// A slow disk makes the tables' creation long; wp_install() itself takes
+	// about a second.
+	installLimit = 2 * time.Minute
+	shortLimit   = 20 * time.Second
+)
+
+// populate installs WordPress from the tree into the database, unless that is
+// done.
+func populate(ctx context.Context, site sdk.Site, tree string) error {
+	in := struct {
+		Tree       string `json:"tree"`
+		URL        string `json:"url"`
+		Title      string `json:"title"`
+		User       string `json:"user"`
+		Email      string `json:"email"`
+		Locale     string `json:"locale"`
+		Permalinks string `json:"permalinks"`
+	}{
+		Tree:       tree,
+		URL:        site.URL(),
+		Title:      site.Settings[settingTitle],
+		User:       site.Settings[settingAdminUser],
+		Email:      site.Settings[settingAdminEmail],
+		Locale:     site.Settings[settingLocale],
+		Permalinks: permalinkForms[site.Settings[settingPermalinks]],
+	}
+	var out struct {
+		Installed bool `json:"installed"`
+	}
+	if err := run(ctx, site, tree, installScript, installLimit, in, &out); err != nil {
+		return fmt.Errorf("install WordPress into the database: %w", err)
+	}
+	if !out.Installed {
+		return fmt.Errorf("install WordPress into the database: it is not there afterwards")
+	}
+	return nil
+}
+
+// permalinkForms are what WordPress calls the structures.
+var permalinkForms = map[string]string{
+	"postname": "/%postname%/",
+	"day":      "/%year%/%monthnum%/%day%/%postname%/",
+	"plain":    "",
+}
+
+// bringOptions sets title and address to what the site should have.
+func bringOptions(ctx context.Context, site sdk.Site) error {
+	in := struct {
+		Tree  string `json:"tree"`
+		URL   string `json:"url"`
+		Title string `json:"title"`
+	}{site.PublicPath(), site.URL(), site.Settings[settingTitle]}
+	if err := run(ctx, site, site.PublicPath(), optionsScript, shortLimit, in, nil); err != nil {
+		return fmt.Errorf("set title and address: %w", err)
+	}
+	return nil
+}
+
+// measure asks WordPress how it is. It expects the files to be there.
+func measure(ctx context.Context, site sdk.Site) (sdk.State, error) {
+	in := struct {
+		Tree   string `json:"tree"`
+		URL    string `json:"url"`
+		Locale string `json:"locale"`
+	}{site.PublicPath(), site.URL(), site.Settings[settingLocale]}
+	var out struct {
+		Installed       bool   `json:"installed"`
+		Version         string `json:"version"`
+		DatabaseVersion string `json:"database_version"`
+		CodeVersion     string `json:"code_version"` // of the schema that the files want
+		HomeTitle       string `json:"home_title"`
+		Home            string `json:"home"`
+		HasLanguage     bool   `json:"has_language"`
+		Maintenance     bool   `json:"maintenance"` // left behind by an update
+	}
+	if err := run(ctx, site, site.PublicPath(), stateScript, shortLimit, in, &out); err != nil {
+		return sdk.State{}, fmt.Errorf("ask WordPress: %w", err)
+	}
+	if !out.Installed {
+		return sdk.State{Version: out.Version, Findings: []sdk.Finding{{
+			Code:     "database-empty",
+			Severity: sdk.Problem,
+			Message:  "The files are in place but the database holds no WordPress: anyone could install one.",
+		}}}, nil
+	}
+	state := sdk.State{
+		Installed:       true,
+		Version:         out.Version,
+		DatabaseVersion: out.DatabaseVersion,
+		HomeTitle:       out.HomeTitle,
+	}
+	find := func(when bool, code string, severity sdk.Severity, message string) {
+		if when {
+			state.Findings = append(state.Findings, sdk.Finding{Code: code, Severity: severity, Message: message})
+		}
+	}
+	find(out.DatabaseVersion != out.CodeVersion, "database-upgrade-due", sdk.Warning,
+		"The database is of another version than the files; WordPress offers its upgrade to an administrator.")
+	find(out.Home != site.URL(), "address-differs", sdk.Warning,
+		"WordPress believes to live at another address than the site has.")
+	find(out.Maintenance, "maintenance-left", sdk.Problem,
+		"An update was interrupted: .maintenance keeps WordPress from answering.")
+	find(!out.HasLanguage, "language-missing", sdk.Notice,
+		"The files of the chosen language are missing; WordPress speaks English.")
+	return state, nil
+}
+
+// makeLogin stores the hash of a fresh secret in the site's database and
+// returns the secret as an address. The must-use plugin compares and forgets.
+func makeLogin(ctx context.Context, site sdk.Site) (sdk.Login, error) {
+	var id [8]byte
+	var secret [32]byte
+	rand.Read(id[:]) // never fails: crypto/rand ends the program instead
+	rand.Read(secret[:])
+	text := base64.RawURLEncoding.EncodeToString(secret[:])
+	hash := sha256.Sum256([]byte(text))
+	in := struct {
+		Tree     string `json:"tree"`
+		ID       string `json:"id"`
+		Hash     string `json:"hash"`
+		User     string `json:"user"`
+		Lifetime int    `json:"lifetime"`
+	}{
+		Tree:     site.PublicPath(),
+		ID:       hex.EncodeToString(id[:]),
+		Hash:     hex.EncodeToString(hash[:]),
+		User:     site.Settings[settingAdminUser],
+		Lifetime: int(sdk.MaxLoginLifetime / time.Second),
+	}
+	var out struct {
+		User int `json:"user"`
+	}
+	if err := run(ctx, site, site.PublicPath(), loginScript, shortLimit, in, &out); err != nil {
+		return sdk.Login{}, fmt.Errorf("store login: %w", err)
+	}
+	if out.User == 0 {
+		return sdk.Login{}, sdk.Permanent(fmt.Errorf("the site has no administrator to log in"))
+	}
+	return sdk.Login{
+		Path:     "/?chom_login=" + in.ID + "." + text,
+		Lifetime: sdk.MaxLoginLifetime,
+	}, nil
+}
+
+func run(ctx context.Context, site sdk.Site, dir, script string, limit time.Duration, in, out any) error {
+	return php.Call{
+		Binary: site.PHP,
+		Dir:    dir,
+		Script: script,
+		Input:  in,
+		Output: out,
+		Limit:  limit,
+	}.Run(ctx)
+}
