@@ -175,3 +175,32 @@ func (h *Host) Mask(ctx context.Context, service string) error {
 	}
 	return h.Stop(ctx, service)
 }
+
+// DropIn adds settings to a service of the distribution, in a file of their
+// own (settings.Name, e.g. "60-chom.conf"), and reports whether they changed.
+// They count for processes started afterwards.
+func (h *Host) DropIn(ctx context.Context, service string, settings Unit) (changed bool, err error) {
+	if !distributed.MatchString(service) || ours.MatchString(service) || settings.Name != "60-chom.conf" {
+		return false, fmt.Errorf("drop-in %s of %q is not for us to write", settings.Name, service)
+	}
+	text, err := settings.text()
+	if err != nil {
+		return false, err
+	}
+	dir := filepath.Join(h.dir, service+".d")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return false, fmt.Errorf("drop-in of %s: %w", service, err)
+	}
+	changed, err = atomicfile.Write(filepath.Join(dir, settings.Name), text, 0o644, 0)
+	if err != nil {
+		return false, fmt.Errorf("drop-in of %s: %w", service, err)
+	}
+	st, err := h.State(ctx, service)
+	if err != nil {
+		return changed, err
+	}
+	if !st.stale {
+		return changed, nil
+	}
+	return true, h.DaemonReload(ctx)
+}

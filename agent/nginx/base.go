@@ -1,0 +1,68 @@
+package nginx
+
+import (
+	"strconv"
+
+	"chom.dev/proto/contract"
+)
+
+// paths is where things are; tests put them elsewhere.
+type paths struct {
+	etc       string   // /etc/nginx
+	logs      string   // /var/log/chom/sites
+	trees     string   // run.SitesDir
+	pid       string   // file with the master's process id
+	addresses []string // what servers listen on
+}
+
+func (p paths) chom() string                  { return p.etc + "/chom" }
+func (p paths) sites() string                 { return p.etc + "/chom/sites" }
+func (p paths) good() string                  { return p.etc + "/chom/good" }
+func (p paths) broken() string                { return p.etc + "/chom/broken" }
+func (p paths) generation() string            { return p.etc + "/chom/generation.conf" }
+func (p paths) main() string                  { return p.etc + "/conf.d/chom.conf" }
+func (p paths) candidate() string             { return p.etc + "/.chom-candidate.conf" }
+func (p paths) site(h contract.Handle) string { return p.sites() + "/" + h.String() + ".conf" }
+func (p paths) keep(h contract.Handle) string { return p.good() + "/" + h.String() + ".conf" }
+func (p paths) trial(h contract.Handle) string {
+	return p.chom() + "/candidate/" + h.String() + ".conf"
+}
+func (p paths) snippets(h contract.Handle) string { return p.chom() + "/snippets/" + h.String() }
+
+// generationHost is a name that no client can own (RFC 6761): the server
+// behind it tells this host, and nobody else, which generation it serves.
+const generationHost = "generation.chom.invalid"
+
+// base is the part of chom.conf that doesn't depend on the sites.
+func (p paths) base() []Directive {
+	refuse := []Directive{}
+	for _, addr := range p.addresses {
+		refuse = append(refuse, d("listen", addr, "default_server"))
+	}
+	refuse = append(refuse,
+		d("server_name", "_"),
+		d("server_tokens", "off"),
+		d("access_log", "off"),
+		d("return", "444"), // no answer at all: an unknown name gets no neighbour's page and learns nothing
+	)
+	return []Directive{
+		// Names of up to 253 characters, for thousands of sites.
+		d("server_names_hash_bucket_size", "512"),
+		d("server_names_hash_max_size", "65536"),
+		d("log_format", "chom", "escape=json",
+			`$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent" $host $request_time`),
+		block("server", nil, refuse...),
+	}
+}
+
+func (p paths) generationBlock(n int64) []Directive {
+	server := append(p.listen(),
+		d("server_name", generationHost),
+		d("server_tokens", "off"),
+		d("access_log", "off"),
+		block("if", []string{"($remote_addr", "!~", `^(?:127\.|::1$))`}, d("return", "444")),
+		d("default_type", "text/plain"),
+		d("return", "200", strconv.FormatInt(n, 10)),
+	)
+	return []Directive{block("server", nil, server...)}
+}
