@@ -1,0 +1,90 @@
+package link
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+)
+
+const (
+	dialFor     = 15 * time.Second
+	callFor     = 30 * time.Second // for unary calls but Poll
+	pingAfter   = 15 * time.Second // without it a black-holed connection goes unnoticed for minutes
+	pingFor     = 10 * time.Second
+	maxMessage  = 4 << 20  // of what we read; an order has 256 KiB at most, a Poll some of them
+	maxHeaders  = 64 << 10 // of an answer
+	streamRoom  = 1 << 20  // flow control window of a stream, not memory
+	connectRoom = 4 << 20
+)
+
+// options hold for every client: nothing is read without a limit, and nothing
+// is compressed, for the messages are small and an inflater is not.
+func options() []connect.ClientOption {
+	return []connect.ClientOption{
+		connect.WithReadMaxBytes(maxMessage),
+		connect.WithAcceptCompression("gzip", nil, nil),
+	}
+}
+
+// connection is one HTTP/2 connection and the client that uses it.
+type connection struct {
+	http *http.Client
+
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+// open prepares a connection; the first call dials.
+func open(cfg *tls.Config, dial func(context.Context, string, string) (net.Conn, error)) *connection {
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: dialFor}).DialContext
+	}
+	c := &connection{}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(true)
+	c.http = &http.Client{
+		Transport: &http.Transport{
+			Proxy:           nil, // see the package comment
+			TLSClientConfig: cfg,
+			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+				conn, err := dial(ctx, network, address)
+				if err != nil {
+					return nil, err
+				}
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				c.conns = append(c.conns, conn)
+				return conn, nil
+			},
+			TLSHandshakeTimeout:    dialFor,
+			MaxResponseHeaderBytes: maxHeaders,
+			DisableCompression:     true,
+			Protocols:              protocols,
+			HTTP2: &http.HTTP2Config{
+				SendPingTimeout:               pingAfter,
+				PingTimeout:                   pingFor,
+				MaxReceiveBufferPerStream:     streamRoom,
+				MaxReceiveBufferPerConnection: connectRoom,
+			},
+		},
+		// Connect answers where it was asked, or not at all.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return c
+}
+
+// close cuts the connection, whatever is under way.
+func (c *connection) close() {
+	c.http.CloseIdleConnections()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, conn := range c.conns {
+		conn.Close() // there is nothing left to lose
+	}
+	c.conns = nil
+}
