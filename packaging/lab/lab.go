@@ -234,7 +234,10 @@ func (l *Lab) Down(ctx context.Context) error {
 		if err != nil || len(left) > 0 {
 			return err
 		}
-		return restoreSysctls()
+		if err := restoreSysctls(); err != nil {
+			return err
+		}
+		return removeStateDir()
 	})
 	if err != nil {
 		return fmt.Errorf("take lab %s down: %w", l.rec.Name, err)

@@ -114,7 +114,7 @@ func (p process) kill(sig unix.Signal) error {
 		return fmt.Errorf("pidfd of %d: %w", p.PID, err)
 	}
 	defer func() { _ = unix.Close(fd) }() // a pidfd has nothing to lose
-	if !p.alive() { // the pid now belongs to somebody else
+	if !p.alive() {                       // the pid now belongs to somebody else
 		return nil
 	}
 	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -149,27 +149,63 @@ func withStateLock(ctx context.Context, f func() error) error {
 	return withLock(ctx, filepath.Join(StateDir(), "lock"), f)
 }
 
-// withLock runs f while holding an exclusive lock on the file, which is kept.
+// withLock runs f while holding an exclusive lock on the file. f may remove the
+// file: whoever waited for it then locks the next one.
 func withLock(ctx context.Context, path string, f func() error) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	lock, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	err = poll(ctx, 100*time.Millisecond, func() (bool, error) {
-		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return false, nil
-		}
-		return err == nil, err
+	var held *os.File
+	err := poll(ctx, 100*time.Millisecond, func() (bool, error) {
+		lock, err := tryLock(path)
+		held = lock
+		return lock != nil, err
 	})
 	if err != nil {
 		return fmt.Errorf("lock %s: %w", path, err)
 	}
+	defer held.Close()
 	return f()
+}
+
+// tryLock returns the locked file, or nil when it is held elsewhere.
+func tryLock(path string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	lock, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if errors.Is(err, fs.ErrNotExist) { // the directory went between the two calls
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		ours, err1 := lock.Stat()
+		now, err2 := os.Stat(path)
+		if err1 == nil && err2 == nil && os.SameFile(ours, now) {
+			return lock, nil
+		}
+		err = unix.EWOULDBLOCK // locked a file that was removed meanwhile
+	}
+	if closeErr := lock.Close(); closeErr != nil {
+		return nil, closeErr
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, nil
+	}
+	return nil, err
+}
+
+// removeStateDir leaves no trace of labs on the machine. Called with the state
+// lock held, after the last lab is gone.
+func removeStateDir() error {
+	if err := os.Remove(filepath.Join(StateDir(), "lock")); err != nil {
+		return err
+	}
+	err := os.Remove(StateDir())
+	if errors.Is(err, unix.ENOTEMPTY) { // the next lab is being made already
+		return nil
+	}
+	return err
 }
 
 // createLabDir makes the lab's directory with its record in it, both or neither.
