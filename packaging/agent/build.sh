@@ -10,8 +10,11 @@ for arch in "$@"; do
 	export GOARCH=$arch GOOS=linux CGO_ENABLED=0
 	build() { go build -trimpath -tags "$TAGS" -ldflags "-s -w -X main.version=$VERSION" -o "$dir/$1" "$2"; }
 	build chom-agent ./agent/cmd/chom-agent
-	build chom-plugin-static ./plugins/static
-	build chom-plugin-wordpress ./plugins/wordpress
+	for type in static wordpress; do
+		build "chom-plugin-$type" "./plugins/$type"
+		# The agent trusts this file, never what a plugin that runs as a tenant says of itself.
+		GOARCH= GOOS= go run -trimpath -ldflags "-X main.version=$VERSION" "./plugins/$type" describe >"$dir/chom-plugin-$type.json"
+	done
 	(cd "$dir" && sha256sum chom-plugin-* >SHA256SUMS)
 	CHOM_ARCH=$arch CHOM_VERSION=$VERSION CHOM_DIST=$dir nfpm package --config packaging/agent/nfpm.yaml \
 		--packager deb --target "$out/chom-agent_$arch.deb" >/dev/null

@@ -7,7 +7,7 @@ packaging/setup/tools.sh
 packaging/setup/check.sh
 VERSION=0.1.0 packaging/agent/build.sh amd64 arm64
 VERSION=0.1.0 TAGS=failpoint packaging/agent/build.sh amd64
-mkdir -p bin && go build -trimpath -tags failpoint -o bin/ ./controlplane/cmd/... ./agent/cmd/...
+mkdir -p bin-failpoint && go build -trimpath -tags failpoint -o bin-failpoint/ ./controlplane/cmd/... ./agent/cmd/...
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
