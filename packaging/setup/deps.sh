@@ -1,45 +1,55 @@
 #!/bin/bash
 # Installs, with apt, the Debian packages that CHOM's own tasks need and this
-# machine lacks. Quick and silent when nothing is missing.
+# machine lacks. Quick and silent when nothing is missing. No server that it
+# installs runs, now or after a reboot: tests start their own.
 #
 #   deps.sh            everything
-#   deps.sh SET...     only these sets: base, lab, postgres
+#   deps.sh lab        what a lab host needs, as make demo and make bench do
+#   deps.sh test       what make test needs: that, and the servers under test
 set -euo pipefail
 
 # Each line: set, Debian package, a file that the package brings. Looking for
 # the file instead of asking dpkg lets a machine have it from elsewhere.
 readonly needs='
-base      ca-certificates    /etc/ssl/certs/ca-certificates.crt
-base      curl               /usr/bin/curl
-base      git                /usr/bin/git
-base      make               /usr/bin/make
-lab       debootstrap        /usr/sbin/debootstrap
-lab       systemd-container  /usr/bin/systemd-nspawn
-lab       nftables           /usr/sbin/nft
-lab       iproute2           /usr/sbin/ip
-lab       util-linux         /usr/bin/nsenter
-lab       xz-utils           /usr/bin/xz
-lab       debian-archive-keyring /usr/share/keyrings/debian-archive-keyring.gpg
-postgres  postgresql         /usr/lib/postgresql/*/bin/initdb
+lab   ca-certificates         /etc/ssl/certs/ca-certificates.crt
+lab   curl                    /usr/bin/curl
+lab   git                     /usr/bin/git
+lab   make                    /usr/bin/make
+lab   debootstrap             /usr/sbin/debootstrap
+lab   systemd-container       /usr/bin/systemd-nspawn
+lab   nftables                /usr/sbin/nft
+lab   iproute2                /usr/sbin/ip
+lab   util-linux              /usr/bin/nsenter
+lab   xz-utils                /usr/bin/xz
+lab   debian-archive-keyring  /usr/share/keyrings/debian-archive-keyring.gpg
+test  postgresql              /usr/lib/postgresql/*/bin/initdb
+test  nginx                   /usr/sbin/nginx
+test  mariadb-server          /usr/sbin/mariadbd
+test  mariadb-client          /usr/bin/mariadb
+test  php-cli                 /usr/bin/php
+test  php-mysql               /usr/lib/php/20*/mysqli.so
+test  php-xml                 /usr/lib/php/20*/dom.so
+test  php-mbstring            /usr/lib/php/20*/mbstring.so
+test  php-curl                /usr/lib/php/20*/curl.so
+test  php-gd                  /usr/lib/php/20*/gd.so
+test  php-zip                 /usr/lib/php/20*/zip.so
+test  php-intl                /usr/lib/php/20*/intl.so
 '
 
-wanted=("$@")
-[[ $# -gt 0 ]] || wanted=(base lab postgres)
-for set in "${wanted[@]}"; do
-	case $set in
-	base | lab | postgres) ;;
-	*)
-		echo "deps.sh: unknown set '$set': there are base, lab, postgres" >&2
-		exit 2
-		;;
-	esac
-done
+case ${1-test}:$# in
+lab:1) sets=' lab ' ;;
+test:[01]) sets=' lab test ' ;;
+*)
+	echo "deps.sh: unknown set '$*': there are lab and test" >&2
+	exit 2
+	;;
+esac
 
 find_missing() {
 	missing=()
 	local set package file
 	while read -r set package file; do
-		[[ -n $set && " base ${wanted[*]} " == *" $set "* ]] || continue
+		[[ -n $set && $sets == *" $set "* ]] || continue
 		compgen -G "$file" >/dev/null || missing+=("$package")
 	done <<<"$needs"
 }
@@ -53,17 +63,30 @@ if [[ $(id -u) -ne 0 ]]; then
 	exit 1
 fi
 
-# The tests start their own PostgreSQL servers: none shall run by itself
-# because of us. Only written where PostgreSQL was never configured.
-if [[ " ${missing[*]} " == *" postgresql "* && ! -e /etc/postgresql-common ]]; then
+lacks() { [[ " ${missing[*]} " == *" $1 "* ]]; }
+
+# PostgreSQL starts what it calls its main cluster, unless told not to before
+# it is installed. Only written where it was never configured.
+if lacks postgresql && [[ ! -e /etc/postgresql-common ]]; then
 	mkdir -p /etc/postgresql-common
 	echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
 fi
 
+log=$(mktemp)
+policy=
+cleanup() {
+	rm -f "$log"
+	[[ -z $policy ]] || rm -f "$policy"
+}
+trap cleanup EXIT
+if [[ ! -e /usr/sbin/policy-rc.d ]]; then
+	policy=/usr/sbin/policy-rc.d
+	printf '#!/bin/sh\nexit 101\n' >$policy # 101: no service may start
+	chmod 0755 $policy
+fi
+
 echo "installing: ${missing[*]}" >&2
 export DEBIAN_FRONTEND=noninteractive
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
 apt=(apt-get --quiet --yes -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0)
 if ! {
 	"${apt[@]}" update &&
@@ -72,6 +95,10 @@ if ! {
 	cat "$log" >&2
 	echo "deps.sh: apt could not install: ${missing[*]}" >&2
 	exit 1
+fi
+if [[ -d /run/systemd/system ]]; then
+	! lacks nginx || systemctl --quiet disable nginx.service
+	! lacks mariadb-server || systemctl --quiet disable mariadb.service
 fi
 
 # What apt calls installed must be what was looked for, else every run would

@@ -3,6 +3,8 @@
 package setup_test
 
 import (
+	"errors"
+	"io/fs"
 	"strings"
 	"testing"
 	"time"
@@ -57,12 +59,25 @@ func TestDeps(t *testing.T) {
 			t.Error("PostgreSQL came although only the lab was asked for")
 		}
 	})
-	t.Run("leaves no database server running", func(t *testing.T) {
+	t.Run("leaves no server running, now or later", func(t *testing.T) {
 		if r, _ := run(t, lab.Command{Argv: []string{script}}); r.Code != 0 {
 			t.Fatalf("got %+v", r)
 		}
 		if got := labtest.Output(t, h, "pg_lsclusters", "--no-header"); got != "" {
 			t.Errorf("clusters: %s", got)
+		}
+		for _, unit := range []string{"nginx.service", "mariadb.service"} {
+			if r, _ := run(t, lab.Command{Argv: []string{"systemctl", "is-active", unit}}); r.Stdout != "inactive\n" {
+				t.Errorf("%s is %s", unit, r.Stdout)
+			}
+			if r, _ := run(t, lab.Command{Argv: []string{"systemctl", "is-enabled", unit}}); r.Stdout != "disabled\n" {
+				t.Errorf("%s is %s", unit, r.Stdout)
+			}
+		}
+	})
+	t.Run("lets services start that others install", func(t *testing.T) {
+		if _, err := h.ReadFile("/usr/sbin/policy-rc.d"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("policy-rc.d: %v", err)
 		}
 	})
 	t.Run("does nothing the second time, at once", func(t *testing.T) {
