@@ -148,6 +148,9 @@ func New(c Config) (*Host, error) {
 	}, nil
 }
 
+// Dir is where the plugins are.
+func (h *Host) Dir() string { return h.dir }
+
 // ErrUnknownType is returned for a site type without a plugin on this host.
 var ErrUnknownType = errors.New("no plugin for this site type")
 

@@ -133,7 +133,8 @@ func (s *Session) connect(ctx context.Context, runtimeDir string) (*sdk.Client, 
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("handshake: %w", ctx.Err())
 		}
-		return nil, fmt.Errorf("handshake: %w", err)
+		// The text may quote what the process printed.
+		return nil, errors.New("handshake: " + printableLine(err.Error()))
 	}
 	dispensed, err := protocol.Dispense(sdk.PluginName)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"strings"
 	"time"
 
 	"chom.dev/plugins/sdk"
@@ -18,6 +19,8 @@ import (
 // WP_INSTALLING, which leaves the customer's plugins and themes out: a site
 // that they broke can still be checked, renamed and moved.
 var (
+	//go:embed scripts/common.php
+	commonScript string
 	//go:embed scripts/install.php
 	installScript string
 	//go:embed scripts/state.php
@@ -147,12 +150,14 @@ func makeLogin(ctx context.Context, site sdk.Site) (sdk.Login, error) {
 	hash := sha256.Sum256([]byte(text))
 	in := struct {
 		Tree     string `json:"tree"`
+		URL      string `json:"url"`
 		ID       string `json:"id"`
 		Hash     string `json:"hash"`
 		User     string `json:"user"`
 		Lifetime int    `json:"lifetime"`
 	}{
 		Tree:     site.PublicPath(),
+		URL:      site.URL(),
 		ID:       hex.EncodeToString(id[:]),
 		Hash:     hex.EncodeToString(hash[:]),
 		User:     site.Settings[settingAdminUser],
@@ -177,7 +182,7 @@ func run(ctx context.Context, site sdk.Site, dir, script string, limit time.Dura
 	return php.Call{
 		Binary: site.PHP,
 		Dir:    dir,
-		Script: script,
+		Script: commonScript + strings.TrimPrefix(script, "<?php\n"),
 		Input:  in,
 		Output: out,
 		Limit:  limit,

@@ -9,15 +9,7 @@ define( 'WP_INSTALLING', true );
 // Without this WordPress gives up on tables that a killed run left empty.
 define( 'WP_REPAIRING', true );
 define( 'WP_SITEURL', $in['url'] );
-$url                        = parse_url( $in['url'] );
-$_SERVER['HTTP_HOST']       = $url['host'];
-$_SERVER['SERVER_NAME']     = $url['host'];
-$_SERVER['REQUEST_URI']     = '/';
-$_SERVER['REQUEST_METHOD']  = 'GET';
-$_SERVER['SERVER_PROTOCOL'] = 'HTTP/1.1';
-if ( 'https' === $url['scheme'] ) {
-	$_SERVER['HTTPS'] = 'on';
-}
+chom_request( $in['url'] );
 
 // WordPress takes this in place of its own, which would send a mail.
 function wp_new_blog_notification() {}

@@ -4,9 +4,7 @@
 $in = chom_input();
 
 define( 'SHORTINIT', true );
-$_SERVER['REQUEST_METHOD']  = 'GET';
-$_SERVER['REQUEST_URI']     = '/';
-$_SERVER['SERVER_PROTOCOL'] = 'HTTP/1.1';
+chom_request( $in['url'] );
 
 require $in['tree'] . '/wp-load.php';
 

@@ -4,10 +4,7 @@
 $in = chom_input();
 
 define( 'WP_INSTALLING', true );
-$_SERVER['HTTP_HOST']       = parse_url( $in['url'], PHP_URL_HOST );
-$_SERVER['REQUEST_URI']     = '/';
-$_SERVER['REQUEST_METHOD']  = 'GET';
-$_SERVER['SERVER_PROTOCOL'] = 'HTTP/1.1';
+chom_request( $in['url'] );
 
 require $in['tree'] . '/wp-load.php';
 
