@@ -1,10 +1,10 @@
-// Package mariadb is the agent's hold on the host's MariaDB: one schema and one
-// account per site. The account is named like the site's unix user and
-// authenticated by unix_socket, so the kernel vouches for who connects and no
-// password exists. It may do anything inside its own schema and nothing
-// outside.
+// Package mariadb gives each site a schema and an account on the host's
+// MariaDB, and takes them away. The account is authenticated by unix_socket:
+// the kernel vouches for the site's user, so no database password exists that
+// could leak. The agent itself comes in the same way, as root.
 //
-// It never looks into a schema, and never runs SQL that came from a tenant.
+// Names come from contract types only and hold no wildcard. An account has
+// rights on its own schema and nowhere else; it is nobody's administrator.
 package mariadb
 
 import (
@@ -12,259 +12,264 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
 
-	"chom.dev/agent/atomicfile"
-	"chom.dev/agent/systemd"
+	"chom.dev/agent/fail"
 	"chom.dev/proto/contract"
 )
 
-const (
-	// Socket is where Debian's MariaDB listens.
-	Socket = "/run/mysqld/mysqld.sock"
-	// Service is Debian's unit of it.
-	Service = "mariadb.service"
-	// ConfigFile sorts after Debian's own (50-server.cnf).
-	ConfigFile = "/etc/mysql/mariadb.conf.d/60-chom.cnf"
+// Socket is where the distribution's server listens.
+const Socket = "/run/mysqld/mysqld.sock"
 
-	// maxConnections of one site: its PHP workers, its cron and a plugin, with
-	// room to spare, and far from the 151 of the whole server.
-	maxConnections = 40
-	// accountHost is the only place an account can be used from: this host.
-	accountHost = "localhost"
-)
+// connectionsPerSite bounds what one site can take of the server's
+// connections: its workers, its cron and a shell.
+const connectionsPerSite = 30
 
-// config makes what is dangerous on a shared server impossible, and what is
-// idle small.
-const config = `# Written by chom-agent. Changes belong into a file that sorts after this one.
-[mariadbd]
-skip-networking
-skip-name-resolve
-local_infile = 0
-symbolic-links = 0
-performance_schema = OFF
-max_connections = 300
-innodb_flush_log_at_trx_commit = 1
-character-set-server = utf8mb4
-collation-server = utf8mb4_unicode_ci
-`
-
-// rights are what an account may do in its own schema: all there is but EVENT,
-// since events run in the server, outside of the site's limits. Each is a name
-// as SHOW GRANTS prints it.
+// rights are what an application needs in its own schema. Not among them: FILE,
+// SUPER, PROCESS, EVENT (would run while the site is suspended) and GRANT.
 var rights = []string{
-	"SELECT", "INSERT", "UPDATE", "DELETE", "CREATE", "DROP", "REFERENCES", "INDEX", "ALTER",
-	"CREATE TEMPORARY TABLES", "LOCK TABLES", "EXECUTE", "CREATE VIEW", "SHOW VIEW",
-	"CREATE ROUTINE", "ALTER ROUTINE", "TRIGGER",
+	"SELECT", "INSERT", "UPDATE", "DELETE",
+	"CREATE", "ALTER", "DROP", "INDEX", "REFERENCES",
+	"CREATE TEMPORARY TABLES", "LOCK TABLES",
+	"CREATE VIEW", "SHOW VIEW", "TRIGGER",
+	"CREATE ROUTINE", "ALTER ROUTINE", "EXECUTE",
 }
 
-// Server is the host's MariaDB, reached as root through its socket.
+// Server is the host's MariaDB. It connects when first used. Safe for
+// concurrent use.
 type Server struct {
-	db     *sql.DB
-	socket string
+	db *sql.DB
 }
 
-// New does not connect yet.
-func New(socket string) (*Server, error) {
-	c := mysql.NewConfig()
-	c.Net, c.Addr, c.User = "unix", socket, "root"
-	c.Timeout, c.ReadTimeout, c.WriteTimeout = 5*time.Second, 60*time.Second, 60*time.Second
-	c.MultiStatements, c.AllowAllFiles = false, false
-	connector, err := mysql.NewConnector(c)
+// New gives the server behind the host's socket without talking to it yet.
+func New() (*Server, error) { return open(Socket) }
+
+func open(socket string) (*Server, error) {
+	cfg := mysql.NewConfig()
+	cfg.User = "root"
+	cfg.Net = "unix"
+	cfg.Addr = socket
+	cfg.Logger = &mysql.NopLogger{} // what it would say comes back as an error as well
+	cfg.Timeout = 5 * time.Second // a local socket answers at once or is full
+	cfg.ReadTimeout = time.Minute // dropping a large schema takes its time
+	cfg.WriteTimeout = time.Minute
+	connector, err := mysql.NewConnector(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("mariadb: %w", err)
+		return nil, fmt.Errorf("open mariadb: %w", err)
 	}
 	db := sql.OpenDB(connector)
-	db.SetMaxOpenConns(4) // as many as the agent has slots
-	db.SetMaxIdleConns(1)
-	db.SetConnMaxIdleTime(30 * time.Second) // an idle agent holds no connection
-	return &Server{db: db, socket: socket}, nil
+	db.SetMaxOpenConns(4)                   // as many as sites converge at once
+	db.SetConnMaxIdleTime(30 * time.Second) // an idle agent holds nothing
+	return &Server{db: db}, nil
 }
 
-// Close ends the connections.
+// Close ends all connections.
 func (s *Server) Close() error { return s.db.Close() }
 
-// Version asks the server for its release, e.g. "10.11.19".
-func (s *Server) Version(ctx context.Context) (string, error) {
-	var v string
-	if err := s.db.QueryRowContext(ctx, "SELECT VERSION()").Scan(&v); err != nil {
-		return "", fmt.Errorf("mariadb: %w", err)
-	}
-	v, _, _ = strings.Cut(v, "-")
-	return v, nil
-}
-
-// EnsureConfigured writes our settings, has the server run with them, and
-// keeps it running over reboots.
-func EnsureConfigured(ctx context.Context, host *systemd.Host) error {
-	changed, err := atomicfile.Write(ConfigFile, []byte(config), 0o644, 0)
-	if err != nil {
-		return fmt.Errorf("configure mariadb: %w", err)
-	}
-	if changed {
-		err = host.Restart(ctx, Service)
-	} else {
-		err = host.Start(ctx, Service)
-	}
-	if err != nil {
-		return fmt.Errorf("start mariadb: %w", err)
+// Ping reports whether the server answers.
+func (s *Server) Ping(ctx context.Context) error {
+	if err := s.db.PingContext(ctx); err != nil {
+		return fmt.Errorf("ping mariadb: %w", err)
 	}
 	return nil
 }
 
-// Configured reports whether our settings are in place.
-func Configured(ctx context.Context, host *systemd.Host) (bool, error) {
-	have, err := os.ReadFile(ConfigFile)
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
+// Ensure makes the site's schema, account and rights be exactly as they should:
+// what is missing is made, what is too much is taken away. The schema's content
+// is never touched.
+func (s *Server) Ensure(ctx context.Context, h contract.Handle) error {
+	if h.IsZero() {
+		return errors.New("ensure database: no handle")
 	}
-	if err != nil || string(have) != config {
-		return false, err
+	conn, err := s.db.Conn(ctx)
+	if err != nil {
+		return fmt.Errorf("ensure database of %s: %w", h, err)
 	}
-	st, err := host.State(ctx, Service)
-	return st.Active == "active", err
+	defer conn.Close() // back to the pool
+	account := account(h.UnixUser())
+	for _, step := range []struct{ point, query string }{
+		{"mariadb.schema-made", "CREATE DATABASE IF NOT EXISTS " + identifier(h.DBName().String()) +
+			" CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci"},
+		{"mariadb.account-made", "CREATE USER IF NOT EXISTS " + account + " IDENTIFIED VIA unix_socket"},
+		{"mariadb.account-set", fmt.Sprintf("ALTER USER %s IDENTIFIED VIA unix_socket WITH MAX_USER_CONNECTIONS %d", account, connectionsPerSite)},
+		{"mariadb.granted", "GRANT " + strings.Join(rights, ", ") + " ON " + pattern(h.DBName().String()) + ".* TO " + account},
+	} {
+		if _, err := conn.ExecContext(ctx, step.query); err != nil {
+			return fmt.Errorf("ensure database of %s: %w", h, err)
+		}
+		fail.Point(step.point)
+	}
+	state, err := probe(ctx, conn, h)
+	if err != nil {
+		return fmt.Errorf("ensure database of %s: %w", h, err)
+	}
+	if len(state.Foreign) > 0 {
+		// Someone gave this account more than its schema. Start over from
+		// nothing; the site's rights come back in the same breath.
+		for _, query := range []string{
+			"REVOKE ALL PRIVILEGES, GRANT OPTION FROM " + account,
+			"GRANT " + strings.Join(rights, ", ") + " ON " + pattern(h.DBName().String()) + ".* TO " + account,
+		} {
+			if _, err := conn.ExecContext(ctx, query); err != nil {
+				return fmt.Errorf("take foreign rights from %s: %w", h, err)
+			}
+		}
+		if state, err = probe(ctx, conn, h); err != nil {
+			return fmt.Errorf("ensure database of %s: %w", h, err)
+		}
+	}
+	if !state.Complete() {
+		return fmt.Errorf("ensure database of %s: the server took every order and is still %+v", h, state)
+	}
+	return nil
+}
+
+// Remove drops the site's account, with its rights and connections, and its
+// schema. What isn't there is fine.
+func (s *Server) Remove(ctx context.Context, h contract.Handle) error {
+	if h.IsZero() {
+		return errors.New("remove database: no handle")
+	}
+	conn, err := s.db.Conn(ctx)
+	if err != nil {
+		return fmt.Errorf("remove database of %s: %w", h, err)
+	}
+	defer conn.Close() // back to the pool
+	if err := kill(ctx, conn, h.UnixUser()); err != nil {
+		return fmt.Errorf("remove database of %s: %w", h, err)
+	}
+	for _, step := range []struct{ point, query string }{
+		{"mariadb.account-dropped", "DROP USER IF EXISTS " + account(h.UnixUser())},
+		{"mariadb.schema-dropped", "DROP DATABASE IF EXISTS " + identifier(h.DBName().String())},
+	} {
+		if _, err := conn.ExecContext(ctx, step.query); err != nil {
+			return fmt.Errorf("remove database of %s: %w", h, err)
+		}
+		fail.Point(step.point)
+	}
+	return nil
+}
+
+// kill ends the account's connections: one that holds a lock would keep its
+// schema from being dropped.
+func kill(ctx context.Context, conn *sql.Conn, u contract.UnixUser) error {
+	var there bool
+	if err := conn.QueryRowContext(ctx, "SELECT COUNT(*) > 0 FROM mysql.global_priv WHERE User = ? AND Host = 'localhost'", u.String()).Scan(&there); err != nil {
+		return err
+	}
+	if !there {
+		return nil
+	}
+	_, err := conn.ExecContext(ctx, "KILL HARD USER "+account(u))
+	return err
 }
 
 // State is what of a site's database is there.
 type State struct {
 	Schema  bool
-	Account bool // authenticated by unix_socket
-	Grant   bool // on its own schema, and nothing else
+	Account bool     // authenticated by unix_socket and nothing else
+	Rights  bool     // all that an application needs, on its own schema
+	Foreign []string // rights that it should not have, as the server words them
 }
 
-// Complete reports whether nothing is left to do.
-func (s State) Complete() bool { return s.Schema && s.Account && s.Grant }
+// Complete reports whether everything is as it should be.
+func (s State) Complete() bool { return s.Schema && s.Account && s.Rights && len(s.Foreign) == 0 }
 
 // Absent reports whether nothing is there.
-func (s State) Absent() bool { return !s.Schema && !s.Account && !s.Grant }
+func (s State) Absent() bool { return !s.Schema && !s.Account && !s.Rights }
 
-// Probe looks at the schema and the account of a site.
-func (s *Server) Probe(ctx context.Context, schema contract.DBName, user contract.UnixUser) (State, error) {
-	var st State
-	var n int
-	err := s.db.QueryRowContext(ctx, "SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = ?", schema.String()).Scan(&n)
+// Probe asks the server what is there.
+func (s *Server) Probe(ctx context.Context, h contract.Handle) (State, error) {
+	conn, err := s.db.Conn(ctx)
 	if err != nil {
-		return State{}, fmt.Errorf("probe schema %s: %w", schema, err)
+		return State{}, fmt.Errorf("probe database of %s: %w", h, err)
 	}
-	st.Schema = n == 1
-	grants, err := s.grants(ctx, user)
+	defer conn.Close() // back to the pool
+	state, err := probe(ctx, conn, h)
 	if err != nil {
-		return State{}, fmt.Errorf("probe account %s: %w", user, err)
+		return State{}, fmt.Errorf("probe database of %s: %w", h, err)
+	}
+	return state, nil
+}
+
+const (
+	noSuchGrant   = 1141 // ER_NONEXISTING_GRANT
+	noSuchAccount = 1133 // ER_PASSWORD_NO_MATCH
+)
+
+func probe(ctx context.Context, conn *sql.Conn, h contract.Handle) (State, error) {
+	var state State
+	if err := conn.QueryRowContext(ctx,
+		"SELECT COUNT(*) > 0 FROM information_schema.schemata WHERE schema_name = ?", h.DBName().String(),
+	).Scan(&state.Schema); err != nil {
+		return State{}, err
+	}
+	grants, err := grantsOf(ctx, conn, h.UnixUser())
+	var refused *mysql.MySQLError
+	if errors.As(err, &refused) && (refused.Number == noSuchGrant || refused.Number == noSuchAccount) {
+		return state, nil
 	}
 	for _, g := range grants {
-		switch {
-		case strings.HasPrefix(g, "GRANT USAGE ON *.* TO "):
-			st.Account = strings.Contains(g, "IDENTIFIED VIA unix_socket")
-		case isGrant(g, schema):
-			st.Grant = true
-		default: // more, or less, than it must have: Ensure mends it
-			return State{Schema: st.Schema, Account: st.Account}, nil
-		}
+		state.read(g, h)
 	}
-	return st, nil
+	return state, err
 }
 
-// isGrant tells whether a line of SHOW GRANTS gives exactly our rights on the schema.
-func isGrant(line string, schema contract.DBName) bool {
-	list, found := strings.CutPrefix(line, "GRANT ")
-	list, rest, on := strings.Cut(list, " ON ")
-	if !found || !on || !strings.HasPrefix(rest, pattern(schema)+".* TO ") || strings.Contains(rest, "GRANT OPTION") {
-		return false
-	}
-	got := strings.Split(list, ", ")
-	slices.Sort(got)
-	return slices.Equal(got, slices.Sorted(slices.Values(rights)))
-}
-
-// unknownAccount is ER_NONEXISTING_GRANT.
-const unknownAccount = 1141
-
-// grants lists what an account may do; nothing for an account that is not there.
-func (s *Server) grants(ctx context.Context, user contract.UnixUser) ([]string, error) {
-	grants, err := s.column(ctx, "SHOW GRANTS FOR "+account(user))
-	var my *mysql.MySQLError
-	if errors.As(err, &my) && my.Number == unknownAccount {
-		return nil, nil
-	}
-	return grants, err
-}
-
-func (s *Server) column(ctx context.Context, query string) (values []string, err error) {
-	rows, err := s.db.QueryContext(ctx, query)
+func grantsOf(ctx context.Context, conn *sql.Conn, u contract.UnixUser) ([]string, error) {
+	rows, err := conn.QueryContext(ctx, "SHOW GRANTS FOR "+account(u))
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
+	defer rows.Close() // its error is rows.Err
+	var out []string
 	for rows.Next() {
-		var v string
-		if err := rows.Scan(&v); err != nil {
+		var grant string
+		if err := rows.Scan(&grant); err != nil {
 			return nil, err
 		}
-		values = append(values, v)
+		out = append(out, grant)
 	}
-	return values, rows.Err()
+	return out, rows.Err()
 }
 
-// Ensure makes schema and account exist, with exactly the rights they need.
-func (s *Server) Ensure(ctx context.Context, schema contract.DBName, user contract.UnixUser) error {
-	for _, q := range []string{ // each can be repeated
-		"CREATE DATABASE IF NOT EXISTS " + identifier(schema.String()) + " CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci",
-		"CREATE USER IF NOT EXISTS " + account(user) + " IDENTIFIED VIA unix_socket",
-		fmt.Sprintf("ALTER USER %s IDENTIFIED VIA unix_socket WITH MAX_USER_CONNECTIONS %d", account(user), maxConnections),
-	} {
-		if _, err := s.db.ExecContext(ctx, q); err != nil {
-			return fmt.Errorf("make database of %s: %w", user, err)
+// read sorts one line of SHOW GRANTS into what should be there and what not.
+func (s *State) read(grant string, h contract.Handle) {
+	account := " TO " + identifier(h.UnixUser().String()) + "@`localhost`"
+	what, found := strings.CutPrefix(grant, "GRANT USAGE ON *.*"+account)
+	if found {
+		if strings.HasPrefix(what, " IDENTIFIED VIA unix_socket") && !strings.Contains(what, " OR ") && !strings.Contains(what, "GRANT OPTION") {
+			s.Account = true
+			return
+		}
+		s.Foreign = append(s.Foreign, grant)
+		return
+	}
+	what, found = strings.CutSuffix(grant, " ON "+pattern(h.DBName().String())+".*"+account)
+	if !found {
+		s.Foreign = append(s.Foreign, grant)
+		return
+	}
+	have := strings.Split(strings.TrimPrefix(what, "GRANT "), ", ")
+	for _, r := range have {
+		if !slices.Contains(rights, r) {
+			s.Foreign = append(s.Foreign, grant)
+			return
 		}
 	}
-	st, err := s.Probe(ctx, schema, user)
-	if err != nil || st.Complete() {
-		return err
-	}
-	for _, q := range []string{
-		"REVOKE ALL PRIVILEGES, GRANT OPTION FROM " + account(user),
-		"GRANT " + strings.Join(rights, ", ") + " ON " + pattern(schema) + ".* TO " + account(user),
-	} {
-		if _, err := s.db.ExecContext(ctx, q); err != nil {
-			return fmt.Errorf("grant to %s: %w", user, err)
-		}
-	}
-	return nil
+	s.Rights = len(have) == len(rights)
 }
 
-// Remove drops the schema with all that is in it, and the account.
-func (s *Server) Remove(ctx context.Context, schema contract.DBName, user contract.UnixUser) error {
-	for _, q := range []string{
-		"DROP USER IF EXISTS " + account(user),
-		"DROP DATABASE IF EXISTS " + identifier(schema.String()),
-	} {
-		if _, err := s.db.ExecContext(ctx, q); err != nil {
-			return fmt.Errorf("drop database of %s: %w", user, err)
-		}
-	}
-	return nil
+// identifier quotes a name. Typed names need no quoting; this is the wall
+// behind the type.
+func identifier(s string) string { return "`" + strings.ReplaceAll(s, "`", "``") + "`" }
+
+// pattern quotes a schema's name for GRANT, where "_" and "%" are wildcards.
+func pattern(s string) string {
+	return identifier(strings.NewReplacer(`\`, `\\`, "_", `\_`, "%", `\%`).Replace(s))
 }
 
-// account is the SQL name of a site's account.
-func account(user contract.UnixUser) string {
-	return quote(user.String(), '\'') + "@" + quote(accountHost, '\'')
-}
-
-func identifier(name string) string { return quote(name, '`') }
-
-// pattern is a schema's name where GRANT reads a pattern: _ and % would match
-// other schemas. Names hold neither; this is the second wall.
-func pattern(schema contract.DBName) string {
-	return "`" + strings.NewReplacer("_", `\_`, "%", `\%`, "`", "``").Replace(schema.String()) + "`"
-}
-
-// quote wraps a name. The names come from types that allow letters, digits and
-// hyphens only; doubling the mark is the second wall.
-func quote(name string, mark rune) string {
-	m := string(mark)
-	return m + strings.ReplaceAll(strings.ReplaceAll(name, `\`, ""), m, m+m) + m
-}
+func account(u contract.UnixUser) string { return identifier(u.String()) + "@`localhost`" }
