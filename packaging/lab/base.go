@@ -159,7 +159,10 @@ func (b Base) build(ctx context.Context, m mirror, log *slog.Logger) (err error)
 // ensureRaw returns what debootstrap makes of a release: the slowest step, kept
 // for itself because package lists change more often than it.
 func ensureRaw(ctx context.Context, r Release, m mirror, log *slog.Logger) (string, error) {
-	raw := filepath.Join(CacheDir(), "raw-"+string(r))
+	raw := filepath.Join(CacheDir(), "raw", string(r))
+	if err := os.MkdirAll(filepath.Dir(raw), 0o700); err != nil { // old set-uid programs are not for everybody
+		return "", err
+	}
 	err := withLock(ctx, raw+".lock", func() (err error) {
 		if exists(raw) {
 			return nil
