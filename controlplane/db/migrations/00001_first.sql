@@ -40,7 +40,7 @@ CREATE TABLE members (
 
 CREATE TABLE servers (
     id                     TEXT PRIMARY KEY,
-    name                   TEXT NOT NULL UNIQUE,
+    name                   TEXT NOT NULL,
     tenancy                TEXT NOT NULL CHECK (tenancy IN ('shared', 'dedicated')),
     organization_id        TEXT REFERENCES organizations (id),
     state                  TEXT NOT NULL CHECK (state IN ('pending', 'active', 'draining', 'quarantined', 'removed')),
@@ -58,6 +58,7 @@ CREATE TABLE servers (
     next_key_hash          BYTEA,
     next_serial            TEXT NOT NULL,
     next_certificate       BYTEA,
+    next_expires_at        BIGINT,
     recoveries             BIGINT NOT NULL,
     readmit_until          BIGINT,
     epoch                  BIGINT NOT NULL,
@@ -66,6 +67,8 @@ CREATE TABLE servers (
     CHECK ((tenancy = 'dedicated') = (organization_id IS NOT NULL))
 );
 
+-- A removed server's row stays, for its tasks and its history; its name is free.
+CREATE UNIQUE INDEX servers_name ON servers (name) WHERE state <> 'removed';
 CREATE INDEX servers_changed ON servers (changed_at);
 
 -- What changes all the time, apart from the wide rows above: every heartbeat and every offer.
@@ -81,6 +84,7 @@ CREATE TABLE server_instances (
     instance_id TEXT NOT NULL,
     epoch       BIGINT NOT NULL,
     returns     BIGINT NOT NULL,
+    returned_at BIGINT,
     PRIMARY KEY (server_id, instance_id)
 );
 
