@@ -1,0 +1,251 @@
+package task
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/fail"
+	linkv1 "chom.dev/proto/gen/chom/link/v1"
+	orderv1 "chom.dev/proto/gen/chom/order/v1"
+)
+
+const (
+	// slots is how many attempts a server has at once: enough to hide waiting
+	// for the network, few enough for the smallest host.
+	slots = 4
+	// lookAhead bounds how far behind a blocked site others are looked for.
+	lookAhead = 2000
+)
+
+// ErrStale says that a link's epoch is over, or that its server is not in
+// service any more: nothing may be sent over it.
+var ErrStale = errors.New("the link's epoch is over")
+
+// Outbox is what an agent is to be told now.
+type Outbox struct {
+	Offers  []*orderv1.SignedOrder
+	Cancels []*linkv1.Cancel // of attempts that were asked to stop, told or not
+	// Lost says that an attempt became UNKNOWN after since (see Offer): the
+	// agent should be made to say Hello again, since only its journal knows.
+	Lost bool
+}
+
+// waiting is what the choice of the next offers needs of an open task.
+type waiting struct {
+	id        string
+	site      string
+	kind      Kind
+	state     State
+	attempt   uint32
+	notBefore time.Time
+	deadline  time.Time
+	cancel    bool
+	lost      time.Time
+}
+
+// pick chooses which tasks to offer next, from a server's open ones in their
+// order: one at a time per site, and for PREPARE_SERVER; a task never overtakes
+// an earlier one of its site, even one that rests.
+func pick(open []waiting, now time.Time) []string {
+	free := slots
+	busy := map[string]bool{}
+	for _, w := range open {
+		if w.state != Queued {
+			free--
+			busy[w.lane()] = true
+		}
+	}
+	var picked []string
+	for _, w := range open {
+		if w.state != Queued || busy[w.lane()] {
+			continue
+		}
+		if w.lane() != "" {
+			busy[w.lane()] = true // taken, or rests: in both cases no other one passes
+		}
+		if len(picked) < free && !now.Before(w.notBefore) && now.Before(w.deadline) {
+			picked = append(picked, w.id)
+		}
+	}
+	return picked
+}
+
+// lane is where only one task runs at a time; empty for those without order.
+func (w waiting) lane() string {
+	switch {
+	case w.site != "":
+		return w.site
+	case w.kind == PrepareServer:
+		return string(PrepareServer)
+	default:
+		return ""
+	}
+}
+
+// Offer gives what the agent of a server is to be told over the link of an
+// epoch, and moves what it offers to OFFERED. Since is when that epoch began. It
+// writes nothing when there is nothing to offer. ErrStale ends the link.
+//
+// Whoever calls it must send what it gives: an offer that is lost on the way is
+// UNKNOWN after 30 s.
+func (ts *Tasks) Offer(ctx context.Context, server string, epoch int64, since time.Time) (Outbox, error) {
+	now := time.Now()
+	open, err := openTasks(ctx, ts.db.Reader(), server)
+	if err != nil {
+		return Outbox{}, fmt.Errorf("offer to server %s: %w", server, err)
+	}
+	var out Outbox
+	for _, w := range open {
+		if w.cancel && w.state != Queued {
+			out.Cancels = append(out.Cancels, &linkv1.Cancel{TaskId: w.id, Attempt: w.attempt})
+		}
+		out.Lost = out.Lost || w.state == Unknown && w.lost.After(since)
+	}
+	if len(pick(open, now)) == 0 {
+		return out, nil
+	}
+	fail.Point("task.offer")
+	var created []time.Time
+	err = db.InTx(ctx, ts.db, func(tx *db.Tx) error {
+		out.Offers, created = nil, nil
+		return ts.offer(ctx, tx, server, epoch, now, func(t Task, so *orderv1.SignedOrder) {
+			out.Offers = append(out.Offers, so)
+			if t.Attempt == 1 {
+				created = append(created, t.Created)
+			}
+		})
+	}, db.ReadCommitted())
+	if errors.Is(err, errNothing) {
+		return out, nil
+	}
+	if err != nil {
+		return Outbox{}, fmt.Errorf("offer to server %s: %w", server, err)
+	}
+	for _, c := range created {
+		ts.metrics.offered.Observe(time.Since(c).Seconds())
+	}
+	return out, nil
+}
+
+// offer takes the server's link, on which all of its offers and its Hello wait
+// for each other, and offers what may be offered.
+func (ts *Tasks) offer(ctx context.Context, tx *db.Tx, server string, epoch int64, now time.Time, give func(Task, *orderv1.SignedOrder)) error {
+	var fence int64
+	err := tx.QueryRow(ctx, `
+		UPDATE server_links
+		SET fence = fence + $2
+		WHERE server_id = $1
+		RETURNING fence`, server, slots).Scan(&fence)
+	if errors.Is(err, sql.ErrNoRows) {
+		return ErrStale
+	}
+	if err != nil {
+		return err
+	}
+	// Only after the link is ours can the epoch not change any more.
+	var current int64
+	var state string
+	err = tx.QueryRow(ctx, `
+		SELECT epoch, state
+		FROM servers
+		WHERE id = $1`, server).Scan(&current, &state)
+	if err != nil {
+		return err
+	}
+	if current != epoch || state != "active" && state != "draining" {
+		return ErrStale
+	}
+	open, err := openTasks(ctx, tx, server)
+	if err != nil {
+		return err
+	}
+	picked := pick(open, now)
+	if len(picked) == 0 {
+		return errNothing
+	}
+	fence -= slots
+	for _, id := range picked {
+		t, err := lock(ctx, tx, server, id)
+		if err != nil {
+			return err
+		}
+		fence++
+		if !t.offer(fence, now) {
+			continue // it was canceled a moment ago
+		}
+		var parameters []byte
+		err = tx.QueryRow(ctx, `
+			SELECT parameters
+			FROM tasks
+			WHERE id = $1`, id).Scan(&parameters)
+		if err != nil {
+			return err
+		}
+		so, err := t.sign(ts.signer, parameters, now)
+		if err != nil {
+			// Nobody could ever do it: better an end than a queue that stands.
+			ts.log.Error("order can't be made", "task", id, "err", err)
+			t.end(Failed, "its order can't be made", now)
+		}
+		if err := ts.save(ctx, tx, &t, nil); err != nil {
+			return err
+		}
+		if so != nil {
+			give(t, so)
+		}
+	}
+	return nil
+}
+
+func openTasks(ctx context.Context, q db.Querier, server string) ([]waiting, error) {
+	rows, err := q.Query(ctx, `
+		SELECT id, site_id, kind, state, attempt, not_before, deadline_at, cancel_requested_at, lease_expires_at
+		FROM tasks
+		WHERE server_id = $1
+		AND state IN ('queued', 'offered', 'running', 'unknown')
+		ORDER BY sequence
+		LIMIT $2`, server, lookAhead)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var open []waiting
+	for rows.Next() {
+		var w waiting
+		var notBefore, deadline int64
+		var cancel, lease sql.NullInt64
+		if err := rows.Scan(&w.id, &w.site, &w.kind, &w.state, &w.attempt, &notBefore, &deadline, &cancel, &lease); err != nil {
+			return nil, err
+		}
+		w.notBefore, w.deadline, w.cancel, w.lost = db.Time(notBefore), db.Time(deadline), cancel.Valid, db.NullTime(lease)
+		open = append(open, w)
+	}
+	return open, rows.Err()
+}
+
+// Due gives the servers that have something to be told, or attempts that are
+// UNKNOWN. A process asks it every few seconds, for wake-ups may be lost.
+func (ts *Tasks) Due(ctx context.Context) ([]string, error) {
+	rows, err := ts.db.Reader().Query(ctx, `
+		SELECT DISTINCT server_id
+		FROM tasks
+		WHERE state IN ('queued', 'offered', 'running', 'unknown')
+		AND (state IN ('queued', 'unknown') OR cancel_requested_at IS NOT NULL)`)
+	if err != nil {
+		return nil, fmt.Errorf("find servers with tasks: %w", err)
+	}
+	defer rows.Close()
+	var servers []string
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		servers = append(servers, id)
+	}
+	return servers, rows.Err()
+}

@@ -1,0 +1,157 @@
+package task
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/fault"
+)
+
+// Get gives a task of an organization with the steps of its newest attempt.
+func (ts *Tasks) Get(ctx context.Context, organization, id string) (Task, error) {
+	var t Task
+	err := ts.db.Read(ctx, func(q db.Querier) error {
+		var err error
+		t, err = read(ctx, q, organization, id)
+		return err
+	})
+	return t, err
+}
+
+func read(ctx context.Context, q db.Querier, organization, id string) (Task, error) {
+	t, err := scan(q.QueryRow(ctx, `
+		SELECT `+columns+`
+		FROM tasks
+		WHERE organization_id = $1
+		AND id = $2`, organization, id))
+	if errors.Is(err, sql.ErrNoRows) {
+		return Task{}, fault.NotFound("task")
+	}
+	if err != nil {
+		return Task{}, fmt.Errorf("read task %s: %w", id, err)
+	}
+	t.Steps, err = readSteps(ctx, q, t)
+	if err != nil {
+		return Task{}, fmt.Errorf("read steps of task %s: %w", id, err)
+	}
+	return t, nil
+}
+
+func readSteps(ctx context.Context, q db.Querier, t Task) ([]Step, error) {
+	rows, err := q.Query(ctx, `
+		SELECT name, state, attempt, started_at, ended_at, message
+		FROM task_steps
+		WHERE task_id = $1
+		AND attempt = $2
+		ORDER BY position`, t.ID, int64(t.Attempt))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var steps []Step
+	for rows.Next() {
+		var s Step
+		var started int64
+		var ended sql.NullInt64
+		if err := rows.Scan(&s.Name, &s.State, &s.Attempt, &started, &ended, &s.Message); err != nil {
+			return nil, err
+		}
+		s.Started, s.Ended = db.Time(started), db.NullTime(ended)
+		steps = append(steps, s)
+	}
+	return steps, rows.Err()
+}
+
+// Query narrows a List. Zero fields don't.
+type Query struct {
+	Organization string // always: Platform for work on servers themselves
+	Site         string
+	Server       string
+	Before       string // a task's id: only older ones
+	Limit        int    // 0 means 50, at most 500
+}
+
+// List gives an organization's tasks, newest first, without their steps. The
+// next page is Before the last one's ID; there is one when len equals the limit.
+func (ts *Tasks) List(ctx context.Context, query Query) ([]Task, error) {
+	limit := query.Limit
+	if limit <= 0 {
+		limit = 50
+	}
+	// Ids are UUIDv7: in the order of creation.
+	rows, err := ts.db.Reader().Query(ctx, `
+		SELECT `+columns+`
+		FROM tasks
+		WHERE organization_id = $1
+		AND ($2 = '' OR site_id = $2)
+		AND ($3 = '' OR server_id = $3)
+		AND ($4 = '' OR id < $4)
+		ORDER BY id DESC
+		LIMIT $5`, query.Organization, query.Site, query.Server, query.Before, min(limit, 500))
+	if err != nil {
+		return nil, fmt.Errorf("list tasks: %w", err)
+	}
+	defer rows.Close()
+	var tasks []Task
+	for rows.Next() {
+		t, err := scan(rows)
+		if err != nil {
+			return nil, fmt.Errorf("list tasks: %w", err)
+		}
+		tasks = append(tasks, t)
+	}
+	return tasks, rows.Err()
+}
+
+// Cancel asks a task of an organization to stop, in the caller's transaction: a
+// queued one is CANCELED at once, another one stops between two steps. A task
+// that has ended is a fault.Conflict.
+func (ts *Tasks) Cancel(ctx context.Context, tx *db.Tx, organization, id string) (Task, error) {
+	t, err := scan(tx.QueryRow(ctx, `
+		UPDATE tasks
+		SET version = version + 1
+		WHERE organization_id = $1
+		AND id = $2
+		RETURNING `+columns, organization, id))
+	if errors.Is(err, sql.ErrNoRows) {
+		return Task{}, fault.NotFound("task")
+	}
+	if err != nil {
+		return Task{}, fmt.Errorf("cancel task %s: %w", id, err)
+	}
+	if !t.cancel("canceled on request", time.Now()) {
+		return Task{}, fault.Conflict("the task has ended")
+	}
+	tx.Notify(TopicServer, t.Server)
+	return t, ts.save(ctx, tx, &t, nil)
+}
+
+// readLog gives the lines of a task after a sequence, oldest first.
+func readLog(ctx context.Context, q db.Querier, id string, after uint64, limit int) ([]LogLine, error) {
+	rows, err := q.Query(ctx, `
+		SELECT sequence, logged_at, text
+		FROM task_logs
+		WHERE task_id = $1
+		AND sequence > $2
+		ORDER BY sequence
+		LIMIT $3`, id, int64(min(after, maxSequence)), limit)
+	if err != nil {
+		return nil, fmt.Errorf("read log of task %s: %w", id, err)
+	}
+	defer rows.Close()
+	var lines []LogLine
+	for rows.Next() {
+		var l LogLine
+		var at int64
+		if err := rows.Scan(&l.Sequence, &at, &l.Text); err != nil {
+			return nil, fmt.Errorf("read log of task %s: %w", id, err)
+		}
+		l.Time = db.Time(at)
+		lines = append(lines, l)
+	}
+	return lines, rows.Err()
+}
