@@ -61,8 +61,8 @@ func FactsFrom(m *fleetv1.Facts) Facts {
 	}
 }
 
-// Proto is what people are shown.
-func (f Facts) Proto() *fleetv1.Facts {
+// Message is what people are shown.
+func (f Facts) Message() *fleetv1.Facts {
 	return &fleetv1.Facts{
 		Hostname:       f.Hostname,
 		Os:             f.OS,
@@ -107,7 +107,7 @@ func printableList(all []string, items, limit int) []string {
 }
 
 func (f Facts) marshal() ([]byte, error) {
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(f.Proto())
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(f.Message())
 	if err != nil {
 		return nil, fmt.Errorf("store facts: %w", err)
 	}

@@ -107,7 +107,7 @@ var (
 )
 
 // Issue makes the certificate of a server over the key that asked. It may be called more often than certificates are kept;
-// one that is not kept is refused by Verify.
+// one that is not kept is refused by Check.
 type Issue func(server contract.ServerID) (pki.Certificate, error)
 
 // Fleet keeps the servers. It is safe for concurrent use.

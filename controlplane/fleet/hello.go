@@ -18,7 +18,7 @@ import (
 type Greeting struct {
 	Instance     string // random id of the agent's process
 	Facts        Facts
-	HighestFence uint64 // that it ever accepted; a restored database may have given out lower ones since
+	HighestFence uint64 // that it ever accepted
 }
 
 // maxFence is the highest that an order can carry.
@@ -30,8 +30,14 @@ const maxFence = 1 << 62
 // has returned, which no process of one host can do but one whose Hello was on its way while its successor started. So
 // the second return within returnsCount makes the server QUARANTINED, for both.
 //
+// Opened runs in the same transaction once the epoch is open, while no offer to the server can be made: there the agent's
+// journal is compared. Older says that the agent has accepted a higher fence than this database ever gave, so the database
+// was restored from a backup; later fences are above it.
+//
 // It says ErrRevoked, or another fault.Denied with the reason.
-func (f *Fleet) Hello(ctx context.Context, who pki.Peer, g Greeting, now time.Time) (epoch uint64, err error) {
+func (f *Fleet) Hello(ctx context.Context, who pki.Peer, g Greeting, now time.Time,
+	opened func(ctx context.Context, tx *db.Tx, older bool) error,
+) (epoch uint64, err error) {
 	if g.Instance == "" {
 		return 0, fault.Invalid("instance_id", "must not be empty")
 	}
@@ -72,7 +78,11 @@ func (f *Fleet) Hello(ctx context.Context, who pki.Peer, g Greeting, now time.Ti
 			return quarantine(ctx, tx, server, clonedProblem, now)
 		}
 		epoch = i.epoch + 1
-		return f.open(ctx, tx, server, g, facts, epoch, now)
+		older, err := open(ctx, tx, server, g, facts, epoch, now)
+		if err != nil {
+			return err
+		}
+		return opened(ctx, tx, older)
 	}, db.ReadCommitted())
 	if err != nil {
 		return 0, fmt.Errorf("hello of server %s: %w", server, err)
@@ -98,8 +108,8 @@ func lock(ctx context.Context, tx *db.Tx, server contract.ServerID, holder *stri
 	return i, err
 }
 
-// open gives the link to the process of g.
-func (f *Fleet) open(ctx context.Context, tx *db.Tx, server contract.ServerID, g Greeting, facts []byte, epoch uint64, now time.Time) error {
+// open gives the link to the process of g, and says whether the agent knows a higher fence than we.
+func open(ctx context.Context, tx *db.Tx, server contract.ServerID, g Greeting, facts []byte, epoch uint64, now time.Time) (older bool, err error) {
 	if _, err := tx.Exec(ctx, `
 		UPDATE servers
 		SET epoch = $2,
@@ -109,32 +119,37 @@ func (f *Fleet) open(ctx context.Context, tx *db.Tx, server contract.ServerID, g
 		    changed_at = $6
 		WHERE id = $1`,
 		server, int64(epoch), g.Instance, facts, g.Facts.Prepared, db.Micros(now)); err != nil {
-		return err
+		return false, err
 	}
-	if _, err := tx.Exec(ctx, `
+	// Offers take this row too: from here on none is made until the epoch is committed.
+	if _, err := tx.Exec(ctx, `UPDATE server_links SET last_seen_at = $2 WHERE server_id = $1`, server, db.Micros(now)); err != nil {
+		return false, err
+	}
+	raised, err := tx.Exec(ctx, `
 		UPDATE server_links
-		SET last_seen_at = $2,
-		    fence = CASE WHEN fence < $3 THEN $3 ELSE fence END
-		WHERE server_id = $1`,
-		server, db.Micros(now), int64(g.HighestFence)); err != nil {
-		return err
+		SET fence = $2
+		WHERE server_id = $1
+		  AND fence < $2`,
+		server, int64(g.HighestFence))
+	if err != nil {
+		return false, err
 	}
 	if _, err := tx.Exec(ctx, `
 		INSERT INTO server_instances (server_id, instance_id, epoch, returns)
 		VALUES ($1, $2, $3, 0)
 		ON CONFLICT (server_id, instance_id) DO UPDATE SET epoch = excluded.epoch`,
 		server, g.Instance, int64(epoch)); err != nil {
-		return err
+		return false, err
 	}
 	if _, err := tx.Exec(ctx, `
 		DELETE FROM server_instances
 		WHERE server_id = $1
 		  AND epoch < $2`,
 		server, int64(epoch)-rememberEpochs); err != nil {
-		return err
+		return false, err
 	}
 	tx.Notify(Topic, server.String())
-	return nil
+	return raised > 0, nil
 }
 
 const (

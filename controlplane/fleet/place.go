@@ -179,8 +179,16 @@ func scanCandidate(row interface{ Scan(...any) error }, now time.Time) (Candidat
 	return c, nil
 }
 
-// Place chooses the server for a new site. It belongs into the transaction that inserts the site, which must be serializable.
-func Place(ctx context.Context, q db.Querier, organization contract.OrganizationID, now time.Time) (contract.ServerID, error) {
+// Place gives the server for a new site: the one that was asked for, where it may and can take the site, or the best
+// of all where asked is zero. It belongs into the transaction that inserts the site, which must be serializable.
+//
+// It says ErrNotFound for a server that the organization may not know, else fault.Conflict or, where waiting helps,
+// fault.Unavailable, with what stands in the way.
+func Place(ctx context.Context, q db.Querier, organization contract.OrganizationID, asked contract.ServerID) (contract.ServerID, error) {
+	now := time.Now()
+	if !asked.IsZero() {
+		return asked, check(ctx, q, asked, organization, now)
+	}
 	candidates, err := candidates(ctx, q, organization, now)
 	if err != nil {
 		return contract.ServerID{}, fmt.Errorf("place site: %w", err)
@@ -208,9 +216,8 @@ func candidates(ctx context.Context, q db.Querier, organization contract.Organiz
 	return all, rows.Err()
 }
 
-// Check says whether a server that was asked for by its id takes a new site of an organization: ErrNotFound where the
-// organization may not know it, else what stands in the way.
-func Check(ctx context.Context, q db.Querier, server contract.ServerID, organization contract.OrganizationID, now time.Time) error {
+// check says whether a server that was asked for takes a new site of an organization.
+func check(ctx context.Context, q db.Querier, server contract.ServerID, organization contract.OrganizationID, now time.Time) error {
 	c, err := scanCandidate(q.QueryRow(ctx, candidateColumns+` WHERE s.id = $1`, server), now)
 	if errors.Is(err, sql.ErrNoRows) {
 		return ErrNotFound

@@ -41,7 +41,7 @@ func (k keys) pending(keyHash []byte, now time.Time) bool {
 const replayAtLeast = 3 * 24 * time.Hour
 
 // Renew gives the holder of a valid certificate the next one, over a new key; asked again for the same key it gives the same
-// answer. The caller has verified who asks (Verify); Renew looks again.
+// answer. The caller has verified who asks (Check); Renew looks again.
 func (f *Fleet) Renew(ctx context.Context, who pki.Peer, keyHash []byte, now time.Time, issue Issue) (certificate []byte, err error) {
 	server, err := contract.ParseServerID(who.Server)
 	if err != nil {

@@ -151,21 +151,3 @@ func SetPrepareTask(ctx context.Context, tx *db.Tx, id contract.ServerID, task s
 	}
 	return nil
 }
-
-// NextFence gives the fence of the next offer to a server: higher than any before, and than any that its agent ever accepted.
-func NextFence(ctx context.Context, tx *db.Tx, id contract.ServerID) (uint64, error) {
-	var fence int64
-	err := tx.QueryRow(ctx, `
-		UPDATE server_links
-		SET fence = fence + 1
-		WHERE server_id = $1
-		RETURNING fence`,
-		id).Scan(&fence)
-	if errors.Is(err, sql.ErrNoRows) {
-		return 0, ErrNotFound
-	}
-	if err != nil {
-		return 0, fmt.Errorf("next fence of server %s: %w", id, err)
-	}
-	return uint64(fence), nil
-}

@@ -69,17 +69,17 @@ func (i identity) admitSession(serial string, epoch uint64) error {
 	return nil
 }
 
-// Verify says whether the holder of a certificate may make a call in an epoch; every call but Enroll, Recover and Hello
+// Check says whether the holder of a certificate may make a call in an epoch; every call but Enroll, Recover and Hello
 // begins with it. The first call with the next certificate makes it the current one, and the former is refused from then on.
 //
 // It says ErrRevoked, ErrStaleEpoch, or another fault.Denied with the reason.
-func (f *Fleet) Verify(ctx context.Context, who pki.Peer, epoch uint64) error {
+func (f *Fleet) Check(ctx context.Context, who pki.Peer, epoch uint64) error {
 	_, i, err := scanIdentity(f.db.Reader().QueryRow(ctx, identityColumns+` WHERE id = $1`, who.Server))
 	if errors.Is(err, sql.ErrNoRows) {
 		return ErrRevoked
 	}
 	if err != nil {
-		return fmt.Errorf("verify server %s: %w", who.Server, err)
+		return fmt.Errorf("check server %s: %w", who.Server, err)
 	}
 	if err := i.admitSession(who.Serial, epoch); err != nil {
 		return err
@@ -121,7 +121,7 @@ type Held struct {
 	Epoch  uint64
 }
 
-// Cut is a server whose stream must end, and the reason: what Verify would say.
+// Cut is a server whose stream must end, and the reason: what Check would say.
 type Cut struct {
 	Server contract.ServerID
 	Reason error
