@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os/exec"
 	"strings"
 
 	"chom.dev/agent/run"
@@ -46,7 +45,7 @@ func (starter) Start(ctx context.Context, c host.Command) (host.Process, error) 
 	if err != nil {
 		return nil, err
 	}
-	p := &process{unit: unit.Service(), cmd: cmd}
+	p := &process{unit: unit.Service(), wait: cmd.Wait}
 	if p.stdout, err = cmd.StdoutPipe(); err != nil {
 		return nil, err
 	}
@@ -71,13 +70,13 @@ func environment(pairs []string) map[string]string {
 // process is a plugin's unit and the client that waits for it.
 type process struct {
 	unit           string
-	cmd            *exec.Cmd
+	wait           func() error
 	stdout, stderr io.ReadCloser
 }
 
 func (p *process) Stdout() io.ReadCloser { return p.stdout }
 func (p *process) Stderr() io.ReadCloser { return p.stderr }
-func (p *process) Wait() error           { return p.cmd.Wait() }
+func (p *process) Wait() error           { return p.wait() }
 func (p *process) ID() string            { return p.unit }
 
 // Kill ends the unit; its client ends with it.

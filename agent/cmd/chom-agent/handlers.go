@@ -2,26 +2,82 @@ package main
 
 import (
 	"context"
+	"log/slog"
 
 	"github.com/spf13/cobra"
 
+	"chom.dev/agent/mariadb"
+	"chom.dev/agent/nginx"
+	"chom.dev/agent/php"
+	"chom.dev/agent/preflight"
+	"chom.dev/agent/run"
+	"chom.dev/agent/server"
+	"chom.dev/agent/site"
+	"chom.dev/agent/systemd"
 	"chom.dev/agent/task"
 	"chom.dev/agent/telemetry"
+	"chom.dev/agent/tree"
 )
 
 // sitesDir holds all sites of the host.
-const sitesDir = "/srv/chom/sites"
+const sitesDir = run.SitesDir
+
+// host is what the agent can do on this machine.
+type host struct {
+	systemd *systemd.Host
+	mariadb *mariadb.Server
+	server  *server.Server
+	sites   *site.Sites
+}
+
+func newHost(log *slog.Logger) (*host, error) {
+	sd := systemd.New()
+	web := nginx.New(sd, log)
+	fpm := php.New(sd, log)
+	db, err := mariadb.New(mariadb.Socket)
+	if err != nil {
+		return nil, err
+	}
+	sites, err := site.New(sd, web, fpm, db, log)
+	if err != nil {
+		return nil, err
+	}
+	return &host{sd, db, server.New(sd, web, fpm, db), sites}, nil
+}
+
+func (h *host) close() error {
+	h.systemd.Close()
+	return h.mariadb.Close()
+}
 
 // handlers says who does which kind of order. A kind that is missing here is
 // refused.
-func handlers() map[task.Kind]task.Handler {
+func (h *host) handlers() map[task.Kind]task.Handler {
 	return map[task.Kind]task.Handler{
-		task.Noop: task.NoopHandler(),
+		task.Noop:          task.NoopHandler(),
+		task.PrepareServer: h.server.Prepare(),
+		task.ConvergeSite:  h.sites.Converge(),
+		task.SiteLogin:     h.sites.Login(),
 	}
 }
 
 // software probes what the host has for sites.
-func software(context.Context) telemetry.Software { return telemetry.Software{} }
+func (h *host) software(ctx context.Context) telemetry.Software {
+	var s telemetry.Software
+	s.PHP, s.Nginx, s.MariaDB = h.server.Versions(ctx)
+	s.Prepared = h.server.Prepared(ctx)
+	s.Findings = preflight.Kernel()
+	return s
+}
 
 // hiddenCommands are verbs that only the agent itself calls.
-func hiddenCommands() []*cobra.Command { return nil }
+func hiddenCommands() []*cobra.Command {
+	empty := &cobra.Command{
+		Use:  "empty-tree DIR...",
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, dirs []string) error { return tree.Empty(cmd.Context(), dirs...) },
+	}
+	sandbox := &cobra.Command{Use: "sandbox", Short: "What runs as a site's user", Hidden: true}
+	sandbox.AddCommand(empty)
+	return []*cobra.Command{sandbox}
+}

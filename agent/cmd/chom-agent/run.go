@@ -71,7 +71,12 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	host := telemetry.NewHost(version, sitesDir, software, log)
+	hands, err := newHost(log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, hands.close()) }()
+	host := telemetry.NewHost(version, sitesDir, hands.software, log)
 	var (
 		now clock.Clock
 		lnk *link.Link
@@ -79,7 +84,7 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	engine, err := task.New(task.Config{
 		Server:   id.Server,
 		Journal:  jrnl,
-		Handlers: handlers(),
+		Handlers: hands.handlers(),
 		Signers:  id.Signers,
 		Clock:    &now,
 		Log:      log,
@@ -108,6 +113,7 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	g.Go(func() error { return engine.Run(ctx) })
 	g.Go(func() error { return lnk.Run(ctx) })
 	g.Go(func() error { return status.Run(ctx) })
+	g.Go(func() error { return hands.sites.Probe(ctx, engine) })
 	g.Go(func() error { return watchdog(ctx, jrnl, lnk, log) })
 	tellSystemd(log, daemon.SdNotifyReady)
 	<-ctx.Done()

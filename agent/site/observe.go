@@ -1,0 +1,146 @@
+package site
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"html"
+	"log/slog"
+	"net/http"
+	"regexp"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"chom.dev/agent/nginx"
+	"chom.dev/agent/task"
+	"chom.dev/proto/contract"
+	sitev1 "chom.dev/proto/gen/chom/site/v1"
+)
+
+// observe measures the site as a visitor sees it, and takes from this attempt's
+// plugin what only the plugin knows.
+func (c *converge) observe(ctx context.Context) (*sitev1.ObservedState, error) {
+	if c.desired.GetPhase() == sitev1.Phase_PHASE_ABSENT {
+		st, err := c.shells.Probe(c.handle, c.uid)
+		if err != nil {
+			return nil, err
+		}
+		if st.Absent {
+			return &sitev1.ObservedState{Phase: sitev1.Phase_PHASE_ABSENT}, nil
+		}
+	}
+	seen := measure(ctx, c.nginx, c.handle, c.domains[0])
+	seen.AppVersion = c.site.Observed.GetAppVersion()
+	if c.state != nil {
+		seen.AppVersion = task.Line(c.state.Version, 64)
+	}
+	if c.needs.NeedsPHP {
+		seen.PhpVersion = c.release.Version.String()
+	}
+	return seen, nil
+}
+
+// measure asks nginx for the home page, past any name resolution.
+func measure(ctx context.Context, web *nginx.Manager, h contract.Handle, d contract.Domain) *sitev1.ObservedState {
+	seen := &sitev1.ObservedState{Phase: sitev1.Phase_PHASE_TRASHED} // nobody serves it
+	status, body, err := web.Get(ctx, d, "/")
+	var refused *nginx.RejectedError
+	switch {
+	case errors.As(err, &refused):
+		seen.Problem = task.Line(refused.Reason, 1024)
+	case err == nil:
+		seen.HttpStatus = uint32(status)
+		seen.PageTitle = task.Line(title(body), 512)
+		seen.Phase = sitev1.Phase_PHASE_ACTIVE
+		if status == http.StatusServiceUnavailable {
+			seen.Phase = sitev1.Phase_PHASE_SUSPENDED
+		}
+		if status >= http.StatusInternalServerError && status != http.StatusServiceUnavailable {
+			seen.Problem = fmt.Sprintf("the home page answers %d", status)
+		}
+	}
+	return seen
+}
+
+var titleElement = regexp.MustCompile(`(?is)<title[^>]*>(.*?)</title>`)
+
+// title is the text of a page's title element.
+func title(page []byte) string {
+	m := titleElement.FindSubmatch(page[:min(len(page), 256<<10)])
+	if m == nil {
+		return ""
+	}
+	return strings.Join(strings.Fields(html.UnescapeString(string(m[1]))), " ")
+}
+
+// registry is what the prober needs of the task engine.
+type registry interface {
+	Sites() ([]task.Site, error)
+	Observed(*sitev1.ObservedState) error
+}
+
+const (
+	// probeEvery is how old what people see of a site may be.
+	probeEvery = time.Minute
+	// tellEvery is how often an unchanged measurement is told again.
+	tellEvery = 10 * time.Minute
+)
+
+// Probe measures every site that should be served, again and again, and tells
+// what changed. One at a time: a probe must not be a load.
+func (s *Sites) Probe(ctx context.Context, reg registry) error {
+	told := map[contract.SiteID]*sitev1.ObservedState{}
+	at := map[contract.SiteID]time.Time{}
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for {
+		sites, err := reg.Sites()
+		if err != nil {
+			return err
+		}
+		for _, site := range sites {
+			seen := s.look(ctx, site)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if seen == nil || (proto.Equal(seen, told[site.ID]) && time.Since(at[site.ID]) < tellEvery) {
+				continue
+			}
+			told[site.ID], at[site.ID] = proto.CloneOf(seen), time.Now()
+			if err := reg.Observed(seen); err != nil {
+				s.log.Warn("a measurement of a site was not kept", slog.String("site", site.ID.String()), slog.Any("err", err))
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// look measures one site that has been converged; nil for others.
+func (s *Sites) look(ctx context.Context, site task.Site) *sitev1.ObservedState {
+	if site.Desired == nil || site.Converged == 0 || site.Converged != site.Desired.GetGeneration() || len(site.Desired.GetDomains()) == 0 {
+		return nil // an order is on its way, and measures at its end
+	}
+	if p := site.Desired.GetPhase(); p != sitev1.Phase_PHASE_ACTIVE && p != sitev1.Phase_PHASE_SUSPENDED {
+		return nil
+	}
+	d, err := contract.ParseDomain(site.Desired.GetDomains()[0])
+	if err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	seen := measure(ctx, s.nginx, site.Handle, d)
+	seen.SiteId = site.ID.String()
+	seen.AppVersion = site.Observed.GetAppVersion()
+	seen.PhpVersion = site.Observed.GetPhpVersion()
+	if seen.GetPhase() != site.Desired.GetPhase() && seen.GetProblem() == "" {
+		seen.Problem = fmt.Sprintf("the site should be %s and is not", strings.ToLower(strings.TrimPrefix(site.Desired.GetPhase().String(), "PHASE_")))
+	}
+	return seen
+}

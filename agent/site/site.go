@@ -1,0 +1,220 @@
+// Package site brings one site of this host to its desired state, whatever
+// both are. It is where user, tree, database, PHP, application, timers and nginx
+// are put into an order that never shows a visitor something half done:
+//
+//	ACTIVE     user, tree, slice, archive, database, php, application, cron, nginx
+//	SUSPENDED  nginx (503 page), cron, php, processes
+//	TRASHED    nginx (gone), cron, php, processes; files and database stay
+//	ABSENT     as TRASHED, then tree, database, slice, user: nothing is left
+//
+// Each step can probe whether it is done, so the whole can be killed anywhere
+// and done again. What an application needs and is, only its plugin knows; a
+// plugin runs as the site's user and never sees the steps.
+//
+// Not here: which order comes when (package task), and installing the software
+// itself (package server).
+package site
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+
+	"chom.dev/agent/mariadb"
+	"chom.dev/agent/nginx"
+	"chom.dev/agent/php"
+	"chom.dev/agent/systemd"
+	"chom.dev/agent/task"
+	"chom.dev/agent/tree"
+	"chom.dev/plugins/host"
+	"chom.dev/plugins/sdk"
+	"chom.dev/proto/contract"
+	sitev1 "chom.dev/proto/gen/chom/site/v1"
+)
+
+// Sites is the host's part of all sites. Make it with New.
+type Sites struct {
+	systemd  *systemd.Host
+	nginx    *nginx.Manager
+	php      *php.Manager
+	mariadb  *mariadb.Server
+	plugins  *host.Host
+	shells   tree.Shells
+	archives *archives
+	agent    string // our own program, for the helper that empties trees
+	log      *slog.Logger
+}
+
+// New gives the handlers of site orders on this host. Nothing is touched yet.
+func New(sd *systemd.Host, web *nginx.Manager, fpm *php.Manager, db *mariadb.Server, log *slog.Logger) (*Sites, error) {
+	plugins, err := host.New(host.Config{Starter: starter{}, Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	agent, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	return &Sites{
+		systemd: sd, nginx: web, php: fpm, mariadb: db,
+		plugins:  plugins,
+		shells:   tree.Host(),
+		archives: newArchives(ArchiveDir),
+		agent:    agent,
+		log:      log,
+	}, nil
+}
+
+// Converge handles CONVERGE_SITE.
+func (s *Sites) Converge() task.Handler {
+	return task.HandlerFunc(func(o task.Order) (task.Plan, error) {
+		c, err := s.parse(o, o.Message.GetConvergeSite().GetDesired())
+		if err != nil {
+			return task.Plan{}, err
+		}
+		plan := task.Plan{Observe: c.observe}
+		switch c.desired.GetPhase() {
+		case sitev1.Phase_PHASE_ACTIVE:
+			plan.Steps = c.activate()
+		case sitev1.Phase_PHASE_SUSPENDED:
+			plan.Steps = c.suspend()
+		case sitev1.Phase_PHASE_TRASHED:
+			plan.Steps = c.trash()
+		case sitev1.Phase_PHASE_ABSENT:
+			plan.Steps = c.remove()
+		default:
+			return task.Plan{}, fmt.Errorf("phase %s is not one that a host can bring about", c.desired.GetPhase())
+		}
+		return plan, nil
+	})
+}
+
+// Login handles SITE_LOGIN.
+func (s *Sites) Login() task.Handler {
+	return task.HandlerFunc(func(o task.Order) (task.Plan, error) {
+		c, err := s.parse(o, o.Site.Desired)
+		if err != nil {
+			return task.Plan{}, err
+		}
+		if !c.needs.OffersLogin {
+			return task.Plan{}, fmt.Errorf("sites of type %s have no administrator to log in as", c.typ)
+		}
+		if p := c.desired.GetPhase(); p != sitev1.Phase_PHASE_ACTIVE {
+			return task.Plan{}, fmt.Errorf("the site is %s", p)
+		}
+		return task.Plan{Steps: []task.Step{c.armLogin(o.Message.GetSiteLogin())}}, nil
+	})
+}
+
+// converge is one attempt at one site.
+type converge struct {
+	*Sites
+	site    task.Site
+	desired *sitev1.DesiredState
+	handle  contract.Handle
+	uid     int
+	typ     contract.SiteType
+	domains []contract.Domain
+	needs   sdk.Description
+	release php.Installed // of types that need PHP
+
+	// state is what the plugin measured in this attempt; nil before it did.
+	state *sdk.State
+}
+
+// parse turns an order into typed values. What does not parse is refused
+// before anything is touched.
+func (s *Sites) parse(o task.Order, desired *sitev1.DesiredState) (*converge, error) {
+	c := &converge{Sites: s, site: o.Site, desired: desired, handle: o.Site.Handle, uid: int(o.Site.UID)}
+	if desired == nil || c.handle.IsZero() {
+		return nil, errors.New("this host does not know the site")
+	}
+	var err error
+	if c.typ, err = contract.ParseSiteType(desired.GetType()); err != nil {
+		return nil, err
+	}
+	for _, name := range desired.GetDomains() {
+		d, err := contract.ParseDomain(name)
+		if err != nil {
+			return nil, fmt.Errorf("domain %q: %w", name, err)
+		}
+		if !slices.Contains(c.domains, d) {
+			c.domains = append(c.domains, d)
+		}
+	}
+	if len(c.domains) == 0 {
+		return nil, errors.New("the site has no domain")
+	}
+	// A site whose plugin is gone must still be stoppable and removable.
+	if c.needs, err = s.plugins.Describe(c.typ); err != nil && desired.GetPhase() == sitev1.Phase_PHASE_ACTIVE {
+		return nil, err
+	}
+	if c.needs.NeedsPHP {
+		if c.release, err = distributionPHP(); err != nil {
+			return nil, err
+		}
+	}
+	if c.needs.NeedsArchive && desired.GetPhase() == sitev1.Phase_PHASE_ACTIVE && desired.GetArchive() == nil {
+		return nil, fmt.Errorf("sites of type %s need an archive, and the order names none", c.typ)
+	}
+	return c, nil
+}
+
+// distributionPHP is the release that sites get: the distribution's, which is
+// the only one on a host.
+func distributionPHP() (php.Installed, error) {
+	found, err := php.Find()
+	if err != nil {
+		return php.Installed{}, err
+	}
+	if len(found) == 0 {
+		return php.Installed{}, fmt.Errorf("%w: the server is not prepared", php.ErrNotInstalled)
+	}
+	return found[len(found)-1], nil
+}
+
+// web is the site as nginx is to serve it.
+func (c *converge) web() nginx.Site {
+	kind := nginx.Static
+	if c.needs.NeedsPHP {
+		kind = nginx.PHP
+	}
+	return nginx.Site{
+		Handle:    c.handle,
+		Domains:   c.domains,
+		Kind:      kind,
+		Suspended: c.desired.GetPhase() == sitev1.Phase_PHASE_SUSPENDED,
+	}
+}
+
+// application is the site as its plugin may know it.
+func (c *converge) application() sdk.Site {
+	s := sdk.Site{
+		Handle:   c.handle,
+		Tree:     tree.Shell(c.handle),
+		Domain:   c.domains[0],
+		Settings: c.desired.GetSettings(),
+	}
+	if c.needs.NeedsPHP {
+		s.PHP = c.release.CLI
+	}
+	if c.needs.NeedsDatabase {
+		s.Database = &sdk.Database{Name: c.handle.DBName(), User: c.handle.UnixUser(), Socket: mariadb.Socket}
+	}
+	if a := c.desired.GetArchive(); c.needs.NeedsArchive && a != nil {
+		s.Archive = &sdk.Archive{Path: c.archives.path(a.GetSha256()), SHA256: fmt.Sprintf("%x", a.GetSha256())}
+	}
+	return s
+}
+
+// session starts the plugin as the site's user. Close it.
+func (c *converge) session(ctx context.Context) (*host.Session, error) {
+	var readable []string
+	if c.needs.NeedsArchive {
+		readable = append(readable, ArchiveDir)
+	}
+	return c.plugins.Open(ctx, host.User{Handle: c.handle, UID: c.uid, GID: c.uid}, c.typ, readable...)
+}

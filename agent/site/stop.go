@@ -1,0 +1,132 @@
+package site
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"chom.dev/agent/task"
+	"chom.dev/agent/unixuser"
+)
+
+// suspend shows visitors a 503 page and then ends everything that runs.
+func (c *converge) suspend() []task.Step {
+	return append([]task.Step{c.showSuspended()}, c.stop()...)
+}
+
+// trash takes the site away from visitors; files and database stay.
+func (c *converge) trash() []task.Step {
+	return append([]task.Step{c.unserve()}, c.stop()...)
+}
+
+// remove leaves nothing. Processes end before files go, files go by the hand of
+// the site's own user, and the user goes last: its uid is never used again.
+func (c *converge) remove() []task.Step {
+	steps := append([]task.Step{c.unserve()}, c.stop()...)
+	return append(steps, c.removeTree(), c.removeDatabase(), c.removeLogs(), c.removeSlice(), c.removeUser())
+}
+
+// stop ends timers, PHP and whatever else runs in the site's slice.
+func (c *converge) stop() []task.Step {
+	return []task.Step{
+		{
+			Name: "cron-off",
+			Do: func(ctx context.Context, _ *task.Log) error {
+				return c.systemd.Uninstall(ctx, c.handle.CronTimer(), c.handle.CronService())
+			},
+		},
+		{
+			Name: "php-off",
+			Do:   func(ctx context.Context, _ *task.Log) error { return c.php.Remove(ctx, c.handle) },
+		},
+		{
+			Name: "processes",
+			Do: func(ctx context.Context, _ *task.Log) error {
+				if err := c.systemd.Kill(ctx, c.handle.Slice()); err != nil {
+					return err
+				}
+				return c.systemd.Stop(ctx, c.handle.Slice())
+			},
+		},
+	}
+}
+
+func (c *converge) showSuspended() task.Step {
+	return task.Step{
+		Name: "nginx",
+		Probe: func(ctx context.Context) (bool, string, error) {
+			served, err := c.nginx.Serves(ctx, c.web())
+			return served, "", err
+		},
+		Do: func(ctx context.Context, _ *task.Log) error {
+			_, err := c.nginx.Apply(ctx, c.web(), func(ctx context.Context) error {
+				status, _, err := c.nginx.Get(ctx, c.domains[0], "/")
+				if err == nil && status != http.StatusServiceUnavailable {
+					err = fmt.Errorf("%s answers %d, not 503", c.domains[0], status)
+				}
+				return err
+			})
+			return err
+		},
+	}
+}
+
+func (c *converge) unserve() task.Step {
+	return task.Step{
+		Name: "nginx-off",
+		Do:   func(ctx context.Context, _ *task.Log) error { return c.nginx.Remove(ctx, c.handle) },
+	}
+}
+
+func (c *converge) removeTree() task.Step {
+	return task.Step{
+		Name: "tree-off",
+		Probe: func(context.Context) (bool, string, error) {
+			st, err := c.shells.Probe(c.handle, c.uid)
+			return st.Absent, "", err
+		},
+		Do: func(ctx context.Context, _ *task.Log) error {
+			return c.shells.Remove(ctx, c.systemd, c.agent, c.handle)
+		},
+	}
+}
+
+func (c *converge) removeDatabase() task.Step {
+	schema, user := c.handle.DBName(), c.handle.UnixUser()
+	return task.Step{
+		Name: "database-off",
+		Probe: func(ctx context.Context) (bool, string, error) {
+			st, err := c.mariadb.Probe(ctx, schema, user)
+			return st.Absent(), "", err
+		},
+		Do: func(ctx context.Context, _ *task.Log) error { return c.mariadb.Remove(ctx, schema, user) },
+	}
+}
+
+func (c *converge) removeLogs() task.Step {
+	return task.Step{
+		Name: "logs-off",
+		Do:   func(context.Context, *task.Log) error { return c.nginx.RemoveLogs(c.handle) },
+	}
+}
+
+func (c *converge) removeSlice() task.Step {
+	return task.Step{
+		Name: "slice-off",
+		Do: func(ctx context.Context, _ *task.Log) error {
+			return c.systemd.Uninstall(ctx, c.handle.Slice())
+		},
+	}
+}
+
+func (c *converge) removeUser() task.Step {
+	name := c.handle.UnixUser()
+	return task.Step{
+		Name: "user-off",
+		Probe: func(context.Context) (bool, string, error) {
+			st, err := unixuser.Probe(unixuser.User{Name: name, UID: c.uid})
+			return err == nil && !st.User && !st.Group, "", err
+		},
+		Do: func(ctx context.Context, _ *task.Log) error { return unixuser.Remove(ctx, name) },
+	}
+}
