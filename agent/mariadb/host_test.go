@@ -21,27 +21,30 @@ func TestLifeOnHost(t *testing.T) {
 	ctx := t.Context()
 	sys := systemd.New()
 	defer sys.Close()
-	s, err := New()
+	s, err := New(Socket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
 	for range 2 {
 		start := time.Now()
-		if err := s.EnsureBase(ctx, sys); err != nil {
+		if err := EnsureConfigured(ctx, sys); err != nil {
 			t.Fatal(err)
+		}
+		if ok, err := Configured(ctx, sys); !ok || err != nil {
+			t.Fatalf("configured %v, %v", ok, err)
 		}
 		t.Log("base", time.Since(start))
 	}
 	h, other := contract.NewHandle(), contract.NewHandle()
 	t.Cleanup(func() {
 		ctx := context.Background()
-		late, err := New()
+		late, err := New(Socket)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer late.Close()
-		if err := errors.Join(late.Remove(ctx, h), late.Remove(ctx, other), unixuser.Remove(ctx, h.UnixUser())); err != nil {
+		if err := errors.Join(late.Remove(ctx, h.DBName(), h.UnixUser()), late.Remove(ctx, other.DBName(), other.UnixUser()), unixuser.Remove(ctx, h.UnixUser())); err != nil {
 			t.Error(err)
 		}
 	})
@@ -57,12 +60,12 @@ func TestLifeOnHost(t *testing.T) {
 	t.Run("schema and account appear once however often they are asked for", func(t *testing.T) {
 		for range 2 {
 			start := time.Now()
-			if err := errors.Join(s.Ensure(ctx, h), s.Ensure(ctx, other)); err != nil {
+			if err := errors.Join(s.Ensure(ctx, h.DBName(), h.UnixUser()), s.Ensure(ctx, other.DBName(), other.UnixUser())); err != nil {
 				t.Fatal(err)
 			}
 			t.Log(time.Since(start) / 2)
 		}
-		if st, err := s.Probe(ctx, h); err != nil || !st.Complete() {
+		if st, err := s.Probe(ctx, h.DBName(), h.UnixUser()); err != nil || !st.Complete() {
 			t.Fatalf("%+v, %v", st, err)
 		}
 	})
@@ -109,10 +112,10 @@ func TestLifeOnHost(t *testing.T) {
 			if _, err := s.db.ExecContext(ctx, query); err != nil {
 				t.Fatal(err)
 			}
-			if st, err := s.Probe(ctx, h); err != nil || st.Complete() {
+			if st, err := s.Probe(ctx, h.DBName(), h.UnixUser()); err != nil || st.Complete() {
 				t.Errorf("after %q: %+v, %v", query, st, err)
 			}
-			if err := s.Ensure(ctx, h); err != nil {
+			if err := s.Ensure(ctx, h.DBName(), h.UnixUser()); err != nil {
 				t.Errorf("after %q: %v", query, err)
 			}
 			if out, err := sql("SELECT x FROM a"); err != nil || out != "42" {
@@ -128,7 +131,7 @@ func TestLifeOnHost(t *testing.T) {
 		time.Sleep(time.Second) // it takes its lock
 		start := time.Now()
 		for range 2 {
-			if err := s.Remove(ctx, h); err != nil {
+			if err := s.Remove(ctx, h.DBName(), h.UnixUser()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -138,10 +141,10 @@ func TestLifeOnHost(t *testing.T) {
 		if err := <-done; err == nil {
 			t.Error("the locking session ended well")
 		}
-		if st, err := s.Probe(ctx, h); err != nil || !st.Absent() {
+		if st, err := s.Probe(ctx, h.DBName(), h.UnixUser()); err != nil || !st.Absent() {
 			t.Errorf("left %+v, %v", st, err)
 		}
-		if st, err := s.Probe(ctx, other); err != nil || !st.Complete() {
+		if st, err := s.Probe(ctx, other.DBName(), other.UnixUser()); err != nil || !st.Complete() {
 			t.Errorf("the neighbour is %+v, %v", st, err)
 		}
 	})

@@ -45,17 +45,16 @@ type Server struct {
 	db *sql.DB
 }
 
-// New gives the server behind the host's socket without talking to it yet.
-func New() (*Server, error) { return open(Socket) }
-
-func open(socket string) (*Server, error) {
+// New gives the server behind a socket, Socket on a host, without talking to it
+// yet.
+func New(socket string) (*Server, error) {
 	cfg := mysql.NewConfig()
 	cfg.User = "root"
 	cfg.Net = "unix"
 	cfg.Addr = socket
 	cfg.Logger = &mysql.NopLogger{} // what it would say comes back as an error as well
-	cfg.Timeout = 5 * time.Second // a local socket answers at once or is full
-	cfg.ReadTimeout = time.Minute // dropping a large schema takes its time
+	cfg.Timeout = 5 * time.Second   // a local socket answers at once or is full
+	cfg.ReadTimeout = time.Minute   // dropping a large schema takes its time
 	cfg.WriteTimeout = time.Minute
 	connector, err := mysql.NewConnector(cfg)
 	if err != nil {
@@ -70,84 +69,87 @@ func open(socket string) (*Server, error) {
 // Close ends all connections.
 func (s *Server) Close() error { return s.db.Close() }
 
-// Ping reports whether the server answers.
-func (s *Server) Ping(ctx context.Context) error {
-	if err := s.db.PingContext(ctx); err != nil {
-		return fmt.Errorf("ping mariadb: %w", err)
+// Version asks the server for its release, e.g. "10.11.19". An answer means
+// that it runs and lets us in.
+func (s *Server) Version(ctx context.Context) (string, error) {
+	var v string
+	if err := s.db.QueryRowContext(ctx, "SELECT VERSION()").Scan(&v); err != nil {
+		return "", fmt.Errorf("version of mariadb: %w", err)
 	}
-	return nil
+	v, _, _ = strings.Cut(v, "-")
+	return v, nil
 }
 
 // Ensure makes the site's schema, account and rights be exactly as they should:
 // what is missing is made, what is too much is taken away. The schema's content
 // is never touched.
-func (s *Server) Ensure(ctx context.Context, h contract.Handle) error {
-	if h.IsZero() {
-		return errors.New("ensure database: no handle")
+func (s *Server) Ensure(ctx context.Context, schema contract.DBName, user contract.UnixUser) error {
+	if schema.IsZero() || user.IsZero() {
+		return errors.New("ensure database: no name")
 	}
 	conn, err := s.db.Conn(ctx)
 	if err != nil {
-		return fmt.Errorf("ensure database of %s: %w", h, err)
+		return fmt.Errorf("ensure database %s: %w", schema, err)
 	}
 	defer conn.Close() // back to the pool
-	account := account(h.UnixUser())
+	who := account(user)
 	for _, step := range []struct{ point, query string }{
-		{"mariadb.schema-made", "CREATE DATABASE IF NOT EXISTS " + identifier(h.DBName().String()) +
+		{"mariadb.schema-made", "CREATE DATABASE IF NOT EXISTS " + identifier(schema.String()) +
 			" CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci"},
-		{"mariadb.account-made", "CREATE USER IF NOT EXISTS " + account + " IDENTIFIED VIA unix_socket"},
-		{"mariadb.account-set", fmt.Sprintf("ALTER USER %s IDENTIFIED VIA unix_socket WITH MAX_USER_CONNECTIONS %d", account, connectionsPerSite)},
-		{"mariadb.granted", "GRANT " + strings.Join(rights, ", ") + " ON " + pattern(h.DBName().String()) + ".* TO " + account},
+		{"mariadb.account-made", "CREATE USER IF NOT EXISTS " + who + " IDENTIFIED VIA unix_socket"},
+		{"mariadb.account-set", fmt.Sprintf("ALTER USER %s IDENTIFIED VIA unix_socket WITH MAX_USER_CONNECTIONS %d", who, connectionsPerSite)},
+		{"mariadb.granted", "GRANT " + strings.Join(rights, ", ") + " ON " + pattern(schema.String()) + ".* TO " + who},
 	} {
 		if _, err := conn.ExecContext(ctx, step.query); err != nil {
-			return fmt.Errorf("ensure database of %s: %w", h, err)
+			return fmt.Errorf("ensure database %s: %w", schema, err)
 		}
 		fail.Point(step.point)
 	}
-	state, err := probe(ctx, conn, h)
+	state, err := probe(ctx, conn, schema, user)
 	if err != nil {
-		return fmt.Errorf("ensure database of %s: %w", h, err)
+		return fmt.Errorf("ensure database %s: %w", schema, err)
 	}
 	if len(state.Foreign) > 0 {
 		// Someone gave this account more than its schema. Start over from
 		// nothing; the site's rights come back in the same breath.
 		for _, query := range []string{
-			"REVOKE ALL PRIVILEGES, GRANT OPTION FROM " + account,
-			"GRANT " + strings.Join(rights, ", ") + " ON " + pattern(h.DBName().String()) + ".* TO " + account,
+			"REVOKE ALL PRIVILEGES, GRANT OPTION FROM " + who,
+			"GRANT " + strings.Join(rights, ", ") + " ON " + pattern(schema.String()) + ".* TO " + who,
 		} {
 			if _, err := conn.ExecContext(ctx, query); err != nil {
-				return fmt.Errorf("take foreign rights from %s: %w", h, err)
+				return fmt.Errorf("take foreign rights from %s: %w", user, err)
 			}
 		}
-		if state, err = probe(ctx, conn, h); err != nil {
-			return fmt.Errorf("ensure database of %s: %w", h, err)
+		if state, err = probe(ctx, conn, schema, user); err != nil {
+			return fmt.Errorf("ensure database %s: %w", schema, err)
 		}
 	}
 	if !state.Complete() {
-		return fmt.Errorf("ensure database of %s: the server took every order and is still %+v", h, state)
+		return fmt.Errorf("ensure database %s: the server took every order and is still %+v", schema, state)
 	}
 	return nil
 }
 
 // Remove drops the site's account, with its rights and connections, and its
 // schema. What isn't there is fine.
-func (s *Server) Remove(ctx context.Context, h contract.Handle) error {
-	if h.IsZero() {
-		return errors.New("remove database: no handle")
+func (s *Server) Remove(ctx context.Context, schema contract.DBName, user contract.UnixUser) error {
+	if schema.IsZero() || user.IsZero() {
+		return errors.New("remove database: no name")
 	}
 	conn, err := s.db.Conn(ctx)
 	if err != nil {
-		return fmt.Errorf("remove database of %s: %w", h, err)
+		return fmt.Errorf("remove database %s: %w", schema, err)
 	}
 	defer conn.Close() // back to the pool
-	if err := kill(ctx, conn, h.UnixUser()); err != nil {
-		return fmt.Errorf("remove database of %s: %w", h, err)
+	if err := kill(ctx, conn, user); err != nil {
+		return fmt.Errorf("remove database %s: %w", schema, err)
 	}
 	for _, step := range []struct{ point, query string }{
-		{"mariadb.account-dropped", "DROP USER IF EXISTS " + account(h.UnixUser())},
-		{"mariadb.schema-dropped", "DROP DATABASE IF EXISTS " + identifier(h.DBName().String())},
+		{"mariadb.account-dropped", "DROP USER IF EXISTS " + account(user)},
+		{"mariadb.schema-dropped", "DROP DATABASE IF EXISTS " + identifier(schema.String())},
 	} {
 		if _, err := conn.ExecContext(ctx, step.query); err != nil {
-			return fmt.Errorf("remove database of %s: %w", h, err)
+			return fmt.Errorf("remove database %s: %w", schema, err)
 		}
 		fail.Point(step.point)
 	}
@@ -183,15 +185,15 @@ func (s State) Complete() bool { return s.Schema && s.Account && s.Rights && len
 func (s State) Absent() bool { return !s.Schema && !s.Account && !s.Rights }
 
 // Probe asks the server what is there.
-func (s *Server) Probe(ctx context.Context, h contract.Handle) (State, error) {
+func (s *Server) Probe(ctx context.Context, schema contract.DBName, user contract.UnixUser) (State, error) {
 	conn, err := s.db.Conn(ctx)
 	if err != nil {
-		return State{}, fmt.Errorf("probe database of %s: %w", h, err)
+		return State{}, fmt.Errorf("probe database %s: %w", schema, err)
 	}
 	defer conn.Close() // back to the pool
-	state, err := probe(ctx, conn, h)
+	state, err := probe(ctx, conn, schema, user)
 	if err != nil {
-		return State{}, fmt.Errorf("probe database of %s: %w", h, err)
+		return State{}, fmt.Errorf("probe database %s: %w", schema, err)
 	}
 	return state, nil
 }
@@ -201,20 +203,20 @@ const (
 	noSuchAccount = 1133 // ER_PASSWORD_NO_MATCH
 )
 
-func probe(ctx context.Context, conn *sql.Conn, h contract.Handle) (State, error) {
+func probe(ctx context.Context, conn *sql.Conn, schema contract.DBName, user contract.UnixUser) (State, error) {
 	var state State
 	if err := conn.QueryRowContext(ctx,
-		"SELECT COUNT(*) > 0 FROM information_schema.schemata WHERE schema_name = ?", h.DBName().String(),
+		"SELECT COUNT(*) > 0 FROM information_schema.schemata WHERE schema_name = ?", schema.String(),
 	).Scan(&state.Schema); err != nil {
 		return State{}, err
 	}
-	grants, err := grantsOf(ctx, conn, h.UnixUser())
+	grants, err := grantsOf(ctx, conn, user)
 	var refused *mysql.MySQLError
 	if errors.As(err, &refused) && (refused.Number == noSuchGrant || refused.Number == noSuchAccount) {
 		return state, nil
 	}
 	for _, g := range grants {
-		state.read(g, h)
+		state.read(g, schema, user)
 	}
 	return state, err
 }
@@ -237,9 +239,9 @@ func grantsOf(ctx context.Context, conn *sql.Conn, u contract.UnixUser) ([]strin
 }
 
 // read sorts one line of SHOW GRANTS into what should be there and what not.
-func (s *State) read(grant string, h contract.Handle) {
-	account := " TO " + identifier(h.UnixUser().String()) + "@`localhost`"
-	what, found := strings.CutPrefix(grant, "GRANT USAGE ON *.*"+account)
+func (s *State) read(grant string, schema contract.DBName, user contract.UnixUser) {
+	to := " TO " + account(user)
+	what, found := strings.CutPrefix(grant, "GRANT USAGE ON *.*"+to)
 	if found {
 		if strings.HasPrefix(what, " IDENTIFIED VIA unix_socket") && !strings.Contains(what, " OR ") && !strings.Contains(what, "GRANT OPTION") {
 			s.Account = true
@@ -248,7 +250,7 @@ func (s *State) read(grant string, h contract.Handle) {
 		s.Foreign = append(s.Foreign, grant)
 		return
 	}
-	what, found = strings.CutSuffix(grant, " ON "+pattern(h.DBName().String())+".*"+account)
+	what, found = strings.CutSuffix(grant, " ON "+pattern(schema.String())+".*"+to)
 	if !found {
 		s.Foreign = append(s.Foreign, grant)
 		return

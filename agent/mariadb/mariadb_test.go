@@ -71,7 +71,7 @@ func TestState(t *testing.T) {
 	} {
 		t.Run(c.claim, func(t *testing.T) {
 			var s State
-			s.read(c.grant, h)
+			s.read(c.grant, h.DBName(), h.UnixUser())
 			if s.Account != c.account || s.Rights != c.rights || (len(s.Foreign) > 0) != c.excess {
 				t.Errorf("got %+v", s)
 			}
