@@ -21,7 +21,8 @@ import (
 // A document root in which the customer was first goes straight to theirs.
 type static struct{}
 
-const version = "1.0.0"
+// version is the package's; its build sets it.
+var version = "0.0.0"
 
 func (static) Describe() sdk.Description {
 	siteType, err := contract.ParseSiteType("static")

@@ -31,7 +31,8 @@ import (
 // moment.
 type wordpress struct{}
 
-const version = "1.0.0"
+// version is the package's; its build sets it.
+var version = "0.0.0"
 
 // The settings' names.
 const (
