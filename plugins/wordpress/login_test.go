@@ -1,11 +1,13 @@
 package main
 
 import (
+	"fmt"
 	"net/http"
 	"os/exec"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 func TestLogin(t *testing.T) {
@@ -32,7 +34,22 @@ func TestLogin(t *testing.T) {
 
 	t.Run("lets exactly one of many parallel visits in", func(t *testing.T) {
 		link := i.login(t).Path
-		const visits = 24
+		// Holding the row makes every visit read it before the first one can
+		// delete it.
+		const held = 2 // seconds, ample for all to get there
+		holder := exec.Command("/usr/bin/mariadb", "--no-defaults", "--socket="+mariadb.socket, "--user=root", "--execute",
+			fmt.Sprintf("START TRANSACTION; SELECT * FROM `%s`.wp_options WHERE option_name LIKE '\\_chom\\_login\\_%%' FOR UPDATE; SELECT SLEEP(%d); ROLLBACK",
+				i.site.Database.Name, held))
+		if err := holder.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := holder.Wait(); err != nil {
+				t.Error(err)
+			}
+		}()
+		time.Sleep(300 * time.Millisecond) // until the lock is taken
+		const visits = 8                   // as many as the server has workers
 		answers := make([]answer, visits)
 		var all sync.WaitGroup
 		for n := range visits {
