@@ -3,24 +3,24 @@
 //
 // # Why the line looks as it does
 //
-//	printf '%s\n' 'TOKEN' | $(command -v sudo) sh -c 'set -eu; d=$(mktemp -d); trap "rm -rf $d" EXIT; cd "$d";
-//	  curl -fsSLO URL/install.sh; echo "HASH  install.sh" | sha256sum --quiet -c;
-//	  sh install.sh --url URL --agents HOST:PORT --packages HASH'
+//		printf '%s\n' 'TOKEN' | $(command -v sudo) sh -c 'set -eu; d=$(mktemp -d); trap "rm -rf $d" EXIT; cd "$d";
+//		  curl -fsSLO URL/install.sh; echo "HASH  install.sh" | sha256sum --quiet -c;
+//		  sh install.sh --url URL --agents HOST:PORT --packages HASH'
 //
-//   - The script is static: chomd never fills anything in, so no text from a request or from a database can become shell
-//     code on a server (a link with a quote or a line break in it was somebody's remote root once). What differs from
-//     server to server travels as arguments of a strict alphabet, checked here when the line is made and again by the script.
-//   - The join token is a secret for 30 minutes. printf is built into every shell, so the token is in no argument list
-//     (which every user of a host can read); it goes through a pipe, so it is in no environment either. The script keeps it
-//     in a variable that it does not export, hands it to the agent in a file that only root can read, and removes that.
-//   - sudo closes every descriptor but the first three, which leaves standard input as the only way through it. So the
-//     token takes standard input and the script comes from a file. $(command -v sudo) is nothing on a system without
-//     sudo, where one is root.
-//   - Trust comes from where the line was copied: an operator's terminal, signed in to the control plane. The line holds
-//     the SHA-256 of the script, and the SHA-256 of the list of package checksums. Whoever changes the script, the list or a
-//     package on the way, even over plain HTTP, is noticed before anything runs. TLS to a public name adds privacy,
-//     but nothing here depends on it; the agent's own connection is pinned by the CA hash in the token.
-//   - The cost: a line dies when the packages are replaced. It fails closed, says so, and lives for 30 minutes anyway.
+//	  - The script is static: chomd never fills anything in, so no text from a request or from a database can become shell
+//	    code on a server (a link with a quote or a line break in it was somebody's remote root once). What differs from
+//	    server to server travels as arguments of a strict alphabet, checked here when the line is made and again by the script.
+//	  - The join token is a secret for 30 minutes. printf is built into every shell, so the token is in no argument list
+//	    (which every user of a host can read); it goes through a pipe, so it is in no environment either. The script keeps it
+//	    in a variable that it does not export, hands it to the agent in a file that only root can read, and removes that.
+//	  - sudo closes every descriptor but the first three, which leaves standard input as the only way through it. So the
+//	    token takes standard input and the script comes from a file. $(command -v sudo) is nothing on a system without
+//	    sudo, where one is root.
+//	  - Trust comes from where the line was copied: an operator's terminal, signed in to the control plane. The line holds
+//	    the SHA-256 of the script, and the SHA-256 of the list of package checksums. Whoever changes the script, the list or a
+//	    package on the way, even over plain HTTP, is noticed before anything runs. TLS to a public name adds privacy,
+//	    but nothing here depends on it; the agent's own connection is pinned by the CA hash in the token.
+//	  - The cost: a line dies when the packages are replaced. It fails closed, says so, and lives for 30 minutes anyway.
 package install
 
 import (

@@ -178,4 +178,3 @@ func (p *program) secret(prompt string) (string, error) {
 }
 
 const maxSecret = 1024 // bytes; a token has 60
-

@@ -84,6 +84,11 @@ Add follows the server until it is ready for sites; with --wait=false it only pr
 }
 
 func (p *program) printToken(t *fleetv1.JoinToken) error {
+	if t.GetInstallCommand() == "" {
+		p.note("%s", noPackages)
+		_, err := fmt.Fprintln(p.out, t.GetToken())
+		return err
+	}
 	p.note("Paste this line on the server, before %s:", at(t.GetExpireTime()))
 	_, err := fmt.Fprintln(p.out, t.GetInstallCommand())
 	return err
@@ -91,8 +96,14 @@ func (p *program) printToken(t *fleetv1.JoinToken) error {
 
 // noteToken shows the line where progress goes: with --wait, standard output is for the server that comes of it.
 func (p *program) noteToken(t *fleetv1.JoinToken) {
+	if t.GetInstallCommand() == "" {
+		p.note("%s\n\n%s\n", noPackages, t.GetToken())
+		return
+	}
 	p.note("Paste this line on the server, before %s:\n\n%s\n", at(t.GetExpireTime()), t.GetInstallCommand())
 }
+
+const noPackages = "There is no line to paste: chomd has no agent packages (its --packages-dir). An agent that is installed already can enrol with this join token:"
 
 func (p *program) serverToken() *cobra.Command {
 	return &cobra.Command{

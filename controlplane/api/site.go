@@ -1,0 +1,240 @@
+package api
+
+import (
+	"context"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	sitev1 "chom.dev/proto/gen/chom/site/v1"
+	taskv1 "chom.dev/proto/gen/chom/task/v1"
+
+	"chom.dev/controlplane/site"
+	"chom.dev/controlplane/task"
+	"chom.dev/proto/contract"
+)
+
+type siteService struct{ sites *site.Sites }
+
+// siteIDs parses the two ids that every request about a site has.
+func siteIDs(r interface {
+	GetOrganizationId() string
+	GetSiteId() string
+}) (contract.OrganizationID, contract.SiteID, error) {
+	organization, err := contract.ParseOrganizationID(r.GetOrganizationId())
+	if err != nil {
+		return organization, contract.SiteID{}, invalid("organization_id", err)
+	}
+	id, err := contract.ParseSiteID(r.GetSiteId())
+	if err != nil {
+		return organization, id, invalid("site_id", err)
+	}
+	return organization, id, nil
+}
+
+func (s *siteService) CreateSite(ctx context.Context, r *sitev1.CreateSiteRequest) (*sitev1.CreateSiteResponse, error) {
+	organization, err := contract.ParseOrganizationID(r.GetOrganizationId())
+	if err != nil {
+		return nil, invalid("organization_id", err)
+	}
+	wanted := site.Request{
+		Organization: organization,
+		Name:         r.GetName(),
+		Type:         r.GetType(),
+		Domains:      r.GetDomains(),
+		Settings:     r.GetSettings(),
+		Limits:       limitsOf(r.GetLimits()),
+		RequestID:    r.GetRequestId(),
+	}
+	if r.GetServerId() != "" {
+		if wanted.Server, err = contract.ParseServerID(r.GetServerId()); err != nil {
+			return nil, invalid("server_id", err)
+		}
+	}
+	made, ordered, err := s.sites.Create(ctx, wanted)
+	if err != nil {
+		return nil, err
+	}
+	return &sitev1.CreateSiteResponse{Site: siteMessage(made), Task: ordered.Proto()}, nil
+}
+
+func (s *siteService) GetSite(ctx context.Context, r *sitev1.GetSiteRequest) (*sitev1.GetSiteResponse, error) {
+	organization, id, err := siteIDs(r)
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.sites.Get(ctx, organization, id)
+	if err != nil {
+		return nil, err
+	}
+	return &sitev1.GetSiteResponse{Site: siteMessage(found)}, nil
+}
+
+func (s *siteService) ListSites(ctx context.Context, r *sitev1.ListSitesRequest) (*sitev1.ListSitesResponse, error) {
+	organization, err := contract.ParseOrganizationID(r.GetOrganizationId())
+	if err != nil {
+		return nil, invalid("organization_id", err)
+	}
+	found, next, err := s.sites.List(ctx, organization, r.GetPageSize(), r.GetPageToken(), r.GetShowTrashed())
+	if err != nil {
+		return nil, err
+	}
+	answer := &sitev1.ListSitesResponse{NextPageToken: next}
+	for _, one := range found {
+		answer.Sites = append(answer.Sites, siteMessage(one))
+	}
+	return answer, nil
+}
+
+func (s *siteService) UpdateSite(ctx context.Context, r *sitev1.UpdateSiteRequest) (*sitev1.UpdateSiteResponse, error) {
+	if err := site.CheckMask(r.GetUpdateMask().GetPaths()); err != nil {
+		return nil, err
+	}
+	var change site.Change
+	for _, path := range r.GetUpdateMask().GetPaths() {
+		switch path {
+		case "domains":
+			change.Domains = append([]string{}, r.GetDomains()...) // an empty list is a value, and refused as one
+		case "settings":
+			change.Settings = map[string]string{}
+			for name, value := range r.GetSettings() {
+				change.Settings[name] = value
+			}
+		case "limits":
+			limits := limitsOf(r.GetLimits())
+			change.Limits = &limits
+		}
+	}
+	changed, task, err := s.change(r, func(organization contract.OrganizationID, id contract.SiteID) (*site.Site, task.Task, error) {
+		return s.sites.Update(ctx, organization, id, change)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &sitev1.UpdateSiteResponse{Site: changed, Task: task}, nil
+}
+
+func (s *siteService) SuspendSite(ctx context.Context, r *sitev1.SuspendSiteRequest) (*sitev1.SuspendSiteResponse, error) {
+	changed, task, err := s.change(r, func(organization contract.OrganizationID, id contract.SiteID) (*site.Site, task.Task, error) {
+		return s.sites.Suspend(ctx, organization, id)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &sitev1.SuspendSiteResponse{Site: changed, Task: task}, nil
+}
+
+func (s *siteService) ResumeSite(ctx context.Context, r *sitev1.ResumeSiteRequest) (*sitev1.ResumeSiteResponse, error) {
+	changed, task, err := s.change(r, func(organization contract.OrganizationID, id contract.SiteID) (*site.Site, task.Task, error) {
+		return s.sites.Resume(ctx, organization, id)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &sitev1.ResumeSiteResponse{Site: changed, Task: task}, nil
+}
+
+func (s *siteService) DeleteSite(ctx context.Context, r *sitev1.DeleteSiteRequest) (*sitev1.DeleteSiteResponse, error) {
+	changed, task, err := s.change(r, func(organization contract.OrganizationID, id contract.SiteID) (*site.Site, task.Task, error) {
+		return s.sites.Delete(ctx, organization, id)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &sitev1.DeleteSiteResponse{Site: changed, Task: task}, nil
+}
+
+func (s *siteService) RestoreSite(ctx context.Context, r *sitev1.RestoreSiteRequest) (*sitev1.RestoreSiteResponse, error) {
+	changed, task, err := s.change(r, func(organization contract.OrganizationID, id contract.SiteID) (*site.Site, task.Task, error) {
+		return s.sites.Restore(ctx, organization, id)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &sitev1.RestoreSiteResponse{Site: changed, Task: task}, nil
+}
+
+func (s *siteService) CreateSiteLogin(ctx context.Context, r *sitev1.CreateSiteLoginRequest) (*sitev1.CreateSiteLoginResponse, error) {
+	organization, id, err := siteIDs(r)
+	if err != nil {
+		return nil, err
+	}
+	login, err := s.sites.CreateLogin(ctx, organization, id)
+	if err != nil {
+		return nil, err
+	}
+	return &sitev1.CreateSiteLoginResponse{Url: login.URL, ExpireTime: timestamppb.New(login.ExpiresAt)}, nil
+}
+
+// change is what every change of a site has in common: two ids in, the site and its task out.
+func (s *siteService) change(r interface {
+	GetOrganizationId() string
+	GetSiteId() string
+}, do func(contract.OrganizationID, contract.SiteID) (*site.Site, task.Task, error),
+) (*sitev1.Site, *taskv1.Task, error) {
+	organization, id, err := siteIDs(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	changed, ordered, err := do(organization, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	return siteMessage(changed), ordered.Proto(), nil
+}
+
+func limitsOf(l *sitev1.Limits) site.Limits {
+	return site.Limits{
+		CPUPercent:  l.GetCpuPercent(),
+		MemoryBytes: l.GetMemoryBytes(),
+		Tasks:       l.GetTasks(),
+		PHPWorkers:  l.GetPhpWorkers(),
+	}
+}
+
+func siteMessage(s *site.Site) *sitev1.Site {
+	m := &sitev1.Site{
+		Id:             s.ID.String(),
+		OrganizationId: s.Organization.String(),
+		ServerId:       s.Server.String(),
+		Name:           s.Name,
+		Type:           s.Wanted.Type.String(),
+		Settings:       s.Wanted.Settings,
+		Limits: &sitev1.Limits{
+			CpuPercent:  s.Wanted.Limits.CPUPercent,
+			MemoryBytes: s.Wanted.Limits.MemoryBytes,
+			Tasks:       s.Wanted.Limits.Tasks,
+			PhpWorkers:  s.Wanted.Limits.PHPWorkers,
+		},
+		State:      siteStates[s.State],
+		Problem:    s.Problem,
+		Generation: s.Wanted.Generation,
+		Url:        s.URL(),
+		CreateTime: timestamppb.New(s.CreatedAt),
+		UpdateTime: timestamppb.New(s.UpdatedAt),
+		LastTaskId: s.LastTask,
+		Handle:     s.Handle.String(),
+	}
+	for _, domain := range s.Wanted.Domains {
+		m.Domains = append(m.Domains, domain.String())
+	}
+	if s.Observed != nil {
+		m.Observed = s.Observed.Message(s.ID)
+	}
+	if !s.TrashedAt.IsZero() {
+		m.DeleteTime = timestamppb.New(s.TrashedAt)
+	}
+	if !s.PurgeAt.IsZero() {
+		m.PurgeTime = timestamppb.New(s.PurgeAt)
+	}
+	return m
+}
+
+var siteStates = map[site.State]sitev1.State{
+	site.StateCreating:  sitev1.State_STATE_CREATING,
+	site.StateActive:    sitev1.State_STATE_ACTIVE,
+	site.StateUpdating:  sitev1.State_STATE_UPDATING,
+	site.StateSuspended: sitev1.State_STATE_SUSPENDED,
+	site.StateTrashed:   sitev1.State_STATE_TRASHED,
+	site.StateDeleting:  sitev1.State_STATE_DELETING,
+	site.StateFailed:    sitev1.State_STATE_FAILED,
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+func load(t *testing.T, file string, environ []string, args ...string) (config, error) {
+	t.Helper()
+	f := pflag.NewFlagSet("chomd", pflag.ContinueOnError)
+	configFlags(f)
+	path := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Parse(append([]string{"--config", path}, args...)); err != nil {
+		t.Fatal(err)
+	}
+	return loadConfig(f, environ)
+}
+
+func TestConfig(t *testing.T) {
+	t.Run("needs nothing", func(t *testing.T) {
+		c, err := load(t, "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Database != "sqlite:/var/lib/chomd/chom.db" || c.PublicURL != "http://127.0.0.1:8080" || c.AgentAddress != "127.0.0.1:8443" || c.TrashPeriod != 7*24*time.Hour {
+			t.Errorf("got %+v", c)
+		}
+	})
+	t.Run("takes flags over the environment over the file", func(t *testing.T) {
+		file := "log-level: error\nlog-format: json\ntrash-period: 1h\n"
+		c, err := load(t, file, []string{"CHOMD_LOG_LEVEL=warn", "CHOMD_TRASH_PERIOD=2h", "PATH=/bin"}, "--trash-period", "3h")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.LogFormat != "json" || c.LogLevel != "warn" || c.TrashPeriod != 3*time.Hour {
+			t.Errorf("got %+v", c)
+		}
+	})
+	for name, test := range map[string]struct {
+		file string
+		env  []string
+		args []string
+		want string
+	}{
+		"an unknown key in the file":      {file: "databse: sqlite:x\n", want: "databse: there is no such key"},
+		"an unknown nested key":           {file: "people:\n  listen: x\n", want: "people.listen: there is no such key"},
+		"an unknown key in the variables": {env: []string{"CHOMD_PEOPLE_LISTN=x"}, want: "people-listn: there is no such key"},
+		"plain HTTP beyond loopback":      {args: []string{"--people-listen", "10.0.0.1:80"}, want: "people-listen: plain HTTP is for loopback only"},
+		"plain HTTP on all addresses":     {args: []string{"--people-listen", ":80", "--public-url", "http://x.example"}, want: "people-listen: plain HTTP is for loopback only"},
+		"a key without a certificate":     {args: []string{"--people-key", "x"}, want: "people-cert: and people-key must be given together"},
+		"another database":                {args: []string{"--database", "mysql://x"}, want: "database: must begin with"},
+		"a URL with shell in it":          {args: []string{"--public-url", "http://x$(id)"}, want: "public-url: must be http(s)://HOST"},
+		"an agent address without port":   {args: []string{"--agent-address", "x.example"}, want: "agent-address: must be HOST:PORT"},
+		"a trash period of nothing":       {args: []string{"--trash-period", "0s"}, want: "trash-period: must be"},
+		"a trash period of words":         {file: "trash-period: a week\n", want: "trash-period"},
+		"half a WordPress release":        {args: []string{"--wordpress-url", "http://x.example/wp.tar.gz"}, want: "wordpress-version: must be"},
+		"a short checksum":                {args: []string{"--wordpress-url", "http://x.example/wp.tar.gz", "--wordpress-version", "6.8.1", "--wordpress-sha256", "abc"}, want: "wordpress-sha256: must be"},
+		"a packages folder that is none":  {args: []string{"--packages-dir", "/nonexistent"}, want: "packages-dir: must be a folder"},
+		"an unknown log format":           {args: []string{"--log-format", "xml"}, want: "log-format: must be"},
+		"an unknown log level":            {args: []string{"--log-level", "loud"}, want: "log-level: must be"},
+	} {
+		t.Run("refuses "+name, func(t *testing.T) {
+			_, err := load(t, test.file, test.env, test.args...)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
+	}
+	t.Run("allows plain HTTP beyond loopback when told so", func(t *testing.T) {
+		c, err := load(t, "", nil, "--people-listen", "10.0.0.1:8080", "--insecure-http")
+		if err != nil || c.PublicURL != "http://10.0.0.1:8080" || c.AgentAddress != "10.0.0.1:8443" {
+			t.Errorf("got %+v, %v", c, err)
+		}
+	})
+	t.Run("names every broken key at once", func(t *testing.T) {
+		_, err := load(t, "", nil, "--log-level", "x", "--log-format", "y")
+		if err == nil || !strings.Contains(err.Error(), "log-level") || !strings.Contains(err.Error(), "log-format") {
+			t.Errorf("got %v", err)
+		}
+	})
+}

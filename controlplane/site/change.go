@@ -1,0 +1,199 @@
+package site
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"chom.dev/controlplane/audit"
+	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/task"
+	"chom.dev/proto/contract"
+)
+
+// Change says what to change of a site; nil leaves a part as it is.
+type Change struct {
+	Domains  []string          // the whole new list
+	Settings map[string]string // merged over the present ones
+	Limits   *Limits           // the whole new limits
+}
+
+// Update changes what is wanted of a site. Errors: ErrNotFound, ErrInTrash, a fault of kind Invalid that names the field, a
+// Conflict that names the domain which another site has.
+func (s *Sites) Update(ctx context.Context, organization contract.OrganizationID, id contract.SiteID, change Change) (*Site, task.Task, error) {
+	return s.change(ctx, organization, id, "site.update", func(tx *db.Tx, site *Site) (string, error) {
+		if err := living(site); err != nil {
+			return "", err
+		}
+		var what []string
+		if change.Domains != nil {
+			wanted, err := parseDomains(change.Domains)
+			if err != nil {
+				return "", err
+			}
+			if err := replaceDomains(ctx, tx, site, wanted); err != nil {
+				return "", err
+			}
+			what = append(what, "domains: "+joined(wanted))
+		}
+		if change.Settings != nil {
+			kind, err := parseType(site.Wanted.Type.String())
+			if err != nil {
+				return "", err
+			}
+			merged, err := kind.mergeSettings(site.Wanted.Settings, change.Settings)
+			if err != nil {
+				return "", err
+			}
+			site.Wanted.Settings = merged
+			what = append(what, "settings")
+		}
+		if change.Limits != nil {
+			if err := change.Limits.check(); err != nil {
+				return "", err
+			}
+			site.Wanted.Limits = *change.Limits
+			what = append(what, "limits")
+		}
+		if len(what) == 0 {
+			return "", fault.Invalid("update_mask", "must name at least one of: domains, settings, limits")
+		}
+		return strings.Join(what, ", "), nil
+	})
+}
+
+// Suspend stops a site; visitors get a 503 page. On a suspended site it tries again what the host did not do.
+func (s *Sites) Suspend(ctx context.Context, organization contract.OrganizationID, id contract.SiteID) (*Site, task.Task, error) {
+	return s.change(ctx, organization, id, "site.suspend", func(_ *db.Tx, site *Site) (string, error) {
+		if err := living(site); err != nil {
+			return "", err
+		}
+		site.Wanted.Phase = Suspended
+		return "", nil
+	})
+}
+
+// Resume serves a suspended site again. On one that is not suspended it tries again what the host did not do.
+func (s *Sites) Resume(ctx context.Context, organization contract.OrganizationID, id contract.SiteID) (*Site, task.Task, error) {
+	return s.change(ctx, organization, id, "site.resume", func(_ *db.Tx, site *Site) (string, error) {
+		if err := living(site); err != nil {
+			return "", err
+		}
+		site.Wanted.Phase = Active
+		return "", nil
+	})
+}
+
+// Delete puts a site into the trash, where it keeps its names. On one that is there already it tries again what the host did
+// not do; its time does not begin anew.
+func (s *Sites) Delete(ctx context.Context, organization contract.OrganizationID, id contract.SiteID) (*Site, task.Task, error) {
+	return s.change(ctx, organization, id, "site.delete", func(_ *db.Tx, site *Site) (string, error) {
+		switch site.Wanted.Phase {
+		case Absent:
+			return "", ErrPurging
+		case Active, Suspended:
+			site.Wanted.Phase = Trashed
+			site.TrashedAt = db.Time(db.Micros(time.Now()))
+			site.PurgeAt = site.TrashedAt.Add(s.config.TrashPeriod)
+		}
+		return "restorable until " + site.PurgeAt.Format(time.RFC3339), nil
+	})
+}
+
+// Restore takes a site out of the trash and serves it again.
+func (s *Sites) Restore(ctx context.Context, organization contract.OrganizationID, id contract.SiteID) (*Site, task.Task, error) {
+	return s.change(ctx, organization, id, "site.restore", func(_ *db.Tx, site *Site) (string, error) {
+		switch site.Wanted.Phase {
+		case Absent:
+			return "", ErrPurging
+		case Active, Suspended:
+			return "", ErrNotInTrash
+		}
+		site.Wanted.Phase = Active
+		site.TrashedAt, site.PurgeAt = time.Time{}, time.Time{}
+		return "", nil
+	})
+}
+
+// living refuses a site that was deleted.
+func living(site *Site) error {
+	switch site.Wanted.Phase {
+	case Absent:
+		return ErrPurging
+	case Trashed:
+		return ErrInTrash
+	}
+	return nil
+}
+
+// change is the way of all changes: read, decide, number, write, order, record, in one transaction. decide alters the site
+// and says in words what it did.
+func (s *Sites) change(ctx context.Context, organization contract.OrganizationID, id contract.SiteID, action string,
+	decide func(*db.Tx, *Site) (string, error),
+) (*Site, task.Task, error) {
+	var changed *Site
+	var ordered task.Task
+	err := db.InTx(ctx, s.db, func(tx *db.Tx) error {
+		site, err := load(ctx, tx, organization, id)
+		if err != nil {
+			return err
+		}
+		site.UpdatedAt = db.Time(db.Micros(time.Now()))
+		detail, err := decide(tx, site)
+		if err != nil {
+			return err
+		}
+		site.Wanted.Generation = nextGeneration(site)
+		if ordered, err = s.converge(ctx, tx, site); err != nil {
+			return err
+		}
+		changed = site
+		return audit.Record(ctx, tx, audit.Event{
+			Organization: organization.String(), Action: action, Object: id.String(), Detail: detail,
+		})
+	})
+	if err != nil {
+		return nil, task.Task{}, fmt.Errorf("%s %s: %w", strings.Replace(action, "site.", "", 1)+" site", id, err)
+	}
+	return changed, ordered, nil
+}
+
+// converge writes what is wanted of a site and the task that brings its host there. A newer task of a site ends those that
+// still wait; the one that runs goes on.
+func (s *Sites) converge(ctx context.Context, tx *db.Tx, site *Site) (task.Task, error) {
+	ordered, err := task.Enqueue(ctx, tx, task.New{
+		Organization: site.Organization.String(),
+		Server:       site.Server.String(),
+		Site:         site.ID.String(),
+		Kind:         task.ConvergeSite,
+		Parameters:   site.order(),
+		Generation:   site.Wanted.Generation,
+		CreatedBy:    audit.Actor(ctx),
+	})
+	if err != nil {
+		return task.Task{}, err
+	}
+	site.LastTask, site.lastTaskState = ordered.ID, ordered.State
+	site.State, site.Problem = derive(site.Wanted, site.Observed, progressOf(ordered.State), "")
+	return ordered, update(ctx, tx, site)
+}
+
+// parts are what an update mask may name.
+var parts = []string{"domains", "settings", "limits"}
+
+// CheckMask refuses an update mask that names what cannot be changed, nothing, or a thing twice.
+func CheckMask(paths []string) error {
+	rule := "must name each of these at most once, and at least one: " + strings.Join(parts, ", ")
+	if len(paths) == 0 || len(paths) > len(parts) {
+		return fault.Invalid("update_mask", rule)
+	}
+	for i, path := range paths {
+		if !slices.Contains(parts, path) || slices.Contains(paths[:i], path) {
+			return fault.Invalid("update_mask", rule)
+		}
+	}
+	return nil
+}

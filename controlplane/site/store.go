@@ -1,0 +1,148 @@
+package site
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	sitev1 "chom.dev/proto/gen/chom/site/v1"
+
+	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/task"
+	"chom.dev/proto/contract"
+)
+
+const columns = `
+	SELECT s.organization_id,
+	       s.id,
+	       s.handle,
+	       s.server_id,
+	       s.name,
+	       s.desired,
+	       s.phase,
+	       s.generation,
+	       s.observed,
+	       s.observed_generation,
+	       s.problem,
+	       s.last_task_id,
+	       COALESCE(t.state, ''),
+	       s.created_at,
+	       s.updated_at,
+	       s.trashed_at,
+	       s.purge_at
+	FROM sites s
+	LEFT JOIN tasks t ON t.organization_id = s.organization_id AND t.id = s.last_task_id`
+
+func scan(row interface{ Scan(...any) error }) (*Site, error) {
+	var s Site
+	var desired, observed []byte
+	var phase, lastProblem string
+	var generation, observedGeneration, created, updated int64
+	var trashed, purge sql.NullInt64
+	if err := row.Scan(&s.Organization, &s.ID, &s.Handle, &s.Server, &s.Name, &desired, &phase, &generation, &observed, &observedGeneration,
+		&lastProblem, &s.LastTask, &s.lastTaskState, &created, &updated, &trashed, &purge); err != nil {
+		return nil, err
+	}
+	var err error
+	if s.Wanted, err = parseDesired(desired); err != nil {
+		return nil, fmt.Errorf("site %s: %w", s.ID, err)
+	}
+	s.Wanted.Phase, s.Wanted.Generation = Phase(phase), uint64(generation)
+	if observed != nil {
+		var o sitev1.ObservedState
+		if err := proto.Unmarshal(observed, &o); err != nil {
+			return nil, fmt.Errorf("site %s: read observed state: %w", s.ID, err)
+		}
+		s.Observed = observedFrom(&o)
+		s.Observed.Generation = uint64(observedGeneration)
+	}
+	s.CreatedAt, s.UpdatedAt = db.Time(created), db.Time(updated)
+	s.TrashedAt, s.PurgeAt = db.NullTime(trashed), db.NullTime(purge)
+	s.State, s.Problem = derive(s.Wanted, s.Observed, progressOf(s.lastTaskState), lastProblem)
+	return &s, nil
+}
+
+func progressOf(state task.State) progress {
+	switch {
+	case state == "" || state == task.Succeeded: // no task is known any more: what was measured decides
+		return arrived
+	case state.Ended():
+		return broken
+	}
+	return onItsWay
+}
+
+// load finds one site of an organization.
+func load(ctx context.Context, q db.Querier, organization contract.OrganizationID, id contract.SiteID) (*Site, error) {
+	found, err := scan(q.QueryRow(ctx, columns+` WHERE s.organization_id = $1 AND s.id = $2`, organization, id))
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read site: %w", err)
+	}
+	return found, nil
+}
+
+func scanAll(rows *sql.Rows) ([]*Site, error) {
+	defer rows.Close()
+	var all []*Site
+	for rows.Next() {
+		s, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	return all, rows.Err()
+}
+
+func insert(ctx context.Context, tx *db.Tx, s *Site, requestID string, requestHash []byte) error {
+	desired, err := proto.Marshal(s.desired())
+	if err != nil {
+		return fmt.Errorf("insert site: %w", err)
+	}
+	if _, err := tx.Exec(ctx, `
+		INSERT INTO sites (
+			organization_id, id, handle, server_id, name, type, request_id, request_hash,
+			desired, phase, generation, observed_generation, problem, last_task_id, created_at, updated_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, '', '', $12, $12)`,
+		s.Organization, s.ID, s.Handle, s.Server, s.Name, s.Wanted.Type,
+		sql.NullString{String: requestID, Valid: requestID != ""}, requestHash,
+		desired, string(s.Wanted.Phase), int64(s.Wanted.Generation), db.Micros(s.CreatedAt)); err != nil {
+		return fmt.Errorf("insert site: %w", err)
+	}
+	return nil
+}
+
+// update writes what is wanted and the task that carries it out.
+func update(ctx context.Context, tx *db.Tx, s *Site) error {
+	desired, err := proto.Marshal(s.desired())
+	if err != nil {
+		return fmt.Errorf("update site %s: %w", s.ID, err)
+	}
+	n, err := tx.Exec(ctx, `
+		UPDATE sites
+		SET desired = $3,
+		    phase = $4,
+		    generation = $5,
+		    problem = '',
+		    last_task_id = $6,
+		    updated_at = $7,
+		    trashed_at = $8,
+		    purge_at = $9
+		WHERE organization_id = $1
+		  AND id = $2`,
+		s.Organization, s.ID, desired, string(s.Wanted.Phase), int64(s.Wanted.Generation), s.LastTask,
+		db.Micros(s.UpdatedAt), db.NullMicros(s.TrashedAt), db.NullMicros(s.PurgeAt))
+	if err != nil {
+		return fmt.Errorf("update site %s: %w", s.ID, err)
+	}
+	if n == 0 {
+		return ErrNotFound
+	}
+	return nil
+}
