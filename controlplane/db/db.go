@@ -31,9 +31,10 @@ import (
 
 // DB is an open database of either engine. It is safe for concurrent use.
 type DB struct {
-	engine engine
-	wakes  *wakes
-	closed atomic.Bool
+	engine  engine
+	wakes   *wakes
+	closed  atomic.Bool
+	sealKey atomic.Pointer[[]byte]
 }
 
 // engine is what differs between SQLite and PostgreSQL.

@@ -232,6 +232,41 @@ func TestRead(t *testing.T) {
 	})
 }
 
+func TestSeal(t *testing.T) {
+	d := dbtest.SQLite(t)
+	in := func(fn func(tx *db.Tx)) {
+		t.Helper()
+		if err := db.InTx(t.Context(), d, func(tx *db.Tx) error { fn(tx); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, b, ab := []byte("a"), []byte("b"), []byte("ab")
+	in(func(tx *db.Tx) {
+		if tx.CheckSeal(tx.Seal(a), a) {
+			t.Error("something is sealed without a key")
+		}
+	})
+	d.SetSealKey([]byte("key one"))
+	var seal []byte
+	in(func(tx *db.Tx) {
+		seal = tx.Seal(a, b)
+		if !tx.CheckSeal(seal, a, b) {
+			t.Error("a seal does not hold")
+		}
+		for _, parts := range [][][]byte{{ab}, {ab, nil}, {b, a}, {a, b, nil}, {a}, nil} {
+			if tx.CheckSeal(seal, parts...) {
+				t.Errorf("the seal of a, b holds for %q", parts)
+			}
+		}
+	})
+	d.SetSealKey([]byte("key two"))
+	in(func(tx *db.Tx) {
+		if tx.CheckSeal(seal, a, b) {
+			t.Error("a seal holds under another key")
+		}
+	})
+}
+
 func TestMigrate(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()

@@ -24,9 +24,10 @@ var ErrCommitUnknown = errors.New("whether the transaction was committed is not 
 
 // Tx is a write transaction.
 type Tx struct {
-	q     runner
-	after []func()
-	wakes []wake
+	q       runner
+	after   []func()
+	wakes   []wake
+	sealKey []byte
 }
 
 // runner is the connection under a Tx.
@@ -97,6 +98,9 @@ func InTx(ctx context.Context, d *DB, fn func(tx *Tx) error, opts ...TxOption) e
 	var done *Tx
 	run := func(tx *Tx) error {
 		done = tx
+		if key := d.sealKey.Load(); key != nil {
+			tx.sealKey = *key
+		}
 		return fn(tx)
 	}
 	// Ten losses in a row mean more than bad luck; half a second has passed.

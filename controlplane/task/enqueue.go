@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -96,10 +97,10 @@ func Enqueue(ctx context.Context, tx *db.Tx, n New) (Task, error) {
 	}
 	_, err = tx.Exec(ctx, `
 		INSERT INTO tasks (
-			organization_id, id, server_id, site_id, kind, parameters, generation, state, sequence, attempt, fence, step_count,
+			organization_id, id, server_id, site_id, kind, parameters, generation, seal, state, sequence, attempt, fence, step_count,
 			event_sequence, log_sequence, log_bytes, timeout_us, not_before, deadline_at, error, created_by, created_at, version)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, 'queued', $8, 0, 0, 0, 0, 0, 0, $9, 0, $10, '', $11, $12, 1)`,
-		t.Organization, t.ID, t.Server, t.Site, string(t.Kind), parameters, int64(t.Generation), t.sequence,
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', $9, 0, 0, 0, 0, 0, 0, $10, 0, $11, '', $12, $13, 1)`,
+		t.Organization, t.ID, t.Server, t.Site, string(t.Kind), parameters, int64(t.Generation), tx.Seal(t.sealed(parameters)...), t.sequence,
 		t.timeout.Microseconds(), db.Micros(t.Deadline), t.CreatedBy, db.Micros(t.Created))
 	if err != nil {
 		return Task{}, fmt.Errorf("enqueue %s on server %s: %w", t.Kind, t.Server, err)
@@ -171,6 +172,16 @@ func (n New) task(now time.Time) (Task, []byte, error) {
 		timeout:      timeout,
 		version:      1,
 	}, parameters, nil
+}
+
+// sealed is what nobody may change once it was asked for.
+func (t *Task) sealed(parameters []byte) [][]byte {
+	return [][]byte{
+		[]byte("task"), []byte(t.ID), []byte(t.Organization), []byte(t.Server), []byte(t.Site), []byte(t.Kind), parameters,
+		strconv.AppendUint(nil, t.Generation, 10),
+		strconv.AppendInt(nil, db.Micros(t.Deadline), 10),
+		strconv.AppendInt(nil, t.timeout.Microseconds(), 10),
+	}
 }
 
 // supersede ends the site's tasks that wait for an older generation.

@@ -93,7 +93,10 @@ func (w waiting) lane() string {
 // Whoever calls it must send what it gives: an offer that is lost on the way is
 // UNKNOWN after 30 s.
 func (ts *Tasks) Offer(ctx context.Context, server string, epoch int64, since time.Time) (Outbox, error) {
-	now := time.Now()
+	return ts.offerAt(ctx, server, epoch, since, time.Now())
+}
+
+func (ts *Tasks) offerAt(ctx context.Context, server string, epoch int64, since, now time.Time) (Outbox, error) {
 	open, err := openTasks(ctx, ts.db.Reader(), server)
 	if err != nil {
 		return Outbox{}, fmt.Errorf("offer to server %s: %w", server, err)
@@ -177,16 +180,19 @@ func (ts *Tasks) offer(ctx context.Context, tx *db.Tx, server string, epoch int6
 		if !t.offer(fence, now) {
 			continue // it was canceled a moment ago
 		}
-		var parameters []byte
+		var parameters, seal []byte
 		err = tx.QueryRow(ctx, `
-			SELECT parameters
+			SELECT parameters, seal
 			FROM tasks
-			WHERE id = $1`, id).Scan(&parameters)
+			WHERE id = $1`, id).Scan(&parameters, &seal)
 		if err != nil {
 			return err
 		}
-		so, err := t.sign(ts.signer, parameters, now)
-		if err != nil {
+		var so *orderv1.SignedOrder
+		if !tx.CheckSeal(seal, t.sealed(parameters)...) {
+			ts.log.Error("task was made or changed outside of CHOM and is not sent", "task", id, "server", server)
+			t.end(Failed, "its order was made or changed outside of CHOM", now)
+		} else if so, err = t.sign(ts.signer, parameters, now); err != nil {
 			// Nobody could ever do it: better an end than a queue that stands.
 			ts.log.Error("order can't be made", "task", id, "err", err)
 			t.end(Failed, "its order can't be made", now)

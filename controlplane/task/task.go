@@ -31,6 +31,10 @@
 // What the agent says of a task after its end changes nothing; after a
 // TIMED_OUT it is kept as a log line.
 //
+// Write access to the database can't command an agent: what a task asks for is
+// sealed when it is enqueued, by a key from outside the database, and checked
+// before it is signed. A row that was made or changed otherwise FAILS.
+//
 // A CONVERGE_SITE task holds everything that is wanted of a site. One that
 // still waits when a newer generation is asked for can thus only do harm: it
 // would bring the host to a state that nobody wants any more, in full, before

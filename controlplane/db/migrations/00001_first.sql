@@ -160,6 +160,8 @@ CREATE TABLE tasks (
     -- The kind's own message (chom.order.v1.Noop, ConvergeSite, ...), serialized.
     parameters          BYTEA NOT NULL,
     generation          BIGINT NOT NULL,
+    -- MAC over what must not change, by a key that is not in the database: a row without it is never signed.
+    seal                BYTEA NOT NULL,
     state               TEXT NOT NULL CHECK (state IN ('queued', 'offered', 'running', 'unknown', 'succeeded', 'failed', 'canceled', 'timed_out')),
     -- Order of creation on its server, from servers.task_sequence: the order in which a site's tasks run.
     sequence            BIGINT NOT NULL,
