@@ -120,7 +120,7 @@ func (m *Manager) reload(ctx context.Context) error {
 		return err
 	}
 	old := m.workers()
-	if st.Active == "active" {
+	if st.Active == "active" || st.Active == "reloading" { // logrotate reloads too, perhaps before our files were there
 		err = m.host.Signal(ctx, service, syscall.SIGHUP)
 	} else {
 		err = m.host.Start(ctx, service)

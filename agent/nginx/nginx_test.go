@@ -24,7 +24,7 @@ import (
 // server is a real nginx with its configuration in a temporary directory, and
 // the little of an init system that Manager needs.
 type server struct {
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	mu      sync.Mutex
 	signals int
@@ -83,7 +83,7 @@ func (s *server) stop() {
 	}
 }
 
-func setup(t *testing.T) (*Manager, *server) {
+func setup(t testing.TB) (*Manager, *server) {
 	t.Helper()
 	if _, err := os.Stat("/usr/sbin/nginx"); err != nil {
 		t.Fatalf("these claims are about nginx: install nginx-light: %v", err)
@@ -122,7 +122,7 @@ http {
 	}, s
 }
 
-func write(t *testing.T, path, content string) {
+func write(t testing.TB, path, content string) {
 	t.Helper()
 	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(content), 0o644)); err != nil {
 		t.Fatal(err)
@@ -130,7 +130,7 @@ func write(t *testing.T, path, content string) {
 }
 
 // fresh makes a site with a page that says its first name.
-func fresh(t *testing.T, m *Manager, kind Kind, names ...string) Site {
+func fresh(t testing.TB, m *Manager, kind Kind, names ...string) Site {
 	t.Helper()
 	s := site(t, kind, names...)
 	s.Handle = contract.NewHandle()
@@ -531,5 +531,27 @@ func TestServing(t *testing.T) {
 				t.Errorf("%s%s answers %.80q, want %q", k.host, c.path, got, k.want)
 			}
 		}
+	}
+}
+
+// BenchmarkApply tells what a new site costs on a host that has a thousand.
+func BenchmarkApply(b *testing.B) {
+	m, _ := setup(b)
+	if _, err := m.EnsureBase(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	for i := range 1000 {
+		s := fresh(b, m, PHP, fmt.Sprintf("s%d.example", i))
+		if err := m.ensureLogs(s.Handle); err != nil {
+			b.Fatal(err)
+		}
+		write(b, m.site(s.Handle), string(must(render(must(m.serverBlock(s))))))
+	}
+	i := 0
+	for b.Loop() {
+		if _, err := m.Apply(b.Context(), fresh(b, m, PHP, fmt.Sprintf("new%d.example", i)), nil); err != nil {
+			b.Fatal(err)
+		}
+		i++
 	}
 }

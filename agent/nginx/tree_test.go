@@ -20,7 +20,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-func site(t *testing.T, kind Kind, domains ...string) Site {
+func site(t testing.TB, kind Kind, domains ...string) Site {
 	t.Helper()
 	s := Site{Handle: must(contract.ParseHandle("abcdefgh27")), Kind: kind}
 	for _, d := range domains {
