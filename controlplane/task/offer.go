@@ -56,7 +56,7 @@ func pick(open []waiting, now time.Time) []string {
 	for _, w := range open {
 		if w.state != Queued {
 			free--
-			busy[w.lane()] = true
+			busy[w.lane()] = w.lane() != ""
 		}
 	}
 	var picked []string
@@ -64,9 +64,7 @@ func pick(open []waiting, now time.Time) []string {
 		if w.state != Queued || busy[w.lane()] {
 			continue
 		}
-		if w.lane() != "" {
-			busy[w.lane()] = true // taken, or rests: in both cases no other one passes
-		}
+		busy[w.lane()] = w.lane() != "" // taken, or rests: in both cases no other one of its lane passes
 		if len(picked) < free && !now.Before(w.notBefore) && now.Before(w.deadline) {
 			picked = append(picked, w.id)
 		}
