@@ -34,15 +34,21 @@ func writeEvent(tx *bolt.Tx, ev *linkv1.TaskEvent, text []byte) error {
 }
 
 // Events gives the oldest undelivered events, up to a count and about a size
-// in bytes, at least one if there is one.
-func (j *Journal) Events(count, size int) ([]Event, error) {
+// in bytes, at least one if there is one. All tells whether these are all.
+func (j *Journal) Events(count, size int) (out []Event, all bool, err error) {
 	j.mu.Lock()
 	after := j.delivered
 	j.mu.Unlock()
-	var out []Event
-	err := j.view(func(tx *bolt.Tx) error {
+	err = j.view(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bucketEvents).Cursor()
-		for k, v := c.Seek(number(after + 1)); k != nil && len(out) < count; k, v = c.Next() {
+		for k, v := c.Seek(number(after + 1)); ; k, v = c.Next() {
+			if k == nil {
+				all = true
+				return nil
+			}
+			if len(out) == count {
+				return nil
+			}
 			text, err := open1(bucketEvents, k, v)
 			if err != nil {
 				return err
@@ -56,9 +62,8 @@ func (j *Journal) Events(count, size int) ([]Event, error) {
 			}
 			out = append(out, Event{binary.BigEndian.Uint64(k), ev})
 		}
-		return nil
 	})
-	return out, err
+	return out, all, err
 }
 
 // Delivered says that the control plane has all events up to a position. It

@@ -108,6 +108,9 @@ func (e *Engine) do(ctx context.Context, a *attempt) error {
 	// ctx ends with the engine, running also with the attempt's time or on request.
 	running, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
+	if a.halt.Err() != nil {
+		stop(context.Cause(a.halt)) // AfterFunc would be a moment late
+	}
 	defer context.AfterFunc(a.halt, func() { stop(context.Cause(a.halt)) })()
 	running, release := context.WithTimeoutCause(running, a.order.Timeout-a.rec.Spent, errTimedOut)
 	defer release()

@@ -90,33 +90,37 @@ type Batch struct {
 	Events []*linkv1.TaskEvent
 	Sites  []*sitev1.ObservedState
 
-	answers   int      // leading events that are not in the journal
-	positions []uint64 // of those that are
+	positions []uint64 // of the events that are in the journal, which come first
+	answers   int      // how many follow that are not
 }
 
 // Outbox gives the oldest of what is to be told, up to a count and about a
 // size of events in bytes. The next call gives the same until Delivered.
+//
+// Repeats come last: the control plane ignores what it hears after a higher
+// number, so a repeated result must not overtake what led to it.
 func (e *Engine) Outbox(count, size int) (Batch, error) {
 	var b Batch
 	e.mu.Lock()
-	b.Events = slices.Clone(e.answers[:min(len(e.answers), count)])
+	answers := slices.Clone(e.answers)
 	for _, st := range e.sites {
 		if len(b.Sites) < count {
 			b.Sites = append(b.Sites, st)
 		}
 	}
 	e.mu.Unlock()
-	b.answers = len(b.Events)
-	if b.answers == count {
-		return b, nil
-	}
-	events, err := e.cfg.Journal.Events(count-b.answers, size)
+	// Read after the answers were: what led to one of them is in here.
+	events, all, err := e.cfg.Journal.Events(count, size)
 	if err != nil {
 		return Batch{}, err
 	}
 	for _, ev := range events {
 		b.Events = append(b.Events, ev.Event)
 		b.positions = append(b.positions, ev.Position)
+	}
+	if all {
+		b.answers = min(len(answers), count-len(events))
+		b.Events = append(b.Events, answers[:b.answers]...)
 	}
 	return b, nil
 }
@@ -139,9 +143,11 @@ func (e *Engine) Delivered(b Batch) {
 
 // First is the batch's first event alone, to find the one that can't be told.
 func (b Batch) First() Batch {
-	first := Batch{Events: b.Events[:1], answers: min(b.answers, 1)}
-	if first.answers == 0 {
+	first := Batch{Events: b.Events[:1]}
+	if len(b.positions) > 0 {
 		first.positions = b.positions[:1]
+	} else {
+		first.answers = 1
 	}
 	return first
 }
@@ -190,23 +196,21 @@ func (e *Engine) resend(key journal.Key) {
 }
 
 // repeat tells again what the journal says of an attempt, under the number
-// that it was told by. What was not delivered yet is told anyway, in its turn.
+// that it was told by.
 func (e *Engine) repeat(rec journal.Attempt) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	switch {
-	case rec.Ended.IsZero():
-		e.answer(event(rec.Key(), rec.Fence, 1, &linkv1.TaskEvent{Event: &linkv1.TaskEvent_Accepted{
-			Accepted: &linkv1.Accepted{StepCount: rec.StepCount},
-		}}))
-	case rec.Delivered:
+	ev := &linkv1.TaskEvent{Event: &linkv1.TaskEvent_Accepted{Accepted: &linkv1.Accepted{StepCount: rec.StepCount}}}
+	sequence := uint64(1)
+	if !rec.Ended.IsZero() {
 		result := new(orderv1.Result)
 		if err := proto.Unmarshal(rec.Result, result); err != nil {
 			e.cfg.Log.Error("result is unreadable", "task", rec.Task, "err", err)
 			return
 		}
-		e.answer(event(rec.Key(), rec.Fence, rec.ResultSequence, &linkv1.TaskEvent{Event: &linkv1.TaskEvent_Result{Result: result}}))
+		ev, sequence = &linkv1.TaskEvent{Event: &linkv1.TaskEvent_Result{Result: result}}, rec.ResultSequence
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.answer(event(rec.Key(), rec.Fence, sequence, ev))
 }
 
 // Sites gives the registry, without the sites that are gone.
