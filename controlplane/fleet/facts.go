@@ -114,17 +114,13 @@ func (f Facts) marshal() ([]byte, error) {
 	return b, nil
 }
 
-// parseFacts reads what marshal wrote; nil for a host that never said anything.
-func parseFacts(b []byte) (*Facts, error) {
-	if b == nil {
-		return nil, nil
-	}
+// parseFacts reads what marshal wrote.
+func parseFacts(b []byte) (Facts, error) {
 	var m fleetv1.Facts
 	if err := proto.Unmarshal(b, &m); err != nil {
-		return nil, fmt.Errorf("read facts: %w", err)
+		return Facts{}, fmt.Errorf("read facts: %w", err)
 	}
-	f := FactsFrom(&m)
-	return &f, nil
+	return FactsFrom(&m), nil
 }
 
 // SaveFacts replaces a server's facts, unless they are the same.

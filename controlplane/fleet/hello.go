@@ -26,9 +26,9 @@ const maxFence = 1 << 62
 
 // Hello opens a new epoch: whatever the server holds open of an older one is refused from now on.
 //
-// Two hosts with one identity push each other out, each with its own process. A process that was pushed out and says Hello again
-// has returned, which no process of one host can do but one whose Hello was on its way while its successor started. So
-// the second return within returnsCount makes the server QUARANTINED, for both.
+// Two hosts with one identity push each other out, each with its own process, and a process that was pushed out says Hello
+// again: it returns. On one host that happens to a dead process whose Hello was still on its way when its successor started, and
+// then to the successor, once each. So the second return of one process makes the server QUARANTINED, for both hosts.
 //
 // Opened runs in the same transaction once the epoch is open, while no offer to the server can be made: there the agent's
 // journal is compared. Older says that the agent has accepted a higher fence than this database ever gave, so the database
@@ -155,8 +155,8 @@ func open(ctx context.Context, tx *db.Tx, server contract.ServerID, g Greeting, 
 const (
 	// returnsAllowed is for a Hello that was still on its way when the process behind it was replaced.
 	returnsAllowed = 1
-	// returnsCount is how long a return is held against a server: the life of a certificate. An agent of ours that
-	// is pushed out says Hello within a minute.
+	// returnsCount is how long a return is held against a process: the life of a certificate. Two hosts that are both
+	// there need seconds.
 	returnsCount = 7 * 24 * time.Hour
 	// rememberEpochs bounds the memory of an agent that restarts without end.
 	rememberEpochs = 1000
@@ -170,23 +170,18 @@ func countReturn(ctx context.Context, tx *db.Tx, server contract.ServerID, insta
 	if instance == holder {
 		return false, nil // the same process reconnects
 	}
-	returned, err := tx.Exec(ctx, `
+	var returns int64
+	err := tx.QueryRow(ctx, `
 		UPDATE server_instances
 		SET returns = CASE WHEN returned_at >= $4 THEN returns + 1 ELSE 1 END,
 		    returned_at = $3
 		WHERE server_id = $1
-		  AND instance_id = $2`,
-		server, instance, db.Micros(now), db.Micros(now.Add(-returnsCount)))
-	if err != nil || returned == 0 {
-		return false, err // a new process takes over
+		  AND instance_id = $2
+		RETURNING returns`,
+		server, instance, db.Micros(now), db.Micros(now.Add(-returnsCount))).Scan(&returns)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil // a new process takes over
 	}
-	var returns int64
-	err = tx.QueryRow(ctx, `
-		SELECT CAST(COALESCE(SUM(returns), 0) AS BIGINT)
-		FROM server_instances
-		WHERE server_id = $1
-		  AND returned_at >= $2`,
-		server, db.Micros(now.Add(-returnsCount))).Scan(&returns)
 	return returns > returnsAllowed, err
 }
 

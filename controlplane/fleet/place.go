@@ -171,9 +171,7 @@ func scanCandidate(row interface{ Scan(...any) error }, now time.Time) (Candidat
 	if err != nil {
 		return Candidate{}, fmt.Errorf("server %s: %w", c.ID, err)
 	}
-	if facts != nil {
-		c.Findings = len(facts.Findings)
-	}
+	c.Findings = len(facts.Findings)
 	c.Tenancy, c.State = Tenancy(tenancy), State(state)
 	c.Online = online(c.State, db.NullTime(seen), now)
 	return c, nil
@@ -187,7 +185,10 @@ func scanCandidate(row interface{ Scan(...any) error }, now time.Time) (Candidat
 func Place(ctx context.Context, q db.Querier, organization contract.OrganizationID, asked contract.ServerID) (contract.ServerID, error) {
 	now := time.Now()
 	if !asked.IsZero() {
-		return asked, check(ctx, q, asked, organization, now)
+		if err := check(ctx, q, asked, organization, now); err != nil {
+			return contract.ServerID{}, err
+		}
+		return asked, nil
 	}
 	candidates, err := candidates(ctx, q, organization, now)
 	if err != nil {

@@ -48,8 +48,12 @@ func scan(row interface{ Scan(...any) error }, now time.Time) (Server, error) {
 			return Server{}, fmt.Errorf("server %s: %w", s.ID, err)
 		}
 	}
-	if s.Facts, err = parseFacts(facts); err != nil {
+	said, err := parseFacts(facts)
+	if err != nil {
 		return Server{}, fmt.Errorf("server %s: %w", s.ID, err)
+	}
+	if seen.Valid {
+		s.Facts = &said // which may be empty
 	}
 	s.Tenancy, s.State, s.Epoch = Tenancy(tenancy), State(state), uint64(epoch)
 	s.CreatedAt, s.LastSeenAt, s.CertificateExpiresAt = db.Time(created), db.NullTime(seen), db.NullTime(expires)
