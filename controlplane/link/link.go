@@ -1,65 +1,248 @@
 // Package link is the agents' door: its own listener, TLS 1.3 with client
-// certificates, over which agents enrol, hold Watch or repeat Poll, and Report.
-// From the certificate alone it knows who speaks. It decides nothing about
-// tasks or servers: packages task and fleet do.
+// certificates, over which agents enrol, say Hello, hold Watch or repeat Poll,
+// and Report. It decides nothing about tasks or servers: packages task, fleet
+// and site do.
+//
+// Who speaks is known from the certificate alone; no field of a message says
+// it. Every call is checked against the database: the server is wanted, the
+// certificate is its current or next one, the epoch its newest.
+//
+// What an agent is to be told lies in the database. Its Watch or Poll (one of
+// them, the newest) is woken by a hint, reads what there is, and sends it:
+//
+//	commit -> hint -> hold wakes -> Check, Offer (one transaction) -> agent -> Report
+//	   `--- lost hint: looked for every 2 s, by one query for all ---'
+//
+// A hold ends, besides by its agent, when
+//
+//	the agent opened another one            the older one ends, ABORTED
+//	the epoch is over, an attempt was lost  FAILED_PRECONDITION: say Hello again
+//	the server is not wanted any more       PERMISSION_DENIED, and all its connections are closed
+//	this process stops                      Drain{window}
 package link
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"buf.build/go/protovalidate"
+	"connectrpc.com/connect"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+
+	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/pki"
+	"chom.dev/controlplane/task"
 	"chom.dev/proto/contract"
-	fleetv1 "chom.dev/proto/gen/chom/fleet/v1"
-	linkv1 "chom.dev/proto/gen/chom/link/v1"
-	orderv1 "chom.dev/proto/gen/chom/order/v1"
+	"chom.dev/proto/gen/chom/link/v1/linkv1connect"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
 )
 
-// Tasks is what the door needs of package task.
-type Tasks interface {
-	// Offer marks what may go to the server now as offered, in one transaction,
-	// and gives the signed orders and the attempts to stop. Orders that get lost
-	// on the way are offered again once their 30 s are over.
-	Offer(ctx context.Context, server contract.ServerID) ([]*orderv1.SignedOrder, []*linkv1.Cancel, error)
-	// Waiting gives the servers for which Offer would find something, by one query.
-	Waiting(ctx context.Context) ([]contract.ServerID, error)
-	// Report applies events in one transaction and renews the leases of what
-	// runs. Repeats are ignored, foreign and late ones refused.
-	Report(ctx context.Context, server contract.ServerID, running []*linkv1.JournalEntry, events []*linkv1.TaskEvent) ([]*linkv1.RefusedEvent, error)
-	// Reconcile compares the agent's journal with the rows and gives the attempts
-	// whose Result must come again.
-	Reconcile(ctx context.Context, server contract.ServerID, journal []*linkv1.JournalEntry, highestFence uint64) ([]*linkv1.JournalEntry, error)
-}
-
-// Fleet is what the door needs of package fleet.
-type Fleet interface {
-	// Enroll turns a join token into a server's certificate in DER. The same key
-	// gets the same answer again.
-	Enroll(ctx context.Context, token, enrollment string, csr []byte, facts *fleetv1.Facts) (contract.ServerID, []byte, error)
-	// Recover gives the holder of an expired certificate a new one.
-	Recover(ctx context.Context, certificate, csr, signature []byte) (contract.ServerID, []byte, error)
-	// Renew gives the peer its next certificate, the same one to the same key.
-	Renew(ctx context.Context, peer pki.Peer, csr []byte) ([]byte, error)
-	// Hello opens a new epoch and notices clones.
-	Hello(ctx context.Context, peer pki.Peer, instance string, facts *fleetv1.Facts) (epoch uint64, err error)
-	// Check is made for every call: the server is wanted, the certificate is its
-	// current or next one (which it then promotes) and the epoch is its newest.
-	Check(ctx context.Context, peer pki.Peer, epoch uint64) error
-	// Beat notes that these servers were heard of, in one statement.
-	Beat(ctx context.Context, servers []contract.ServerID, at time.Time) error
-	// Facts and Samples take in what an agent says of its host.
-	Facts(ctx context.Context, server contract.ServerID, facts *fleetv1.Facts) error
-	Samples(ctx context.Context, server contract.ServerID, samples []*linkv1.Sample) error
-	// Changed gives the servers whose identity, state or epoch changed since a
-	// moment of the database's own clock, and the moment to ask from next time.
-	Changed(ctx context.Context, since time.Time) ([]contract.ServerID, time.Time, error)
-}
-
 // Sites is what the door needs of package site.
 type Sites interface {
-	// Hold compares what the host holds with what is wanted of it.
+	// Hold compares what a host holds with what is wanted of it.
 	Hold(ctx context.Context, server contract.ServerID, holdings []*sitev1.ObservedState) ([]contract.SiteID, error)
-	// Observe takes in what the agent measured.
+	// Observe takes in what an agent measured.
 	Observe(ctx context.Context, server contract.ServerID, seen []*sitev1.ObservedState) error
+}
+
+// Config is what the door opens to. All but the two numbers must be set.
+type Config struct {
+	DB        *db.DB
+	Log       *slog.Logger
+	Metrics   prometheus.Registerer
+	Authority *pki.Authority
+	Fleet     *fleet.Fleet
+	Tasks     *task.Tasks
+	Sites     Sites
+
+	// ConnectionsPerSecond is how many handshakes are begun at most; half of it
+	// from one address. 0 means 500, which takes a core's quarter.
+	ConnectionsPerSecond int
+	// EnrollmentsPerMinute is how many calls of Enroll and Recover may fail from
+	// one address. 0 means 5.
+	EnrollmentsPerMinute int
+}
+
+const (
+	defaultConnections = 500
+	defaultEnrollments = 5
+)
+
+// Server is the door. Make it with New, run Run beside Serve, end it with
+// Shutdown.
+type Server struct {
+	db        *db.DB
+	log       *slog.Logger
+	authority *pki.Authority
+	fleet     *fleet.Fleet
+	tasks     *task.Tasks
+	sites     Sites
+
+	validator protovalidate.Validator
+	errors    *connect.ErrorWriter
+	metrics   *metrics
+	noisy     *rate.Limiter // lines of the log that agents cause
+	agents    agents
+	strangers strangers
+	anonymous atomic.Int64 // connections without a certificate
+
+	http     *http.Server
+	gate     *gate
+	draining chan struct{} // closed when the process is about to stop
+	window   atomic.Int64  // of Drain; valid once draining is closed
+	once     sync.Once
+}
+
+// New makes the door. It listens to nothing before Serve.
+func New(c Config) (*Server, error) {
+	s := &Server{
+		db: c.DB, log: c.Log, authority: c.Authority, fleet: c.Fleet, tasks: c.Tasks, sites: c.Sites,
+		noisy:     rate.NewLimiter(5, 50),
+		agents:    agents{byID: map[contract.ServerID]*agent{}},
+		strangers: newStrangers(orElse(c.EnrollmentsPerMinute, defaultEnrollments)),
+		draining:  make(chan struct{}),
+	}
+	listener, err := pki.NewListener(c.Authority, time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("open the agents' door: %w", err)
+	}
+	if s.metrics, err = newMetrics(c.Metrics, s.agents.holding); err != nil {
+		return nil, fmt.Errorf("open the agents' door: %w", err)
+	}
+	if s.validator, err = newValidator(); err != nil {
+		return nil, fmt.Errorf("open the agents' door: %w", err)
+	}
+	options := s.options()
+	s.errors = connect.NewErrorWriter(options...)
+	mux := http.NewServeMux()
+	mux.Handle(linkv1connect.NewLinkServiceHandler(s, options...))
+	mux.Handle(linkv1connect.NewEnrollmentServiceHandler(s, options...))
+	s.gate = newGate(listener.Config(), orElse(c.ConnectionsPerSecond, defaultConnections), s.metrics)
+	s.http = s.newHTTP(mux)
+	return s, nil
+}
+
+func orElse(n, otherwise int) int {
+	if n > 0 {
+		return n
+	}
+	return otherwise
+}
+
+const (
+	// headersFor also bounds the handshake.
+	headersFor = 10 * time.Second
+	// idleFor closes connections without a call; an agent always has one.
+	idleFor = time.Minute
+	// stuckFor closes a connection that takes no byte.
+	stuckFor   = 30 * time.Second
+	maxHeaders = 8 << 10
+	// A host needs three streams: Watch or Poll, Report, Renew.
+	streamsMax = 8
+	// Windows bound what waits for a busy handler; memory is only used for what is there.
+	streamWindow = 256 << 10
+	connWindow   = 512 << 10
+)
+
+// newHTTP makes the server: no read and no write timeout, since streams last
+// for days. Pings find the dead.
+func (s *Server) newHTTP(calls http.Handler) *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(true)
+	return &http.Server{
+		Handler:           s.admit(calls),
+		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}}, // the gate does TLS; this only says that HTTP/2 is wanted
+		Protocols:         protocols,
+		ReadHeaderTimeout: headersFor,
+		IdleTimeout:       idleFor,
+		MaxHeaderBytes:    maxHeaders,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ConnState:         s.connState,
+		ConnContext:       withGuest,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          streamsMax,
+			MaxReadFrameSize:              16 << 10,
+			MaxReceiveBufferPerStream:     streamWindow,
+			MaxReceiveBufferPerConnection: connWindow,
+			SendPingTimeout:               15 * time.Second,
+			PingTimeout:                   10 * time.Second,
+			WriteByteTimeout:              stuckFor,
+		},
+	}
+}
+
+// Serve takes agents in until Shutdown, and then returns nil at once. The
+// listener is closed in the end. It may be called once.
+func (s *Server) Serve(l net.Listener) error {
+	s.gate.open(l)
+	err := s.http.Serve(s.gate)
+	select {
+	case <-s.draining:
+		return nil
+	default:
+	}
+	return fmt.Errorf("serve agents: %w", err)
+}
+
+const (
+	// drainMin is what even a few agents are spread over.
+	drainMin = 10 * time.Second
+	// comeback is how many agents a second are welcome after a restart.
+	comeback = 200
+	// sayFor is how long streams have to say Drain; they need milliseconds.
+	sayFor = 2 * time.Second
+	// endFor is for calls under way, and for HTTP/2 to say goodbye (1 s).
+	endFor = 2500 * time.Millisecond
+)
+
+// Shutdown tells all agents to go away and to come back spread over a while,
+// ends their streams, and closes the door. It takes less than 5 s. It returns
+// ctx's error if that ends first.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.once.Do(func() {
+		s.window.Store(int64(drainWindow(s.agents.holding())))
+		close(s.draining)
+	})
+	err := s.gate.Close()
+	s.awaitHolds(ctx)
+	for _, a := range s.agents.list() {
+		if h := a.held(); h != nil {
+			h.cut(errDraining)
+		}
+	}
+	end, cancel := context.WithTimeout(ctx, endFor)
+	defer cancel()
+	if late := s.http.Shutdown(end); late != nil {
+		err = errors.Join(err, s.http.Close())
+	}
+	return errors.Join(err, ctx.Err())
+}
+
+func drainWindow(agents int) time.Duration {
+	return max(drainMin, time.Duration(agents)*time.Second/comeback)
+}
+
+// awaitHolds waits until no agent holds anything, for a while.
+func (s *Server) awaitHolds(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, sayFor)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for s.agents.holding() > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }

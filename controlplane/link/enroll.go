@@ -1,0 +1,148 @@
+package link
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"errors"
+	"fmt"
+	"time"
+
+	"chom.dev/controlplane/audit"
+	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/fleet"
+	"chom.dev/controlplane/pki"
+	"chom.dev/controlplane/task"
+	"chom.dev/proto/contract"
+	linkv1 "chom.dev/proto/gen/chom/link/v1"
+	orderv1 "chom.dev/proto/gen/chom/order/v1"
+)
+
+const (
+	// prepareFor is for a slow mirror and a small host; a fresh one takes 2 to 4 minutes.
+	prepareFor = 30 * time.Minute
+	// prepareBy is when somebody should look at a host that was never prepared.
+	prepareBy = 24 * time.Hour
+)
+
+// Enroll turns a join token into an identity. The server is prepared next.
+func (s *Server) Enroll(ctx context.Context, req *linkv1.EnrollRequest) (*linkv1.EnrollResponse, error) {
+	c := callerOf(ctx)
+	issue, keyHash, err := s.issuer(req.GetCsr())
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	done, err := s.fleet.Enroll(ctx, fleet.Enrollment{
+		Token:   req.GetToken(),
+		ID:      req.GetEnrollmentId(),
+		KeyHash: keyHash,
+		Facts:   fleet.FactsFrom(req.GetFacts()),
+	}, now, issue, func(ctx context.Context, tx *db.Tx, server contract.ServerID) (string, error) {
+		return s.prepare(ctx, tx, server, now)
+	})
+	if errors.Is(err, fleet.ErrTokenUsed) {
+		// The host that the token was for, or the one that stole it: somebody must look.
+		s.log.Error("a join token that one host has used was shown by another", "address", c.addr.String())
+		if err := s.alarm(ctx, c); err != nil {
+			return nil, err
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.strangers.succeeded(c.addr)
+	if !done.Replayed {
+		s.log.Info("a server has enrolled", "server", done.Server, "address", c.addr.String())
+	}
+	return &linkv1.EnrollResponse{Identity: s.identity(done.Server, done.Certificate)}, nil
+}
+
+// prepare ends what a former host of the server had begun and orders the
+// software that sites need.
+func (s *Server) prepare(ctx context.Context, tx *db.Tx, server contract.ServerID, now time.Time) (string, error) {
+	if err := s.tasks.Replaced(ctx, tx, server.String(), now); err != nil {
+		return "", err
+	}
+	ordered, err := task.Enqueue(ctx, tx, task.New{
+		Organization: task.Platform,
+		Server:       server.String(),
+		Kind:         task.PrepareServer,
+		Parameters:   &orderv1.PrepareServer{},
+		Timeout:      prepareFor,
+		Deadline:     now.Add(prepareBy),
+	})
+	return ordered.ID, err
+}
+
+func (s *Server) alarm(ctx context.Context, c *caller) error {
+	err := db.InTx(ctx, s.db, func(tx *db.Tx) error {
+		return audit.Record(ctx, tx, audit.Event{
+			Organization: audit.Platform, Action: "server.token_reused", Object: c.addr.String(),
+			Detail: "a join token that one host has used was shown by another, from this address",
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("record the reuse of a join token: %w", err)
+	}
+	return nil
+}
+
+// Recover gives a host whose certificate ran out while it was off a new one. It
+// proves that it holds the key of the one that ran out.
+func (s *Server) Recover(ctx context.Context, req *linkv1.RecoverRequest) (*linkv1.RecoverResponse, error) {
+	now := time.Now()
+	issue, keyHash, err := s.issuer(req.GetCsr())
+	if err != nil {
+		return nil, err
+	}
+	expired, peer, err := s.authority.VerifyExpired(req.GetCertificate(), now)
+	if _, isFault := fault.Of(err); err != nil && !isFault {
+		return nil, errForeignCertificate
+	}
+	if err != nil {
+		return nil, err
+	}
+	key, ok := expired.PublicKey.(*ecdsa.PublicKey)
+	digest := contract.RecoverDigest(req.GetCsr())
+	if !ok || !ecdsa.VerifyASN1(key, digest[:], req.GetSignature()) {
+		return nil, errNotHolder
+	}
+	server, err := contract.ParseServerID(peer.Server)
+	if err != nil {
+		return nil, errForeignCertificate
+	}
+	certificate, err := s.fleet.Recover(ctx, peer, keyHash, now, issue)
+	if err != nil {
+		return nil, err
+	}
+	s.strangers.succeeded(callerOf(ctx).addr)
+	s.log.Info("a server whose certificate had ended got a new one", "server", server)
+	return &linkv1.RecoverResponse{Identity: s.identity(server, certificate)}, nil
+}
+
+var (
+	errForeignCertificate = fault.Denied("the certificate is not one of this control plane's agents")
+	errNotHolder          = fault.Denied("the signature is not by the key of the certificate")
+)
+
+// issuer checks a request for a certificate, and gives the way to grant it.
+func (s *Server) issuer(csr []byte) (fleet.Issue, []byte, error) {
+	parsed, keyHash, err := pki.ParseRequest(csr)
+	if err != nil {
+		return nil, nil, err
+	}
+	return func(server contract.ServerID) (pki.Certificate, error) {
+		return s.authority.IssueAgent(server, parsed, time.Now())
+	}, keyHash, nil
+}
+
+// identity is what an agent keeps.
+func (s *Server) identity(server contract.ServerID, certificate []byte) *linkv1.Identity {
+	return &linkv1.Identity{
+		ServerId:    server.String(),
+		Certificate: certificate,
+		Roots:       s.authority.Roots(),
+		SignerKeys:  s.authority.SignerKeys(),
+	}
+}

@@ -1,0 +1,86 @@
+package link
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"chom.dev/controlplane/audit"
+	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/fleet"
+	"chom.dev/controlplane/task"
+	linkv1 "chom.dev/proto/gen/chom/link/v1"
+)
+
+// Report takes in a batch. All of it may come twice: what was taken changes
+// nothing then.
+func (s *Server) Report(ctx context.Context, req *linkv1.ReportRequest) (*linkv1.ReportResponse, error) {
+	c := callerOf(ctx)
+	now := time.Now()
+	s.fleet.Beat(c.agent.id, now)
+	for _, e := range req.GetEvents() {
+		e.Time = cleanTime(e.GetTime(), now)
+	}
+	applied, err := s.apply(ctx, c, req, now)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.tasks.Renew(ctx, c.peer.Server, req.GetRunning(), now); err != nil {
+		return nil, err
+	}
+	if err := s.sites.Observe(ctx, c.agent.id, req.GetSites()); err != nil {
+		return nil, err
+	}
+	s.metrics.events.Add(float64(len(req.GetEvents())))
+	if applied.Foreign > 0 && c.agent.speaksOfOthers(applied.Foreign, now) {
+		if err := s.flag(ctx, c); err != nil {
+			return nil, err
+		}
+	}
+	return &linkv1.ReportResponse{Refused: applied.Refused}, nil
+}
+
+// apply writes events, facts and samples in one transaction. A heartbeat has
+// none of them and writes nothing here.
+func (s *Server) apply(ctx context.Context, c *caller, req *linkv1.ReportRequest, now time.Time) (task.Applied, error) {
+	var applied task.Applied
+	if len(req.GetEvents()) == 0 && req.GetFacts() == nil && len(req.GetSamples()) == 0 {
+		return applied, nil
+	}
+	var samples []fleet.Sample
+	for _, sample := range req.GetSamples() {
+		samples = append(samples, fleet.Sample{Series: sample.GetSeries(), Value: sample.GetValue()})
+	}
+	err := db.InTx(ctx, s.db, func(tx *db.Tx) (err error) {
+		if applied, err = s.tasks.Apply(ctx, tx, c.peer.Server, req.GetEvents(), now); err != nil {
+			return err
+		}
+		if req.GetFacts() != nil {
+			if err := fleet.SaveFacts(ctx, tx, c.agent.id, fleet.FactsFrom(req.GetFacts())); err != nil {
+				return err
+			}
+		}
+		if len(samples) > 0 {
+			return fleet.SaveSamples(ctx, tx, c.agent.id, samples, now)
+		}
+		return nil
+	}, db.ReadCommitted())
+	return applied, err
+}
+
+// flag tells people of an agent that speaks of tasks of other servers, which no
+// honest one does: it was never told of them.
+func (s *Server) flag(ctx context.Context, c *caller) error {
+	s.metrics.flagged.Inc()
+	s.log.Error("an agent reports about tasks of other servers", "server", c.agent.id, "address", c.addr.String())
+	err := db.InTx(ctx, s.db, func(tx *db.Tx) error {
+		return audit.Record(ctx, tx, audit.Event{
+			Organization: audit.Platform, Action: "server.foreign_events", Object: c.agent.id.String(),
+			Detail: "its agent reports about tasks of other servers",
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("flag server %s: %w", c.agent.id, err)
+	}
+	return nil
+}
