@@ -62,7 +62,7 @@ func EnsureConfigured(ctx context.Context, h *systemd.Host) error {
 	if err != nil {
 		return err
 	}
-	defer s.Close() // nothing is written through it
+	defer func() { _ = s.Close() }() // nothing is written through it
 	if err := s.ensureConfigured(ctx, h); err != nil {
 		return fmt.Errorf("configure mariadb: %w", err)
 	}
@@ -121,7 +121,7 @@ func Configured(ctx context.Context, h *systemd.Host) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	defer s.Close() // nothing is written through it
+	defer func() { _ = s.Close() }() // nothing is written through it
 	return s.current(ctx)
 }
 

@@ -91,7 +91,7 @@ func (s *Server) Ensure(ctx context.Context, schema contract.DBName, user contra
 	if err != nil {
 		return fmt.Errorf("ensure database %s: %w", schema, err)
 	}
-	defer conn.Close() // back to the pool
+	defer func() { _ = conn.Close() }() // back to the pool
 	who := account(user)
 	for _, step := range []struct{ point, query string }{
 		{"mariadb.schema-made", "CREATE DATABASE IF NOT EXISTS " + identifier(schema.String()) +
@@ -140,7 +140,7 @@ func (s *Server) Remove(ctx context.Context, schema contract.DBName, user contra
 	if err != nil {
 		return fmt.Errorf("remove database %s: %w", schema, err)
 	}
-	defer conn.Close() // back to the pool
+	defer func() { _ = conn.Close() }() // back to the pool
 	if err := kill(ctx, conn, user); err != nil {
 		return fmt.Errorf("remove database %s: %w", schema, err)
 	}
@@ -190,7 +190,7 @@ func (s *Server) Probe(ctx context.Context, schema contract.DBName, user contrac
 	if err != nil {
 		return State{}, fmt.Errorf("probe database %s: %w", schema, err)
 	}
-	defer conn.Close() // back to the pool
+	defer func() { _ = conn.Close() }() // back to the pool
 	state, err := probe(ctx, conn, schema, user)
 	if err != nil {
 		return State{}, fmt.Errorf("probe database %s: %w", schema, err)

@@ -12,6 +12,7 @@ type paths struct {
 	logs      string   // /var/log/chom/sites
 	trees     string   // run.SitesDir
 	pid       string   // file with the master's process id
+	rotate    string   // logrotate's file of ours
 	addresses []string // what servers listen on
 }
 

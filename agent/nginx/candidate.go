@@ -27,7 +27,7 @@ func (m *Manager) try(ctx context.Context, s Site, text []byte) ([]Aside, error)
 	if _, err := atomicfile.Write(trial, text, 0o600, 0); err != nil {
 		return nil, fmt.Errorf("test site %s: %w", s.Handle, err)
 	}
-	defer os.Remove(trial) // what stays behind is overwritten by the next try
+	defer func() { _ = os.Remove(trial) }() // what stays behind is overwritten by the next try
 	set, err := m.live()
 	if err != nil {
 		return nil, err

@@ -55,6 +55,9 @@ func (m *Manager) ensureFiles(ctx context.Context) (Report, error) {
 	if err := os.MkdirAll(m.logs, 0o755); err != nil {
 		return Report{}, err
 	}
+	if _, err := atomicfile.Write(m.rotate, m.rotation(), 0o644, 0); err != nil {
+		return Report{}, err
+	}
 	if err := m.dropDistributionSite(); err != nil {
 		return Report{}, err
 	}
@@ -85,6 +88,28 @@ func (m *Manager) ensureFiles(ctx context.Context) (Report, error) {
 	return report, nil
 }
 
+// rotation tells logrotate about the sites' logs. nginx is made to reload
+// rather than to reopen: its workers could not enter root's directories, while
+// a reload hands them the files that the master opened.
+func (m *Manager) rotation() []byte {
+	return []byte(`# Written by chom-agent; changes are overwritten.
+` + m.logs + `/*/*.log {
+    daily
+    rotate 14
+    maxsize 100M
+    compress
+    delaycompress
+    missingok
+    notifempty
+    create 0640 root root
+    sharedscripts
+    postrotate
+        /usr/bin/systemctl kill --kill-who=main --signal=HUP nginx.service
+    endscript
+}
+`)
+}
+
 // repair sets aside what keeps nginx from loading.
 func (m *Manager) repair(ctx context.Context) (Report, error) {
 	set, err := m.live()
@@ -106,10 +131,10 @@ func (m *Manager) repair(ctx context.Context) (Report, error) {
 // own under that name stays, and nginx -t will say so.
 func (m *Manager) dropDistributionSite() error {
 	path := m.etc + "/sites-enabled/default"
-	target, err := os.Readlink(path)
-	if err != nil || !strings.HasSuffix(target, "/sites-available/default") {
+	// What can't be read as a link isn't the distribution's.
+	if target, _ := os.Readlink(path); !strings.HasSuffix(target, "/sites-available/default") {
 		return nil
 	}
-	_, err = atomicfile.Remove(path)
+	_, err := atomicfile.Remove(path)
 	return err
 }

@@ -74,7 +74,7 @@ func New(h *systemd.Host, log *slog.Logger) *Manager {
 		addresses = append(addresses, "[::]:80") // without IPv6 in the kernel nginx would not start
 	}
 	return &Manager{
-		paths: paths{etc: "/etc/nginx", logs: "/var/log/chom/sites", trees: run.SitesDir, pid: "/run/nginx.pid", addresses: addresses},
+		paths: paths{etc: "/etc/nginx", logs: "/var/log/chom/sites", trees: run.SitesDir, pid: "/run/nginx.pid", rotate: "/etc/logrotate.d/chom-sites", addresses: addresses},
 		host:  h, log: log, test: testConfig, get: client("127.0.0.1:80"),
 	}
 }

@@ -41,10 +41,11 @@ func (s *server) pid() int {
 }
 
 func (s *server) State(context.Context, string) (systemd.State, error) {
-	if pid := s.pid(); pid == 0 || syscall.Kill(pid, 0) != nil {
-		return systemd.State{Active: "inactive"}, nil
+	st := systemd.State{Active: "inactive"}
+	if pid := s.pid(); pid != 0 && syscall.Kill(pid, 0) == nil {
+		st.Active = "active"
 	}
-	return systemd.State{Active: "active"}, nil
+	return st, nil
 }
 
 func (s *server) Start(ctx context.Context, _ string) error {
@@ -113,7 +114,7 @@ http {
 	s := &server{t: t, dir: dir}
 	t.Cleanup(s.stop)
 	return &Manager{
-		paths: paths{etc: dir + "/etc", logs: dir + "/logs", trees: dir + "/sites", pid: dir + "/pid", addresses: []string{address}},
+		paths: paths{etc: dir + "/etc", logs: dir + "/logs", trees: dir + "/sites", pid: dir + "/pid", rotate: dir + "/logrotate", addresses: []string{address}},
 		host:  s, log: slog.New(slog.NewTextHandler(t.Output(), nil)), get: client(address),
 		test: func(ctx context.Context, config string) ([]byte, error) {
 			res, err := run.Cmd{Path: "/usr/sbin/nginx", Args: []string{"-t", "-c", config}}.Run(ctx)

@@ -64,7 +64,7 @@ func dial(ctx context.Context, socket string, uid int) (*net.UnixConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", socket, err)
 	}
-	defer unix.Close(fd) // nothing is written through it
+	defer func() { _ = unix.Close(fd) }() // nothing is written through it
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, err
@@ -82,7 +82,7 @@ func dial(ctx context.Context, socket string, uid int) (*net.UnixConn, error) {
 		return nil, errors.New("not a unix socket")
 	}
 	if err := checkPeer(conn, uid); err != nil {
-		conn.Close() // never used
+		_ = conn.Close() // never used
 		return nil, err
 	}
 	return conn, nil
@@ -117,7 +117,7 @@ func ask(ctx context.Context, socket string, uid int, env map[string]string) (st
 	if err != nil {
 		return "", err
 	}
-	defer conn.Close() // nothing is written that Close could report
+	defer func() { _ = conn.Close() }() // nothing is written that Close could report
 	deadline, _ := ctx.Deadline()
 	if err := conn.SetDeadline(deadline); err != nil {
 		return "", err

@@ -228,7 +228,7 @@ func (m *Manager) try(ctx context.Context, p Pool, release Installed, text []byt
 	if _, err := atomicfile.Write(candidate, text, 0o640, gid); err != nil {
 		return err
 	}
-	defer os.Remove(candidate) // what stays behind is overwritten by the next try
+	defer func() { _ = os.Remove(candidate) }() // what stays behind is overwritten by the next try
 	_, err := run.SiteUnit{Handle: p.Handle, Name: "php-test", Argv: []string{release.FPM, "--test", "--fpm-config", candidate}}.Run(ctx)
 	if err != nil {
 		return fmt.Errorf("php-fpm rejects the pool, the running one is untouched: %w", err)

@@ -230,8 +230,8 @@ func isNoSuchUnit(err error) bool {
 	return errors.As(err, &e) && (e.Name == "org.freedesktop.systemd1.NoSuchUnit")
 }
 
-// Ready, Stopping, Watchdog and Status tell our own supervisor how the agent
-// is, when it runs under one; elsewhere they do nothing.
+// Ready says that the agent is up. It and the three after it talk to our own
+// supervisor, when there is one; elsewhere they do nothing.
 func Ready() error { return notify(daemon.SdNotifyReady) }
 
 // Stopping says that a clean stop has begun.

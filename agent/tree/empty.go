@@ -177,7 +177,7 @@ func gone(err error) error {
 
 func device(st fs.FileInfo) uint64 {
 	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-		return uint64(sys.Dev)
+		return sys.Dev
 	}
 	return 0
 }

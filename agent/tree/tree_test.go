@@ -267,7 +267,7 @@ func TestEmpty(t *testing.T) {
 			ctx, cancel := context.WithDeadline(context.Background(), time.Now().Add(-time.Second))
 			defer cancel()
 			if err := Empty(ctx, dir); !errors.Is(err, context.DeadlineExceeded) {
-				return fmt.Errorf("interrupted: %v", err)
+				return fmt.Errorf("interrupted: %w", err)
 			}
 			return nil
 		})

@@ -99,7 +99,7 @@ func Remove(ctx context.Context, name contract.UnixUser) error {
 	if err != nil {
 		return err
 	}
-	if _, found := users.named(name.String()); found {
+	if users.has(name.String()) {
 		if err := tool(ctx, name.String(), "/usr/sbin/userdel", "--", name.String()); err != nil {
 			return fmt.Errorf("remove user %s: %w", name, err)
 		}
@@ -109,7 +109,7 @@ func Remove(ctx context.Context, name contract.UnixUser) error {
 	if err != nil {
 		return err
 	}
-	if _, found := groups.named(name.String()); found { // userdel takes it along only when it has no members
+	if groups.has(name.String()) { // userdel takes it along only when it has no members
 		if err := tool(ctx, name.String(), "/usr/sbin/groupdel", "--", name.String()); err != nil {
 			return fmt.Errorf("remove group %s: %w", name, err)
 		}
@@ -184,13 +184,8 @@ func UIDs() ([]int, error) {
 // table is /etc/passwd or /etc/group, split into fields.
 type table [][]string
 
-func (t table) named(name string) ([]string, bool) {
-	for _, e := range t {
-		if e[0] == name {
-			return e, true
-		}
-	}
-	return nil, false
+func (t table) has(name string) bool {
+	return slices.ContainsFunc(t, func(e []string) bool { return e[0] == name })
 }
 
 func read(file string, fields int) (table, error) {

@@ -300,7 +300,7 @@ func FuzzNames(f *testing.F) {
 				continue
 			}
 			if strings.ContainsFunc(v.String(), func(r rune) bool {
-				return !(r < 0x80 && (isLower(byte(r)) || isDigit(byte(r)) || r >= 'A' && r <= 'Z' || strings.ContainsRune("-._@+", r)))
+				return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-._@+", r)
 			}) {
 				t.Errorf("%s: %q holds an unexpected character", p.kind, v)
 			}
