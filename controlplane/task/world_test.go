@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"log/slog"
-	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,7 +20,7 @@ import (
 
 // world is a database with servers and the queue over it.
 type world struct {
-	t      testing.TB
+	t      reporter
 	d      *db.DB
 	ts     *Tasks
 	signer ed25519.PrivateKey
@@ -36,7 +35,15 @@ type ending struct {
 
 const epoch = 7 // of every server's link
 
-func newWorld(t testing.TB, d *db.DB) *world {
+// reporter is what a world needs of a test, also of a generated one.
+type reporter interface {
+	Helper()
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
+func newWorld(t reporter, d *db.DB) *world {
 	t.Helper()
 	w := &world{t: t, d: d, signer: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)), now: time.Now().Round(0)}
 	w.restart()
