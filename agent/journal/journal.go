@@ -236,10 +236,13 @@ func check(db *bolt.DB, server string) (err error) {
 				return err
 			}
 		}
-		for err := range tx.Check() {
-			return fmt.Errorf("%w: %w", ErrCorrupt, err)
+		var first error
+		for err := range tx.Check() { // to the end, or its goroutine outlives the transaction
+			if first == nil {
+				first = fmt.Errorf("%w: %w", ErrCorrupt, err)
+			}
 		}
-		return nil
+		return first
 	})
 }
 
