@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"regexp"
 
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
@@ -14,6 +15,8 @@ import (
 
 // setupSetting holds the hash of the setup secret, in hex. It is there only while there is no operator.
 const setupSetting = "setup_secret_sha256"
+
+var setupPattern = regexp.MustCompile(`^chomsetup_[A-Za-z0-9_-]{43}$`)
 
 // Errors of CreateFirstOperator.
 var (
@@ -56,6 +59,9 @@ func (a *Accounts) PrepareFirstOperator(ctx context.Context) (string, error) {
 // CreateFirstOperator consumes the secret and makes the operator and its token. It says ErrSetUp once there is an operator,
 // whatever the secret, and ErrSetupSecret while there is none and the secret is wrong.
 func (a *Accounts) CreateFirstOperator(ctx context.Context, secret string, rawEmail string) (Account, string, error) {
+	if !setupPattern.MatchString(secret) {
+		return Account{}, "", fault.Invalid("setup_secret", "must be as chomd printed it: chomsetup_ and 43 characters")
+	}
 	email, err := contract.ParseEmail(rawEmail)
 	if err != nil {
 		return Account{}, "", invalid("email", err)

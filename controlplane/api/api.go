@@ -5,6 +5,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -51,6 +52,8 @@ type Config struct {
 	Ready Ready
 	// TLS says that the listener speaks it.
 	TLS bool
+	// Closing ends streams when it ends, so that the process can stop; nil means never.
+	Closing context.Context
 }
 
 // New checks the authorization table and builds the handler of the people's listener.
@@ -69,7 +72,10 @@ func New(c Config) (http.Handler, error) {
 	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxBody)}
 	d := &door{
 		db: c.DB, log: c.Log, accounts: c.Accounts, organizations: c.Organizations,
-		validator: validator, metrics: counted, errors: connect.NewErrorWriter(options...),
+		validator: validator, metrics: counted, errors: connect.NewErrorWriter(options...), closing: c.Closing,
+	}
+	if d.closing == nil {
+		d.closing = context.Background()
 	}
 	guarded := append(options, connect.WithInterceptors(d))
 

@@ -33,7 +33,10 @@ type door struct {
 	validator     protovalidate.Validator
 	metrics       *metrics
 	errors        *connect.ErrorWriter
+	closing       context.Context // ends when the process is about to: streams end then
 }
+
+var errClosing = fault.Unavailable("the control plane is going down", time.Second, nil)
 
 // Limits of one call.
 const (
@@ -194,7 +197,14 @@ func (d *door) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.S
 				err = shown
 			}
 		}()
-		return next(ctx, &checkedConn{StreamingHandlerConn: conn, ctx: ctx, door: d})
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		defer context.AfterFunc(d.closing, func() { cancel(errClosing) })()
+		err = next(ctx, &checkedConn{StreamingHandlerConn: conn, ctx: ctx, door: d})
+		if err != nil && errors.Is(context.Cause(ctx), errClosing) {
+			return errClosing
+		}
+		return err
 	}
 }
 

@@ -3,8 +3,12 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
+	"regexp"
+	"strings"
 	"time"
 
+	"buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	"buf.build/go/protovalidate"
 	"connectrpc.com/connect"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -76,7 +80,7 @@ func fromValidation(err *protovalidate.ValidationError) *connect.Error {
 		if len(all) == maxViolations {
 			break
 		}
-		all = append(all, violation{protovalidate.FieldPathString(v.Proto.GetField()), v.Proto.GetMessage()})
+		all = append(all, violation{fieldName(v.Proto.GetField()), v.Proto.GetMessage()})
 	}
 	if len(all) == 0 {
 		return connect.NewError(connect.CodeInvalidArgument, errors.New("the request is not valid"))
@@ -84,6 +88,28 @@ func fromValidation(err *protovalidate.ValidationError) *connect.Error {
 	shown := connect.NewError(connect.CodeInvalidArgument, errors.New(all[0].field+": "+all[0].rule))
 	attach(shown, badRequest(all...))
 	return shown
+}
+
+var plainKey = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
+
+// fieldName is a field's path as domains[2] or settings.title; a key that is no plain word is a stranger's text and left out.
+func fieldName(path *validate.FieldPath) string {
+	var name strings.Builder
+	for i, element := range path.GetElements() {
+		if i > 0 {
+			name.WriteByte('.')
+		}
+		name.WriteString(element.GetFieldName())
+		switch subscript := element.GetSubscript().(type) {
+		case *validate.FieldPathElement_Index:
+			fmt.Fprintf(&name, "[%d]", subscript.Index)
+		case *validate.FieldPathElement_StringKey:
+			if plainKey.MatchString(subscript.StringKey) {
+				name.WriteString("." + subscript.StringKey)
+			}
+		}
+	}
+	return name.String()
 }
 
 func attach(to *connect.Error, detail proto.Message) {

@@ -1,0 +1,219 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"chom.dev/proto/gen/chom/task/v1/taskv1connect"
+
+	sitev1 "chom.dev/proto/gen/chom/site/v1"
+	"chom.dev/proto/gen/chom/site/v1/sitev1connect"
+	taskv1 "chom.dev/proto/gen/chom/task/v1"
+
+	"chom.dev/controlplane/fault"
+)
+
+// broken is a site service in which every call ends in some unhappy way.
+type broken struct {
+	sitev1connect.UnimplementedSiteServiceHandler
+	do func() error
+}
+
+func (b broken) GetSite(context.Context, *sitev1.GetSiteRequest) (*sitev1.GetSiteResponse, error) {
+	return &sitev1.GetSiteResponse{}, b.do()
+}
+
+// TestErrors is about what a caller sees of a failure, and what the log does.
+func TestErrors(t *testing.T) {
+	const secret = "the-database-password"
+	w := sqliteWorld(t)
+	for name, test := range map[string]struct {
+		do     func() error
+		code   connect.Code
+		text   string
+		logged string
+	}{
+		"a bug":                   {func() error { return errors.New("scan: " + secret) }, connect.CodeInternal, "internal error", secret},
+		"a panic":                 {func() error { panic(secret) }, connect.CodeInternal, "internal error", "panic: " + secret},
+		"a database that is away": {func() error { return fault.Unavailable("the database does not answer", 0, errors.New(secret)) }, connect.CodeUnavailable, "the database does not answer", secret},
+		"a fault of the caller":   {func() error { return fault.Conflict("the site is in the trash") }, connect.CodeFailedPrecondition, "the site is in the trash", "code=failed_precondition"},
+		"a slow noun":             {func() error { return context.DeadlineExceeded }, connect.CodeDeadlineExceeded, "this took too long", "code=deadline_exceeded"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := &strings.Builder{}
+			d := testDoor(t, w, log)
+			path, handler := sitev1connect.NewSiteServiceHandler(broken{do: test.do}, connect.WithInterceptors(d))
+			mux := http.NewServeMux()
+			mux.Handle(path, d.admit(handler))
+			server := httptest.NewServer(mux)
+			defer server.Close()
+			client := sitev1connect.NewSiteServiceClient(http.DefaultClient, server.URL, connect.WithInterceptors(bearer(w.operator)))
+			_, err := client.GetSite(t.Context(), &sitev1.GetSiteRequest{OrganizationId: w.ours.organization, SiteId: w.ours.site})
+			if connect.CodeOf(err) != test.code || !strings.Contains(err.Error(), test.text) {
+				t.Errorf("the caller sees %v", err)
+			}
+			if strings.Contains(err.Error(), secret) {
+				t.Errorf("the caller sees the inside: %v", err)
+			}
+			if !strings.Contains(log.String(), test.logged) {
+				t.Errorf("the log says %s", log)
+			}
+			var remote *connect.Error
+			if errors.As(err, &remote) && !strings.Contains(log.String(), "request="+remote.Meta().Get("X-Request-Id")) {
+				t.Errorf("the log does not know request %q: %s", remote.Meta().Get("X-Request-Id"), log)
+			}
+			if test.code == connect.CodeInternal {
+				if _, err := client.ListSites(t.Context(), &sitev1.ListSitesRequest{OrganizationId: w.ours.organization}); connect.CodeOf(err) != connect.CodeUnimplemented {
+					t.Errorf("the next call: %v", err)
+				}
+			}
+		})
+	}
+}
+
+func bearer(token string) connect.UnaryInterceptorFunc {
+	return func(next connect.UnaryFunc) connect.UnaryFunc {
+		return func(ctx context.Context, request connect.AnyRequest) (connect.AnyResponse, error) {
+			request.Header().Set("Authorization", "Bearer "+token)
+			return next(ctx, request)
+		}
+	}
+}
+
+// TestTransports sends the same forbidden and the same allowed request in each way that there is.
+func TestTransports(t *testing.T) {
+	w := sqliteWorld(t)
+	const list, create = "/chom.organization.v1.OrganizationService/ListOrganizations", "/chom.organization.v1.OrganizationService/CreateOrganization"
+	before := w.effects(t)
+	send := func(method, path, token string, header map[string]string, body string) (int, string) {
+		t.Helper()
+		request, err := http.NewRequestWithContext(t.Context(), method, w.url+path, strings.NewReader(body))
+		must(t, err)
+		if token != "" {
+			request.Header.Set("Authorization", "Bearer "+token)
+		}
+		for name, value := range header {
+			request.Header.Set(name, value)
+		}
+		answer, err := http.DefaultClient.Do(request)
+		must(t, err)
+		defer answer.Body.Close()
+		text, err := io.ReadAll(answer.Body)
+		must(t, err)
+		return answer.StatusCode, string(text) + answer.Header.Get("Grpc-Status")
+	}
+	asJSON := map[string]string{"Content-Type": "application/json"}
+	for name, way := range map[string]struct {
+		method, path string
+		header       map[string]string
+		body         string
+	}{
+		"JSON":                 {http.MethodPost, create, asJSON, `{"name":"x","ownerEmail":"a@example.com"}`},
+		"GET":                  {http.MethodGet, create + "?message=%7B%7D&encoding=json&connect=v1", nil, ""},
+		"HEAD":                 {http.MethodHead, create, nil, ""},
+		"OPTIONS":              {http.MethodOptions, create, nil, ""},
+		"PUT":                  {http.MethodPut, create, asJSON, `{}`},
+		"a method override":    {http.MethodGet, create, map[string]string{"X-HTTP-Method-Override": "POST", "Content-Type": "application/json"}, ""},
+		"gRPC":                 {http.MethodPost, create, map[string]string{"Content-Type": "application/grpc", "Te": "trailers"}, "\x00\x00\x00\x00\x00"},
+		"gRPC-Web":             {http.MethodPost, create, map[string]string{"Content-Type": "application/grpc-web"}, "\x00\x00\x00\x00\x00"},
+		"an unknown method":    {http.MethodPost, "/chom.site.v1.SiteService/Gone", asJSON, `{}`},
+		"a path with a dot":    {http.MethodPost, "/chom.site.v1.SiteService/./CreateSite", asJSON, `{}`},
+		"a path in upper case": {http.MethodPost, strings.ToUpper(create), asJSON, `{}`},
+	} {
+		for who, token := range map[string]string{"nobody": "", "a viewer": w.ours.viewer} {
+			if status, body := send(way.method, way.path, token, way.header, way.body); status == http.StatusOK && !strings.HasPrefix(way.header["Content-Type"], "application/grpc") ||
+				strings.Contains(body, `"organization"`) {
+				t.Errorf("%s as %s: %d %s", name, who, status, body)
+			}
+		}
+	}
+	if after := w.effects(t); after["organizations"] != before["organizations"] {
+		t.Error("an organization was made")
+	}
+	if status, body := send(http.MethodPost, list, w.ours.viewer, asJSON, `{}`); status != http.StatusOK || !strings.Contains(body, w.ours.organization) || strings.Contains(body, w.theirs.organization) {
+		t.Errorf("JSON: %d %s", status, body)
+	}
+	if status, _ := send(http.MethodGet, list, w.operator, nil, ""); status != http.StatusMethodNotAllowed {
+		t.Errorf("GET: %d", status)
+	}
+	t.Run("mass assignment changes nothing", func(t *testing.T) {
+		body := `{"organizationId":"` + w.ours.organization + `","siteId":"` + w.ours.site + `","updateMask":"limits","limits":{"cpuPercent":50},` +
+			`"serverId":"x","handle":"aaaaaaaaaa","generation":"99","phase":"PHASE_ABSENT","role":"owner","operator":true,"tenantId":"` + w.theirs.organization + `","planId":"x","verifiedAt":1}`
+		if status, text := send(http.MethodPost, "/chom.site.v1.SiteService/UpdateSite", w.ours.owner, asJSON, body); status != http.StatusOK {
+			t.Fatalf("%d %s", status, text)
+		}
+		if n := w.count(t, `SELECT COUNT(*) FROM sites WHERE id = $1 AND organization_id = $2 AND server_id = $3 AND generation = 2 AND phase = 'active' AND handle <> 'aaaaaaaaaa'`,
+			w.ours.site, w.ours.organization, w.server); n != 1 {
+			t.Error("the row changed in more than its limits")
+		}
+		if n := w.count(t, `SELECT COUNT(*) FROM accounts WHERE operator`); n != 1 {
+			t.Errorf("%d operators", n)
+		}
+	})
+	t.Run("sets headers that keep browsers quiet", func(t *testing.T) {
+		answer, err := http.Get(w.url + "/healthz")
+		must(t, err)
+		defer answer.Body.Close()
+		for _, name := range []string{"X-Content-Type-Options", "Content-Security-Policy", "Referrer-Policy"} {
+			if answer.Header.Get(name) == "" {
+				t.Errorf("%s is missing", name)
+			}
+		}
+	})
+	t.Run("turns away what another site's page sends", func(t *testing.T) {
+		if status, _ := send(http.MethodPost, list, w.operator, map[string]string{"Content-Type": "application/json", "Sec-Fetch-Site": "cross-site"}, `{}`); status != http.StatusForbidden {
+			t.Errorf("got %d", status)
+		}
+	})
+}
+
+// TestLists sends what no list should take.
+func TestLists(t *testing.T) {
+	w := sqliteWorld(t)
+	for _, procedure := range []string{"/chom.site.v1.SiteService/ListSites", "/chom.task.v1.TaskService/ListTasks", "/chom.fleet.v1.ServerService/ListServers", "/chom.organization.v1.OrganizationService/ListOrganizations"} {
+		for name, value := range map[string]any{
+			"page_size -1":                int32(-1),
+			"page_size 2^31":              int32(1<<31 - 1),
+			"page_size 501":               int32(501),
+			"page_token SQL":              "' OR 1=1; DROP TABLE sites --",
+			"page_token of another query": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+		} {
+			request := w.valid(procedure, w.ours)
+			field, _, _ := strings.Cut(name, " ")
+			set(request, field, value)
+			if err := w.call(t, w.operator, procedure, request); connect.CodeOf(err) != connect.CodeInvalidArgument || namedField(err) != field {
+				t.Errorf("%s, %s: %v", procedure, name, err)
+			}
+		}
+	}
+}
+
+// TestStreams is about Watch: it lives while nothing happens, and ends when the process is about to.
+func TestStreams(t *testing.T) {
+	w := sqliteWorld(t)
+	client := taskv1connect.NewTaskServiceClient(http.DefaultClient, w.url)
+	ctx, info := connect.NewClientContext(t.Context())
+	info.RequestHeader().Set("Authorization", "Bearer "+w.ours.viewer)
+	stream, err := client.WatchTask(ctx, &taskv1.WatchTaskRequest{OrganizationId: w.ours.organization, TaskId: w.ours.task})
+	must(t, err)
+	defer stream.Close()
+	if !stream.Receive() || stream.Msg().GetTask().GetId() != w.ours.task {
+		t.Fatalf("the first message: %v, %v", stream.Msg(), stream.Err())
+	}
+	began := time.Now()
+	w.closing()
+	if stream.Receive() {
+		t.Fatal("the stream went on")
+	}
+	if connect.CodeOf(stream.Err()) != connect.CodeUnavailable || time.Since(began) > time.Second {
+		t.Errorf("it ended after %s with %v", time.Since(began), stream.Err())
+	}
+}

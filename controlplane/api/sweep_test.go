@@ -1,0 +1,435 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	"connectrpc.com/connect"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/dynamicpb"
+
+	orderv1 "chom.dev/proto/gen/chom/order/v1"
+
+	"chom.dev/controlplane/account"
+	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/db/dbtest"
+	"chom.dev/proto/contract"
+)
+
+var noop = &orderv1.Noop{}
+
+type lockedWriter struct {
+	mu sync.Mutex
+	to io.Writer
+}
+
+func (l *lockedWriter) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.to.Write(b)
+}
+
+func procedures() []string { return slices.Sorted(maps.Keys(methods())) }
+
+func TestRules(t *testing.T) {
+	t.Run("has a row for each method", func(t *testing.T) {
+		if err := checkRules(rules, methods()); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, procedure := range procedures() {
+		t.Run("notices that "+procedure+" lacks one", func(t *testing.T) {
+			less := maps.Clone(rules)
+			delete(less, procedure)
+			if err := checkRules(less, methods()); err == nil || !strings.Contains(err.Error(), procedure+" has no row") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	t.Run("notices a row for nothing", func(t *testing.T) {
+		more := maps.Clone(rules)
+		more["/chom.site.v1.SiteService/Gone"] = rule{who: operator}
+		if err := checkRules(more, methods()); err == nil {
+			t.Error("got nil")
+		}
+	})
+	t.Run("notices members of an organization that is not named", func(t *testing.T) {
+		other := maps.Clone(rules)
+		other["/chom.fleet.v1.ServerService/GetServer"] = members("viewer")
+		if err := checkRules(other, methods()); err == nil {
+			t.Error("got nil")
+		}
+	})
+}
+
+// TestLimits finds fields of requests that a caller could fill without end.
+func TestLimits(t *testing.T) {
+	seen := map[protoreflect.FullName]bool{}
+	var walk func(protoreflect.MessageDescriptor)
+	walk = func(m protoreflect.MessageDescriptor) {
+		if seen[m.FullName()] || m.ParentFile().Package() == "google.protobuf" {
+			return // a field mask is checked by site.CheckMask
+		}
+		seen[m.FullName()] = true
+		for i := range m.Fields().Len() {
+			field := m.Fields().Get(i)
+			constraints, _ := proto.GetExtension(field.Options(), validate.E_Field).(*validate.FieldRules)
+			if missing := unlimited(field, constraints); missing != "" {
+				t.Errorf("%s: %s", field.FullName(), missing)
+			}
+			if field.Message() != nil && !field.IsMap() {
+				walk(field.Message())
+			}
+		}
+	}
+	for _, method := range methods() {
+		walk(method.Input())
+	}
+}
+
+// unlimited says which limit a field lacks.
+func unlimited(field protoreflect.FieldDescriptor, c *validate.FieldRules) string {
+	switch {
+	case field.IsMap():
+		if c.GetMap().MaxPairs == nil {
+			return "map without max_pairs"
+		}
+		for _, part := range []struct {
+			field protoreflect.FieldDescriptor
+			rules *validate.FieldRules
+		}{{field.MapKey(), c.GetMap().GetKeys()}, {field.MapValue(), c.GetMap().GetValues()}} {
+			if missing := unlimited(part.field, part.rules); missing != "" {
+				return "in the map: " + missing
+			}
+		}
+	case field.IsList():
+		if c.GetRepeated().MaxItems == nil {
+			return "list without max_items"
+		}
+		if field.Message() == nil {
+			return unlimitedScalar(field, c.GetRepeated().GetItems())
+		}
+	default:
+		return unlimitedScalar(field, c)
+	}
+	return ""
+}
+
+func unlimitedScalar(field protoreflect.FieldDescriptor, c *validate.FieldRules) string {
+	switch field.Kind() {
+	case protoreflect.StringKind:
+		s := c.GetString()
+		pattern := s.GetPattern()
+		bounded := strings.HasPrefix(pattern, "^") && strings.HasSuffix(pattern, "$") && !strings.ContainsAny(pattern, "*+")
+		if s.MaxLen == nil && s.MaxBytes == nil && s.Len == nil && !s.GetUuid() && !bounded {
+			return "string without a limit"
+		}
+	case protoreflect.BytesKind:
+		if c.GetBytes().MaxLen == nil && c.GetBytes().Len == nil {
+			return "bytes without a limit"
+		}
+	}
+	return ""
+}
+
+// hostile is what must never reach a host, whatever the field.
+var hostile = map[string]string{
+	"a command":        "a;id",
+	"a substitution":   "$(id)",
+	"backticks":        "`id`",
+	"a line break":     "a\nb",
+	"CRLF":             "a\r\nb",
+	"NUL":              "a\x00b",
+	"U+2028":           "a\u2028b",
+	"a parent folder":  "../../etc",
+	"a leading hyphen": "-rf",
+	"a megabyte":       strings.Repeat("a", 1<<20-2048), // the largest that the door lets in at all
+}
+
+// freeText are fields in which people write what they like: there, only what could end a line or an argument is refused.
+func freeText(path string) bool { return path == "settings{title}" }
+
+var fineInFreeText = []string{"a command", "a substitution", "backticks", "a parent folder"}
+
+// TestHostile puts hostile text into each string of each request in turn.
+func TestHostile(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d)
+		before := w.effects(t)
+		tried := 0
+		for _, procedure := range procedures() {
+			for path, put := range stringFields(w.valid(procedure, w.ours)) {
+				for name, text := range hostile {
+					if freeText(path) && slices.Contains(fineInFreeText, name) {
+						continue
+					}
+					request := w.valid(procedure, w.ours)
+					put(request, text)
+					tried++
+					err := w.call(t, w.operator, procedure, request)
+					if connect.CodeOf(err) != connect.CodeInvalidArgument {
+						t.Errorf("%s, %s in %s: %v", procedure, name, path, err)
+						continue
+					}
+					if field := namedField(err); field == "" || !strings.Contains(path, strings.FieldsFunc(field, func(r rune) bool { return strings.ContainsRune(".[{", r) })[0]) {
+						t.Errorf("%s, %s in %s: the error names %q: %v", procedure, name, path, field, err)
+					}
+					if len(text) > 100 && strings.Contains(err.Error(), text) {
+						t.Errorf("%s, %s in %s: the error repeats it", procedure, name, path)
+					}
+				}
+			}
+		}
+		if tried < 400 {
+			t.Errorf("only %d requests were tried", tried)
+		}
+		if after := w.effects(t); !maps.Equal(before, after) {
+			t.Errorf("effects: before %v, after %v", before, after)
+		}
+	})
+}
+
+// namedField is the field that an InvalidArgument names in its details.
+func namedField(err error) string {
+	var remote *connect.Error
+	if !errors.As(err, &remote) {
+		return ""
+	}
+	for _, detail := range remote.Details() {
+		if value, err := detail.Value(); err == nil {
+			if bad, ok := value.(*errdetails.BadRequest); ok && len(bad.GetFieldViolations()) > 0 {
+				return bad.GetFieldViolations()[0].GetField()
+			}
+		}
+	}
+	return ""
+}
+
+// stringFields finds every place for a string in a request, and how to write it.
+func stringFields(m *dynamicpb.Message) map[string]func(*dynamicpb.Message, string) {
+	all := map[string]func(*dynamicpb.Message, string){}
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		field := fields.Get(i)
+		name := string(field.Name())
+		switch {
+		case field.IsMap():
+			all[name+"{}"] = func(m *dynamicpb.Message, text string) {
+				m.Mutable(field).Map().Set(protoreflect.ValueOfString(text).MapKey(), protoreflect.ValueOfString("x"))
+			}
+			all[name+"{title}"] = func(m *dynamicpb.Message, text string) {
+				m.Mutable(field).Map().Set(protoreflect.ValueOfString("title").MapKey(), protoreflect.ValueOfString(text))
+				addMask(m, name)
+			}
+			all[name+"{locale}"] = func(m *dynamicpb.Message, text string) {
+				m.Mutable(field).Map().Set(protoreflect.ValueOfString("locale").MapKey(), protoreflect.ValueOfString(text))
+				addMask(m, name)
+			}
+		case field.IsList() && field.Kind() == protoreflect.StringKind:
+			all[name+"[]"] = func(m *dynamicpb.Message, text string) {
+				m.Mutable(field).List().Append(protoreflect.ValueOfString(text))
+			}
+		case field.Kind() == protoreflect.StringKind:
+			all[name] = func(m *dynamicpb.Message, text string) { m.Set(field, protoreflect.ValueOfString(text)) }
+		case field.Message() != nil && field.Message().FullName() == "google.protobuf.FieldMask":
+			all[name+".paths[]"] = func(m *dynamicpb.Message, text string) { addMask(m, text) }
+		}
+	}
+	return all
+}
+
+// addMask names a part of a site that an update is to change.
+func addMask(m *dynamicpb.Message, path string) {
+	if field := m.Descriptor().Fields().ByName("update_mask"); field != nil {
+		mask := m.Mutable(field).Message()
+		mask.Mutable(mask.Descriptor().Fields().ByName("paths")).List().Append(protoreflect.ValueOfString(path))
+	}
+}
+
+// TestNobody calls each method without a token, with a wrong one, and with one in the wrong place.
+func TestNobody(t *testing.T) {
+	w := sqliteWorld(t)
+	before := w.effects(t)
+	for _, procedure := range procedures() {
+		for name, token := range map[string]string{
+			"no token": "", "a wrong token": "chomop_" + strings.Repeat("A", 43), "a header that is longer": w.operator + " " + w.operator,
+		} {
+			err := w.call(t, token, procedure, w.valid(procedure, w.ours))
+			want := connect.CodeUnauthenticated
+			if token == "" && rules[procedure].who == anybody {
+				want = connect.CodeNotFound // the door for the first operator is gone
+			}
+			if connect.CodeOf(err) != want {
+				t.Errorf("%s with %s: %v", procedure, name, err)
+			}
+		}
+	}
+	if after := w.effects(t); !maps.Equal(before, after) {
+		t.Errorf("effects: before %v, after %v", before, after)
+	}
+}
+
+// TestForeign has a member of one organization call each method with what belongs to another one.
+func TestForeign(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d)
+		before := w.effects(t)
+		random := tenant{
+			organization: contract.NewOrganizationID().String(), site: contract.NewSiteID().String(), task: contract.NewTaskID().String(),
+		}
+		for _, procedure := range procedures() {
+			if rules[procedure].who != inOrganization {
+				continue
+			}
+			fields := methods()[procedure].Input().Fields()
+			has := func(name protoreflect.Name) bool { return fields.ByName(name) != nil }
+			for name, mix := range map[string]func(of tenant) tenant{
+				"organization": func(of tenant) tenant { return of },
+				"organization with our things": func(of tenant) tenant {
+					return tenant{organization: of.organization, site: w.ours.site, task: w.ours.task}
+				},
+				"things in our organization": func(of tenant) tenant {
+					return tenant{organization: w.ours.organization, site: of.site, task: of.task}
+				},
+			} {
+				if strings.HasPrefix(name, "things") && (!has("site_id") && !has("task_id") || strings.HasSuffix(procedure, "/ListTasks")) {
+					continue // nothing but the organization is named, or it is only a filter
+				}
+				t.Run(strings.TrimPrefix(procedure, "/")+", their "+name, func(t *testing.T) {
+					refused := w.count(t, `SELECT COUNT(*) FROM audit_events WHERE action = 'access.refuse'`)
+					theirs := w.call(t, w.ours.owner, procedure, w.valid(procedure, mix(w.theirs)))
+					nothing := w.call(t, w.ours.owner, procedure, w.valid(procedure, mix(random)))
+					if connect.CodeOf(theirs) != connect.CodeNotFound {
+						t.Errorf("got %v", theirs)
+					}
+					if fmt.Sprint(theirs) != fmt.Sprint(nothing) {
+						t.Errorf("theirs: %v; what does not exist: %v", theirs, nothing)
+					}
+					if strings.HasPrefix(name, "organization") {
+						if n := w.count(t, `SELECT COUNT(*) FROM audit_events WHERE action = 'access.refuse'`) - refused; n != 2 {
+							t.Errorf("%d audit events for two tries", n)
+						}
+					}
+				})
+			}
+			t.Run(strings.TrimPrefix(procedure, "/")+", of the platform", func(t *testing.T) {
+				about := tenant{organization: nilUUID, site: w.ours.site, task: w.platform}
+				if err := w.call(t, w.ours.owner, procedure, w.valid(procedure, about)); connect.CodeOf(err) != connect.CodeNotFound {
+					t.Errorf("got %v", err)
+				}
+			})
+		}
+		if after := w.effects(t); !maps.Equal(before, after) {
+			t.Errorf("effects: before %v, after %v", before, after)
+		}
+		// A filter by another tenant's site shows nothing, as for one that does not exist.
+		request := w.valid("/chom.task.v1.TaskService/ListTasks", tenant{organization: w.ours.organization, site: w.theirs.site})
+		if err := w.call(t, w.ours.owner, "/chom.task.v1.TaskService/ListTasks", request); err != nil {
+			t.Errorf("list: %v", err)
+		}
+	})
+}
+
+// TestMembers has members of each kind call each method about their own organization.
+func TestMembers(t *testing.T) {
+	w := sqliteWorld(t)
+	for _, procedure := range procedures() {
+		if strings.HasSuffix(procedure, "Site") || strings.HasSuffix(procedure, "Login") || strings.HasSuffix(procedure, "CancelTask") {
+			if rules[procedure].role != "viewer" {
+				if err := w.call(t, w.ours.viewer, procedure, w.valid(procedure, w.ours)); connect.CodeOf(err) != connect.CodePermissionDenied {
+					t.Errorf("a viewer calls %s: %v", procedure, err)
+				}
+			}
+		}
+		switch rules[procedure].who {
+		case operator:
+			for name, token := range map[string]string{"an owner": w.ours.owner, "a viewer": w.ours.viewer} {
+				if err := w.call(t, token, procedure, w.valid(procedure, w.ours)); connect.CodeOf(err) != connect.CodePermissionDenied {
+					t.Errorf("%s calls %s: %v", name, procedure, err)
+				}
+			}
+		case inOrganization:
+			if rules[procedure].role == "viewer" {
+				if err := w.call(t, w.ours.viewer, procedure, w.valid(procedure, w.ours)); err != nil {
+					t.Errorf("a viewer calls %s: %v", procedure, err)
+				}
+			}
+			if err := w.call(t, w.ours.owner, procedure, w.valid(procedure, w.ours)); connect.CodeOf(err) == connect.CodePermissionDenied || connect.CodeOf(err) == connect.CodeUnauthenticated {
+				t.Errorf("an owner calls %s: %v", procedure, err)
+			}
+		}
+	}
+}
+
+// TestBigBody sends 50 MiB where a few hundred bytes belong.
+func TestBigBody(t *testing.T) {
+	w := sqliteWorld(t)
+	for name, token := range map[string]string{"nobody": "", "an operator": w.operator} {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.url+"/chom.site.v1.SiteService/CreateSite", io.LimitReader(zeros{}, 50<<20))
+		must(t, err)
+		request.Header.Set("Content-Type", "application/proto")
+		if token != "" {
+			request.Header.Set("Authorization", "Bearer "+token)
+		}
+		answer, err := http.DefaultClient.Do(request)
+		if err == nil {
+			body, _ := io.ReadAll(io.LimitReader(answer.Body, 4096))
+			answer.Body.Close()
+			if want := map[string]string{"": "unauthenticated", w.operator: "resource_exhausted"}[token]; !strings.Contains(string(body), want) {
+				t.Errorf("%s: %d %s", name, answer.StatusCode, body)
+			}
+		} // else the connection was closed on the flood, which is as good
+		runtime.ReadMemStats(&after)
+		if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 16<<20 {
+			t.Errorf("%s: the heap grew by %d MiB", name, grown>>20)
+		}
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
+func TestFirstOperator(t *testing.T) {
+	d := dbtest.SQLite(t)
+	w := newWorld(t, d)
+	const procedure = "/chom.account.v1.AccountService/CreateFirstOperator"
+	if err := w.call(t, "", procedure, w.valid(procedure, w.ours)); connect.CodeOf(err) != connect.CodeNotFound {
+		t.Errorf("after the first operator: %v", err)
+	}
+	// A platform without an operator.
+	must(t, db.InTx(t.Context(), d, func(tx *db.Tx) error {
+		_, err := tx.Exec(t.Context(), `UPDATE accounts SET operator = FALSE`)
+		return err
+	}))
+	secret, err := account.New(d).PrepareFirstOperator(t.Context())
+	must(t, err)
+	if err := w.call(t, "", procedure, w.valid(procedure, w.ours)); connect.CodeOf(err) != connect.CodePermissionDenied {
+		t.Errorf("with a guess: %v", err)
+	}
+	request := w.valid(procedure, w.ours)
+	set(request, "setup_secret", secret)
+	if err := w.call(t, "", procedure, request); err != nil {
+		t.Errorf("with the secret: %v", err)
+	}
+	if err := w.call(t, "", procedure, request); connect.CodeOf(err) != connect.CodeNotFound {
+		t.Errorf("a second time: %v", err)
+	}
+	if strings.Contains(w.log.String(), secret) || strings.Contains(w.log.String(), w.operator) {
+		t.Error("the log holds a secret")
+	}
+}
