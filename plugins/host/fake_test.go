@@ -32,10 +32,6 @@ var fakes = map[string]func(name string){
 	"honest":   func(name string) { sdk.Serve(fake{name: name}) },
 	"stubborn": func(name string) { sdk.Serve(fake{name: name}); exceptDescribe(func() { select {} }) },
 	"slow":     func(name string) { sdk.Serve(fake{name: name, check: hang}) },
-	"liar": func(name string) {
-		sdk.Serve(fake{name: name, login: sdk.Login{Path: "//evil.example/", Lifetime: time.Second}})
-	},
-	"immortal": func(name string) { sdk.Serve(fake{name: name, login: sdk.Login{Path: "/?x=1", Lifetime: time.Hour}}) },
 	"chatty":   func(name string) { sdk.Serve(fake{name: name, check: chat}) },
 	"panicky":  func(name string) { sdk.Serve(fake{name: name, check: func() sdk.State { panic("at the disco") }}) },
 	"teller":   func(name string) { sdk.Serve(fake{name: name, check: tell}) },
@@ -80,7 +76,6 @@ func exceptDescribe(run func()) {
 type fake struct {
 	name  string
 	check func() sdk.State
-	login sdk.Login
 }
 
 func (f fake) Describe() sdk.Description {
@@ -107,7 +102,7 @@ func (f fake) Check(context.Context, sdk.Site) (sdk.State, error) {
 	return sdk.State{}, nil
 }
 
-func (f fake) Login(context.Context, sdk.Site) (sdk.Login, error) { return f.login, nil }
+func (f fake) ArmLogin(context.Context, sdk.Site, sdk.Login) error { return nil }
 
 func hang() sdk.State { select {} }
 

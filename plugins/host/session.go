@@ -185,11 +185,11 @@ func (s *Session) Check(ctx context.Context, site sdk.Site) (sdk.State, error) {
 	return s.client.Check(ctx, site)
 }
 
-// Login means what sdk.LoginOffer says. The answer is a secret.
-func (s *Session) Login(ctx context.Context, site sdk.Site) (sdk.Login, error) {
+// ArmLogin means what sdk.LoginOffer says.
+func (s *Session) ArmLogin(ctx context.Context, site sdk.Site, login sdk.Login) error {
 	ctx, cancel := context.WithTimeout(ctx, s.limits.Login)
 	defer cancel()
-	return s.client.Login(ctx, site)
+	return s.client.ArmLogin(ctx, site, login)
 }
 
 // ID names the process for people.

@@ -3,10 +3,7 @@ package sdk
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"regexp"
-	"time"
 
 	"google.golang.org/grpc"
 
@@ -86,28 +83,15 @@ func (c *Client) Check(ctx context.Context, site Site) (State, error) {
 	return stateFromWire(response.GetState()), nil
 }
 
-// loginPath keeps the answer on the site's own domain: one slash at the start,
-// then only characters that need no escaping in a URL, a header or a page.
-var loginPath = regexp.MustCompile(`^/([A-Za-z0-9._~-][A-Za-z0-9._~/-]*)?(\?[A-Za-z0-9._~=&-]+)?$`)
-
-const maxLoginPath = 512
-
-// Login makes a login address; one that leads elsewhere or lives too long is
-// refused.
-func (c *Client) Login(ctx context.Context, site Site) (Login, error) {
-	response, err := c.rpc.Login(ctx, &pluginv1.LoginRequest{Site: siteToWire(site)})
+// ArmLogin means what LoginOffer says.
+func (c *Client) ArmLogin(ctx context.Context, site Site, login Login) error {
+	_, err := c.rpc.ArmLogin(ctx, &pluginv1.ArmLoginRequest{
+		Site:           siteToWire(site),
+		TokenSha256:    login.TokenSHA256[:],
+		ExpireTimeUnix: login.Expires.Unix(),
+	})
 	if err != nil {
-		return Login{}, fromStatus(err)
+		return fromStatus(err)
 	}
-	login := Login{
-		Path:     response.GetPath(),
-		Lifetime: time.Duration(response.GetLifetimeSeconds()) * time.Second,
-	}
-	if len(login.Path) > maxLoginPath || !loginPath.MatchString(login.Path) {
-		return Login{}, errors.New("the plugin answered with a login path that is not a plain path of the site")
-	}
-	if login.Lifetime <= 0 || login.Lifetime > MaxLoginLifetime {
-		return Login{}, fmt.Errorf("the plugin answered with a login lifetime of %v, the limit is %v", login.Lifetime, MaxLoginLifetime)
-	}
-	return login, nil
+	return nil
 }

@@ -31,6 +31,7 @@ package sdk
 
 import (
 	"context"
+	"crypto/sha256"
 	"time"
 
 	"chom.dev/proto/contract"
@@ -65,10 +66,10 @@ type SiteType interface {
 // LoginOffer is implemented by site types that can let the owner in. Types
 // without it answer ErrUnsupported.
 type LoginOffer interface {
-	// Login makes an address that logs its first visitor in as administrator,
-	// once, for at most MaxLoginLifetime. What is stored on the site must not
-	// suffice to forge the address.
-	Login(ctx context.Context, site Site) (Login, error)
+	// ArmLogin lets one visitor in as administrator: the first one who asks for
+	// the home page with the parameter LoginParameter holding the login's token,
+	// before it expires. What is stored on the site must not suffice to get in.
+	ArmLogin(ctx context.Context, site Site, login Login) error
 }
 
 // Site is what a plugin may know about the site it works on.
@@ -141,12 +142,17 @@ type Finding struct {
 	Message  string // for people
 }
 
-// Login is a secret address, good for one visit.
+// LoginParameter is the parameter of the home page's address that carries a
+// login's token: 43 characters of base64url, 256 bits.
+const LoginParameter = "chom_login"
+
+// Login is a one-use login to arm. Whoever ordered it holds the token; the
+// site only ever learns its hash.
 type Login struct {
-	Path     string        // path and query on the primary domain: "/?login=..."
-	Lifetime time.Duration // until it is worth nothing
+	TokenSHA256 [sha256.Size]byte // of the token's text
+	Expires     time.Time         // at most MaxLoginLifetime ahead
 }
 
-// MaxLoginLifetime is how long a login address may live: long enough for a
-// redirect on a slow line, short enough that a leaked log line is stale.
+// MaxLoginLifetime is how long a login may live: long enough for a redirect on
+// a slow line, short enough that a leaked log line is stale.
 const MaxLoginLifetime = 60 * time.Second

@@ -20,7 +20,7 @@ import (
 // every version it still speaks and the newest common one is used; a plugin
 // without a common one is refused at its start, with a clear error.
 //
-//	1: Describe, Install, Update, Check, Login
+//	1: Describe, Install, Update, Check, ArmLogin
 const ProtocolVersion = 1
 
 // Handshake tells a plugin from a program that happens to be started: without

@@ -2,6 +2,7 @@ package sdk
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -72,7 +73,7 @@ func (s *server) Check(ctx context.Context, request *pluginv1.CheckRequest) (_ *
 	return &pluginv1.CheckResponse{State: stateToWire(state)}, nil
 }
 
-func (s *server) Login(ctx context.Context, request *pluginv1.LoginRequest) (_ *pluginv1.LoginResponse, err error) {
+func (s *server) ArmLogin(ctx context.Context, request *pluginv1.ArmLoginRequest) (_ *pluginv1.ArmLoginResponse, err error) {
 	defer recovered(&err)
 	offer, ok := s.impl.(LoginOffer)
 	if !ok {
@@ -82,11 +83,26 @@ func (s *server) Login(ctx context.Context, request *pluginv1.LoginRequest) (_ *
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	login, err := offer.Login(ctx, site)
+	login, err := loginFromWire(request, time.Now())
 	if err != nil {
-		return nil, toStatus(fmt.Errorf("log in to %s: %w", site.Handle, err))
+		return nil, toStatus(err)
 	}
-	return &pluginv1.LoginResponse{Path: login.Path, LifetimeSeconds: uint32(login.Lifetime / time.Second)}, nil
+	if err := offer.ArmLogin(ctx, site, login); err != nil {
+		return nil, toStatus(fmt.Errorf("arm login to %s: %w", site.Handle, err))
+	}
+	return &pluginv1.ArmLoginResponse{}, nil
+}
+
+// loginFromWire refuses a login that lives too long or no longer.
+func loginFromWire(r *pluginv1.ArmLoginRequest, now time.Time) (Login, error) {
+	if len(r.GetTokenSha256()) != sha256.Size {
+		return Login{}, &FieldError{Field: "token_sha256", Reason: "must be 32 bytes"}
+	}
+	l := Login{TokenSHA256: [sha256.Size]byte(r.GetTokenSha256()), Expires: time.Unix(r.GetExpireTimeUnix(), 0)}
+	if life := l.Expires.Sub(now); life <= 0 || life > MaxLoginLifetime {
+		return Login{}, &FieldError{Field: "expire_time_unix", Reason: "must be within the next 60 seconds"}
+	}
+	return l, nil
 }
 
 // recovered turns a panic of the author's code into an error: one call fails,

@@ -120,8 +120,8 @@ type (
 	restless struct{ good }
 	// eager updates what is not there.
 	eager struct{ good }
-	// repetitive makes the same login link twice.
-	repetitive struct{ good }
+	// coy offers logins and then makes none.
+	coy struct{ good }
 )
 
 func (f fickle) Describe() sdk.Description {
@@ -184,9 +184,7 @@ func (e eager) Update(ctx context.Context, s sdk.Site) (sdk.State, error) {
 	return e.good.Check(ctx, s)
 }
 
-func (repetitive) Login(context.Context, sdk.Site) (sdk.Login, error) {
-	return sdk.Login{Path: "/?login=again", Lifetime: time.Second}, nil
-}
+func (coy) ArmLogin(context.Context, sdk.Site, sdk.Login) error { return sdk.ErrUnsupported }
 
 var fakes = map[string]sdk.SiteType{
 	"good":     good{"good"},
@@ -200,7 +198,7 @@ var fakes = map[string]sdk.SiteType{
 	"restless": restless{good{"restless"}},
 	"eager":    eager{good{"eager"}},
 
-	"repetitive": repetitive{good{"repetitive"}},
+	"coy": coy{good{"coy"}},
 }
 
 // program makes the fake a real plugin with a process of its own.
@@ -236,16 +234,16 @@ func TestSuiteAcceptsAGoodPlugin(t *testing.T) {
 
 func TestSuiteNamesWhatABadPluginBreaks(t *testing.T) {
 	for name, breaks := range map[string]string{
-		"fickle":     "describes itself validly and always the same",
-		"boastful":   "finds nothing on a fresh site and leaves it as it is",
-		"curious":    "finds nothing on a fresh site and leaves it as it is",
-		"greedy":     "leaves the customer's files alone",
-		"fragile":    "finishes after being killed at any moment",
-		"deaf":       "stops when the caller does and finishes later",
-		"loose":      "makes files that only the site and its group can read",
-		"restless":   "installs twice without changing anything",
-		"eager":      "refuses to work on what is not installed",
-		"repetitive": "makes login links that differ, or says it can't",
+		"fickle":   "describes itself validly and always the same",
+		"boastful": "finds nothing on a fresh site and leaves it as it is",
+		"curious":  "finds nothing on a fresh site and leaves it as it is",
+		"greedy":   "leaves the customer's files alone",
+		"fragile":  "finishes after being killed at any moment",
+		"deaf":     "stops when the caller does and finishes later",
+		"loose":    "makes files that only the site and its group can read",
+		"restless": "installs twice without changing anything",
+		"eager":    "refuses to work on what is not installed",
+		"coy":      "arms logins that live a minute, or says it can't",
 	} {
 		t.Run(name, func(t *testing.T) {
 			broken := sdktest.Suite{Open: program(t, name), NewSite: newSite, Only: breaks}.Broken(t)

@@ -2,6 +2,8 @@ package sdktest
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -54,8 +56,8 @@ func refusesUninstalled(b *bench) error {
 		if _, err := c.Update(b.ctx, site); !errors.Is(err, sdk.ErrNotInstalled) {
 			return fmt.Errorf("update before install: %v, want %v", err, sdk.ErrNotInstalled)
 		}
-		if _, err := c.Login(b.ctx, site); !errors.Is(err, sdk.ErrNotInstalled) && !errors.Is(err, sdk.ErrUnsupported) {
-			return fmt.Errorf("login before install: %v, want %v", err, sdk.ErrNotInstalled)
+		if err := c.ArmLogin(b.ctx, site, newLogin(time.Minute)); !errors.Is(err, sdk.ErrNotInstalled) && !errors.Is(err, sdk.ErrUnsupported) {
+			return fmt.Errorf("arm a login before install: %v, want %v", err, sdk.ErrNotInstalled)
 		}
 		return nil
 	})
@@ -292,7 +294,7 @@ func updatesTwice(b *bench) error {
 	})
 }
 
-func logsIn(b *bench) error {
+func armsLogins(b *bench) error {
 	site, user, _, err := b.installed()
 	if err != nil {
 		return err
@@ -302,25 +304,29 @@ func logsIn(b *bench) error {
 		if err != nil {
 			return err
 		}
-		first, err := c.Login(b.ctx, site) // refuses odd paths and long lives
+		err = c.ArmLogin(b.ctx, site, newLogin(50*time.Second))
 		if !d.OffersLogin {
 			if !errors.Is(err, sdk.ErrUnsupported) {
-				return fmt.Errorf("login of a type without it: %v, want %v", err, sdk.ErrUnsupported)
+				return fmt.Errorf("arm a login of a type without it: %v, want %v", err, sdk.ErrUnsupported)
 			}
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("login: %w", err)
+			return fmt.Errorf("arm a login: %w", err)
 		}
-		second, err := c.Login(b.ctx, site)
-		if err != nil {
-			return fmt.Errorf("login again: %w", err)
-		}
-		if first.Path == second.Path {
-			return errors.New("two login links are the same")
+		for _, life := range []time.Duration{-time.Second, time.Hour} {
+			var field *sdk.FieldError
+			if err := c.ArmLogin(b.ctx, site, newLogin(life)); !errors.As(err, &field) {
+				return fmt.Errorf("arm a login that lives %s: %v, want an error that names the field", life, err)
+			}
 		}
 		return nil
 	})
+}
+
+// newLogin is a login with a token of its own.
+func newLogin(life time.Duration) sdk.Login {
+	return sdk.Login{TokenSHA256: sha256.Sum256([]byte(rand.Text())), Expires: time.Now().Add(life)}
 }
 
 func unchanged(site sdk.Site, before map[string]string) error {

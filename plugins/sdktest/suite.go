@@ -53,7 +53,7 @@ type Conn interface {
 	Install(ctx context.Context, site sdk.Site, progress func(sdk.Progress)) (sdk.State, error)
 	Update(ctx context.Context, site sdk.Site) (sdk.State, error)
 	Check(ctx context.Context, site sdk.Site) (sdk.State, error)
-	Login(ctx context.Context, site sdk.Site) (sdk.Login, error)
+	ArmLogin(ctx context.Context, site sdk.Site, login sdk.Login) error
 	Close()
 }
 
@@ -84,7 +84,7 @@ var claims = []claim{
 	{"leaves the customer's files alone", sparesFiles},
 	{"makes files that only the site and its group can read", makesSafeFiles},
 	{"updates twice with the same outcome", updatesTwice},
-	{"makes login links that differ, or says it can't", logsIn},
+	{"arms logins that live a minute, or says it can't", armsLogins},
 }
 
 // Run runs every claim as a subtest.

@@ -2,10 +2,7 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
 	_ "embed"
-	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"strings"
@@ -139,43 +136,32 @@ func measure(ctx context.Context, site sdk.Site) (sdk.State, error) {
 	return state, nil
 }
 
-// makeLogin stores the hash of a fresh secret in the site's database and
-// returns the secret as an address. The must-use plugin compares and forgets.
-func makeLogin(ctx context.Context, site sdk.Site) (sdk.Login, error) {
-	var id [8]byte
-	var secret [32]byte
-	rand.Read(id[:]) // never fails: crypto/rand ends the program instead
-	rand.Read(secret[:])
-	text := base64.RawURLEncoding.EncodeToString(secret[:])
-	hash := sha256.Sum256([]byte(text))
+// armLogin stores the hash of a login's token in the site's database. The
+// must-use plugin compares and forgets.
+func armLogin(ctx context.Context, site sdk.Site, login sdk.Login) error {
 	in := struct {
-		Tree     string `json:"tree"`
-		URL      string `json:"url"`
-		ID       string `json:"id"`
-		Hash     string `json:"hash"`
-		User     string `json:"user"`
-		Lifetime int    `json:"lifetime"`
+		Tree    string `json:"tree"`
+		URL     string `json:"url"`
+		Hash    string `json:"hash"`
+		User    string `json:"user"`
+		Expires int64  `json:"expires"`
 	}{
-		Tree:     site.PublicPath(),
-		URL:      site.URL(),
-		ID:       hex.EncodeToString(id[:]),
-		Hash:     hex.EncodeToString(hash[:]),
-		User:     site.Settings[settingAdminUser],
-		Lifetime: int(sdk.MaxLoginLifetime / time.Second),
+		Tree:    site.PublicPath(),
+		URL:     site.URL(),
+		Hash:    hex.EncodeToString(login.TokenSHA256[:]),
+		User:    site.Settings[settingAdminUser],
+		Expires: login.Expires.Unix(),
 	}
 	var out struct {
 		User int `json:"user"`
 	}
 	if err := run(ctx, site, site.PublicPath(), loginScript, shortLimit, in, &out); err != nil {
-		return sdk.Login{}, fmt.Errorf("store login: %w", err)
+		return fmt.Errorf("store login: %w", err)
 	}
 	if out.User == 0 {
-		return sdk.Login{}, sdk.Permanent(fmt.Errorf("the site has no administrator to log in"))
+		return sdk.Permanent(fmt.Errorf("the site has no administrator to log in"))
 	}
-	return sdk.Login{
-		Path:     "/?chom_login=" + in.ID + "." + text,
-		Lifetime: sdk.MaxLoginLifetime,
-	}, nil
+	return nil
 }
 
 func run(ctx context.Context, site sdk.Site, dir, script string, limit time.Duration, in, out any) error {

@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"os"
 	"os/exec"
@@ -215,13 +218,16 @@ func (i installed) update(t *testing.T) (state sdk.State) {
 	return state
 }
 
-func (i installed) login(t *testing.T) (login sdk.Login) {
+// login arms a login and returns the path of its link.
+func (i installed) login(t *testing.T) (link string) {
 	t.Helper()
-	i.call(t, func(ctx context.Context, c sdktest.Conn) (err error) {
-		login, err = c.Login(ctx, i.site)
-		return err
+	var secret [32]byte
+	rand.Read(secret[:])
+	token := base64.RawURLEncoding.EncodeToString(secret[:])
+	i.call(t, func(ctx context.Context, c sdktest.Conn) error {
+		return c.ArmLogin(ctx, i.site, sdk.Login{TokenSHA256: sha256.Sum256([]byte(token)), Expires: time.Now().Add(50 * time.Second)})
 	})
-	return login
+	return "/?" + sdk.LoginParameter + "=" + token
 }
 
 func (i installed) option(t *testing.T, name string) string {

@@ -144,25 +144,25 @@ func (wordpress) Check(ctx context.Context, site sdk.Site) (sdk.State, error) {
 	return measure(ctx, site)
 }
 
-func (wordpress) Login(ctx context.Context, site sdk.Site) (sdk.Login, error) {
+func (wordpress) ArmLogin(ctx context.Context, site sdk.Site, login sdk.Login) error {
 	unlock, err := site.Lock(ctx)
 	if err != nil {
-		return sdk.Login{}, err
+		return err
 	}
 	defer unlock()
 	if err := installedFiles(site); err != nil {
-		return sdk.Login{}, err
+		return err
 	}
 	private, public, err := openBoth(site)
 	if err != nil {
-		return sdk.Login{}, err
+		return err
 	}
 	defer private.Close()
 	defer public.Close()
 	if err := placeMustUse(private, public); err != nil {
-		return sdk.Login{}, err
+		return err
 	}
-	return makeLogin(ctx, site)
+	return armLogin(ctx, site, login)
 }
 
 // coreFiles stand for the whole core: an archive without one of them is not a

@@ -10,7 +10,6 @@ import (
 	"chom.dev/agent/nginx"
 	"chom.dev/agent/php"
 	"chom.dev/agent/preflight"
-	"chom.dev/agent/run"
 	"chom.dev/agent/server"
 	"chom.dev/agent/site"
 	"chom.dev/agent/systemd"
@@ -20,7 +19,7 @@ import (
 )
 
 // sitesDir holds all sites of the host.
-const sitesDir = run.SitesDir
+const sitesDir = "/srv/chom/sites"
 
 // host is what the agent can do on this machine.
 type host struct {

@@ -1,5 +1,5 @@
 <?php
-// Stores the hash of a login secret for an administrator. Loads nothing of
+// Stores the hash of a login's token for an administrator. Loads nothing of
 // WordPress but its database class.
 $in = chom_input();
 
@@ -36,8 +36,9 @@ if ( 0 !== $user ) {
 	$stored = $wpdb->insert(
 		$wpdb->options,
 		array(
-			'option_name'  => '_chom_login_' . $in['id'],
-			'option_value' => ( time() + $in['lifetime'] ) . '|' . $user . '|' . $in['hash'],
+			// The name alone finds the row; it tells nothing that the hash does not.
+			'option_name'  => '_chom_login_' . substr( $in['hash'], 0, 16 ),
+			'option_value' => $in['expires'] . '|' . $user . '|' . $in['hash'],
 			'autoload'     => 'no',
 		)
 	);

@@ -3,8 +3,8 @@
  * Plugin Name: CHOM login links
  * Description: Turns a one-use login link from your hosting panel into a session. Harmless when unused.
  *
- * A link carries an id and a secret. The database holds, for a minute, the
- * secret's hash under the id. The row is deleted before the session is made,
+ * A link carries a token. The database holds, for a minute, the token's hash,
+ * under the hash's beginning. The row is deleted before the session is made,
  * and only the request whose DELETE hit the row gets one.
  */
 
@@ -35,16 +35,17 @@ add_action(
 /** Returns the user whom the token stands for and makes it worthless, or null. */
 function chom_login_consume( string $token ): ?WP_User {
 	global $wpdb;
-	if ( ! preg_match( '/^([0-9a-f]{16})\.([A-Za-z0-9_-]{43})$/D', $token, $parts ) ) {
+	if ( ! preg_match( '/^[A-Za-z0-9_-]{43}$/D', $token ) ) {
 		return null;
 	}
-	$name   = '_chom_login_' . $parts[1];
+	$hash   = hash( 'sha256', $token );
+	$name   = '_chom_login_' . substr( $hash, 0, 16 );
 	$stored = $wpdb->get_var( $wpdb->prepare( "SELECT option_value FROM {$wpdb->options} WHERE option_name = %s", $name ) );
 	if ( ! is_string( $stored ) || ! preg_match( '/^(\d{1,12})\|(\d{1,18})\|([0-9a-f]{64})$/D', $stored, $row ) ) {
 		return null;
 	}
-	if ( ! hash_equals( $row[3], hash( 'sha256', $parts[2] ) ) ) {
-		return null; // and the row stays: guessing must not end someone's link
+	if ( ! hash_equals( $row[3], $hash ) ) {
+		return null; // another token with the same beginning: its link lives on
 	}
 	$deleted = $wpdb->query(
 		$wpdb->prepare( "DELETE FROM {$wpdb->options} WHERE option_name = %s AND option_value = %s", $name, $stored )

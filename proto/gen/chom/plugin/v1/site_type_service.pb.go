@@ -421,29 +421,35 @@ func (x *CheckResponse) GetState() *State {
 	return nil
 }
 
-// LoginRequest names the site to log in to.
-type LoginRequest struct {
+// ArmLoginRequest names the site and the token.
+type ArmLoginRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The site. The archive may be left out.
-	Site          *Site `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Site *Site `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// SHA-256 of the token's text. The token itself is never on the site's host
+	// before somebody shows it.
+	TokenSha256 []byte `protobuf:"bytes,2,opt,name=token_sha256,json=tokenSha256,proto3" json:"token_sha256,omitempty"`
+	// When it is worth nothing any more, in seconds since 1970 UTC; at most 60
+	// ahead.
+	ExpireTimeUnix int64 `protobuf:"varint,3,opt,name=expire_time_unix,json=expireTimeUnix,proto3" json:"expire_time_unix,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
-func (x *LoginRequest) Reset() {
-	*x = LoginRequest{}
+func (x *ArmLoginRequest) Reset() {
+	*x = ArmLoginRequest{}
 	mi := &file_chom_plugin_v1_site_type_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *LoginRequest) String() string {
+func (x *ArmLoginRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*LoginRequest) ProtoMessage() {}
+func (*ArmLoginRequest) ProtoMessage() {}
 
-func (x *LoginRequest) ProtoReflect() protoreflect.Message {
+func (x *ArmLoginRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_chom_plugin_v1_site_type_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -455,43 +461,53 @@ func (x *LoginRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use LoginRequest.ProtoReflect.Descriptor instead.
-func (*LoginRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use ArmLoginRequest.ProtoReflect.Descriptor instead.
+func (*ArmLoginRequest) Descriptor() ([]byte, []int) {
 	return file_chom_plugin_v1_site_type_service_proto_rawDescGZIP(), []int{8}
 }
 
-func (x *LoginRequest) GetSite() *Site {
+func (x *ArmLoginRequest) GetSite() *Site {
 	if x != nil {
 		return x.Site
 	}
 	return nil
 }
 
-// LoginResponse holds the link. It is a secret until it is used.
-type LoginResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Path and query on the site's primary domain, beginning with "/".
-	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	// Seconds until it is worth nothing, at most 60.
-	LifetimeSeconds uint32 `protobuf:"varint,2,opt,name=lifetime_seconds,json=lifetimeSeconds,proto3" json:"lifetime_seconds,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+func (x *ArmLoginRequest) GetTokenSha256() []byte {
+	if x != nil {
+		return x.TokenSha256
+	}
+	return nil
 }
 
-func (x *LoginResponse) Reset() {
-	*x = LoginResponse{}
+func (x *ArmLoginRequest) GetExpireTimeUnix() int64 {
+	if x != nil {
+		return x.ExpireTimeUnix
+	}
+	return 0
+}
+
+// ArmLoginResponse says that the login is armed.
+type ArmLoginResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArmLoginResponse) Reset() {
+	*x = ArmLoginResponse{}
 	mi := &file_chom_plugin_v1_site_type_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *LoginResponse) String() string {
+func (x *ArmLoginResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*LoginResponse) ProtoMessage() {}
+func (*ArmLoginResponse) ProtoMessage() {}
 
-func (x *LoginResponse) ProtoReflect() protoreflect.Message {
+func (x *ArmLoginResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_chom_plugin_v1_site_type_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -503,23 +519,9 @@ func (x *LoginResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use LoginResponse.ProtoReflect.Descriptor instead.
-func (*LoginResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use ArmLoginResponse.ProtoReflect.Descriptor instead.
+func (*ArmLoginResponse) Descriptor() ([]byte, []int) {
 	return file_chom_plugin_v1_site_type_service_proto_rawDescGZIP(), []int{9}
-}
-
-func (x *LoginResponse) GetPath() string {
-	if x != nil {
-		return x.Path
-	}
-	return ""
-}
-
-func (x *LoginResponse) GetLifetimeSeconds() uint32 {
-	if x != nil {
-		return x.LifetimeSeconds
-	}
-	return 0
 }
 
 var File_chom_plugin_v1_site_type_service_proto protoreflect.FileDescriptor
@@ -543,18 +545,18 @@ const file_chom_plugin_v1_site_type_service_proto_rawDesc = "" +
 	"\fCheckRequest\x12(\n" +
 	"\x04site\x18\x01 \x01(\v2\x14.chom.plugin.v1.SiteR\x04site\"<\n" +
 	"\rCheckResponse\x12+\n" +
-	"\x05state\x18\x01 \x01(\v2\x15.chom.plugin.v1.StateR\x05state\"8\n" +
-	"\fLoginRequest\x12(\n" +
-	"\x04site\x18\x01 \x01(\v2\x14.chom.plugin.v1.SiteR\x04site\"N\n" +
-	"\rLoginResponse\x12\x12\n" +
-	"\x04path\x18\x01 \x01(\tR\x04path\x12)\n" +
-	"\x10lifetime_seconds\x18\x02 \x01(\rR\x0flifetimeSeconds2\x83\x03\n" +
+	"\x05state\x18\x01 \x01(\v2\x15.chom.plugin.v1.StateR\x05state\"\x88\x01\n" +
+	"\x0fArmLoginRequest\x12(\n" +
+	"\x04site\x18\x01 \x01(\v2\x14.chom.plugin.v1.SiteR\x04site\x12!\n" +
+	"\ftoken_sha256\x18\x02 \x01(\fR\vtokenSha256\x12(\n" +
+	"\x10expire_time_unix\x18\x03 \x01(\x03R\x0eexpireTimeUnix\"\x12\n" +
+	"\x10ArmLoginResponse2\x8c\x03\n" +
 	"\x0fSiteTypeService\x12M\n" +
 	"\bDescribe\x12\x1f.chom.plugin.v1.DescribeRequest\x1a .chom.plugin.v1.DescribeResponse\x12L\n" +
 	"\aInstall\x12\x1e.chom.plugin.v1.InstallRequest\x1a\x1f.chom.plugin.v1.InstallResponse0\x01\x12G\n" +
 	"\x06Update\x12\x1d.chom.plugin.v1.UpdateRequest\x1a\x1e.chom.plugin.v1.UpdateResponse\x12D\n" +
-	"\x05Check\x12\x1c.chom.plugin.v1.CheckRequest\x1a\x1d.chom.plugin.v1.CheckResponse\x12D\n" +
-	"\x05Login\x12\x1c.chom.plugin.v1.LoginRequest\x1a\x1d.chom.plugin.v1.LoginResponseB\xb0\x01\n" +
+	"\x05Check\x12\x1c.chom.plugin.v1.CheckRequest\x1a\x1d.chom.plugin.v1.CheckResponse\x12M\n" +
+	"\bArmLogin\x12\x1f.chom.plugin.v1.ArmLoginRequest\x1a .chom.plugin.v1.ArmLoginResponseB\xb0\x01\n" +
 	"\x12com.chom.plugin.v1B\x14SiteTypeServiceProtoP\x01Z*chom.dev/proto/gen/chom/plugin/v1;pluginv1\xa2\x02\x03CPX\xaa\x02\x0eChom.Plugin.V1\xca\x02\x0eChom\\Plugin\\V1\xe2\x02\x1aChom\\Plugin\\V1\\GPBMetadata\xea\x02\x10Chom::Plugin::V1b\x06proto3"
 
 var (
@@ -579,8 +581,8 @@ var file_chom_plugin_v1_site_type_service_proto_goTypes = []any{
 	(*UpdateResponse)(nil),   // 5: chom.plugin.v1.UpdateResponse
 	(*CheckRequest)(nil),     // 6: chom.plugin.v1.CheckRequest
 	(*CheckResponse)(nil),    // 7: chom.plugin.v1.CheckResponse
-	(*LoginRequest)(nil),     // 8: chom.plugin.v1.LoginRequest
-	(*LoginResponse)(nil),    // 9: chom.plugin.v1.LoginResponse
+	(*ArmLoginRequest)(nil),  // 8: chom.plugin.v1.ArmLoginRequest
+	(*ArmLoginResponse)(nil), // 9: chom.plugin.v1.ArmLoginResponse
 	(*Description)(nil),      // 10: chom.plugin.v1.Description
 	(*Site)(nil),             // 11: chom.plugin.v1.Site
 	(*Progress)(nil),         // 12: chom.plugin.v1.Progress
@@ -595,17 +597,17 @@ var file_chom_plugin_v1_site_type_service_proto_depIdxs = []int32{
 	13, // 5: chom.plugin.v1.UpdateResponse.state:type_name -> chom.plugin.v1.State
 	11, // 6: chom.plugin.v1.CheckRequest.site:type_name -> chom.plugin.v1.Site
 	13, // 7: chom.plugin.v1.CheckResponse.state:type_name -> chom.plugin.v1.State
-	11, // 8: chom.plugin.v1.LoginRequest.site:type_name -> chom.plugin.v1.Site
+	11, // 8: chom.plugin.v1.ArmLoginRequest.site:type_name -> chom.plugin.v1.Site
 	0,  // 9: chom.plugin.v1.SiteTypeService.Describe:input_type -> chom.plugin.v1.DescribeRequest
 	2,  // 10: chom.plugin.v1.SiteTypeService.Install:input_type -> chom.plugin.v1.InstallRequest
 	4,  // 11: chom.plugin.v1.SiteTypeService.Update:input_type -> chom.plugin.v1.UpdateRequest
 	6,  // 12: chom.plugin.v1.SiteTypeService.Check:input_type -> chom.plugin.v1.CheckRequest
-	8,  // 13: chom.plugin.v1.SiteTypeService.Login:input_type -> chom.plugin.v1.LoginRequest
+	8,  // 13: chom.plugin.v1.SiteTypeService.ArmLogin:input_type -> chom.plugin.v1.ArmLoginRequest
 	1,  // 14: chom.plugin.v1.SiteTypeService.Describe:output_type -> chom.plugin.v1.DescribeResponse
 	3,  // 15: chom.plugin.v1.SiteTypeService.Install:output_type -> chom.plugin.v1.InstallResponse
 	5,  // 16: chom.plugin.v1.SiteTypeService.Update:output_type -> chom.plugin.v1.UpdateResponse
 	7,  // 17: chom.plugin.v1.SiteTypeService.Check:output_type -> chom.plugin.v1.CheckResponse
-	9,  // 18: chom.plugin.v1.SiteTypeService.Login:output_type -> chom.plugin.v1.LoginResponse
+	9,  // 18: chom.plugin.v1.SiteTypeService.ArmLogin:output_type -> chom.plugin.v1.ArmLoginResponse
 	14, // [14:19] is the sub-list for method output_type
 	9,  // [9:14] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name

@@ -23,7 +23,7 @@ const (
 	SiteTypeService_Install_FullMethodName  = "/chom.plugin.v1.SiteTypeService/Install"
 	SiteTypeService_Update_FullMethodName   = "/chom.plugin.v1.SiteTypeService/Update"
 	SiteTypeService_Check_FullMethodName    = "/chom.plugin.v1.SiteTypeService/Check"
-	SiteTypeService_Login_FullMethodName    = "/chom.plugin.v1.SiteTypeService/Login"
+	SiteTypeService_ArmLogin_FullMethodName = "/chom.plugin.v1.SiteTypeService/ArmLogin"
 )
 
 // SiteTypeServiceClient is the client API for SiteTypeService service.
@@ -49,9 +49,9 @@ type SiteTypeServiceClient interface {
 	Update(ctx context.Context, in *UpdateRequest, opts ...grpc.CallOption) (*UpdateResponse, error)
 	// Check measures the site and changes nothing.
 	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
-	// Login makes an address that logs its first visitor in as administrator,
-	// once, within its lifetime.
-	Login(ctx context.Context, in *LoginRequest, opts ...grpc.CallOption) (*LoginResponse, error)
+	// ArmLogin lets one visitor in as administrator: the first one who shows the
+	// token whose hash is given, in the parameter chom_login of the home page.
+	ArmLogin(ctx context.Context, in *ArmLoginRequest, opts ...grpc.CallOption) (*ArmLoginResponse, error)
 }
 
 type siteTypeServiceClient struct {
@@ -111,10 +111,10 @@ func (c *siteTypeServiceClient) Check(ctx context.Context, in *CheckRequest, opt
 	return out, nil
 }
 
-func (c *siteTypeServiceClient) Login(ctx context.Context, in *LoginRequest, opts ...grpc.CallOption) (*LoginResponse, error) {
+func (c *siteTypeServiceClient) ArmLogin(ctx context.Context, in *ArmLoginRequest, opts ...grpc.CallOption) (*ArmLoginResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(LoginResponse)
-	err := c.cc.Invoke(ctx, SiteTypeService_Login_FullMethodName, in, out, cOpts...)
+	out := new(ArmLoginResponse)
+	err := c.cc.Invoke(ctx, SiteTypeService_ArmLogin_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -144,9 +144,9 @@ type SiteTypeServiceServer interface {
 	Update(context.Context, *UpdateRequest) (*UpdateResponse, error)
 	// Check measures the site and changes nothing.
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)
-	// Login makes an address that logs its first visitor in as administrator,
-	// once, within its lifetime.
-	Login(context.Context, *LoginRequest) (*LoginResponse, error)
+	// ArmLogin lets one visitor in as administrator: the first one who shows the
+	// token whose hash is given, in the parameter chom_login of the home page.
+	ArmLogin(context.Context, *ArmLoginRequest) (*ArmLoginResponse, error)
 	mustEmbedUnimplementedSiteTypeServiceServer()
 }
 
@@ -169,8 +169,8 @@ func (UnimplementedSiteTypeServiceServer) Update(context.Context, *UpdateRequest
 func (UnimplementedSiteTypeServiceServer) Check(context.Context, *CheckRequest) (*CheckResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Check not implemented")
 }
-func (UnimplementedSiteTypeServiceServer) Login(context.Context, *LoginRequest) (*LoginResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Login not implemented")
+func (UnimplementedSiteTypeServiceServer) ArmLogin(context.Context, *ArmLoginRequest) (*ArmLoginResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ArmLogin not implemented")
 }
 func (UnimplementedSiteTypeServiceServer) mustEmbedUnimplementedSiteTypeServiceServer() {}
 func (UnimplementedSiteTypeServiceServer) testEmbeddedByValue()                         {}
@@ -258,20 +258,20 @@ func _SiteTypeService_Check_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
-func _SiteTypeService_Login_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(LoginRequest)
+func _SiteTypeService_ArmLogin_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ArmLoginRequest)
 	if err := dec(in); err != nil {
 		return nil, err
 	}
 	if interceptor == nil {
-		return srv.(SiteTypeServiceServer).Login(ctx, in)
+		return srv.(SiteTypeServiceServer).ArmLogin(ctx, in)
 	}
 	info := &grpc.UnaryServerInfo{
 		Server:     srv,
-		FullMethod: SiteTypeService_Login_FullMethodName,
+		FullMethod: SiteTypeService_ArmLogin_FullMethodName,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(SiteTypeServiceServer).Login(ctx, req.(*LoginRequest))
+		return srv.(SiteTypeServiceServer).ArmLogin(ctx, req.(*ArmLoginRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -296,8 +296,8 @@ var SiteTypeService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _SiteTypeService_Check_Handler,
 		},
 		{
-			MethodName: "Login",
-			Handler:    _SiteTypeService_Login_Handler,
+			MethodName: "ArmLogin",
+			Handler:    _SiteTypeService_ArmLogin_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -1,0 +1,33 @@
+package site
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+
+	"chom.dev/agent/task"
+	"chom.dev/plugins/sdk"
+	orderv1 "chom.dev/proto/gen/chom/order/v1"
+)
+
+// armLogin hands the hash of a login's token to the site. The token itself is
+// with whoever asked for it, and never comes here before it is used.
+func (c *converge) armLogin(order *orderv1.SiteLogin) task.Step {
+	return task.Step{
+		Name: "login",
+		Do: func(ctx context.Context, _ *task.Log) error {
+			if order.GetHandle() != c.handle.String() {
+				return task.Permanent(errors.New("the order names another site"))
+			}
+			p, err := c.session(ctx)
+			if err != nil {
+				return err
+			}
+			defer p.Close()
+			return pluginError(p.ArmLogin(ctx, c.application(), sdk.Login{
+				TokenSHA256: [sha256.Size]byte(order.GetTokenSha256()),
+				Expires:     order.GetExpireTime().AsTime(),
+			}))
+		},
+	}
+}
