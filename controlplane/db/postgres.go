@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net"
 	"runtime/debug"
 	"time"
 
@@ -36,6 +37,11 @@ func openPostgres(ctx context.Context, url string, o options) (*postgres, error)
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = connectTimeout
 	}
+	// A server behind a cut cable should be noticed within half a minute, not
+	// after the five that pgx allows, above all by the connection that LISTENs.
+	config.DialFunc = (&net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
+		Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3,
+	}}).DialContext
 	for name, value := range map[string]string{
 		"application_name":                    "chomd",
 		"statement_timeout":                   fmt.Sprint(txTimeout.Milliseconds()),

@@ -114,8 +114,11 @@ func InTx(ctx context.Context, d *DB, fn func(tx *Tx) error, opts ...TxOption) e
 			break
 		}
 		if !retryable(err) || try == tries || ctx.Err() != nil {
-			if retryable(err) {
+			switch {
+			case retryable(err):
 				return fault.Unavailable("too many changes at once", time.Second, err)
+			case ctx.Err() == nil && timedOut(err):
+				return fault.Unavailable("the database does not answer in time", time.Second, err)
 			}
 			return unavailable(err)
 		}
@@ -142,6 +145,15 @@ func retryable(err error) bool {
 		return pg.Code == "40001" || pg.Code == "40P01" // serialization failure, deadlock
 	}
 	return false
+}
+
+// timedOut says whether err means that our own limits ended a transaction.
+func timedOut(err error) bool {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "57014" { // statement_timeout
+		return true
+	}
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, sql.ErrTxDone)
 }
 
 // lost says whether err means that the database could not be reached.

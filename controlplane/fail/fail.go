@@ -5,6 +5,10 @@
 // environment variable CHOM_FAILPOINT_FILE names. The file is removed before
 // the kill, so each arming kills once and the restarted process passes.
 //
+// Points are named after the noun and what happens: "task.STATE.save" lies in
+// the transaction that brings a task to a state, before its commit, and
+// "task.STATE.committed" right after it.
+//
 // It is not a way to inject errors: only sudden death is simulated.
 package fail
 

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/fail"
 	"chom.dev/controlplane/fault"
 	"chom.dev/proto/contract"
 	orderv1 "chom.dev/proto/gen/chom/order/v1"
@@ -106,6 +107,8 @@ func Enqueue(ctx context.Context, tx *db.Tx, n New) (Task, error) {
 		return Task{}, fmt.Errorf("enqueue %s on server %s: %w", t.Kind, t.Server, err)
 	}
 	tx.Notify(TopicServer, t.Server)
+	fail.Point("task.queued.save")
+	tx.AfterCommit(func() { fail.Point("task.queued.committed") })
 	return t, nil
 }
 
