@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -143,16 +144,17 @@ func loadConfig(f *pflag.FlagSet, environ []string) (config, error) {
 	if err != nil {
 		return config{}, wrongConfig{err.Error()}
 	}
-	c.fillIn()
-	return c, c.validate()
-}
-
-// fillIn derives what was left out from what was given.
-func (c *config) fillIn() {
-	if abs, err := filepath.Abs(c.DataDir); err == nil {
+	if abs, err := filepath.Abs(c.DataDir); err == nil && c.DataDir != "" {
 		c.DataDir = abs
 	}
 	c.Database = cmp.Or(c.Database, "sqlite:"+filepath.Join(c.DataDir, "chom.db"))
+	return c, c.validate()
+}
+
+// addresses are what people and agents are told, derived from the listeners where they were left out. Ports may be 0 in the
+// configuration; then people and agents are the addresses that were really bound.
+func (c config) addresses(people, agents string) install.Address {
+	c.PeopleListen, c.AgentsListen = people, agents
 	if c.PublicURL == "" {
 		scheme := "http"
 		if c.tls() {
@@ -168,6 +170,7 @@ func (c *config) fillIn() {
 			}
 		}
 	}
+	return install.Address{URL: c.PublicURL, Agents: c.AgentAddress}
 }
 
 func (c *config) tls() bool { return c.PeopleCert != "" || c.PeopleKey != "" }
@@ -187,11 +190,13 @@ func (c *config) validate() error {
 	rule((c.PeopleCert == "") == (c.PeopleKey == ""), "people-cert", "and people-key must be given together")
 	rule(!isAddress(c.PeopleListen) || c.tls() || c.InsecureHTTP || isLoopback(c.PeopleListen), "people-listen",
 		"plain HTTP is for loopback only: set people-cert and people-key, or insecure-http for a closed network")
-	if err := install.ValidateURL(c.PublicURL); err != nil {
+	to := c.addresses(c.PeopleListen, c.AgentsListen)
+	rule(c.PublicURL != "" || !isEverywhere(c.PeopleListen), "public-url", "must be given when people-listen is on all addresses")
+	if err := install.ValidateURL(to.URL); err != nil && (c.PublicURL != "" || !isEverywhere(c.PeopleListen)) {
 		rule(false, "public-url", err.Error())
 	}
 	rule(isAddress(c.AgentsListen), "agents-listen", "must be HOST:PORT or :PORT")
-	if err := install.ValidateAgents(c.AgentAddress); err != nil {
+	if err := install.ValidateAgents(to.Agents); err != nil && (c.AgentAddress != "" || c.PublicURL != "" || !isEverywhere(c.PeopleListen)) {
 		rule(false, "agent-address", err.Error())
 	}
 	rule(c.MetricsListen == "" || isAddress(c.MetricsListen), "metrics-listen", "must be HOST:PORT, or empty for none")
@@ -252,8 +257,18 @@ func isLoopback(address string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// logger is built from what was configured; w is standard error, except in tests.
-func (c *config) logger(w *os.File) *slog.Logger {
+// isEverywhere says that an address is that of no particular interface.
+func isEverywhere(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "" || ip != nil && ip.IsUnspecified()
+}
+
+// logger is built from what was configured.
+func (c *config) logger(w io.Writer) *slog.Logger {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(c.LogLevel)) // validated before
 	options := &slog.HandlerOptions{Level: level}

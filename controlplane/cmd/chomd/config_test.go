@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"chom.dev/controlplane/install"
 )
 
 func load(t *testing.T, file string, environ []string, args ...string) (config, error) {
@@ -30,7 +32,7 @@ func TestConfig(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c.Database != "sqlite:/var/lib/chomd/chom.db" || c.PublicURL != "http://127.0.0.1:8080" || c.AgentAddress != "127.0.0.1:8443" || c.TrashPeriod != 7*24*time.Hour {
+		if c.Database != "sqlite:/var/lib/chomd/chom.db" || c.addresses(c.PeopleListen, c.AgentsListen) != (install.Address{URL: "http://127.0.0.1:8080", Agents: "127.0.0.1:8443"}) || c.TrashPeriod != 7*24*time.Hour {
 			t.Errorf("got %+v", c)
 		}
 	})
@@ -55,6 +57,7 @@ func TestConfig(t *testing.T) {
 		"an unknown key in the variables": {env: []string{"CHOMD_PEOPLE_LISTN=x"}, want: "people-listn: there is no such key"},
 		"plain HTTP beyond loopback":      {args: []string{"--people-listen", "10.0.0.1:80"}, want: "people-listen: plain HTTP is for loopback only"},
 		"plain HTTP on all addresses":     {args: []string{"--people-listen", ":80", "--public-url", "http://x.example"}, want: "people-listen: plain HTTP is for loopback only"},
+		"all addresses without a URL":     {args: []string{"--people-listen", "0.0.0.0:80", "--insecure-http"}, want: "public-url: must be given when"},
 		"a key without a certificate":     {args: []string{"--people-key", "x"}, want: "people-cert: and people-key must be given together"},
 		"another database":                {args: []string{"--database", "mysql://x"}, want: "database: must begin with"},
 		"a URL with shell in it":          {args: []string{"--public-url", "http://x$(id)"}, want: "public-url: must be http(s)://HOST"},
@@ -76,7 +79,7 @@ func TestConfig(t *testing.T) {
 	}
 	t.Run("allows plain HTTP beyond loopback when told so", func(t *testing.T) {
 		c, err := load(t, "", nil, "--people-listen", "10.0.0.1:8080", "--insecure-http")
-		if err != nil || c.PublicURL != "http://10.0.0.1:8080" || c.AgentAddress != "10.0.0.1:8443" {
+		if err != nil || c.addresses(c.PeopleListen, c.AgentsListen) != (install.Address{URL: "http://10.0.0.1:8080", Agents: "10.0.0.1:8443"}) {
 			t.Errorf("got %+v, %v", c, err)
 		}
 	})

@@ -1,0 +1,251 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
+	"golang.org/x/sync/errgroup"
+
+	"chom.dev/controlplane/account"
+	"chom.dev/controlplane/api"
+	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/fleet"
+	"chom.dev/controlplane/install"
+	"chom.dev/controlplane/link"
+	"chom.dev/controlplane/organization"
+	"chom.dev/controlplane/pki"
+	"chom.dev/controlplane/site"
+	"chom.dev/controlplane/task"
+)
+
+// stopWithin is how long an orderly end may take; systemd and impatient people kill after more.
+const stopWithin = 4500 * time.Millisecond
+
+// serve builds the control plane, in the order in which its parts need each other, and runs it until ctx ends.
+func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (err error) {
+	if err := c.makeDataDir(); err != nil {
+		return err
+	}
+	d, err := db.Open(ctx, c.Database, db.WithLogger(log))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	if err := db.Migrate(ctx, d); err != nil {
+		return err
+	}
+	authority, err := pki.Open(c.pkiDir())
+	if err != nil {
+		return err
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	// The nouns.
+	accounts, organizations := account.New(d), organization.New(d)
+	servers := fleet.New(d, log)
+	tasks, err := task.NewTasks(d, authority.Signer(), log, registry, task.OnEnd(task.ConvergeSite, site.Ended))
+	if err != nil {
+		return err
+	}
+	wordPress, err := c.wordPress()
+	if err != nil {
+		return err
+	}
+	sites := site.New(d, tasks, log, site.Config{TrashPeriod: c.TrashPeriod, WordPress: wordPress})
+
+	// The doors.
+	people, err := net.Listen("tcp", c.PeopleListen)
+	if err != nil {
+		return fmt.Errorf("listen for people: %w", err)
+	}
+	defer people.Close() //nolint:errcheck // its server closes it first
+	agents, err := net.Listen("tcp", c.AgentsListen)
+	if err != nil {
+		return fmt.Errorf("listen for agents: %w", err)
+	}
+	defer agents.Close() //nolint:errcheck // its server closes it first
+	address := c.addresses(people.Addr().String(), agents.Addr().String())
+	agentsDoor, err := link.New(link.Config{
+		DB: d, Log: log, Metrics: registry, Authority: authority, Fleet: servers, Tasks: tasks, Sites: sites,
+	})
+	if err != nil {
+		return err
+	}
+	packages := install.NewPackages(c.PackagesDir)
+	closing, closeStreams := context.WithCancel(context.WithoutCancel(ctx))
+	defer closeStreams()
+	handler, err := api.New(api.Config{
+		DB: d, Log: log, Metrics: registry, Accounts: accounts, Organizations: organizations, Fleet: servers, Sites: sites, Tasks: tasks,
+		Packages: packages, Address: address, Pin: authority.Pin(), Ready: d.Ping, TLS: c.tls(), Closing: closing,
+	})
+	if err != nil {
+		return err
+	}
+	peoplesDoor, err := c.peopleServer(handler, log)
+	if err != nil {
+		return err
+	}
+
+	// All of it, until ctx ends or a part does.
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	g, running := errgroup.WithContext(work)
+	g.Go(func() error { return tasks.Run(running) })
+	g.Go(func() error { return servers.Run(running) })
+	g.Go(func() error { return sites.Run(running) })
+	g.Go(func() error { return agentsDoor.Run(running) })
+	g.Go(func() error { return agentsDoor.Serve(agents) })
+	g.Go(func() error { return c.servePeople(peoplesDoor, people) })
+	stopMetrics, err := c.serveMetrics(g, registry)
+	if err != nil {
+		return errors.Join(err, peoplesDoor.Close(), agentsDoor.Shutdown(ctx))
+	}
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+		case <-running.Done(): // a part failed: the others stop too
+		}
+		log.Info("stopping")
+		notify(log, "STOPPING=1")
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
+		defer cancel()
+		closeStreams()
+		var stop errgroup.Group
+		stop.Go(func() error { return agentsDoor.Shutdown(end) })
+		stop.Go(func() error { return errors.Join(peoplesDoor.Shutdown(end), stopMetrics(end)) })
+		err := stop.Wait()
+		if err != nil {
+			err = errors.Join(err, peoplesDoor.Close())
+		}
+		stopWork()
+		return err
+	})
+
+	c.greet(log, address, people, agents, packages)
+	if err := c.firstOperator(ctx, accounts, address, console); err != nil {
+		closeStreams()
+		stopWork()
+		return errors.Join(err, peoplesDoor.Close(), agentsDoor.Shutdown(ctx), g.Wait())
+	}
+	notify(log, "READY=1")
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	log.Info("stopped")
+	return nil
+}
+
+// Limits of the people's listener. Calls have their own (api/door.go).
+const (
+	maxConnections = 4096 // each may hold some tens of KiB
+	maxStreams     = 100  // of one HTTP/2 connection: a dashboard with many watches open
+	maxHeaders     = 32 << 10
+	headersWithin  = 10 * time.Second
+	idleFor        = 2 * time.Minute
+)
+
+func (c *config) peopleServer(handler http.Handler, log *slog.Logger) (*http.Server, error) {
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: headersWithin,
+		IdleTimeout:       idleFor,
+		MaxHeaderBytes:    maxHeaders,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug), // strangers' broken handshakes
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
+		Protocols:         new(http.Protocols),
+	}
+	server.Protocols.SetHTTP1(true)
+	if !c.tls() {
+		server.Protocols.SetUnencryptedHTTP2(true) // for gRPC
+		return server, nil
+	}
+	server.Protocols.SetHTTP2(true)
+	certificate, err := tls.LoadX509KeyPair(c.PeopleCert, c.PeopleKey)
+	if err != nil {
+		return nil, fmt.Errorf("read people-cert and people-key: %w", err)
+	}
+	server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
+	return server, nil
+}
+
+func (c *config) servePeople(server *http.Server, listener net.Listener) error {
+	listener = netutil.LimitListener(listener, maxConnections)
+	var err error
+	if c.tls() {
+		err = server.ServeTLS(listener, "", "")
+	} else {
+		err = server.Serve(listener)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve people: %w", err)
+}
+
+// serveMetrics answers Prometheus on a listener of its own, so that no proxy in front of the people's door can show it.
+func (c *config) serveMetrics(g *errgroup.Group, registry *prometheus.Registry) (stop func(context.Context) error, err error) {
+	if c.MetricsListen == "" {
+		return func(context.Context) error { return nil }, nil
+	}
+	listener, err := net.Listen("tcp", c.MetricsListen)
+	if err != nil {
+		return nil, fmt.Errorf("listen for metrics: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
+	server := &http.Server{Handler: mux, ReadTimeout: headersWithin, WriteTimeout: 20 * time.Second, IdleTimeout: idleFor, MaxHeaderBytes: maxHeaders}
+	g.Go(func() error {
+		if err := server.Serve(netutil.LimitListener(listener, 32)); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve metrics: %w", err)
+		}
+		return nil
+	})
+	return server.Shutdown, nil
+}
+
+// greet says in the log what is open, and what an operator should know of it.
+func (c *config) greet(log *slog.Logger, address install.Address, people, agents net.Listener, packages *install.Packages) {
+	log.Info("serving", "version", version, "people", people.Addr().String(), "agents", agents.Addr().String(),
+		"url", address.URL, "agent_address", address.Agents)
+	if !c.tls() && !isLoopback(people.Addr().String()) {
+		log.Warn("people-listen speaks plain HTTP beyond loopback: everybody on the way can read tokens")
+	}
+	if _, _, err := packages.Manifest(); err != nil {
+		log.Warn("new servers cannot be installed", "err", err)
+	}
+}
+
+// firstOperator shows the one-time secret on the console, while there is no operator. It goes nowhere else: not to the log.
+func (c *config) firstOperator(ctx context.Context, accounts *account.Accounts, address install.Address, console io.Writer) error {
+	secret, err := accounts.PrepareFirstOperator(ctx)
+	if err != nil || secret == "" {
+		return err
+	}
+	_, err = fmt.Fprintf(console, `
+There is no operator yet. This secret makes the first one, once; the next start prints another:
+
+    %s
+
+    chom login --url %s --setup-secret --email YOU@EXAMPLE.COM
+
+`, secret, address.URL)
+	return err
+}
+
+func notify(log *slog.Logger, state string) {
+	if err := notifySystemd(state); err != nil {
+		log.Warn("systemd does not hear of this process", "err", err)
+	}
+}
