@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	fleetv1 "chom.dev/proto/gen/chom/fleet/v1"
+	organizationv1 "chom.dev/proto/gen/chom/organization/v1"
+	taskv1 "chom.dev/proto/gen/chom/task/v1"
+
+	"chom.dev/packaging/lab"
+	"chom.dev/packaging/rig"
+)
+
+// stage is a CHOM of one figure: figures share nothing, so that none changes
+// another and each can be run alone.
+type stage struct {
+	*rig.Rig
+	b   *bench
+	dir string
+}
+
+// build makes a lab and a chomd in it. Close it, always.
+func (b *bench) build(ctx context.Context, o rig.Options) (_ *stage, err error) {
+	s := &stage{b: b}
+	if s.dir, err = os.MkdirTemp("/var/tmp", "chom-bench-"); err != nil { // never a RAM disk: fsync is part of what is measured
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.remove(ctx, o.Lab))
+		}
+	}()
+	log := slog.New(slog.NewTextHandler(b.progress, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	if o.Lab, err = lab.New(ctx, lab.Options{Ephemeral: true, Log: log}); err != nil {
+		return nil, err
+	}
+	o.Dir, o.Bin, o.Packages, o.Log = s.dir, b.bin, b.packages, log
+	o.Args = append(o.Args, "--metrics-listen=") // its default port may be another chomd's
+	if s.Rig, err = rig.Start(ctx, o); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// close ends the stage. After an error it first shows what chomd and the
+// agents had to say.
+func (s *stage) close(ctx context.Context, failed error) error {
+	if failed != nil && s.b.verbose {
+		s.blame(context.WithoutCancel(ctx))
+	}
+	return errors.Join(s.Stop(ctx), s.remove(ctx, s.Lab))
+}
+
+func (s *stage) remove(ctx context.Context, l *lab.Lab) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute) // also when the run was interrupted
+	defer cancel()
+	var err error
+	if l != nil {
+		err = l.Down(ctx)
+	}
+	return errors.Join(err, os.RemoveAll(s.dir))
+}
+
+func (s *stage) blame(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	s.b.say("chomd's last words:\n%s", s.Tail(40))
+	for _, h := range s.Lab.Hosts() {
+		words, err := h.Output(ctx, "journalctl", "--no-pager", "--lines=40", "--unit=chom-agent")
+		if err != nil {
+			words = err.Error()
+		}
+		s.b.say("agent on %s:\n%s", h.Name(), words)
+	}
+}
+
+// server boots a host on which apt has nothing left to do, and brings it to
+// where it takes sites.
+func (s *stage) server(ctx context.Context, name string) (*lab.Host, *fleetv1.Server, error) {
+	base, err := lab.EnsureBase(ctx, lab.Bookworm, lab.Stack, s.Log)
+	if err != nil {
+		return nil, nil, err
+	}
+	h, err := s.Lab.Boot(ctx, lab.Config{Name: name, Base: base})
+	if err != nil {
+		return nil, nil, err
+	}
+	joined, err := s.Join(ctx, h, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	server, err := s.Prepared(ctx, joined.GetId(), nil)
+	if err != nil {
+		return nil, nil, fmt.Errorf("prepare %s: %w", name, err)
+	}
+	return h, server, nil
+}
+
+func (s *stage) organization(ctx context.Context) (string, error) {
+	res, err := s.Organizations.CreateOrganization(ctx, &organizationv1.CreateOrganizationRequest{
+		Name: "bench", OwnerEmail: "owner@bench.example",
+	})
+	if err != nil {
+		return "", fmt.Errorf("create organization: %w", err)
+	}
+	return res.GetOrganization().GetId(), nil
+}
+
+// steps shows where a task's time went: how long it waited, each step, and
+// what lies between them.
+func (b *bench) steps(t *taskv1.Task) {
+	if !b.verbose {
+		return
+	}
+	var line strings.Builder
+	at := t.GetCreateTime().AsTime()
+	fmt.Fprintf(&line, "accepted after %.0f ms", ms(t.GetStartTime().AsTime().Sub(at)))
+	at = t.GetStartTime().AsTime()
+	for _, s := range t.GetSteps() {
+		begin, end := s.GetStartTime().AsTime(), s.GetEndTime().AsTime()
+		fmt.Fprintf(&line, ", %s %.0f", s.GetName(), ms(end.Sub(begin)))
+		if gap := begin.Sub(at); gap > 2*time.Millisecond {
+			fmt.Fprintf(&line, " (%.0f ms after the one before)", ms(gap))
+		}
+		at = end
+	}
+	fmt.Fprintf(&line, "; end known %.0f ms later, after %.0f ms in all",
+		ms(t.GetEndTime().AsTime().Sub(at)), ms(t.GetEndTime().AsTime().Sub(t.GetCreateTime().AsTime())))
+	b.detail("%s", line.String())
+}

@@ -1,0 +1,94 @@
+#!/bin/bash
+# A WordPress site by hand: wordpress.sh create NAME DOMAIN TITLE, wordpress.sh remove NAME.
+set -euo pipefail
+cd "$(dirname "$0")"
+. ./site.sh
+
+pool=/etc/bench/php/$name.conf
+socket=/run/bench-$name/php.sock
+php=bench-php-$name.service
+cron=bench-cron-$name
+
+make_database() {
+	mariadb <<-END
+		CREATE DATABASE \`$name\` CHARACTER SET utf8mb4;
+		CREATE USER \`$user\`@localhost IDENTIFIED VIA unix_socket;
+		GRANT ALL ON \`$name\`.* TO \`$user\`@localhost;
+	END
+	lap database
+}
+
+make_units() {
+	mkdir -p /etc/bench/php
+	cat >"$pool" <<-END
+		[global]
+		error_log = syslog
+		daemonize = no
+		[$name]
+		listen = $socket
+		listen.mode = 0660
+		pm = ondemand
+		pm.max_children = 5
+		php_admin_value[memory_limit] = 256M
+	END
+	cat >"/etc/systemd/system/$php" <<-END
+		[Service]
+		Type=notify
+		User=$user
+		RuntimeDirectory=bench-$name
+		RuntimeDirectoryMode=0750
+		ExecStart=$(compgen -G '/usr/sbin/php-fpm[0-9]*') --nodaemonize --fpm-config $pool
+		[Install]
+		WantedBy=multi-user.target
+	END
+	cat >"/etc/systemd/system/$cron.service" <<-END
+		[Service]
+		Type=oneshot
+		User=$user
+		ExecStart=/usr/bin/php -f $tree/public/wp-cron.php
+	END
+	cat >"/etc/systemd/system/$cron.timer" <<-END
+		[Timer]
+		OnCalendar=minutely
+		RandomizedDelaySec=55
+		[Install]
+		WantedBy=timers.target
+	END
+	systemctl --quiet enable "$php" "$cron.timer" # loads them, too
+	lap units
+	systemctl start "$php"
+	lap php-fpm
+}
+
+unpack() {
+	runuser -u "$user" -- tar -xzf wordpress.tar.gz --strip-components=1 -C "$tree/public"
+	lap unpack
+}
+
+install_wordpress() {
+	runuser -u "$user" -- php install.php "$tree/public" "$name" "$user" "$domain" "$title"
+	lap install
+}
+
+create() {
+	make_user
+	make_database
+	make_units
+	make_tree
+	unpack
+	install_wordpress
+	systemctl start "$cron.timer"
+	lap cron
+	serve "location / { try_files \$uri \$uri/ /index.php\$is_args\$args; }
+		    location ~ \\.php\$ { include fastcgi.conf; fastcgi_pass unix:$socket; }"
+}
+
+remove() {
+	unserve
+	systemctl --quiet disable --now "$cron.timer" "$php"
+	rm -f "/etc/systemd/system/$cron."* "/etc/systemd/system/$php" "$pool"
+	mariadb -e "DROP DATABASE \`$name\`; DROP USER \`$user\`@localhost"
+	remove_user
+}
+
+"$verb"
