@@ -128,7 +128,8 @@ func (d *DB) Ping(ctx context.Context) error {
 // when it began. Never write through it; SQLite refuses it.
 func (d *DB) Reader() Querier { return d.engine.reader() }
 
-// Read runs fn with a snapshot: all its statements see the same state.
+// Read runs fn with a snapshot: all its statements see the same state. It holds
+// a connection: fn must be short and must not use the Reader beside q.
 func (d *DB) Read(ctx context.Context, fn func(q Querier) error) error {
 	if d.closed.Load() {
 		return unavailable(errClosed)

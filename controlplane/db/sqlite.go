@@ -282,7 +282,7 @@ func (s *statements) get(ctx context.Context, query string) *sql.Stmt {
 	if len(s.have) >= statementsMax {
 		return nil
 	}
-	st, err := s.on.PrepareContext(context.WithoutCancel(ctx), query)
+	st, err := s.on.PrepareContext(context.WithoutCancel(ctx), query) //nolint:sqlclosecheck // close does, for all
 	if err != nil {
 		return nil // running it says why
 	}
@@ -291,21 +291,21 @@ func (s *statements) get(ctx context.Context, query string) *sql.Stmt {
 }
 
 func (s *statements) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	if st := s.get(ctx, query); st != nil {
+	if st := s.get(ctx, query); st != nil { //nolint:sqlclosecheck // it stays prepared
 		return st.ExecContext(ctx, args...)
 	}
 	return s.on.ExecContext(ctx, query, args...)
 }
 
 func (s *statements) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	if st := s.get(ctx, query); st != nil {
+	if st := s.get(ctx, query); st != nil { //nolint:sqlclosecheck // it stays prepared
 		return st.QueryContext(ctx, args...)
 	}
 	return s.on.QueryContext(ctx, query, args...)
 }
 
 func (s *statements) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	if st := s.get(ctx, query); st != nil {
+	if st := s.get(ctx, query); st != nil { //nolint:sqlclosecheck // it stays prepared
 		return st.QueryRowContext(ctx, args...)
 	}
 	return s.on.QueryRowContext(ctx, query, args...)

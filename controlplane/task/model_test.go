@@ -240,7 +240,7 @@ func (m *model) cancelAny(rt *rapid.T) {
 	}
 	t := m.get(rapid.SampledFrom(m.tasks).Draw(rt, "task"))
 	if !t.State.Ended() {
-		if _, err := m.world.cancel(t); err != nil {
+		if _, err := m.cancel(t); err != nil {
 			m.t.Fatal(err)
 		}
 	}

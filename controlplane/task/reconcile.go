@@ -51,7 +51,7 @@ func (ts *Tasks) Reconcile(ctx context.Context, tx *db.Tx, server string, journa
 			continue
 		}
 		ended := false
-		_, err := ts.change(ctx, tx, server, w.id, func(t *Task) bool {
+		err := ts.change(ctx, tx, server, w.id, func(t *Task) bool {
 			switch {
 			case t.State.Ended():
 				return false
@@ -101,7 +101,7 @@ func (ts *Tasks) Renew(ctx context.Context, server string, running []*linkv1.Jou
 			continue
 		}
 		err = db.InTx(ctx, ts.db, func(tx *db.Tx) error {
-			_, err := ts.change(ctx, tx, server, e.GetTaskId(), func(t *Task) bool {
+			err := ts.change(ctx, tx, server, e.GetTaskId(), func(t *Task) bool {
 				return t.Attempt == e.GetAttempt() && t.run(now)
 			})
 			return err
@@ -130,7 +130,7 @@ func (ts *Tasks) endAll(ctx context.Context, tx *db.Tx, server string, queued bo
 		return fmt.Errorf("end tasks of server %s: %w", server, err)
 	}
 	for _, w := range open {
-		_, err := ts.change(ctx, tx, server, w.id, func(t *Task) bool {
+		err := ts.change(ctx, tx, server, w.id, func(t *Task) bool {
 			if t.State.Ended() || t.State == Queued && !queued {
 				return false
 			}

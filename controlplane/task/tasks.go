@@ -134,15 +134,15 @@ func (ts *Tasks) save(ctx context.Context, tx *db.Tx, t *Task, result *orderv1.R
 }
 
 // change locks a task, lets decide change it, and saves it when that says so.
-func (ts *Tasks) change(ctx context.Context, tx *db.Tx, server, id string, decide func(*Task) bool) (Task, error) {
+func (ts *Tasks) change(ctx context.Context, tx *db.Tx, server, id string, decide func(*Task) bool) error {
 	t, err := lock(ctx, tx, server, id)
 	if err != nil {
-		return Task{}, err
+		return err
 	}
 	if !decide(&t) {
-		return t, nil
+		return nil
 	}
-	return t, ts.save(ctx, tx, &t, nil)
+	return ts.save(ctx, tx, &t, nil)
 }
 
 // Run does what time brings: leases that end, deadlines, and the wake-ups of

@@ -11,6 +11,7 @@ package dbtest
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -79,7 +80,7 @@ var sqliteTemplate = sync.OnceValues(func() (_ []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	path := filepath.Join(dir, "template.db")
 	d, err := db.Open(context.Background(), "sqlite:"+path)
 	if err != nil {
@@ -148,14 +149,14 @@ var postgresServer = sync.OnceValues(func() (*server, error) {
 	return s, d.Close()
 })
 
-func (s *server) exec(ctx context.Context, statement string) error {
+func (s *server) exec(ctx context.Context, statement string) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	conn, err := pgx.Connect(ctx, s.url)
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx)
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
 	_, err = conn.Exec(ctx, statement)
 	return err
 }
