@@ -105,6 +105,7 @@ const (
 	maxDrain    = 10 * time.Minute
 	maxRetry    = 10 * time.Minute // a longer retry_after is a mistake
 	steady      = 10 * time.Second // a connection that lasts this long was a good one
+	maxShort    = 3                // failures that count on after a Hello: who answers is not overwhelmed
 	slack       = 15 * time.Second // beyond a phase's own limit before it counts as hung
 )
 

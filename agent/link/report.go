@@ -18,6 +18,7 @@ const (
 	maxRunning   = 100       //
 	maxSamples   = 2000      //
 	maxBatchSize = 256 << 10 // bytes of events in one report: small enough to be over in a moment on a slow line
+	reportTries  = 3         // in one session; a lost connection is noticed by Watch as well
 	maxFindings  = 32        // limits of chom.fleet.v1.Facts
 	maxAddresses = 64        //
 	factsEvery   = 5 * time.Minute
@@ -77,6 +78,12 @@ func (s *session) tell(ctx context.Context, req *linkv1.ReportRequest, must bool
 // send makes one call and marks what it delivered.
 func (s *session) send(ctx context.Context, req *linkv1.ReportRequest, batch task.Batch) error {
 	err := s.call(ctx, req, batch)
+	for try := 1; try < reportTries && transient(err) && ctx.Err() == nil; try++ {
+		if err := sleep(ctx, backoff(try, rand.Float64())+min(retryAfter(err), maxRetry)); err != nil {
+			return err
+		}
+		err = s.call(ctx, req, batch)
+	}
 	if connect.CodeOf(err) != connect.CodeInvalidArgument {
 		if err != nil {
 			return fmt.Errorf("report: %w", err)

@@ -51,6 +51,7 @@ func (l *Link) session(ctx context.Context) error {
 	if err := l.settle(isNext); err != nil {
 		return localError{err}
 	}
+	l.failures = min(l.failures, maxShort)
 	s.believe(res)
 	l.cfg.Tasks.Resend(res.Resend)
 	l.cfg.Log.Info("link is up", "epoch", s.epoch)
@@ -185,7 +186,8 @@ func (s *session) renew(ctx context.Context) error {
 		wait := max(due.Sub(s.cfg.Clock.Time()), 0)
 		if failures > 0 {
 			// There are days left, and the control plane has trouble enough.
-			wait = max(wait, backoff(failures+4, 1))
+			left := cert.NotAfter.Sub(s.cfg.Clock.Time())
+			wait = max(min(backoff(failures+4, 1), left/4), time.Second)
 		}
 		if err := sleep(ctx, min(wait, 10*time.Minute)); err != nil {
 			return err

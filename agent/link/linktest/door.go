@@ -213,6 +213,9 @@ func (d *door) Report(ctx context.Context, req *linkv1.ReportRequest) (*linkv1.R
 	if err != nil {
 		return nil, err
 	}
+	if a.Invalid != nil && slices.ContainsFunc(req.Events, a.Invalid) {
+		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("an event is invalid"))
+	}
 	if len(req.Events) == 0 {
 		a.Beats++
 	}

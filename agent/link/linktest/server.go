@@ -90,6 +90,9 @@ type Agent struct {
 	events map[string][]*linkv1.TaskEvent
 	all    []*linkv1.TaskEvent // in order of arrival, repeats included
 	refuse map[string]string   // events to refuse, by key and number
+
+	// Invalid finds events for which a whole report is turned down.
+	Invalid func(*linkv1.TaskEvent) bool
 }
 
 // errCut is how a fault ends the connection.
@@ -172,7 +175,8 @@ func (s *Server) Start(address string) error {
 			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{s.doorCert}, NextProtos: []string{"h2"},
 			ClientAuth: tls.RequestClientCert, SessionTicketsDisabled: true, VerifyConnection: s.verify,
 		},
-		ErrorLog: log.New(io.Discard, "", 0), // broken connections are what tests are about
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
+		ErrorLog:    log.New(io.Discard, "", 0), // broken connections are what tests are about
 		ConnState: func(c net.Conn, st http.ConnState) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -219,7 +223,10 @@ func (s *Server) verify(st tls.ConnectionState) error {
 	return err
 }
 
-type peerKey struct{}
+type (
+	peerKey struct{}
+	connKey struct{}
+)
 
 // faulty puts the peer's certificate into the context and faults around calls.
 func (s *Server) faulty(next http.Handler) http.Handler {
@@ -261,6 +268,9 @@ func (s *Server) faulty(next http.Handler) http.Handler {
 
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if err == CutConnection {
+		if c, ok := r.Context().Value(connKey{}).(net.Conn); ok {
+			c.Close()
+		}
 		panic(http.ErrAbortHandler)
 	}
 	connect.NewErrorWriter().Write(w, r, err)
