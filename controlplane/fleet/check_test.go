@@ -206,28 +206,48 @@ func TestNotify(t *testing.T) {
 		}
 		break
 	}
-	for name, do := range map[string]func() error{
-		"quarantine": func() error { return w.Quarantine(ctx, id, "seen twice") },
-		"readmit":    func() error { _, err := w.Readmit(ctx, id); return err },
+	var next pki.Peer
+	for _, step := range []struct {
+		name  string
+		do    func() error
+		quiet bool
+	}{
+		{"a certificate that is pending", func() error {
+			der, err := w.Renew(ctx, who, keyHash("k2"), w.now, w.issue(w.now))
+			next = pki.Peer{Server: who.Server, Serial: serialOf(der)}
+			return err
+		}, true},
+		{"its first use", func() error { return w.Check(ctx, next, w.get(t, id).Epoch) }, false},
+		{"its second use", func() error { return w.Check(ctx, next, w.get(t, id).Epoch) }, true},
+		{"a hello", func() error { _, err := w.hello(ctx, next, "i2"); return err }, false},
+		{"drain", func() error { _, err := w.Drain(ctx, id); return err }, false},
+		{"quarantine", func() error { return w.Quarantine(ctx, id, "seen twice") }, false},
+		{"readmit", func() error { _, err := w.Readmit(ctx, id); return err }, false},
+		{"remove", func() error { _, err := w.Remove(ctx, id); return err }, false},
 	} {
-		for len(heard) > 0 {
-			<-heard
-		}
-		if name == "readmit" {
-			if err := w.Quarantine(ctx, id, "again"); err != nil {
-				t.Fatal(err)
+		for settled := false; !settled; { // hints of the step before may still be on their way
+			select {
+			case <-heard:
+			case <-time.After(100 * time.Millisecond):
+				settled = true
 			}
 		}
-		if err := do(); err != nil {
-			t.Fatal(err)
+		if err := step.do(); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		wait := 2 * time.Second // within which a revoked agent must be cut
+		if step.quiet {
+			wait = 100 * time.Millisecond
 		}
 		select {
 		case got := <-heard:
-			if got != id.String() {
-				t.Errorf("%s: heard %s", name, got)
+			if step.quiet || got != id.String() {
+				t.Errorf("%s: heard %s", step.name, got)
 			}
-		case <-time.After(2 * time.Second):
-			t.Errorf("%s: the other replica heard nothing in 2 s", name)
+		case <-time.After(wait):
+			if !step.quiet {
+				t.Errorf("%s: the other replica heard nothing in %s", step.name, wait)
+			}
 		}
 	}
 	cancel()

@@ -159,7 +159,7 @@ func take(ctx context.Context, tx *db.Tx, token string, server contract.ServerID
 func replay(ctx context.Context, tx *db.Tx, id string, e Enrollment) (Enrolled, error) {
 	var server contract.ServerID
 	var revoked, used sql.NullInt64
-	var enrollment, state string
+	var enrollment string
 	var bound, certificate, current []byte
 	if err := tx.QueryRow(ctx, `
 		SELECT t.server_id,
@@ -168,12 +168,11 @@ func replay(ctx context.Context, tx *db.Tx, id string, e Enrollment) (Enrolled, 
 		       t.enrollment_id,
 		       t.bound_key_hash,
 		       t.certificate,
-		       s.key_hash,
-		       s.state
+		       s.key_hash
 		FROM join_tokens t
 		JOIN servers s ON s.id = t.server_id
 		WHERE t.id = $1`,
-		id).Scan(&server, &revoked, &used, &enrollment, &bound, &certificate, &current, &state); err != nil {
+		id).Scan(&server, &revoked, &used, &enrollment, &bound, &certificate, &current); err != nil {
 		return Enrolled{}, err
 	}
 	same := func(a, b []byte) bool { return subtle.ConstantTimeCompare(a, b) == 1 }
@@ -184,8 +183,8 @@ func replay(ctx context.Context, tx *db.Tx, id string, e Enrollment) (Enrolled, 
 		return Enrolled{}, ErrTokenExpired
 	case enrollment != e.ID || !same(bound, e.KeyHash):
 		return Enrolled{}, ErrTokenUsed
-	case !State(state).speaks() || !same(bound, current):
-		return Enrolled{}, ErrTokenReplaced
+	case !same(bound, current):
+		return Enrolled{}, ErrTokenReplaced // the host has renewed its key since, or was removed
 	}
 	return Enrolled{Server: server, Certificate: certificate, Replayed: true}, nil
 }

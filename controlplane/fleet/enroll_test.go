@@ -13,6 +13,7 @@ import (
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/db/dbtest"
 	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/pki"
 	"chom.dev/proto/contract"
 )
 
@@ -98,8 +99,8 @@ func TestEnroll(t *testing.T) {
 			if _, err := w.Remove(ctx, s.ID); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := w.enroll(ctx, token, "e1", "key"); !errors.Is(err, ErrTokenReplaced) {
-				t.Errorf("got %v", err)
+			if _, err := w.enroll(ctx, token, "e1", "key"); !errors.Is(err, ErrTokenReplaced) || w.issued.Load() != 0 {
+				t.Errorf("got %v, %d certificates", err, w.issued.Load())
 			}
 			if _, err := w.CreateToken(ctx, s.ID, pin); fault.KindOf(err) != fault.KindConflict {
 				t.Errorf("a new token: %v", err)
@@ -113,6 +114,27 @@ func TestEnroll(t *testing.T) {
 				t.Fatal(err)
 			}
 			if _, err := w.enroll(ctx, unused, "e2", "other"); !errors.Is(err, ErrTokenReplaced) {
+				t.Errorf("got %v", err)
+			}
+		})
+		t.Run("refuses the answer again once the host has another key", func(t *testing.T) {
+			w := newWorld(t, d)
+			_, token := w.create(t, "rekeyed")
+			e, err := w.enroll(ctx, token, "e1", "k1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			who := pki.Peer{Server: e.Server.String(), Serial: serialOf(e.Certificate)}
+			der, err := w.Renew(ctx, who, keyHash("k2"), w.now, w.issue(w.now))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if again, err := w.enroll(ctx, token, "e1", "k1"); err != nil || !again.Replayed {
+				t.Errorf("before the first use of the next key: %v", err)
+			}
+			who.Serial = serialOf(der)
+			w.mustHello(t, who, "i1")
+			if _, err := w.enroll(ctx, token, "e1", "k1"); !errors.Is(err, ErrTokenReplaced) {
 				t.Errorf("got %v", err)
 			}
 		})
@@ -175,8 +197,8 @@ func TestEnroll(t *testing.T) {
 			if err := w.Check(ctx, old, epoch); !errors.Is(err, ErrRevoked) {
 				t.Errorf("the old host: %v", err)
 			}
-			if got := w.get(t, id); e.Server != id || got.State != Draining {
-				t.Errorf("got %+v", got)
+			if got := w.get(t, id); e.Server != id || got.State != Draining || got.Epoch <= epoch {
+				t.Errorf("got %+v after epoch %d", got, epoch)
 			}
 		})
 		t.Run("lets a quarantined server begin anew", func(t *testing.T) {

@@ -91,11 +91,14 @@ func TestHello(t *testing.T) {
 		t.Run("silences two living hosts, and says why", func(t *testing.T) {
 			id, who := w.host(t, "clone", "key")
 			var err error
+			var last uint64
 			hellos := 0
 			for _, instance := range []string{"a", "b", "a", "b", "a"} {
-				if _, err = w.hello(ctx, who, instance); err != nil {
+				var epoch uint64
+				if epoch, err = w.hello(ctx, who, instance); err != nil {
 					break
 				}
+				last = epoch
 				hellos++
 			}
 			if hellos != 4 || fault.KindOf(err) != fault.KindDenied {
@@ -110,11 +113,14 @@ func TestHello(t *testing.T) {
 					t.Errorf("%s: %v", instance, err)
 				}
 			}
-			if err := w.Check(ctx, who, got.Epoch); fault.KindOf(err) != fault.KindDenied {
+			if err := w.Check(ctx, who, last); fault.KindOf(err) != fault.KindDenied {
 				t.Errorf("a call: %v", err)
 			}
 			if _, err := w.Readmit(ctx, id); err != nil {
 				t.Fatal(err)
+			}
+			if err := w.Check(ctx, who, last); !errors.Is(err, ErrStaleEpoch) {
+				t.Errorf("a call without a new hello: %v", err)
 			}
 			w.mustHello(t, who, "a")
 			w.mustHello(t, who, "b")

@@ -118,10 +118,10 @@ func noPlace(obstacles []int) error {
 	var words []string
 	passes := false
 	for o, n := range obstacles {
-		switch {
-		case n == 0:
+		switch n {
+		case 0:
 			continue
-		case n == 1:
+		case 1:
 			words = append(words, "one "+obstacleWords[o])
 		default:
 			words = append(words, fmt.Sprintf("%d: each %s", n, obstacleWords[o]))

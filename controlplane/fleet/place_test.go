@@ -115,12 +115,13 @@ func TestPlace(t *testing.T) {
 			wantKind(t, err, fault.KindConflict) // its own, which has not enrolled
 		})
 		t.Run("refuses one that was asked for and is not fit", func(t *testing.T) {
-			for name, test := range map[string]struct {
+			for _, test := range []struct {
+				name  string
 				facts Facts
 				kind  fault.Kind
 			}{
-				"not prepared": {Facts{}, fault.KindUnavailable},
-				"findings":     {Facts{Prepared: true, Findings: []string{"disk full"}}, fault.KindConflict},
+				{"not prepared", Facts{}, fault.KindUnavailable},
+				{"findings", Facts{Prepared: true, Findings: []string{"disk full"}}, fault.KindConflict},
 			} {
 				if err := db.InTx(ctx, d, func(tx *db.Tx) error { return SaveFacts(ctx, tx, second, test.facts) }); err != nil {
 					t.Fatal(err)
@@ -128,7 +129,7 @@ func TestPlace(t *testing.T) {
 				_, err := place(mine, second)
 				wantKind(t, err, test.kind)
 				if got, err := place(mine, contract.ServerID{}); err != nil || got != first {
-					t.Errorf("%s: placed on %s, %v", name, got, err)
+					t.Errorf("%s: placed on %s, %v", test.name, got, err)
 				}
 			}
 		})

@@ -135,7 +135,9 @@ func (k keys) admitKey(hash []byte) error {
 	if err := k.admit(k.serial); err != nil {
 		return err
 	}
-	if len(hash) == 0 || !bytes.Equal(hash, k.current) && !(k.nextSerial != "" && bytes.Equal(hash, k.next)) {
+	isCurrent := len(hash) > 0 && bytes.Equal(hash, k.current)
+	isNext := k.nextSerial != "" && bytes.Equal(hash, k.next)
+	if !isCurrent && !isNext {
 		return ErrRevoked
 	}
 	return nil
