@@ -3,6 +3,7 @@ package sdk
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -111,6 +112,8 @@ func fromStatus(err error) error {
 		return ErrUnsupported
 	case codes.FailedPrecondition:
 		return Permanent(errors.New(text))
+	case codes.Unavailable: // gRPC's own: nobody answers any more
+		return fmt.Errorf("the plugin's process ended during the call: %s", text)
 	case codes.DeadlineExceeded:
 		return &callError{text, context.DeadlineExceeded}
 	case codes.Canceled:

@@ -9,10 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"strings"
 	"time"
 
-	"chom.dev/plugins/host"
 	"chom.dev/plugins/sdk"
 )
 
@@ -109,91 +107,6 @@ func installsTwice(b *bench) error {
 		return fmt.Errorf("first %+v, then %+v", first, second)
 	}
 	return unchanged(site, before)
-}
-
-// survivesKills measures an installation, then kills others at moments spread
-// over that time, installs again, and compares the ends.
-func survivesKills(b *bench) error {
-	var site sdk.Site
-	var want sdk.State
-	var took time.Duration
-	for range 2 { // the first one fills the caches: its time says little
-		var user host.User
-		site, user = b.suite.NewSite(b.t)
-		err := b.visit(user, func(c Conn) (err error) {
-			began := time.Now()
-			want, err = c.Install(b.ctx, site, nil)
-			took = time.Since(began)
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("install: %w", err)
-		}
-	}
-	wantTree, err := snapshot(site.Tree, b.suite.Differs)
-	if err != nil {
-		return err
-	}
-	kills := b.suite.Kills
-	if kills == 0 {
-		kills = 8
-	}
-	for i := range kills {
-		moment := took * time.Duration(i) / time.Duration(kills)
-		if err := b.killOnce(moment, want, wantTree); err != nil {
-			return fmt.Errorf("killed after %v of %v: %w", moment, took, err)
-		}
-	}
-	return nil
-}
-
-func (b *bench) killOnce(moment time.Duration, want sdk.State, wantTree map[string]string) error {
-	site, user := b.suite.NewSite(b.t)
-	err := b.visit(user, func(c Conn) error {
-		ctx, cancel := context.WithCancel(b.ctx)
-		defer cancel()
-		timer := time.AfterFunc(moment, func() {
-			if k, ok := c.(Killer); ok {
-				k.KillNow()
-				return
-			}
-			cancel()
-		})
-		defer timer.Stop()
-		_, err := c.Install(ctx, site, nil)
-		return err
-	})
-	b.t.Logf("install killed after %v: %v", moment.Round(time.Millisecond), err)
-	if b.suite.Halfway != nil {
-		if err := b.suite.Halfway(b.ctx, site); err != nil {
-			return err
-		}
-	}
-	if _, err := b.check(site, user); err != nil {
-		return fmt.Errorf("on the half-made site: %w", err)
-	}
-	got, err := b.install(site, user)
-	if err != nil {
-		return fmt.Errorf("again: %w", err)
-	}
-	if !reflect.DeepEqual(got, want) {
-		return fmt.Errorf("ended as %+v, an undisturbed installation as %+v", got, want)
-	}
-	tree, err := snapshot(site.Tree, b.suite.Differs)
-	if err != nil {
-		return err
-	}
-	return differences(sameOwner(wantTree), sameOwner(tree))
-}
-
-// sameOwner drops the ids, which differ between two sites on purpose.
-func sameOwner(tree map[string]string) map[string]string {
-	same := make(map[string]string, len(tree))
-	for name, about := range tree {
-		fields := strings.Fields(about)
-		same[name] = strings.Join(append(fields[:1:1], fields[2:]...), " ")
-	}
-	return same
 }
 
 // survivesCancel leaves an installation soon after its start. What is still

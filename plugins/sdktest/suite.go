@@ -37,8 +37,8 @@ type Suite struct {
 	// Halfway, if set, is called after every kill of an installation: nothing
 	// that it finds below the document root may serve a half-made site.
 	Halfway func(ctx context.Context, site sdk.Site) error
-	// Kills is how many installations are killed, spread evenly over their
-	// duration; default 8.
+	// Kills is how many installations are killed at moments spread evenly over
+	// their duration, besides two in each of their steps; default 4.
 	Kills int
 	// Only runs the claim of this name alone.
 	Only string

@@ -18,7 +18,7 @@ func TestBehaviour(t *testing.T) {
 		NewSite: newSite,
 		Differs: []string{"public/wp-config.php"}, // keys, schema
 		Halfway: noInstallerInReach,
-		Kills:   12,
+		Kills:   3,
 	}.Run(t)
 }
 
