@@ -19,6 +19,7 @@ PATH=/usr/sbin:/usr/bin:/sbin:/bin
 export LC_ALL PATH
 
 readonly CONFIG=/etc/chom-agent/config.yaml
+readonly IDENTITY=/var/lib/chom-agent/identity/current.pem
 readonly MIN_FREE_KIB=1572864   # 1.5 GiB: the agent, nginx, PHP, MariaDB and a first site
 readonly MAX_CLOCK_SKEW=1800    # s; certificates are made valid from one hour ago
 readonly CONNECT_SECONDS=30
@@ -145,8 +146,7 @@ fetch_package() {
 checksum() { sha256sum "$1" | cut -d ' ' -f 1; }
 
 enrolled() {
-	[ -x /usr/bin/chom-agent ] && [ -e /var/lib/chom-agent/identity ] && [ -s "$CONFIG" ] &&
-		find /var/lib/chom-agent/identity -name '*.crt' -o -name '*.pem' -o -name '*.der' | grep -q .
+	[ -x /usr/bin/chom-agent ] && [ -s "$CONFIG" ] && [ -s "$IDENTITY" ]
 }
 
 install_package() {
@@ -193,6 +193,7 @@ enrol() {
 	systemctl enable --quiet chom-agent.service
 	systemctl restart chom-agent.service
 	wait_connected
+	say 'next: CHOM installs nginx, PHP and MariaDB here by itself; watch it with: chom server wait NAME'
 }
 
 wait_connected() {
@@ -206,7 +207,6 @@ wait_connected() {
 		sleep 1
 	done
 	say 'connected'
-	say 'next: CHOM installs nginx, PHP and MariaDB here by itself; watch it with: chom server show NAME'
 }
 
 # Nothing runs before the last line is here: half a script does nothing.

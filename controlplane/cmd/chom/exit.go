@@ -76,6 +76,10 @@ func explain(err error) *problem {
 		p.code = exitDenied
 	case connect.CodeUnavailable, connect.CodeDeadlineExceeded:
 		p.code = exitUnavailable
+		if connect.IsWireError(err) { // it answered, and said why
+			p.next = "try again in a while"
+			break
+		}
 		p.next = "see that chomd runs (curl URL/readyz) and that the URL is right (chom login --url URL); then try again"
 	case connect.CodeUnimplemented:
 		p.next = "the control plane is older than this command, or the URL is not that of a control plane"

@@ -190,13 +190,41 @@ func (p *program) awaitServer(ctx context.Context, c *client, id string, deadlin
 	if err := failure(task); err != nil {
 		return err
 	}
-	got, err := c.servers.GetServer(ctx, &fleetv1.GetServerRequest{ServerId: id})
+	// The agent says so with its next report; before that, no site is placed there.
+	s, err := c.prepared(ctx, id)
 	if err != nil {
 		return err
 	}
 	say("ready for sites")
-	return p.showServer(got.GetServer())
+	return p.showServer(s)
 }
+
+// prepared waits until the server's agent has found the software for sites at work.
+func (c *client) prepared(ctx context.Context, id string) (*fleetv1.Server, error) {
+	for deadline := time.Now().Add(reportsWithin); ; {
+		got, err := c.servers.GetServer(ctx, &fleetv1.GetServerRequest{ServerId: id})
+		if err != nil {
+			return nil, err
+		}
+		s := got.GetServer()
+		switch {
+		case s.GetFacts().GetPrepared() && len(s.GetFacts().GetFindings()) == 0:
+			return s, nil
+		case len(s.GetFacts().GetFindings()) > 0:
+			return nil, &problem{code: exitFailed, text: "the server takes no sites: " + plain(strings.Join(s.GetFacts().GetFindings(), "; ")), next: "repair what it found, then: chom server prepare " + plain(s.GetName())}
+		case time.Now().After(deadline):
+			return nil, &problem{code: exitFailed, text: "the server was prepared, but its agent does not say so", next: "see chom server show " + plain(s.GetName())}
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+// reportsWithin is more than two of an agent's heartbeats.
+const reportsWithin = time.Minute
 
 func hostText(f *fleetv1.Facts) string {
 	return plain(fmt.Sprintf("%s, %s, %s, %d cores, %s", f.GetHostname(), f.GetOs(), f.GetArch(), f.GetCpuCount(), bytesText(f.GetMemoryBytes())))
