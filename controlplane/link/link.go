@@ -41,19 +41,11 @@ import (
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/pki"
+	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
 	"chom.dev/proto/contract"
 	"chom.dev/proto/gen/chom/link/v1/linkv1connect"
-	sitev1 "chom.dev/proto/gen/chom/site/v1"
 )
-
-// Sites is what the door needs of package site.
-type Sites interface {
-	// Hold compares what a host holds with what is wanted of it.
-	Hold(ctx context.Context, server contract.ServerID, holdings []*sitev1.ObservedState) ([]contract.SiteID, error)
-	// Observe takes in what an agent measured.
-	Observe(ctx context.Context, server contract.ServerID, seen []*sitev1.ObservedState) error
-}
 
 // Config is what the door opens to. All but the two numbers must be set.
 type Config struct {
@@ -63,7 +55,7 @@ type Config struct {
 	Authority *pki.Authority
 	Fleet     *fleet.Fleet
 	Tasks     *task.Tasks
-	Sites     Sites
+	Sites     *site.Sites
 
 	// ConnectionsPerSecond is how many handshakes are begun at most; half of it
 	// from one address. 0 means 500, which takes a core's quarter.
@@ -86,7 +78,7 @@ type Server struct {
 	authority *pki.Authority
 	fleet     *fleet.Fleet
 	tasks     *task.Tasks
-	sites     Sites
+	sites     *site.Sites
 
 	validator protovalidate.Validator
 	errors    *connect.ErrorWriter
