@@ -84,7 +84,7 @@ func (p *pooledSSH) server() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("open ssh session: %w", err)
 	}
-	defer s.Close()
+	defer func() { _ = s.Close() }() // io.EOF after the command has ended
 	out, err := s.Output("echo $PPID")
 	if err != nil {
 		return "", fmt.Errorf("ask sshd: %w", err)

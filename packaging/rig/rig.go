@@ -6,7 +6,6 @@
 package rig
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -169,16 +168,12 @@ func (r *Rig) startChomd(ctx context.Context) (secret string, err error) {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	if _, err := log.Seek(start, io.SeekStart); err != nil {
+	// By a file of its own: chomd shares log's position and moves it.
+	written, err := os.ReadFile(log.Name())
+	if err != nil {
 		return "", err
 	}
-	lines := bufio.NewScanner(log)
-	for lines.Scan() {
-		if s := setupSecret.FindString(lines.Text()); s != "" {
-			return s, nil
-		}
-	}
-	return "", lines.Err()
+	return setupSecret.FindString(string(written[start:])), nil
 }
 
 func ready(ctx context.Context, url string) bool {
