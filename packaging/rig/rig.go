@@ -168,12 +168,26 @@ func (r *Rig) startChomd(ctx context.Context) (secret string, err error) {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	// By a file of its own: chomd shares log's position and moves it.
-	written, err := os.ReadFile(log.Name())
-	if err != nil {
-		return "", err
+	// The secret comes after the doors are open; with a token known there is
+	// nothing to wait for.
+	for r.Token == "" {
+		// By a file of its own: chomd shares log's position and moves it.
+		written, err := os.ReadFile(log.Name())
+		if err != nil {
+			return "", err
+		}
+		if s := setupSecret.FindString(string(written[start:])); s != "" {
+			return s, nil
+		}
+		select {
+		case <-exited:
+			return "", fmt.Errorf("chomd ended while starting:\n%s", r.Tail(30))
+		case <-ctx.Done():
+			return "", errors.New("chomd printed no setup secret: its data directory is not new, and no token is known")
+		case <-time.After(5 * time.Millisecond):
+		}
 	}
-	return setupSecret.FindString(string(written[start:])), nil
+	return "", nil
 }
 
 func ready(ctx context.Context, url string) bool {
