@@ -21,9 +21,9 @@ import (
 )
 
 const (
-	// BinaryPrefix and a site type make a plugin's file name; with
-	// DescriptionSuffix that of its description.
-	BinaryPrefix      = "chom-plugin-"
+	// BinaryPrefix and a site type make a plugin's file name.
+	BinaryPrefix = "chom-plugin-"
+	// DescriptionSuffix behind that makes the file name of its description.
 	DescriptionSuffix = ".json"
 	// SumsFile lists the SHA-256 of every file beside it, in the format of
 	// sha256sum. It is made when the package is built.
@@ -196,7 +196,8 @@ func rootsAlone(info fs.FileInfo) error {
 	}
 	// A group other than root's may not write either. Sticky folders such as
 	// /tmp are let through as ancestors: nobody can move root's entries there.
-	if info.Mode().Perm()&0o022 != 0 && !(info.IsDir() && info.Mode()&fs.ModeSticky != 0) {
+	sticky := info.IsDir() && info.Mode()&fs.ModeSticky != 0
+	if info.Mode().Perm()&0o022 != 0 && !sticky {
 		return errMode
 	}
 	return nil

@@ -181,7 +181,7 @@ func (restless) stir(s sdk.Site) error {
 }
 
 func (e eager) Update(ctx context.Context, s sdk.Site) (sdk.State, error) {
-	return e.good.Check(ctx, s)
+	return e.Check(ctx, s)
 }
 
 func (coy) ArmLogin(context.Context, sdk.Site, sdk.Login) error { return sdk.ErrUnsupported }

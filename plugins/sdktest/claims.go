@@ -52,10 +52,10 @@ func refusesUninstalled(b *bench) error {
 	site, user := b.suite.NewSite(b.t)
 	return b.visit(user, func(c Conn) error {
 		if _, err := c.Update(b.ctx, site); !errors.Is(err, sdk.ErrNotInstalled) {
-			return fmt.Errorf("update before install: %v, want %v", err, sdk.ErrNotInstalled)
+			return fmt.Errorf("update before install: want %w, got %w", sdk.ErrNotInstalled, orNone(err))
 		}
 		if err := c.ArmLogin(b.ctx, site, newLogin(time.Minute)); !errors.Is(err, sdk.ErrNotInstalled) && !errors.Is(err, sdk.ErrUnsupported) {
-			return fmt.Errorf("arm a login before install: %v, want %v", err, sdk.ErrNotInstalled)
+			return fmt.Errorf("arm a login before install: want %w, got %w", sdk.ErrNotInstalled, orNone(err))
 		}
 		return nil
 	})
@@ -220,7 +220,7 @@ func armsLogins(b *bench) error {
 		err = c.ArmLogin(b.ctx, site, newLogin(50*time.Second))
 		if !d.OffersLogin {
 			if !errors.Is(err, sdk.ErrUnsupported) {
-				return fmt.Errorf("arm a login of a type without it: %v, want %v", err, sdk.ErrUnsupported)
+				return fmt.Errorf("arm a login of a type without it: want %w, got %w", sdk.ErrUnsupported, orNone(err))
 			}
 			return nil
 		}
@@ -230,7 +230,7 @@ func armsLogins(b *bench) error {
 		for _, life := range []time.Duration{-time.Second, time.Hour} {
 			var field *sdk.FieldError
 			if err := c.ArmLogin(b.ctx, site, newLogin(life)); !errors.As(err, &field) {
-				return fmt.Errorf("arm a login that lives %s: %v, want an error that names the field", life, err)
+				return fmt.Errorf("arm a login that lives %s: want an error that names the field, got %w", life, orNone(err))
 			}
 		}
 		return nil
@@ -248,4 +248,12 @@ func unchanged(site sdk.Site, before map[string]string) error {
 		return err
 	}
 	return differences(before, after)
+}
+
+// orNone makes a missing error readable.
+func orNone(err error) error {
+	if err == nil {
+		return errors.New("no error")
+	}
+	return err
 }

@@ -29,7 +29,7 @@ func InProcess(t *testing.T, impl sdk.SiteType) Opener {
 			return nil, err
 		}
 		return &inProcess{Client: dispensed.(*sdk.Client), close: func() {
-			client.Close() // an in-memory connection: nothing to lose
+			_ = client.Close() // a connection within the process: nothing to lose
 			server.Stop()
 		}}, nil
 	}

@@ -180,7 +180,7 @@ func blames(err error, field string) error {
 	case err == nil:
 		return fmt.Errorf("accepted, should be refused naming %s", field)
 	case !errors.As(err, &blamed):
-		return fmt.Errorf("refused with %q, which names no field, should name %s", err, field)
+		return fmt.Errorf("refused without naming %s: %w", field, err)
 	case blamed.Field != field:
 		return fmt.Errorf("refused naming %s (%s), should name %s", blamed.Field, blamed.Reason, field)
 	}

@@ -218,7 +218,7 @@ func (x *extraction) claim(name string, isDir bool) error {
 			}
 		}
 	}
-	if wasDir, seen := x.names[name]; seen && !(isDir && wasDir) {
+	if wasDir, seen := x.names[name]; seen && (!isDir || !wasDir) {
 		return refuse("%q comes twice", name)
 	}
 	x.names[name] = isDir

@@ -46,7 +46,9 @@ func startWriters(root *os.Root) *writers {
 	for range workers {
 		w.done.Go(func() {
 			for j := range w.jobs {
-				w.fail(w.write(j))
+				if w.err() == nil { // the first error is enough
+					w.fail(w.write(j))
+				}
 				w.spare.Put(j.content[:0]) //nolint:staticcheck // the slice header's allocation is small beside the file
 			}
 		})
@@ -105,9 +107,6 @@ func (w *writers) stream(name string, size int64, body io.Reader) error {
 }
 
 func (w *writers) write(j job) error {
-	if w.err() != nil {
-		return nil // the first error is enough
-	}
 	f, err := w.create(j.name)
 	if err != nil {
 		return err
