@@ -1,0 +1,243 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// chomd is the control plane that the scripts talk to, built once.
+var chomd string
+
+func TestMain(m *testing.M) {
+	// testscript runs this binary again as "chom": that must not build anything.
+	if filepath.Base(os.Args[0]) != "chom" {
+		dir, err := os.MkdirTemp("", "chom-test-")
+		if err != nil {
+			panic(err)
+		}
+		chomd = filepath.Join(dir, "chomd")
+		if out, err := exec.Command("go", "build", "-o", chomd, "../chomd").CombinedOutput(); err != nil {
+			panic(fmt.Sprintf("build chomd: %v\n%s", err, out))
+		}
+		defer os.RemoveAll(dir)
+	}
+	testscript.Main(m, map[string]func(){"chom": main})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			p, err := startControlPlane(env.WorkDir, "127.0.0.1:0", "127.0.0.1:0")
+			if err != nil {
+				return err
+			}
+			env.Defer(func() {
+				if err := p.stop(); err != nil {
+					t.Error(err)
+				}
+			})
+			env.Values["plane"] = p
+			env.Setenv("URL", p.url)
+			env.Setenv("AGENTS", p.agents)
+			env.Setenv("CHOM_CONFIG", filepath.Join(env.WorkDir, "config.json"))
+			return os.WriteFile(filepath.Join(env.WorkDir, "secret"), []byte(p.secret+"\n"), 0o600)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits":   exits,
+			"agent":   runAgent,
+			"restart": restart,
+			"setvar":  setvar,
+		},
+	})
+}
+
+// exits N PROGRAM ARGS... runs a program that must end with exit code N.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits N program args...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// agent well|badly starts an agent with the join token in the file "token"; it does what it is ordered, or fails at it.
+func runAgent(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: agent well|badly|silent")
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	token := strings.TrimSpace(ts.ReadFile("token"))
+	a, err := enroll(ctx, ts.Getenv("AGENTS"), token)
+	ts.Check(err)
+	go func() { ended <- a.run(ctx, args[0]) }()
+	ts.Defer(func() {
+		cancel()
+		if err := <-ended; err != nil && ctx.Err() == nil {
+			ts.Logf("agent: %v", err)
+		}
+	})
+}
+
+// restart AFTER kills the control plane after a while, and starts it again on the same addresses.
+func restart(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: restart AFTER")
+	}
+	after, err := time.ParseDuration(args[0])
+	ts.Check(err)
+	p := ts.Value("plane").(*controlPlane)
+	done := make(chan error, 1)
+	go func() {
+		time.Sleep(after)
+		done <- p.again()
+	}()
+	ts.Defer(func() { ts.Check(<-done) })
+}
+
+// setvar NAME FILE PATTERN sets a variable to the first group of a pattern in a file (or in stdout).
+func setvar(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: setvar NAME FILE PATTERN")
+	}
+	found := regexp.MustCompile(args[2]).FindStringSubmatch(ts.ReadFile(args[1]))
+	if len(found) != 2 {
+		ts.Fatalf("%q is not in %s", args[2], args[1])
+	}
+	ts.Setenv(args[0], found[1])
+}
+
+// controlPlane is a chomd of its own process.
+type controlPlane struct {
+	dir                 string
+	url, agents, secret string
+	process             *exec.Cmd
+	ended               chan error
+}
+
+func startControlPlane(dir, people, agents string) (*controlPlane, error) {
+	p := &controlPlane{dir: dir}
+	return p, p.start(people, agents)
+}
+
+func (p *controlPlane) start(people, agents string) error {
+	p.process = exec.Command(chomd, "serve", "--data-dir", filepath.Join(p.dir, "chomd"), "--people-listen", people, "--agents-listen", agents, "--metrics-listen", "")
+	p.process.Env = []string{"HOME=" + p.dir}
+	console, err := p.process.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	log, err := p.process.StderrPipe()
+	if err != nil {
+		return err
+	}
+	if err := p.process.Start(); err != nil {
+		return err
+	}
+	keep, err := os.OpenFile(filepath.Join(p.dir, "chomd.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	serving := make(chan []string, 1)
+	p.ended = make(chan error, 1)
+	logged := make(chan struct{})
+	go func() {
+		defer close(logged)
+		defer keep.Close()
+		lines := bufio.NewScanner(io.TeeReader(log, keep))
+		for lines.Scan() {
+			if found := regexp.MustCompile(`msg=serving .* url=(\S+) agent_address=(\S+)`).FindStringSubmatch(lines.Text()); found != nil {
+				serving <- found[1:]
+			}
+		}
+	}()
+	secret := make(chan string, 1)
+	shown := make(chan struct{})
+	go func() {
+		defer close(shown)
+		lines := bufio.NewScanner(console)
+		for lines.Scan() {
+			if text := strings.TrimSpace(lines.Text()); strings.HasPrefix(text, "chomsetup_") {
+				secret <- text
+			}
+		}
+	}()
+	go func() {
+		<-logged
+		<-shown
+		p.ended <- p.process.Wait()
+	}()
+	select {
+	case found := <-serving:
+		p.url, p.agents = found[0], found[1]
+	case err := <-p.ended:
+		return fmt.Errorf("chomd ended: %v", err)
+	case <-time.After(20 * time.Second):
+		return errors.New("chomd does not serve")
+	}
+	if p.secret != "" {
+		return nil
+	}
+	select {
+	case p.secret = <-secret:
+	case <-time.After(5 * time.Second):
+		return errors.New("chomd printed no secret")
+	}
+	return nil
+}
+
+// stop ends it in order, which must take less than 5 s with agents connected.
+func (p *controlPlane) stop() error {
+	began := time.Now()
+	if err := p.process.Process.Signal(syscall.SIGTERM); err != nil {
+		return fmt.Errorf("stop chomd: %w", err)
+	}
+	select {
+	case err := <-p.ended:
+		if err != nil {
+			return fmt.Errorf("chomd: %w", err)
+		}
+	case <-time.After(10 * time.Second):
+		return errors.Join(errors.New("chomd does not stop"), p.process.Process.Kill())
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		return fmt.Errorf("chomd took %s to stop", took)
+	}
+	return nil
+}
+
+// again kills it without warning and starts it on the same addresses.
+func (p *controlPlane) again() error {
+	if err := p.process.Process.Kill(); err != nil {
+		return err
+	}
+	<-p.ended
+	return p.start(strings.TrimPrefix(p.url, "http://"), p.agents)
+}
