@@ -81,7 +81,7 @@ func loadConfig(cmd *cobra.Command, environ []string) (*config, error) {
 	if c.file, err = cmd.Flags().GetString("config"); err != nil {
 		return nil, err
 	}
-	file, err := readFile(c.file, cmd.Flags().Changed("config"))
+	file, err := readFile(c.file)
 	if err != nil {
 		return nil, err
 	}
@@ -110,10 +110,11 @@ func loadConfig(cmd *cobra.Command, environ []string) (*config, error) {
 	return c, nil
 }
 
-// readFile gives the keys of the file. It may be missing unless it was named.
-func readFile(path string, named bool) (map[string]string, error) {
+// readFile gives the keys of the file. It may be missing: enroll writes it, and
+// what can't do without it says so.
+func readFile(path string) (map[string]string, error) {
 	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) && !named {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {

@@ -118,7 +118,9 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	tellSystemd(log, daemon.SdNotifyReady)
 	<-ctx.Done()
 	tellSystemd(log, daemon.SdNotifyStopping)
-	err = g.Wait()
+	if err = g.Wait(); errors.Is(err, context.Canceled) {
+		err = nil // stopping on request is no failure, whoever noticed first
+	}
 	log.Info("agent ends", "err", err)
 	return err
 }
