@@ -53,6 +53,8 @@ const (
 	PeoplePort = 8080
 	AgentsPort = 8443
 	MirrorPort = 8081
+
+	metricsPort = 9464
 )
 
 // Rig is a running CHOM.
@@ -111,6 +113,7 @@ func (r *Rig) flags() []string {
 		"--agent-address", fmt.Sprintf("%s:%d", gw, agents),
 		"--public-url", r.URL(),
 		"--packages-dir", r.Packages,
+		"--metrics-listen", fmt.Sprintf("%s:%d", gw, metricsPort), // loopback's may be another chomd's
 	}
 	if r.Database != "" {
 		args = append(args, "--database", r.Database)
