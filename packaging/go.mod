@@ -2,14 +2,15 @@ module chom.dev/packaging
 
 go 1.26.0
 
-require chom.dev/proto v0.0.0
-
 require (
-	connectrpc.com/connect v1.21.1 // indirect
-	golang.org/x/crypto v0.58.0 // indirect
-	golang.org/x/sync v0.24.0 // indirect
-	golang.org/x/sys v0.49.0 // indirect
-	google.golang.org/protobuf v1.36.12 // indirect
+	chom.dev/proto v0.0.0
+	connectrpc.com/connect v1.21.1
+	golang.org/x/crypto v0.58.0
+	golang.org/x/sync v0.24.0
+	golang.org/x/sys v0.49.0
+	google.golang.org/protobuf v1.36.12
 )
+
+require buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go v1.36.12-20260415201107-50325440f8f2.1 // indirect
 
 replace chom.dev/proto => ../proto
