@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"buf.build/go/protovalidate"
@@ -34,7 +35,13 @@ type door struct {
 	metrics       *metrics
 	errors        *connect.ErrorWriter
 	closing       context.Context // ends when the process is about to: streams end then
+	streams       atomic.Int64    // open now
 }
+
+// maxStreams bounds what watching costs: each stream looks into the database whenever its task changes.
+const maxStreams = 2000
+
+var errStreams = fault.Unavailable("too many streams are open", 5*time.Second, nil)
 
 var errClosing = fault.Unavailable("the control plane is going down", time.Second, nil)
 
@@ -197,6 +204,10 @@ func (d *door) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.S
 				err = shown
 			}
 		}()
+		defer d.streams.Add(-1)
+		if d.streams.Add(1) > maxStreams {
+			return errStreams
+		}
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
 		defer context.AfterFunc(d.closing, func() { cancel(errClosing) })()

@@ -2,6 +2,7 @@ package install
 
 import (
 	"bytes"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -207,7 +208,7 @@ func TestPackages(t *testing.T) {
 	}
 	p := NewPackages(dir)
 	t.Run("says that there are none", func(t *testing.T) {
-		if _, _, err := p.Manifest(); err != ErrNoPackages {
+		if _, _, err := p.Manifest(); !errors.Is(err, ErrNoPackages) {
 			t.Errorf("got %v", err)
 		}
 		if answer := get(p, "/packages/SHA256SUMS"); answer.Code != http.StatusNotFound || !strings.Contains(answer.Body.String(), "no agent packages") {

@@ -147,9 +147,14 @@ func (p *Packages) serve(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
+	// A recorder of a test cannot set deadlines.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(downloadTimeout))
 	w.Header().Set("Content-Type", "application/vnd.debian.binary-package")
 	http.ServeContent(w, r, "", info.ModTime(), file)
 }
+
+// downloadTimeout lets 30 MB through a line of 1 Mbit/s; whoever reads slower does not want the package.
+const downloadTimeout = 5 * time.Minute
 
 // publicReason is the text of errors that a stranger may read.
 func publicReason(err error) string {

@@ -27,7 +27,7 @@ func (s *Sites) Observe(ctx context.Context, server contract.ServerID, seen []*s
 	}
 	err := db.InTx(ctx, s.db, func(tx *db.Tx) error {
 		for _, o := range seen {
-			if _, err := store(ctx, tx, server, o); err != nil {
+			if err := store(ctx, tx, server, o); err != nil {
 				return err
 			}
 		}
@@ -41,15 +41,15 @@ func (s *Sites) Observe(ctx context.Context, server contract.ServerID, seen []*s
 
 // store writes a measurement, if the site is on the server that measured it. Both are in the statement, so that no server
 // speaks of another one's sites.
-func store(ctx context.Context, tx *db.Tx, server contract.ServerID, o *sitev1.ObservedState) (bool, error) {
+func store(ctx context.Context, tx *db.Tx, server contract.ServerID, o *sitev1.ObservedState) error {
 	if o.GetGeneration() > maxGeneration {
-		return false, nil
+		return nil
 	}
 	text, err := proto.Marshal(o)
 	if err != nil {
-		return false, fmt.Errorf("store measurement: %w", err)
+		return fmt.Errorf("store measurement: %w", err)
 	}
-	n, err := tx.Exec(ctx, `
+	_, err = tx.Exec(ctx, `
 		UPDATE sites
 		SET observed = $1,
 		    observed_generation = $2
@@ -58,9 +58,9 @@ func store(ctx context.Context, tx *db.Tx, server contract.ServerID, o *sitev1.O
 		  AND observed_generation <= $2`,
 		text, int64(o.GetGeneration()), o.GetSiteId(), server)
 	if err != nil {
-		return false, fmt.Errorf("store measurement: %w", err)
+		return fmt.Errorf("store measurement: %w", err)
 	}
-	return n > 0, nil
+	return nil
 }
 
 // Hold compares what a host holds, as its agent says when it connects, with what is wanted of it. Sites of which it holds less,
@@ -120,7 +120,7 @@ func Ended(ctx context.Context, tx *db.Tx, t task.Task, result *orderv1.Result) 
 		return fmt.Errorf("end of task %s: %w", t.ID, err)
 	}
 	if o := result.GetObserved(); o != nil && o.GetSiteId() == t.Site {
-		if _, err := store(ctx, tx, server, o); err != nil {
+		if err := store(ctx, tx, server, o); err != nil {
 			return err
 		}
 	}

@@ -198,7 +198,7 @@ func (p *controlPlane) start(people, agents string) error {
 	case found := <-serving:
 		p.url, p.agents = found[0], found[1]
 	case err := <-p.ended:
-		return fmt.Errorf("chomd ended: %v", err)
+		return fmt.Errorf("chomd ended: %w", err)
 	case <-time.After(20 * time.Second):
 		return errors.New("chomd does not serve")
 	}

@@ -61,7 +61,7 @@ func (c config) save(path string) error {
 	if err != nil {
 		return fmt.Errorf("save configuration: %w", err)
 	}
-	defer os.Remove(file.Name()) // gone already when all went well
+	defer func() { _ = os.Remove(file.Name()) }() // gone already when all went well
 	if _, err := file.Write(append(text, '\n')); err != nil {
 		return errors.Join(fmt.Errorf("save configuration: %w", err), file.Close())
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -188,6 +189,10 @@ func (c *config) validate() error {
 		"database", "must begin with sqlite: or postgres://")
 	rule(isAddress(c.PeopleListen), "people-listen", "must be HOST:PORT")
 	rule((c.PeopleCert == "") == (c.PeopleKey == ""), "people-cert", "and people-key must be given together")
+	if c.PeopleCert != "" && c.PeopleKey != "" {
+		_, err := tls.LoadX509KeyPair(c.PeopleCert, c.PeopleKey)
+		rule(err == nil, "people-cert", fmt.Sprintf("and people-key must be a certificate and its key in PEM: %v", err))
+	}
 	rule(!isAddress(c.PeopleListen) || c.tls() || c.InsecureHTTP || isLoopback(c.PeopleListen), "people-listen",
 		"plain HTTP is for loopback only: set people-cert and people-key, or insecure-http for a closed network")
 	to := c.addresses(c.PeopleListen, c.AgentsListen)

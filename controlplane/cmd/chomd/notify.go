@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -19,8 +20,8 @@ func notifySystemd(state string) error {
 	if err != nil {
 		return fmt.Errorf("notify systemd: %w", err)
 	}
-	defer conn.Close()
-	if _, err := conn.Write([]byte(state)); err != nil {
+	_, err = conn.Write([]byte(state))
+	if err := errors.Join(err, conn.Close()); err != nil {
 		return fmt.Errorf("notify systemd: %w", err)
 	}
 	return nil

@@ -133,12 +133,12 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 		return err
 	})
 
-	c.greet(log, address, people, agents, packages)
-	if err := c.firstOperator(ctx, accounts, address, console); err != nil {
+	if err := c.firstOperator(ctx, accounts, address, console); err != nil && ctx.Err() == nil {
 		closeStreams()
 		stopWork()
 		return errors.Join(err, peoplesDoor.Close(), agentsDoor.Shutdown(ctx), g.Wait())
 	}
+	c.greet(log, address, people, agents, packages)
 	notify(log, "READY=1")
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
