@@ -51,6 +51,9 @@ var maxBody = map[string]int{
 
 const maxBodyElse = 16 << 10
 
+// envelope is what a stream's message has around it.
+const envelope = 5
+
 func bodyOf(procedure string) int { return orElse(maxBody[procedure], maxBodyElse) }
 
 func (s *Server) options() []connect.HandlerOption {
@@ -200,7 +203,8 @@ func (s *Server) admit(next http.Handler) http.Handler {
 			s.refuse(w, r, c, err)
 			return
 		}
-		read := &metered{ReadCloser: r.Body}
+		// Connect stops at the limit too, but reads on to the end to see how large it is.
+		read := &metered{ReadCloser: http.MaxBytesReader(w, r.Body, int64(bodyOf(r.URL.Path))+envelope)}
 		defer func() { leave(read.n) }()
 		_ = c.controller.SetReadDeadline(time.Now().Add(bodyFor)) // HTTP/2 always can
 		r.Body = read

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -116,20 +117,22 @@ func (s *Server) attach(ctx context.Context, c *caller, epoch uint64) (*hold, er
 }
 
 // take gives what there is to tell, and why the hold must end after that, if it
-// must. A database that does not answer is no reason: the agent could do
-// nothing about it, and the sweep comes back.
+// must. An offer is made in a transaction that looks at the server's state and
+// epoch, so only where nothing is offered it is left to ask whether the agent is
+// still wanted: orders don't wait for a second look. A database that does not
+// answer is no reason to end: the agent could do nothing about it, and the sweep
+// comes back.
 func (s *Server) take(ctx context.Context, c *caller, h *hold) ([]*linkv1.LinkMessage, error) {
-	err := s.wanted(ctx, c, h.epoch)
-	if err == nil {
-		var box task.Outbox
-		since := c.agent.openedAt(h.epoch)
-		if box, err = s.tasks.Offer(ctx, c.peer.Server, int64(h.epoch), since); err == nil {
-			return s.messages(c, box, time.Now())
-		}
+	box, err := s.tasks.Offer(ctx, c.peer.Server, int64(h.epoch), c.agent.openedAt(h.epoch))
+	if err == nil && len(box.Offers) == 0 {
+		err = s.wanted(ctx, c, h.epoch)
 	}
 	switch {
+	case err == nil:
+		return s.messages(c, box, time.Now())
 	case errors.Is(err, task.ErrStale):
-		return nil, fleet.ErrStaleEpoch
+		// Which of the two it is, Check says; both end the hold.
+		return nil, cmp.Or(s.wanted(ctx, c, h.epoch), error(fleet.ErrStaleEpoch))
 	case fault.KindOf(err) == fault.KindDenied, fault.KindOf(err) == fault.KindConflict, ctx.Err() != nil:
 		return nil, err
 	}

@@ -176,14 +176,31 @@ func TestPoll(t *testing.T) {
 			err, _ := (<-done).(error)
 			wantCode(t, err, connect.CodeAborted)
 		})
-		t.Run("nothing comes after 25 s of quiet", func(t *testing.T) {
-			began := time.Now()
-			res, ok := (<-poll()).(*linkv1.PollResponse)
-			if took := time.Since(began); !ok || len(res.GetMessages()) != 0 || took < 24*time.Second || took > 28*time.Second {
-				t.Errorf("got %v after %s", res, took)
-			}
-		})
 	})
+}
+
+func TestQuietPoll(t *testing.T) {
+	t.Parallel() // it waits
+	w := newWorld(t, dbtest.SQLite(t))
+	h := w.enroll("web1")
+	h.hello()
+	began := time.Now()
+	res, err := h.client.Poll(context.Background(), &linkv1.PollRequest{Epoch: h.epoch})
+	if took := time.Since(began); err != nil || len(res.GetMessages()) != 0 || took < 24*time.Second || took > 28*time.Second {
+		t.Errorf("got %v, %v after %s", res, err, took)
+	}
+}
+
+func TestKeepAlive(t *testing.T) {
+	t.Parallel() // it waits
+	w := newWorld(t, dbtest.SQLite(t))
+	h := w.enroll("web1")
+	h.hello()
+	s := h.watch().opened(t)
+	began := time.Now()
+	if m := s.next(t, 22*time.Second); m.GetKeepAlive() == nil || time.Since(began) < 18*time.Second {
+		t.Errorf("got %v after %s", m, time.Since(began))
+	}
 }
 
 func TestRestart(t *testing.T) {
