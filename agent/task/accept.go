@@ -155,6 +155,7 @@ func (e *Engine) accept(key journal.Key, o *orderv1.Order, signed *orderv1.Signe
 		return nil, err
 	}
 	fail.Point("task/" + rec.Kind + "/accept/after")
+	e.trace("accepted", order, "", "")
 	return newAttempt(order, plan, rec, 1), nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -116,7 +117,12 @@ func (e *Engine) do(ctx context.Context, a *attempt) error {
 	defer release()
 	a.mu.Lock()
 	a.began, a.engine = time.Now(), ctx
+	what := "started"
+	if a.rec.Resumes > 0 {
+		what = "resumed"
+	}
 	a.mu.Unlock()
+	e.trace(what, a.order, "", "")
 
 	err := e.steps(running, a)
 	var result *orderv1.Result
@@ -184,9 +190,15 @@ func (e *Engine) finish(a *attempt, result *orderv1.Result, observed *sitev1.Obs
 		return err
 	}
 	fail.Point("task/" + string(a.order.Kind) + "/result/after")
+	e.trace("result", a.order, "", outcomeText(result.Outcome))
 	e.cfg.Log.Info("attempt ended", "task", a.key.Task, "attempt", a.key.Number, "kind", a.order.Kind,
-		"outcome", result.Outcome, "err", result.Error)
+		"outcome", outcomeText(result.Outcome), "err", result.Error)
 	return nil
+}
+
+// outcomeText is an outcome as people write it.
+func outcomeText(o orderv1.Outcome) string {
+	return strings.ToLower(strings.TrimPrefix(o.String(), "OUTCOME_"))
 }
 
 // writeEnd writes the result, and what became of the site, at once.

@@ -38,6 +38,22 @@ type Config struct {
 	Slots int           // orders done at the same time, of different sites; 0 means 4
 	Pause time.Duration // first pause between tries of a step, doubled each time; 0 means 500 ms
 	Ended func(Order)   // told after an attempt ended; may be nil
+	Trace func(Moment)  // told of every turn that an attempt takes, after it was synced; may be nil
+}
+
+// Moment is a turn in an attempt's life, for those who prove what the engine
+// promises.
+type Moment struct {
+	What    string // accepted, started, resumed, step, result
+	Order   Order
+	Name    string // of the step
+	Outcome string // of the step or of the attempt
+}
+
+func (e *Engine) trace(what string, o Order, name, outcome string) {
+	if e.cfg.Trace != nil {
+		e.cfg.Trace(Moment{what, o, name, outcome})
+	}
 }
 
 // Engine takes orders and does them.

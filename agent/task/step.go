@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"chom.dev/agent/fail"
@@ -54,6 +55,7 @@ func (e *Engine) step(ctx context.Context, a *attempt, s Step) error {
 	if written != nil {
 		return written
 	}
+	e.trace("step", a.order, s.Name, strings.ToLower(strings.TrimPrefix(state.String(), "STEP_STATE_")))
 	return err
 }
 
