@@ -21,7 +21,7 @@ import (
 // public and private are the user's.
 func NewTree(t *testing.T, user host.User) string {
 	t.Helper()
-	parent, err := os.MkdirTemp("", "chom-site-")
+	parent, err := os.MkdirTemp(memory(), "chom-site-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,6 +52,17 @@ func NewTree(t *testing.T, user host.User) string {
 		}
 	}
 	return tree
+}
+
+// memory is a folder in memory where there is one: suites make dozens of
+// trees, and a kill means the same there.
+func memory() string {
+	const shm = "/dev/shm"
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(shm, &fs); err != nil || fs.Bavail*uint64(fs.Bsize) < 4<<30 {
+		return "" // the usual place for temporary files
+	}
+	return shm
 }
 
 // snapshot maps every path of the tree to what it is: kind, mode, owner,

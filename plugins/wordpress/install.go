@@ -123,8 +123,12 @@ func stage(ctx context.Context, site sdk.Site, private *os.Root, progress func(s
 	if err := extract(ctx, site.Archive, part, progress); err != nil {
 		return err
 	}
-	if err := present(part, coreFiles...); err != nil {
-		return sdk.Permanent(fmt.Errorf("the archive is not a WordPress: %v", err))
+	name, err := missing(part, coreFiles...)
+	if err != nil {
+		return err
+	}
+	if name != "" {
+		return sdk.Permanent(fmt.Errorf("the archive is not a WordPress: it lacks %s", name))
 	}
 	if err := writeConfig(private, part, site); err != nil {
 		return err

@@ -192,21 +192,28 @@ func installedFiles(site sdk.Site) error {
 	if unfinished {
 		return sdk.ErrNotInstalled
 	}
-	return present(public, configFile, "index.php", "wp-load.php")
+	name, err := missing(public, configFile, "index.php", "wp-load.php")
+	if err != nil {
+		return err
+	}
+	if name != "" {
+		return fmt.Errorf("%w: %s is missing", sdk.ErrNotInstalled, name)
+	}
+	return nil
 }
 
-// present returns ErrNotInstalled if one of the files is missing.
-func present(root *os.Root, names ...string) error {
+// missing names the first of the files that is not there, or "".
+func missing(root *os.Root, names ...string) (string, error) {
 	for _, name := range names {
 		info, err := root.Lstat(name)
 		if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
-			return fmt.Errorf("%w: %s is missing", sdk.ErrNotInstalled, name)
+			return name, nil
 		}
 		if err != nil {
-			return fmt.Errorf("look for %s: %w", name, err)
+			return "", fmt.Errorf("look for %s: %w", name, err)
 		}
 	}
-	return nil
+	return "", nil
 }
 
 func openBoth(site sdk.Site) (private, public *os.Root, err error) {
