@@ -31,7 +31,7 @@ func (c *converge) observe(ctx context.Context) (*sitev1.ObservedState, error) {
 			return &sitev1.ObservedState{Phase: sitev1.Phase_PHASE_ABSENT}, nil
 		}
 	}
-	seen := measure(ctx, c.nginx, c.handle, c.domains[0])
+	seen := measure(ctx, c.nginx, c.domains[0])
 	seen.AppVersion = c.site.Observed.GetAppVersion()
 	if c.state != nil {
 		seen.AppVersion = task.Line(c.state.Version, 64)
@@ -43,7 +43,7 @@ func (c *converge) observe(ctx context.Context) (*sitev1.ObservedState, error) {
 }
 
 // measure asks nginx for the home page, past any name resolution.
-func measure(ctx context.Context, web *nginx.Manager, h contract.Handle, d contract.Domain) *sitev1.ObservedState {
+func measure(ctx context.Context, web *nginx.Manager, d contract.Domain) *sitev1.ObservedState {
 	seen := &sitev1.ObservedState{Phase: sitev1.Phase_PHASE_TRASHED} // nobody serves it
 	status, body, err := web.Get(ctx, d, "/")
 	var refused *nginx.RejectedError
@@ -135,7 +135,7 @@ func (s *Sites) look(ctx context.Context, site task.Site) *sitev1.ObservedState 
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	seen := measure(ctx, s.nginx, site.Handle, d)
+	seen := measure(ctx, s.nginx, d)
 	seen.SiteId = site.ID.String()
 	seen.AppVersion = site.Observed.GetAppVersion()
 	seen.PhpVersion = site.Observed.GetPhpVersion()
