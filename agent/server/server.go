@@ -6,6 +6,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -145,8 +146,12 @@ func (s *Server) installed(ctx context.Context) (bool, string, error) {
 		Path: dpkgQuery,
 		Args: append([]string{"--show", "--showformat=${db:Status-Status}\\n", "--"}, packages...),
 	}.Run(ctx)
-	if err != nil {
+	var exit *run.ExitError
+	if errors.As(err, &exit) {
 		return false, "", nil // one of them is not known at all
+	}
+	if err != nil {
+		return false, "", err
 	}
 	states := strings.Fields(string(res.Stdout))
 	for _, st := range states {
