@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"time"
 
 	"chom.dev/agent/task"
 	"chom.dev/plugins/sdk"
@@ -12,7 +13,11 @@ import (
 
 // armLogin hands the hash of a login's token to the site. The token itself is
 // with whoever asked for it, and never comes here before it is used.
-func (c *converge) armLogin(order *orderv1.SiteLogin) task.Step {
+func (c *converge) armLogin(o *orderv1.Order) task.Step {
+	order := o.GetSiteLogin()
+	// Both times are the control plane's: their difference is right on a host
+	// whose clock is not.
+	life := min(order.GetExpireTime().AsTime().Sub(o.GetIssueTime().AsTime()), sdk.MaxLoginLifetime)
 	return task.Step{
 		Name: "login",
 		Do: func(ctx context.Context, _ *task.Log) error {
@@ -26,7 +31,7 @@ func (c *converge) armLogin(order *orderv1.SiteLogin) task.Step {
 			defer p.Close()
 			return pluginError(p.ArmLogin(ctx, c.application(), sdk.Login{
 				TokenSHA256: [sha256.Size]byte(order.GetTokenSha256()),
-				Expires:     order.GetExpireTime().AsTime(),
+				Expires:     time.Now().Add(life - time.Second), // the site counts in whole seconds
 			}))
 		},
 	}

@@ -105,7 +105,7 @@ func (s *Sites) Login() task.Handler {
 		if p := c.desired.GetPhase(); p != sitev1.Phase_PHASE_ACTIVE {
 			return task.Plan{}, fmt.Errorf("the site is %s", p)
 		}
-		return task.Plan{Steps: []task.Step{c.armLogin(o.Message.GetSiteLogin())}}, nil
+		return task.Plan{Steps: []task.Step{c.armLogin(o.Message)}}, nil
 	})
 }
 
