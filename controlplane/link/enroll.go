@@ -9,6 +9,7 @@ import (
 
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/fail"
 	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/pki"
@@ -55,6 +56,7 @@ func (s *Server) Enroll(ctx context.Context, req *linkv1.EnrollRequest) (*linkv1
 	if !done.Replayed {
 		s.log.Info("a server has enrolled", "server", done.Server, "address", c.addr.String())
 	}
+	fail.Point("link.enroll")
 	return &linkv1.EnrollResponse{Identity: s.identity(done.Server, done.Certificate)}, nil
 }
 
@@ -118,6 +120,7 @@ func (s *Server) Recover(ctx context.Context, req *linkv1.RecoverRequest) (*link
 	}
 	s.strangers.succeeded(callerOf(ctx).addr)
 	s.log.Info("a server whose certificate had ended got a new one", "server", server)
+	fail.Point("link.recover")
 	return &linkv1.RecoverResponse{Identity: s.identity(server, certificate)}, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/fail"
 	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/fleet"
 	"chom.dev/proto/contract"
@@ -39,6 +40,7 @@ func (s *Server) Hello(ctx context.Context, req *linkv1.HelloRequest) (*linkv1.H
 		s.banishDenied(c, err)
 		return nil, err
 	}
+	fail.Point("link.hello")
 	c.agent.opened(epoch, now)
 	if _, err := s.sites.Hold(ctx, c.agent.id, req.GetSites()); err != nil {
 		return nil, err // the agent says Hello again
@@ -65,6 +67,7 @@ func (s *Server) Renew(ctx context.Context, req *linkv1.RenewRequest) (*linkv1.R
 	if err != nil {
 		return nil, err
 	}
+	fail.Point("link.renew")
 	return &linkv1.RenewResponse{Identity: s.identity(c.agent.id, certificate)}, nil
 }
 

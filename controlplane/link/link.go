@@ -194,7 +194,7 @@ const (
 	// sayFor is how long streams have to say Drain; they need milliseconds.
 	sayFor = 2 * time.Second
 	// endFor is for calls under way, and for HTTP/2 to say goodbye (1 s).
-	endFor = 2500 * time.Millisecond
+	endFor = 2 * time.Second
 )
 
 // Shutdown tells all agents to go away and to come back spread over a while,

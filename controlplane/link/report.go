@@ -7,6 +7,7 @@ import (
 
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/fail"
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/task"
 	linkv1 "chom.dev/proto/gen/chom/link/v1"
@@ -37,6 +38,7 @@ func (s *Server) Report(ctx context.Context, req *linkv1.ReportRequest) (*linkv1
 			return nil, err
 		}
 	}
+	fail.Point("link.report")
 	return &linkv1.ReportResponse{Refused: applied.Refused}, nil
 }
 
