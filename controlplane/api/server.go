@@ -194,7 +194,7 @@ func (s *serverService) order(ctx context.Context, r interface{ GetServerId() st
 			}
 		}
 		return audit.Record(ctx, tx, audit.Event{Organization: audit.Platform, Action: action, Object: id.String()})
-	})
+	}, db.ReadCommitted()) // Enqueue locks the server's row before it decides anything
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", action, id, err)
 	}

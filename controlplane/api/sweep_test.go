@@ -2,7 +2,6 @@ package api
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -21,10 +20,8 @@ import (
 
 	orderv1 "chom.dev/proto/gen/chom/order/v1"
 
-	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/db/dbtest"
-	"chom.dev/proto/contract"
 )
 
 var noop = &orderv1.Noop{}
@@ -257,121 +254,6 @@ func addMask(m *dynamicpb.Message, path string) {
 	}
 }
 
-// TestNobody calls each method without a token, with a wrong one, and with one in the wrong place.
-func TestNobody(t *testing.T) {
-	w := sqliteWorld(t)
-	before := w.effects(t)
-	for _, procedure := range procedures() {
-		for name, token := range map[string]string{
-			"no token": "", "a wrong token": "chomop_" + strings.Repeat("A", 43), "a header that is longer": w.operator + " " + w.operator,
-		} {
-			err := w.call(t, token, procedure, w.valid(procedure, w.ours))
-			want := connect.CodeUnauthenticated
-			if token == "" && rules[procedure].who == anybody {
-				want = connect.CodeNotFound // the door for the first operator is gone
-			}
-			if connect.CodeOf(err) != want {
-				t.Errorf("%s with %s: %v", procedure, name, err)
-			}
-		}
-	}
-	if after := w.effects(t); !maps.Equal(before, after) {
-		t.Errorf("effects: before %v, after %v", before, after)
-	}
-}
-
-// TestForeign has a member of one organization call each method with what belongs to another one.
-func TestForeign(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		w := newWorld(t, d)
-		before := w.effects(t)
-		random := tenant{
-			organization: contract.NewOrganizationID().String(), site: contract.NewSiteID().String(), task: contract.NewTaskID().String(),
-		}
-		for _, procedure := range procedures() {
-			if rules[procedure].who != inOrganization {
-				continue
-			}
-			fields := methods()[procedure].Input().Fields()
-			has := func(name protoreflect.Name) bool { return fields.ByName(name) != nil }
-			for name, mix := range map[string]func(of tenant) tenant{
-				"organization": func(of tenant) tenant { return of },
-				"organization with our things": func(of tenant) tenant {
-					return tenant{organization: of.organization, site: w.ours.site, task: w.ours.task}
-				},
-				"things in our organization": func(of tenant) tenant {
-					return tenant{organization: w.ours.organization, site: of.site, task: of.task}
-				},
-			} {
-				if strings.HasPrefix(name, "things") && (!has("site_id") && !has("task_id") || strings.HasSuffix(procedure, "/ListTasks")) {
-					continue // nothing but the organization is named, or it is only a filter
-				}
-				t.Run(strings.TrimPrefix(procedure, "/")+", their "+name, func(t *testing.T) {
-					refused := w.count(t, `SELECT COUNT(*) FROM audit_events WHERE action = 'access.refuse'`)
-					theirs := w.call(t, w.ours.owner, procedure, w.valid(procedure, mix(w.theirs)))
-					nothing := w.call(t, w.ours.owner, procedure, w.valid(procedure, mix(random)))
-					if connect.CodeOf(theirs) != connect.CodeNotFound {
-						t.Errorf("got %v", theirs)
-					}
-					if fmt.Sprint(theirs) != fmt.Sprint(nothing) {
-						t.Errorf("theirs: %v; what does not exist: %v", theirs, nothing)
-					}
-					if strings.HasPrefix(name, "organization") {
-						if n := w.count(t, `SELECT COUNT(*) FROM audit_events WHERE action = 'access.refuse'`) - refused; n != 2 {
-							t.Errorf("%d audit events for two tries", n)
-						}
-					}
-				})
-			}
-			t.Run(strings.TrimPrefix(procedure, "/")+", of the platform", func(t *testing.T) {
-				about := tenant{organization: nilUUID, site: w.ours.site, task: w.platform}
-				if err := w.call(t, w.ours.owner, procedure, w.valid(procedure, about)); connect.CodeOf(err) != connect.CodeNotFound {
-					t.Errorf("got %v", err)
-				}
-			})
-		}
-		if after := w.effects(t); !maps.Equal(before, after) {
-			t.Errorf("effects: before %v, after %v", before, after)
-		}
-		// A filter by another tenant's site shows nothing, as for one that does not exist.
-		request := w.valid("/chom.task.v1.TaskService/ListTasks", tenant{organization: w.ours.organization, site: w.theirs.site})
-		if err := w.call(t, w.ours.owner, "/chom.task.v1.TaskService/ListTasks", request); err != nil {
-			t.Errorf("list: %v", err)
-		}
-	})
-}
-
-// TestMembers has members of each kind call each method about their own organization.
-func TestMembers(t *testing.T) {
-	w := sqliteWorld(t)
-	for _, procedure := range procedures() {
-		if strings.HasSuffix(procedure, "Site") || strings.HasSuffix(procedure, "Login") || strings.HasSuffix(procedure, "CancelTask") {
-			if rules[procedure].role != "viewer" {
-				if err := w.call(t, w.ours.viewer, procedure, w.valid(procedure, w.ours)); connect.CodeOf(err) != connect.CodePermissionDenied {
-					t.Errorf("a viewer calls %s: %v", procedure, err)
-				}
-			}
-		}
-		switch rules[procedure].who {
-		case operator:
-			for name, token := range map[string]string{"an owner": w.ours.owner, "a viewer": w.ours.viewer} {
-				if err := w.call(t, token, procedure, w.valid(procedure, w.ours)); connect.CodeOf(err) != connect.CodePermissionDenied {
-					t.Errorf("%s calls %s: %v", name, procedure, err)
-				}
-			}
-		case inOrganization:
-			if rules[procedure].role == "viewer" {
-				if err := w.call(t, w.ours.viewer, procedure, w.valid(procedure, w.ours)); err != nil {
-					t.Errorf("a viewer calls %s: %v", procedure, err)
-				}
-			}
-			if err := w.call(t, w.ours.owner, procedure, w.valid(procedure, w.ours)); connect.CodeOf(err) == connect.CodePermissionDenied || connect.CodeOf(err) == connect.CodeUnauthenticated {
-				t.Errorf("an owner calls %s: %v", procedure, err)
-			}
-		}
-	}
-}
-
 // TestBigBody sends 50 MiB where a few hundred bytes belong.
 func TestBigBody(t *testing.T) {
 	w := sqliteWorld(t)
@@ -403,33 +285,3 @@ func TestBigBody(t *testing.T) {
 type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
-
-func TestFirstOperator(t *testing.T) {
-	d := dbtest.SQLite(t)
-	w := newWorld(t, d)
-	const procedure = "/chom.account.v1.AccountService/CreateFirstOperator"
-	if err := w.call(t, "", procedure, w.valid(procedure, w.ours)); connect.CodeOf(err) != connect.CodeNotFound {
-		t.Errorf("after the first operator: %v", err)
-	}
-	// A platform without an operator.
-	must(t, db.InTx(t.Context(), d, func(tx *db.Tx) error {
-		_, err := tx.Exec(t.Context(), `UPDATE accounts SET operator = FALSE`)
-		return err
-	}))
-	secret, err := account.New(d).PrepareFirstOperator(t.Context())
-	must(t, err)
-	if err := w.call(t, "", procedure, w.valid(procedure, w.ours)); connect.CodeOf(err) != connect.CodePermissionDenied {
-		t.Errorf("with a guess: %v", err)
-	}
-	request := w.valid(procedure, w.ours)
-	set(request, "setup_secret", secret)
-	if err := w.call(t, "", procedure, request); err != nil {
-		t.Errorf("with the secret: %v", err)
-	}
-	if err := w.call(t, "", procedure, request); connect.CodeOf(err) != connect.CodeNotFound {
-		t.Errorf("a second time: %v", err)
-	}
-	if strings.Contains(w.log.String(), secret) || strings.Contains(w.log.String(), w.operator) {
-		t.Error("the log holds a secret")
-	}
-}

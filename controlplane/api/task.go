@@ -64,7 +64,7 @@ func (s *taskService) CancelTask(ctx context.Context, r *taskv1.CancelTaskReques
 			return err
 		}
 		return audit.Record(ctx, tx, audit.Event{Organization: r.GetOrganizationId(), Action: "task.cancel", Object: r.GetTaskId()})
-	})
+	}, db.ReadCommitted()) // Cancel locks the task's row before it decides anything
 	if err != nil {
 		return nil, err
 	}

@@ -137,7 +137,7 @@ func (s *Sites) change(ctx context.Context, organization contract.OrganizationID
 	var changed *Site
 	var ordered task.Task
 	err := db.InTx(ctx, s.db, func(tx *db.Tx) error {
-		site, err := load(ctx, tx, organization, id)
+		site, err := lock(ctx, tx, organization, id)
 		if err != nil {
 			return err
 		}
@@ -154,7 +154,7 @@ func (s *Sites) change(ctx context.Context, organization contract.OrganizationID
 		return audit.Record(ctx, tx, audit.Event{
 			Organization: organization.String(), Action: action, Object: id.String(), Detail: detail,
 		})
-	})
+	}, db.ReadCommitted())
 	if err != nil {
 		return nil, task.Task{}, fmt.Errorf("%s %s: %w", strings.Replace(action, "site.", "", 1)+" site", id, err)
 	}

@@ -55,13 +55,16 @@ func (s *Sites) Create(ctx context.Context, n Request) (*Site, task.Task, error)
 	}
 	var made *Site
 	var ordered task.Task
-	// A request that lost a race to a unique constraint runs once more and then finds who won.
-	for range 3 {
+	// Constraints decide who is first, and Enqueue locks the server's row, so that ReadCommitted is enough: with more, a
+	// crowd would fail on each other. A request that lost to a constraint runs once more and then finds who won; so does
+	// one that found its name taken in a moment, perhaps by its own repeat.
+	for try := range 3 {
 		err = db.InTx(ctx, s.db, func(tx *db.Tx) error {
 			made, ordered, err = s.create(ctx, tx, n, wanted, hash)
 			return err
-		})
-		if !db.IsUnique(err) {
+		}, db.ReadCommitted())
+		perhapsRepeat := n.RequestID != "" && try == 0 && fault.KindOf(err) == fault.KindConflict
+		if !db.IsUnique(err) && !perhapsRepeat {
 			break
 		}
 	}

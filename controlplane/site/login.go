@@ -50,7 +50,7 @@ func (s *Sites) CreateLogin(ctx context.Context, organization contract.Organizat
 	var link string
 	var ordered task.Task
 	err := db.InTx(ctx, s.db, func(tx *db.Tx) error {
-		site, err := load(ctx, tx, organization, id)
+		site, err := lock(ctx, tx, organization, id)
 		if err != nil {
 			return err
 		}
@@ -83,7 +83,7 @@ func (s *Sites) CreateLogin(ctx context.Context, organization contract.Organizat
 			return err
 		}
 		return audit.Record(ctx, tx, audit.Event{Organization: organization.String(), Action: "site.login", Object: id.String()})
-	})
+	}, db.ReadCommitted())
 	if err != nil {
 		return Login{}, fmt.Errorf("create login to site %s: %w", id, err)
 	}

@@ -2,6 +2,7 @@ package site
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"google.golang.org/protobuf/proto"
@@ -32,7 +33,7 @@ func (s *Sites) Observe(ctx context.Context, server contract.ServerID, seen []*s
 			}
 		}
 		return nil
-	})
+	}, db.ReadCommitted())
 	if err != nil {
 		return fmt.Errorf("observe sites of server %s: %w", server, err)
 	}
@@ -74,42 +75,84 @@ func (s *Sites) Hold(ctx context.Context, server contract.ServerID, holdings []*
 	if err := s.Observe(ctx, server, holdings); err != nil {
 		return nil, err
 	}
-	var ordered []contract.SiteID
-	err := db.InTx(ctx, s.db, func(tx *db.Tx) error {
-		ordered = nil
-		rows, err := tx.Query(ctx, columns+`
-			WHERE s.server_id = $1
-			  AND NOT EXISTS (SELECT 1
-			                  FROM tasks o
-			                  WHERE o.organization_id = s.organization_id
-			                    AND o.site_id = s.id
-			                    AND o.kind = 'converge_site'
-			                    AND o.state IN ('queued', 'offered', 'running', 'unknown'))`, server)
-		if err != nil {
-			return err
-		}
-		all, err := scanAll(rows)
-		if err != nil {
-			return err
-		}
-		for _, site := range all {
-			if held[site.ID.String()] >= site.Wanted.Generation {
-				continue
-			}
-			if _, err := s.converge(ctx, tx, site); err != nil {
-				return err
-			}
-			ordered = append(ordered, site.ID)
-		}
-		return nil
-	})
+	behind, err := s.behind(ctx, server, held)
 	if err != nil {
 		return nil, fmt.Errorf("compare sites of server %s: %w", server, err)
+	}
+	var ordered []contract.SiteID
+	for _, b := range behind {
+		again, err := s.again(ctx, b, held[b.site.String()])
+		if err != nil {
+			return ordered, fmt.Errorf("order site %s again: %w", b.site, err)
+		}
+		if again {
+			ordered = append(ordered, b.site)
+		}
 	}
 	for _, id := range ordered {
 		s.log.InfoContext(ctx, "the host holds less than is wanted; ordered again", "server", server, "site", id)
 	}
 	return ordered, nil
+}
+
+// behind is the sites of a server of which it holds less than is wanted.
+func (s *Sites) behind(ctx context.Context, server contract.ServerID, held map[string]uint64) ([]place, error) {
+	rows, err := s.db.Reader().Query(ctx, `
+		SELECT organization_id,
+		       id,
+		       generation
+		FROM sites
+		WHERE server_id = $1`,
+		server)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var behind []place
+	for rows.Next() {
+		var p place
+		var generation int64
+		if err := rows.Scan(&p.organization, &p.site, &generation); err != nil {
+			return nil, err
+		}
+		if held[p.site.String()] < uint64(generation) {
+			behind = append(behind, p)
+		}
+	}
+	return behind, rows.Err()
+}
+
+// again orders a site once more, unless a task for it is open or what is wanted of it has changed since.
+func (s *Sites) again(ctx context.Context, p place, held uint64) (bool, error) {
+	ordered := false
+	err := db.InTx(ctx, s.db, func(tx *db.Tx) error {
+		ordered = false
+		site, err := lock(ctx, tx, p.organization, p.site)
+		if errors.Is(err, ErrNotFound) {
+			return nil // it was removed for good since
+		}
+		if err != nil {
+			return err
+		}
+		var open int
+		if err := tx.QueryRow(ctx, `
+			SELECT COUNT(*)
+			FROM tasks
+			WHERE organization_id = $1
+			  AND site_id = $2
+			  AND kind = 'converge_site'
+			  AND state IN ('queued', 'offered', 'running', 'unknown')`,
+			p.organization, p.site).Scan(&open); err != nil {
+			return err
+		}
+		if open > 0 || held >= site.Wanted.Generation {
+			return nil
+		}
+		ordered = true
+		_, err = s.converge(ctx, tx, site)
+		return err
+	}, db.ReadCommitted())
+	return ordered && err == nil, err
 }
 
 // Ended is what follows from the end of a task that converged a site, in the transaction of that end: what was measured is

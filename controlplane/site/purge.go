@@ -19,21 +19,50 @@ const purgeAgainAfter = 10 * time.Minute
 // purgeBatch bounds how many hosts are given work at once.
 const purgeBatch = 100
 
+// A clock that is set forward makes sites look overdue that are not, and what is purged is gone. So after a jump nothing is
+// purged for a while, in which somebody may set the clock right.
+const (
+	jumpMin   = 5 * time.Minute
+	jumpPause = time.Hour
+)
+
+// jumped says whether the wall clock went on by much more than the time that passed.
+func jumped(before, now time.Time) bool {
+	passed := now.Sub(before)                  // by the monotonic clock
+	shown := now.Round(0).Sub(before.Round(0)) // by the wall clock
+	return jumpedBy(shown - passed)
+}
+
+func jumpedBy(d time.Duration) bool { return d > jumpMin }
+
 // Run has sites removed whose time in the trash is over, until ctx ends.
 func (s *Sites) Run(ctx context.Context) error {
-	ticker := time.NewTicker(purgeEvery)
+	ticker := time.NewTicker(min(purgeEvery, max(s.config.TrashPeriod/4, time.Second))) // a short period is kept as well
 	defer ticker.Stop()
+	before, pause := time.Now(), time.Time{}
 	for {
-		if n, err := s.Purge(ctx, time.Now()); err != nil && ctx.Err() == nil {
-			s.log.ErrorContext(ctx, "sites cannot be purged", "err", err)
-		} else if n > 0 {
-			s.log.InfoContext(ctx, "sites leave the trash", "count", n)
+		now := time.Now()
+		if jumped(before, now) {
+			pause = now.Add(jumpPause)
+			s.log.WarnContext(ctx, "the clock was set forward; nothing leaves the trash for a while", "for", jumpPause)
+		}
+		before = now
+		if !now.Before(pause) {
+			s.purgeAndTell(ctx, now)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
 		}
+	}
+}
+
+func (s *Sites) purgeAndTell(ctx context.Context, now time.Time) {
+	if n, err := s.Purge(ctx, now); err != nil && ctx.Err() == nil {
+		s.log.ErrorContext(ctx, "sites cannot be purged", "err", err)
+	} else if n > 0 {
+		s.log.InfoContext(ctx, "sites leave the trash", "count", n)
 	}
 }
 
@@ -51,13 +80,14 @@ func (s *Sites) Purge(ctx context.Context, now time.Time) (int, error) {
 	return len(due), nil
 }
 
-type purgeable struct {
+// place names a site to whoever looks through the sites of all organizations.
+type place struct {
 	organization contract.OrganizationID
 	site         contract.SiteID
 }
 
 // due is the sites whose trash period is over, and those whose removal failed some time ago.
-func (s *Sites) due(ctx context.Context, now time.Time) ([]purgeable, error) {
+func (s *Sites) due(ctx context.Context, now time.Time) ([]place, error) {
 	rows, err := s.db.Reader().Query(ctx, `
 		SELECT s.organization_id,
 		       s.id
@@ -72,9 +102,9 @@ func (s *Sites) due(ctx context.Context, now time.Time) ([]purgeable, error) {
 		return nil, err
 	}
 	defer rows.Close()
-	var due []purgeable
+	var due []place
 	for rows.Next() {
-		var p purgeable
+		var p place
 		if err := rows.Scan(&p.organization, &p.site); err != nil {
 			return nil, err
 		}
@@ -85,7 +115,7 @@ func (s *Sites) due(ctx context.Context, now time.Time) ([]purgeable, error) {
 
 func (s *Sites) purge(ctx context.Context, organization contract.OrganizationID, id contract.SiteID, now time.Time) error {
 	return db.InTx(ctx, s.db, func(tx *db.Tx) error {
-		site, err := load(ctx, tx, organization, id)
+		site, err := lock(ctx, tx, organization, id)
 		if err != nil {
 			return err
 		}
@@ -101,5 +131,5 @@ func (s *Sites) purge(ctx context.Context, organization contract.OrganizationID,
 			return err
 		}
 		return audit.Record(ctx, tx, audit.Event{Organization: organization.String(), Action: "site.purge", Object: id.String(), Detail: site.Name})
-	})
+	}, db.ReadCommitted())
 }

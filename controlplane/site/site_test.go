@@ -2,179 +2,22 @@ package site_test
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"log/slog"
 	"reflect"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
-
-	linkv1 "chom.dev/proto/gen/chom/link/v1"
-	orderv1 "chom.dev/proto/gen/chom/order/v1"
-	sitev1 "chom.dev/proto/gen/chom/site/v1"
-
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/db/dbtest"
 	"chom.dev/controlplane/fault"
-	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/organization"
-	"chom.dev/controlplane/pki"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
 	"chom.dev/proto/contract"
 )
-
-// world is a control plane with one server and two organizations, and the hand of that server's agent.
-type world struct {
-	db           *db.DB
-	tasks        *task.Tasks
-	sites        *site.Sites
-	server       contract.ServerID
-	organization contract.OrganizationID
-	stranger     contract.OrganizationID
-}
-
-func newWorld(t *testing.T, d *db.DB) *world {
-	t.Helper()
-	_, signer, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tasks, err := task.NewTasks(d, signer, slog.New(slog.DiscardHandler), prometheus.NewRegistry(), task.OnEnd(task.ConvergeSite, site.Ended))
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &world{db: d, tasks: tasks, sites: site.New(d, tasks, slog.New(slog.DiscardHandler), site.Config{
-		WordPress: &site.Archive{Version: "6.8.1", URL: "http://mirror.example/wp.tar.gz"},
-	})}
-	w.server = addServer(t, d, "web1")
-	for name, id := range map[string]*contract.OrganizationID{"acme": &w.organization, "other": &w.stranger} {
-		made, err := organization.New(d).Create(t.Context(), name, name+"@example.com")
-		if err != nil {
-			t.Fatal(err)
-		}
-		*id = made.ID
-	}
-	return w
-}
-
-// addServer enrols a server whose host is ready for sites.
-func addServer(t *testing.T, d *db.DB, name string) contract.ServerID {
-	t.Helper()
-	servers := fleet.New(d, slog.New(slog.DiscardHandler))
-	made, token, err := servers.Create(t.Context(), name, fleet.Shared, contract.OrganizationID{}, strings.Repeat("0", 64))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = servers.Enroll(t.Context(), fleet.Enrollment{Token: token.Text, ID: name, KeyHash: []byte(name), Facts: fleet.Facts{Prepared: true}}, time.Now(),
-		func(contract.ServerID) (pki.Certificate, error) {
-			return pki.Certificate{DER: []byte(name), Serial: name, KeyHash: []byte(name), Expires: time.Now().Add(time.Hour)}, nil
-		},
-		func(context.Context, *db.Tx, contract.ServerID) (string, error) { return "", nil })
-	if err != nil {
-		t.Fatal(err)
-	}
-	return made.ID
-}
-
-func (w *world) request(name string) site.Request {
-	return site.Request{Organization: w.organization, Name: name, Type: "static", Domains: []string{name + ".example.com"}}
-}
-
-func (w *world) create(t *testing.T, r site.Request) *site.Site {
-	t.Helper()
-	made, _, err := w.sites.Create(t.Context(), r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return made
-}
-
-func (w *world) get(t *testing.T, id contract.SiteID) *site.Site {
-	t.Helper()
-	found, err := w.sites.Get(t.Context(), w.organization, id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return found
-}
-
-// work does what the server's agent would: it takes all orders and reports how they ended.
-func (w *world) work(t *testing.T, do func(*orderv1.Order) *orderv1.Result) (orders []*orderv1.Order) {
-	t.Helper()
-	for {
-		server, err := fleet.New(w.db, slog.New(slog.DiscardHandler)).Get(t.Context(), w.server)
-		if err != nil {
-			t.Fatal(err)
-		}
-		out, err := w.tasks.Offer(t.Context(), w.server.String(), int64(server.Epoch), time.Now())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(out.Offers) == 0 {
-			return orders
-		}
-		for _, s := range out.Offers {
-			var order orderv1.Order
-			if err := proto.Unmarshal(s.GetOrder(), &order); err != nil {
-				t.Fatal(err)
-			}
-			orders = append(orders, &order)
-			event := func(n uint64) *linkv1.TaskEvent {
-				return &linkv1.TaskEvent{TaskId: order.TaskId, Attempt: order.Attempt, Fence: order.Fence, Sequence: n, Time: timestamppb.Now()}
-			}
-			accepted, ended := event(1), event(2)
-			accepted.Event = &linkv1.TaskEvent_Accepted{Accepted: &linkv1.Accepted{}}
-			ended.Event = &linkv1.TaskEvent_Result{Result: do(&order)}
-			err := db.InTx(t.Context(), w.db, func(tx *db.Tx) error {
-				applied, err := w.tasks.Apply(t.Context(), tx, w.server.String(), []*linkv1.TaskEvent{accepted, ended}, time.Now())
-				if len(applied.Refused) > 0 {
-					t.Errorf("refused: %v", applied.Refused)
-				}
-				return err
-			}, db.ReadCommitted())
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-}
-
-// well is how a host answers that does what it is asked.
-func well(o *orderv1.Order) *orderv1.Result {
-	result := &orderv1.Result{Outcome: orderv1.Outcome_OUTCOME_SUCCEEDED}
-	if desired := o.GetConvergeSite().GetDesired(); desired != nil {
-		result.Observed = holding(desired.SiteId, desired.Generation, desired.Phase)
-	}
-	return result
-}
-
-func holding(id string, generation uint64, phase sitev1.Phase) *sitev1.ObservedState {
-	status := uint32(200)
-	if phase != sitev1.Phase_PHASE_ACTIVE {
-		status = 503
-	}
-	return &sitev1.ObservedState{SiteId: id, Generation: generation, Phase: phase, HttpStatus: status, ObserveTime: timestamppb.Now()}
-}
-
-func badly(*orderv1.Order) *orderv1.Result {
-	return &orderv1.Result{Outcome: orderv1.Outcome_OUTCOME_FAILED, Error: "the disk is full"}
-}
-
-func (w *world) count(t *testing.T, query string, args ...any) (n int) {
-	t.Helper()
-	if err := w.db.Reader().QueryRow(t.Context(), query, args...).Scan(&n); err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
 
 func TestLife(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
@@ -317,6 +160,31 @@ func TestCreate(t *testing.T) {
 	})
 }
 
+// TestCrowd has everybody make and change sites on one server at once.
+func TestCrowd(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d)
+		const sites = 40
+		var wg sync.WaitGroup
+		for i := range sites {
+			wg.Go(func() {
+				made, _, err := w.sites.Create(t.Context(), w.request(fmt.Sprintf("s%d", i)))
+				if err != nil {
+					t.Errorf("create: %v", err)
+					return
+				}
+				if _, _, err := w.sites.Suspend(t.Context(), w.organization, made.ID); err != nil {
+					t.Errorf("suspend: %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := w.count(t, `SELECT COUNT(*) FROM sites WHERE generation = 2`); n != sites {
+			t.Errorf("%d sites", n)
+		}
+	})
+}
+
 func TestRequestID(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
@@ -449,258 +317,6 @@ func TestFailure(t *testing.T) {
 		w.work(t, well)
 		if n := w.count(t, `SELECT COUNT(*) FROM sites`); n != 0 {
 			t.Errorf("%d sites left", n)
-		}
-	})
-}
-
-func TestObserve(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		w := newWorld(t, d)
-		ctx := t.Context()
-		made := w.create(t, w.request("blog"))
-		w.work(t, well)
-		id := made.ID.String()
-
-		t.Run("takes in what the site's own server measured", func(t *testing.T) {
-			down := holding(id, 1, sitev1.Phase_PHASE_ACTIVE)
-			down.HttpStatus = 0
-			if err := w.sites.Observe(ctx, w.server, []*sitev1.ObservedState{down}); err != nil {
-				t.Fatal(err)
-			}
-			if got := w.get(t, made.ID); got.State != site.StateFailed || got.Problem != "the home page did not answer" {
-				t.Errorf("got %d %q", got.State, got.Problem)
-			}
-			if err := w.sites.Observe(ctx, w.server, []*sitev1.ObservedState{holding(id, 1, sitev1.Phase_PHASE_ACTIVE)}); err != nil {
-				t.Fatal(err)
-			}
-		})
-		liar := addServer(t, d, "liar")
-		t.Run("ignores another server", func(t *testing.T) {
-			if err := w.sites.Observe(ctx, liar, []*sitev1.ObservedState{holding(id, 9, sitev1.Phase_PHASE_ABSENT)}); err != nil {
-				t.Fatal(err)
-			}
-			if got := w.get(t, made.ID); got.State != site.StateActive || got.Observed.Generation != 1 {
-				t.Errorf("got %d, %+v", got.State, got.Observed)
-			}
-		})
-		t.Run("ignores a generation that no counting gives", func(t *testing.T) {
-			if err := w.sites.Observe(ctx, w.server, []*sitev1.ObservedState{holding(id, 1<<63, sitev1.Phase_PHASE_ACTIVE)}); err != nil {
-				t.Fatal(err)
-			}
-			if got := w.get(t, made.ID); got.Observed.Generation != 1 {
-				t.Errorf("got %+v", got.Observed)
-			}
-		})
-		t.Run("ignores a site that is not there", func(t *testing.T) {
-			if err := w.sites.Observe(ctx, w.server, []*sitev1.ObservedState{holding(contract.NewSiteID().String(), 1, sitev1.Phase_PHASE_ACTIVE)}); err != nil {
-				t.Error(err)
-			}
-		})
-	})
-}
-
-func TestHold(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		w := newWorld(t, d)
-		ctx := t.Context()
-		made := w.create(t, w.request("blog"))
-		hold := func(holdings ...*sitev1.ObservedState) []contract.SiteID {
-			t.Helper()
-			ordered, err := w.sites.Hold(ctx, w.server, holdings)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return ordered
-		}
-		if ordered := hold(); len(ordered) != 0 {
-			t.Errorf("ordered again although a task is open: %v", ordered)
-		}
-		w.work(t, well)
-		id := made.ID.String()
-		if ordered := hold(holding(id, 1, sitev1.Phase_PHASE_ACTIVE)); len(ordered) != 0 {
-			t.Errorf("ordered again although the host holds it: %v", ordered)
-		}
-		if ordered := hold(); len(ordered) != 1 {
-			t.Errorf("the host lost the site, and was ordered %v", ordered)
-		}
-		if ordered := hold(); len(ordered) != 0 {
-			t.Errorf("ordered twice: %v", ordered)
-		}
-		w.work(t, well)
-
-		// The database was restored from before generation 7.
-		if ordered := hold(holding(id, 7, sitev1.Phase_PHASE_SUSPENDED)); len(ordered) != 0 {
-			t.Errorf("a host that knows more was ordered %v", ordered)
-		}
-		got := w.get(t, made.ID)
-		if got.State != site.StateFailed || !strings.HasPrefix(got.Problem, "the host holds generation 7, newer than 1") {
-			t.Errorf("got %d %q", got.State, got.Problem)
-		}
-		changed, _, err := w.sites.Resume(ctx, w.organization, made.ID)
-		if err != nil || changed.Wanted.Generation != 8 {
-			t.Fatalf("the next generation is %d, %v", changed.Wanted.Generation, err)
-		}
-		w.work(t, well)
-		if got := w.get(t, made.ID); got.State != site.StateActive {
-			t.Errorf("got %d %q", got.State, got.Problem)
-		}
-	})
-}
-
-func TestLogin(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		w := newWorld(t, d)
-		ctx := t.Context()
-		r := w.request("shop")
-		r.Type, r.Settings = "wordpress", map[string]string{"admin_email": "a@example.com"}
-		shop := w.create(t, r)
-		if _, err := w.sites.CreateLogin(ctx, w.organization, shop.ID); !errors.Is(err, site.ErrNotActive) {
-			t.Errorf("before it is active: %v", err)
-		}
-		brochure := w.create(t, w.request("brochure"))
-		w.work(t, well)
-		if _, err := w.sites.CreateLogin(ctx, w.organization, brochure.ID); !errors.Is(err, site.ErrNoLogin) {
-			t.Errorf("a static site: %v", err)
-		}
-
-		answer := func(do func(*orderv1.Order) *orderv1.Result) (site.Login, *orderv1.Order, error) {
-			t.Helper()
-			type outcome struct {
-				site.Login
-				error
-			}
-			done := make(chan outcome)
-			go func() {
-				login, err := w.sites.CreateLogin(ctx, w.organization, shop.ID)
-				done <- outcome{login, err}
-			}()
-			var ordered *orderv1.Order
-			for {
-				for _, order := range w.work(t, do) {
-					ordered = order
-				}
-				select {
-				case o := <-done:
-					return o.Login, ordered, o.error
-				case <-time.After(10 * time.Millisecond):
-				}
-			}
-		}
-		login, order, err := answer(well)
-		if err != nil {
-			t.Fatal(err)
-		}
-		prefix := "http://shop.example.com/?chom_login="
-		token := strings.TrimPrefix(login.URL, prefix)
-		if token == login.URL || len(token) != 43 {
-			t.Errorf("the link is %s", login.URL)
-		}
-		if left := time.Until(login.ExpiresAt); left > time.Minute || left < 30*time.Second {
-			t.Errorf("it works for %s", left)
-		}
-		if got := order.GetSiteLogin(); got.GetHandle() != shop.Handle.String() || len(got.GetTokenSha256()) != 32 {
-			t.Errorf("the host was ordered %v", order)
-		}
-		if n := w.count(t, `SELECT COUNT(*) FROM audit_events WHERE action = 'site.login'`); n != 1 {
-			t.Errorf("%d audit events", n)
-		}
-		if _, _, err := answer(badly); fault.KindOf(err) != fault.KindConflict || !strings.Contains(err.Error(), "the disk is full") {
-			t.Errorf("when the host fails: %v", err)
-		}
-	})
-}
-
-func TestList(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		w := newWorld(t, d)
-		ctx := t.Context()
-		for i := range 5 {
-			w.create(t, w.request(fmt.Sprintf("s%d", i)))
-		}
-		trashed := w.create(t, w.request("trashed"))
-		if _, _, err := w.sites.Delete(ctx, w.organization, trashed.ID); err != nil {
-			t.Fatal(err)
-		}
-		read := func(organization contract.OrganizationID, all bool) (names []string) {
-			t.Helper()
-			for token := ""; ; {
-				found, next, err := w.sites.List(ctx, organization, 2, token, all)
-				if err != nil {
-					t.Fatal(err)
-				}
-				for _, s := range found {
-					names = append(names, s.Name)
-				}
-				if token = next; token == "" {
-					return names
-				}
-			}
-		}
-		for _, test := range []struct {
-			organization contract.OrganizationID
-			all          bool
-			want         string
-		}{
-			{w.organization, false, "[s0 s1 s2 s3 s4]"},
-			{w.organization, true, "[s0 s1 s2 s3 s4 trashed]"},
-			{w.stranger, true, "[]"},
-		} {
-			if got := fmt.Sprint(read(test.organization, test.all)); got != test.want {
-				t.Errorf("got %s, want %s", got, test.want)
-			}
-		}
-		_, next, err := w.sites.List(ctx, w.organization, 2, "", false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for name, read := range map[string]func() error{
-			"another organization's": func() error { _, _, err := w.sites.List(ctx, w.stranger, 2, next, false); return err },
-			"another query's":        func() error { _, _, err := w.sites.List(ctx, w.organization, 2, next, true); return err },
-		} {
-			if err := read(); fault.KindOf(err) != fault.KindInvalid {
-				t.Errorf("%s page token: %v", name, err)
-			}
-		}
-	})
-}
-
-func TestForeign(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		w := newWorld(t, d)
-		ctx := t.Context()
-		made := w.create(t, w.request("blog"))
-		w.work(t, well)
-		for name, do := range map[string]func(contract.OrganizationID, contract.SiteID) error{
-			"get": func(o contract.OrganizationID, id contract.SiteID) error {
-				_, err := w.sites.Get(ctx, o, id)
-				return err
-			},
-			"suspend": func(o contract.OrganizationID, id contract.SiteID) error {
-				_, _, err := w.sites.Suspend(ctx, o, id)
-				return err
-			},
-			"delete": func(o contract.OrganizationID, id contract.SiteID) error {
-				_, _, err := w.sites.Delete(ctx, o, id)
-				return err
-			},
-			"login": func(o contract.OrganizationID, id contract.SiteID) error {
-				_, err := w.sites.CreateLogin(ctx, o, id)
-				return err
-			},
-			"update": func(o contract.OrganizationID, id contract.SiteID) error {
-				_, _, err := w.sites.Update(ctx, o, id, site.Change{Domains: []string{"stolen.example.com"}})
-				return err
-			},
-		} {
-			if err := do(w.stranger, made.ID); !errors.Is(err, site.ErrNotFound) {
-				t.Errorf("%s of another organization's site: %v", name, err)
-			}
-		}
-		if got := w.get(t, made.ID); got.Wanted.Generation != 1 {
-			t.Errorf("it became %+v", got.Wanted)
-		}
-		if n := w.count(t, `SELECT COUNT(*) FROM tasks`); n != 1 {
-			t.Errorf("%d tasks", n)
 		}
 	})
 }

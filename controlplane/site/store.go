@@ -87,6 +87,24 @@ func load(ctx context.Context, q db.Querier, organization contract.OrganizationI
 	return found, nil
 }
 
+// lock finds one site and keeps others from changing it until the transaction ends. All changes decide from what it gives, so
+// that ReadCommitted is enough for them.
+func lock(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, id contract.SiteID) (*Site, error) {
+	n, err := tx.Exec(ctx, `
+		UPDATE sites
+		SET updated_at = updated_at
+		WHERE organization_id = $1
+		  AND id = $2`,
+		organization, id)
+	if err != nil {
+		return nil, fmt.Errorf("lock site: %w", err)
+	}
+	if n == 0 {
+		return nil, ErrNotFound
+	}
+	return load(ctx, tx, organization, id)
+}
+
 func scanAll(rows *sql.Rows) ([]*Site, error) {
 	defer rows.Close()
 	var all []*Site

@@ -17,6 +17,9 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	_ "chom.dev/controlplane/api"  // part of chomd
+	_ "chom.dev/controlplane/link" // part of chomd
 )
 
 // chomd is the control plane that the scripts talk to, built once.
@@ -25,6 +28,16 @@ var chomd string
 func TestMain(m *testing.M) {
 	// testscript runs this binary again as "chom": that must not build anything.
 	if filepath.Base(os.Args[0]) != "chom" {
+		// The test's cache must know what chomd is made of: its packages are imported, its own files looked at.
+		sources, err := filepath.Glob("../chomd/*.go")
+		if err != nil || len(sources) == 0 {
+			panic("chomd's sources are not there")
+		}
+		for _, source := range sources {
+			if _, err := os.Stat(source); err != nil {
+				panic(err)
+			}
+		}
 		dir, err := os.MkdirTemp("", "chom-test-")
 		if err != nil {
 			panic(err)
