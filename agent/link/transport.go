@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	dialFor     = 15 * time.Second
+	dialFor     = 10 * time.Second // long enough for the third repeat of a lost first packet
 	callFor     = 30 * time.Second // for unary calls but Poll
 	pingAfter   = 15 * time.Second // without it a black-holed connection goes unnoticed for minutes
 	pingFor     = 10 * time.Second

@@ -13,8 +13,8 @@ import (
 func quiet() *Link { return New(Config{Log: slog.New(slog.DiscardHandler)}) }
 
 func TestBackoff(t *testing.T) {
-	t.Run("is anywhere below a limit that doubles up to a minute", func(t *testing.T) {
-		for failures, limit := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} {
+	t.Run("is anywhere below a limit that doubles up to 20 s", func(t *testing.T) {
+		for failures, limit := range []time.Duration{1, 2, 4, 8, 16, 20, 20, 20} {
 			if got := backoff(failures, 1); got != limit*time.Second {
 				t.Errorf("after %d failures at most %s, want %s", failures, got, limit*time.Second)
 			}
