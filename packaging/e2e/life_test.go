@@ -48,11 +48,7 @@ func life(t *testing.T, h *host, typ string) {
 		t.Fatal(err)
 	}
 	done(t, ctx, updated.GetTask())
-	if typ == "wordpress" { // a static page is the customer's from the first moment
-		shows(t, h, updated.GetSite(), http.StatusOK, title)
-	} else {
-		shows(t, h, updated.GetSite(), http.StatusOK, "")
-	}
+	shows(t, h, updated.GetSite(), http.StatusOK, title)
 
 	suspended, err := r.Sites.SuspendSite(ctx, &sitev1.SuspendSiteRequest{OrganizationId: s.GetOrganizationId(), SiteId: s.GetId()})
 	if err != nil {
@@ -87,11 +83,7 @@ func life(t *testing.T, h *host, typ string) {
 		t.Fatal(err)
 	}
 	done(t, ctx, restored.GetTask())
-	if typ == "wordpress" {
-		shows(t, h, s, http.StatusOK, title) // nothing was lost
-	} else {
-		shows(t, h, s, http.StatusOK, s.GetSettings()["title"])
-	}
+	shows(t, h, s, http.StatusOK, title) // nothing was lost
 
 	purge(t, h, s)
 }
