@@ -105,7 +105,7 @@ type State struct {
 const (
 	firstWait   = time.Second
 	longestWait = 20 * time.Second // with a dial that hangs meanwhile: back within 30 s of the control plane
-	refusedWait = time.Minute // a revoked or quarantined agent waits for an operator, who is not that fast
+	refusedWait = time.Minute      // a revoked or quarantined agent waits for an operator, who is not that fast
 	maxDrain    = 10 * time.Minute
 	maxRetry    = 10 * time.Minute // a longer retry_after is a mistake
 	steady      = 10 * time.Second // a connection that lasts this long was a good one
