@@ -33,11 +33,12 @@ type agent struct {
 }
 
 const (
-	// An honest agent reports one call at a time, and what happens during a call
-	// goes with the next. The rate slows it down, never fails it: 50 calls a
-	// second carry the events of hundreds of tasks.
-	callsPerSecond = 50
-	callsBurst     = 200
+	// An agent that does 100 tasks a second, which is more than any host has to
+	// do, reports twice for each. One that asks more is slowed down before it is
+	// refused: it makes one call at a time, and what happens during a call goes
+	// with the next.
+	callsPerSecond = 250
+	callsBurst     = 500
 	// What a report of a host with a thousand sites has is far below.
 	bytesPerSecond = 1 << 20
 	bytesBurst     = 16 << 20
