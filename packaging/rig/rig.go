@@ -68,6 +68,7 @@ type Rig struct {
 	chomd  *exec.Cmd
 	exited chan struct{}
 	mirror *http.Server
+	spoil  func(http.Handler) http.Handler
 }
 
 // Start starts chomd, makes the first operator with the secret that it prints,
@@ -280,9 +281,27 @@ func (r *Rig) serveArchive() error {
 	if err != nil {
 		return fmt.Errorf("mirror: %w", err)
 	}
-	r.mirror = &http.Server{Handler: Mirror(*r.Archive), ReadHeaderTimeout: 10 * time.Second}
+	honest := Mirror(*r.Archive)
+	r.mirror = &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		r.mu.Lock()
+		spoil := r.spoil
+		r.mu.Unlock()
+		if spoil == nil {
+			honest.ServeHTTP(w, req)
+			return
+		}
+		spoil(honest).ServeHTTP(w, req)
+	})}
 	go func() { _ = r.mirror.Serve(l) }() // ends with Close
 	return nil
+}
+
+// SpoilMirror puts a handler before the mirror, for tests of bad ones; nil makes it
+// honest again.
+func (r *Rig) SpoilMirror(spoil func(honest http.Handler) http.Handler) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.spoil = spoil
 }
 
 // Mirror serves one archive under its file name.
