@@ -130,7 +130,8 @@ type Host struct {
 	limits     Limits
 }
 
-// New makes a Host. Nothing is read or started before it is needed.
+// New makes a Host: one per runtime folder, in which it removes what an agent
+// that was killed has left. Nothing else is read or started before it is needed.
 func New(c Config) (*Host, error) {
 	if c.Starter == nil {
 		return nil, errors.New("plugin host: a starter is required")
@@ -139,13 +140,15 @@ func New(c Config) (*Host, error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	return &Host{
+	h := &Host{
 		dir:        cmp.Or(c.Dir, DefaultDir),
 		runtimeDir: cmp.Or(c.RuntimeDir, DefaultRuntimeDir),
 		starter:    c.Starter,
 		logger:     logger,
 		limits:     c.Limits.withDefaults(),
-	}, nil
+	}
+	removeStale(h.runtimeDir, logger)
+	return h, nil
 }
 
 // Dir is where the plugins are.

@@ -267,3 +267,23 @@ func TestSocketFolderIsClosedAfterTheHandshake(t *testing.T) {
 		}
 	}
 }
+
+func TestNewRemovesWhatAKilledAgentLeft(t *testing.T) {
+	_, _, starter, dir := installFakeIn(t, "honest")
+	runtime := shortDir(t)
+	left := filepath.Join(runtime, siteUser().Handle.String(), "SESSION")
+	for _, d := range []string{left, filepath.Join(runtime, "plugin-dir123")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(left, "plugin1"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := host.New(host.Config{Dir: dir, RuntimeDir: runtime, Starter: starter}); err != nil {
+		t.Fatal(err)
+	}
+	if entries, err := os.ReadDir(runtime); err != nil || len(entries) != 0 {
+		t.Errorf("left: %v, %v", entries, err)
+	}
+}

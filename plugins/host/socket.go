@@ -81,6 +81,28 @@ func (d *socketDir) seal(logger *slog.Logger) {
 	}
 }
 
+// removeStale takes away what sessions of an agent that was killed left in
+// runtimeDir: folders of sockets, and go-plugin's own. Their plugins have ended,
+// or will in a moment: their standard input is closed.
+func removeStale(runtimeDir string, logger *slog.Logger) {
+	entries, err := os.ReadDir(runtimeDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		logger.Warn("folders of former plugins could not be removed", "dir", runtimeDir, "err", err)
+	}
+	for _, e := range entries {
+		path := filepath.Join(runtimeDir, e.Name())
+		sessions, err := os.ReadDir(path)
+		if err != nil {
+			logger.Warn("folder of a former plugin could not be removed", "dir", path, "err", err)
+			continue
+		}
+		for _, s := range sessions { // removing the last one removes the site's too
+			(&socketDir{path: filepath.Join(path, s.Name())}).remove(logger)
+		}
+		_ = unix.Rmdir(path) // where there was none, and for go-plugin's folder, which is flat and empty
+	}
+}
+
 // remove takes away the folder, and what lies in it as far as it is flat. It
 // never descends: root doesn't walk what a tenant may have built in the moment
 // before the folder was sealed.
