@@ -40,8 +40,8 @@ type place struct {
 
 const (
 	// handshakesMax bounds the memory and the wait of handshakes under way: at
-	// a millisecond each on two cores the last one waits for 60 ms.
-	handshakesMax = 128
+	// a millisecond each on two busy cores the last one waits for half a second.
+	handshakesMax = 512
 	// placesMax is where addresses that rest are forgotten.
 	placesMax = 4096
 )

@@ -222,8 +222,8 @@ func TestAdmission(t *testing.T) {
 	t.Run("half-open connections of one address don't lock out another", func(t *testing.T) {
 		w := newWorld(t, dbtest.SQLite(t))
 		h := w.enroll("web1")
-		connect(t, w, "127.0.0.1", 150)
-		turnedAway(t, w, 150-64)
+		connect(t, w, "127.0.0.1", 400)
+		turnedAway(t, w, 400-256)
 		greets(t, w, h)
 	})
 }

@@ -141,6 +141,9 @@ const (
 	maxHeaders = 8 << 10
 	// A host needs three streams: Watch or Poll, Report, Renew.
 	streamsMax = 8
+	// Header tables of HTTP/2 cost 4 KiB of each connection, and save a hundred
+	// bytes of a call every 20 s.
+	headerTable = 1
 	// Windows bound what waits for a busy handler; memory is only used for what is there.
 	streamWindow = 256 << 10
 	connWindow   = 512 << 10
@@ -164,6 +167,8 @@ func (s *Server) newHTTP(calls http.Handler) *http.Server {
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          streamsMax,
 			MaxReadFrameSize:              16 << 10,
+			MaxDecoderHeaderTableSize:     headerTable,
+			MaxEncoderHeaderTableSize:     headerTable,
 			MaxReceiveBufferPerStream:     streamWindow,
 			MaxReceiveBufferPerConnection: connWindow,
 			SendPingTimeout:               15 * time.Second,
