@@ -109,14 +109,15 @@ func TestPercentile(t *testing.T) {
 func TestOfferKeepsTheRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
-		made, err := offer(t.Context(), 100, 300, func(context.Context) (time.Duration, error) {
+		made, failed, err := offer(t.Context(), 100, 300, func(context.Context) (time.Duration, error) {
 			at := time.Since(begin)
 			time.Sleep(5 * time.Second)
 			return at, nil
 		})
-		if err != nil {
-			t.Fatal(err)
+		if err != nil || len(failed) > 0 || len(made) != 300 {
+			t.Fatal(len(made), failed, err)
 		}
+		slices.Sort(made)
 		for i, at := range made {
 			if want := time.Duration(i) * 10 * time.Millisecond; at != want {
 				t.Fatalf("call %d was made after %s, want %s", i, at, want)
@@ -131,8 +132,9 @@ func TestOfferKeepsTheRate(t *testing.T) {
 func TestOfferSaysWhatFailed(t *testing.T) {
 	broken := errors.New("broken")
 	synctest.Test(t, func(t *testing.T) {
-		if _, err := offer(t.Context(), 10, 3, func(context.Context) (int, error) { return 0, broken }); !errors.Is(err, broken) {
-			t.Error(err)
+		good, failed, err := offer(t.Context(), 10, 3, func(context.Context) (int, error) { return 0, broken })
+		if len(good) > 0 || len(failed) != 3 || !errors.Is(failed[0], broken) || err != nil {
+			t.Error(good, failed, err)
 		}
 	})
 }
@@ -191,6 +193,16 @@ func TestCPUOf(t *testing.T) {
 	}
 	if _, err := cpuOf("42 (short) S"); err == nil {
 		t.Error("half a line was taken")
+	}
+}
+
+func TestGauge(t *testing.T) {
+	const page = "# HELP chom_link_agents Agents.\nchom_link_agents_total 7\nchom_link_agents 2000\n"
+	if got, err := gauge(strings.NewReader(page), "chom_link_agents"); err != nil || got != 2000 {
+		t.Errorf("%d, %v", got, err)
+	}
+	if _, err := gauge(strings.NewReader(page), "chom_link"); err == nil {
+		t.Error("half a name was taken")
 	}
 }
 

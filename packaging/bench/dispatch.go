@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	fleetv1 "chom.dev/proto/gen/chom/fleet/v1"
 	taskv1 "chom.dev/proto/gen/chom/task/v1"
 
+	"chom.dev/packaging/lab"
 	"chom.dev/packaging/rig"
 )
 
@@ -66,33 +68,59 @@ func dispatch(ctx context.Context, b *bench, database string) (_ []row, err erro
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*dispatchRounds*dispatchLimit)
 	defer cancel()
-	if _, err := offer(ctx, dispatchRate, dispatchWarmUp, chom); err != nil {
+	if _, _, err := offer(ctx, dispatchRate, dispatchWarmUp, chom); err != nil {
 		return nil, err
 	}
-	if _, err := offer(ctx, dispatchRate, dispatchWarmUp, ssh); err != nil {
+	if _, _, err := offer(ctx, dispatchRate, dispatchWarmUp, ssh); err != nil {
 		return nil, err
 	}
 	var accepted, visible, call, sessions []time.Duration
+	var refused []error
 	count := int(dispatchRound.Seconds() * dispatchRate)
 	for i := range dispatchRounds {
-		tasks, err := offer(ctx, dispatchRate, count, chom)
+		before, err := s.cpu(ctx, host)
 		if err != nil {
 			return nil, err
+		}
+		begin := time.Now()
+		tasks, failed, err := offer(ctx, dispatchRate, count, chom)
+		if err != nil {
+			return nil, err
+		}
+		if refused = append(refused, failed...); len(tasks) == 0 {
+			return nil, fmt.Errorf("not one task came through: %w", failed[0])
 		}
 		round := make([]time.Duration, 0, count)
 		for _, t := range tasks {
 			accepted, visible, call = append(accepted, t.accepted), append(visible, t.visible), append(call, t.call)
 			round = append(round, t.visible)
 		}
-		runs, err := offer(ctx, dispatchRate, count, ssh)
+		after, err := s.cpu(ctx, host)
+		if err != nil {
+			return nil, err
+		}
+		window := time.Since(begin).Seconds()
+		b.detail("round %d: %.0f tasks/s; chomd used %.0f %% of a core, the agent %.0f %%, the client %.0f %%", i+1, float64(len(tasks))/window,
+			100*(after.chomd-before.chomd).Seconds()/window, 100*(after.agent-before.agent).Seconds()/window,
+			100*(after.client-before.client).Seconds()/window)
+		runs, broken, err := offer(ctx, dispatchRate, count, ssh)
+		if err == nil && len(broken) > 0 {
+			err = broken[0]
+		}
 		if err != nil {
 			return nil, err
 		}
 		sessions = append(sessions, runs...)
-		b.detail("round %d: result visible p50 %.1f ms, p99 %.1f ms; ssh p50 %.1f ms, p99 %.1f ms",
-			i+1, ms(median(round)), ms(percentile(round, 99)), ms(median(runs)), ms(percentile(runs, 99)))
+		b.detail("         result visible p50 %.1f ms, p99 %.1f ms; ssh p50 %.1f ms, p99 %.1f ms",
+			ms(median(round)), ms(percentile(round, 99)), ms(median(runs)), ms(percentile(runs, 99)))
 	}
-	var rows []row
+	if len(refused) > 0 {
+		b.say("    %d tasks were refused or failed, the first: %v", len(refused), refused[0])
+	}
+	rows := []row{{
+		Name: "tasks refused or failed", Value: float64(len(refused)), Unit: "tasks", Bar: exactly(0),
+		Statistic: "sum", Runs: dispatchRounds * count,
+	}}
 	for _, of := range []struct {
 		what     string
 		runs     []time.Duration
@@ -117,6 +145,30 @@ func dispatch(ctx context.Context, b *bench, database string) (_ []row, err erro
 		}
 	}
 	return rows, nil
+}
+
+// cpuTimes are what the processes that an order passes have used so far.
+type cpuTimes struct{ chomd, agent, client time.Duration }
+
+func (s *stage) cpu(ctx context.Context, h *lab.Host) (c cpuTimes, err error) {
+	for _, of := range []struct {
+		pid  int
+		time *time.Duration
+	}{{s.Pid(), &c.chomd}, {os.Getpid(), &c.client}} {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", of.pid))
+		if err != nil {
+			return c, err
+		}
+		if *of.time, err = cpuOf(string(stat)); err != nil {
+			return c, err
+		}
+	}
+	agent, err := mainPID(ctx, h, agentUnit)
+	if err != nil {
+		return c, err
+	}
+	c.agent, err = cpuTime(ctx, h, agent)
+	return c, err
 }
 
 // ping sends one task that does nothing and follows it to its end. All clocks

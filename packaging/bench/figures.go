@@ -21,6 +21,7 @@ var figures = []figure{
 	{"dispatch-postgres", "the same on PostgreSQL, with fsync", dispatchPostgres},
 	{"site-static", "a static site, from the API call to its page", siteStatic},
 	{"site-wordpress", "a WordPress site, from the API call to its page", siteWordPress},
+	{"swarm", "2,000 connected agents, chomd killed under them, and work under faults", swarm},
 	{"fresh-server", "a fresh VPS, from the pasted line to a server that takes sites", freshServer},
 }
 

@@ -77,7 +77,7 @@ func fresh(ctx context.Context, b *bench, release lab.Release) (_ []row, err err
 	if err != nil {
 		return nil, err
 	}
-	b.steps(res.GetTask())
+	b.steps(res.GetTask(), nil)
 	apt, err := aptTime(res.GetTask())
 	if err != nil {
 		return nil, err

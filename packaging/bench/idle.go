@@ -47,11 +47,11 @@ func agentIdle(ctx context.Context, b *bench) (_ []row, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, pool.close()) }()
-	sshd, err := pool.server()
+	sshd, err := pool.server(ctx)
 	if err != nil {
 		return nil, err
 	}
-	agent, err := mainPID(ctx, h, "chom-agent.service")
+	agent, err := mainPID(ctx, h, agentUnit)
 	if err != nil {
 		return nil, err
 	}
@@ -204,6 +204,9 @@ func cpuOf(stat string) (time.Duration, error) {
 	}
 	return time.Duration(ticks) * clockTick, nil
 }
+
+// agentUnit is the agent's service on its host.
+const agentUnit = "chom-agent.service"
 
 func mainPID(ctx context.Context, h *lab.Host, unit string) (string, error) {
 	pid, err := h.Output(ctx, "systemctl", "show", "--property=MainPID", "--value", unit)

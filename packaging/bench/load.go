@@ -2,29 +2,34 @@ package main
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 )
 
 // offer calls do at a steady rate, count times, whether the former calls have
-// ended or not, and returns what they gave once all have ended. One that waits
-// because others are slow thus counts as slow itself.
-func offer[T any](ctx context.Context, rate, count int, do func(context.Context) (T, error)) ([]T, error) {
+// ended or not, and returns what the good ones gave once all have ended. One
+// that waits because others are slow thus counts as slow itself. What failed is
+// told beside it; the error says that ctx ended.
+func offer[T any](ctx context.Context, rate, count int, do func(context.Context) (T, error)) (good []T, failed []error, err error) {
 	gap := time.Second / time.Duration(rate)
 	begin := time.Now()
-	results := make([]T, count)
-	errs := make([]error, count)
+	var mu sync.Mutex
 	var calls sync.WaitGroup
 	for i := range count {
-		select {
-		case <-ctx.Done():
-			calls.Wait()
-			return nil, ctx.Err()
-		case <-time.After(time.Until(begin.Add(time.Duration(i) * gap))):
+		if err = pause(ctx, time.Until(begin.Add(time.Duration(i)*gap))); err != nil {
+			break
 		}
-		calls.Go(func() { results[i], errs[i] = do(ctx) })
+		calls.Go(func() {
+			got, err := do(ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				failed = append(failed, err)
+				return
+			}
+			good = append(good, got)
+		})
 	}
 	calls.Wait()
-	return results, errors.Join(errs...)
+	return good, failed, err
 }

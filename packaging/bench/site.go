@@ -11,6 +11,7 @@ import (
 
 	fleetv1 "chom.dev/proto/gen/chom/fleet/v1"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
+	taskv1 "chom.dev/proto/gen/chom/task/v1"
 
 	"chom.dev/packaging/lab"
 	"chom.dev/packaging/rig"
@@ -116,15 +117,21 @@ func (s *stage) site(ctx context.Context, typ siteType, org string, h *lab.Host,
 		took = time.Since(begin)
 		page <- err
 	}()
-	task, err := s.WaitDone(ctx, res.GetTask())
+	var said []*taskv1.LogLine
+	task, err := s.Wait(ctx, res.GetTask(), func(m *taskv1.WatchTaskResponse) { said = append(said, m.GetLogLines()...) })
+	if err == nil {
+		s.b.steps(task, said)
+	}
+	if err == nil && task.GetState() != taskv1.State_STATE_SUCCEEDED {
+		err = fmt.Errorf("task %s ended %s: %s", task.GetId(), task.GetState(), task.GetError())
+	}
 	if err != nil {
-		cancel()
+		cancel() // the page will not come
 		return 0, errors.Join(err, <-page)
 	}
 	if err := <-page; err != nil {
 		return 0, err
 	}
-	s.b.steps(task)
 	gone, err := s.Sites.DeleteSite(ctx, &sitev1.DeleteSiteRequest{OrganizationId: org, SiteId: res.GetSite().GetId()})
 	if err != nil {
 		return 0, fmt.Errorf("delete site: %w", err)

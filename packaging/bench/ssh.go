@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -63,9 +64,9 @@ func (p *pooledSSH) run(ctx context.Context, command string) error {
 		return ctx.Err()
 	}
 	defer func() { <-p.sessions }()
-	s, err := p.client.NewSession()
+	s, err := p.session(ctx)
 	if err != nil {
-		return fmt.Errorf("open ssh session: %w", err)
+		return err
 	}
 	err = s.Run(command)
 	_ = s.Close() // io.EOF after the command has ended
@@ -75,14 +76,32 @@ func (p *pooledSSH) run(ctx context.Context, command string) error {
 	return nil
 }
 
+// session opens one. sshd counts a session until it has seen its end, a moment
+// after the client has: it then refuses a new one, and is asked again.
+func (p *pooledSSH) session(ctx context.Context) (*ssh.Session, error) {
+	for {
+		s, err := p.client.NewSession()
+		if err == nil {
+			return s, nil
+		}
+		var refused *ssh.OpenChannelError
+		if !errors.As(err, &refused) {
+			return nil, fmt.Errorf("open ssh session: %w", err)
+		}
+		if err := pause(ctx, time.Millisecond); err != nil {
+			return nil, errors.Join(err, refused)
+		}
+	}
+}
+
 func (p *pooledSSH) close() error { return p.client.Close() }
 
 // server is the process id, on the host, of the sshd that serves the
 // connection, which stays there while no command runs.
-func (p *pooledSSH) server() (string, error) {
-	s, err := p.client.NewSession()
+func (p *pooledSSH) server(ctx context.Context) (string, error) {
+	s, err := p.session(ctx)
 	if err != nil {
-		return "", fmt.Errorf("open ssh session: %w", err)
+		return "", err
 	}
 	defer func() { _ = s.Close() }() // io.EOF after the command has ended
 	out, err := s.Output("echo $PPID")

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strings"
+	"slices"
 	"time"
 
 	fleetv1 "chom.dev/proto/gen/chom/fleet/v1"
@@ -21,9 +21,14 @@ import (
 // another and each can be run alone.
 type stage struct {
 	*rig.Rig
-	b   *bench
-	dir string
+	b       *bench
+	dir     string
+	metrics string // address of chomd's
 }
+
+// metricsPort is that of chomd's metrics, on the lab's gateway: its default
+// address may be another chomd's.
+const metricsPort = 9464
 
 // build makes a lab and a chomd in it. Close it, always.
 func (b *bench) build(ctx context.Context, o rig.Options) (_ *stage, err error) {
@@ -41,7 +46,8 @@ func (b *bench) build(ctx context.Context, o rig.Options) (_ *stage, err error) 
 		return nil, err
 	}
 	o.Dir, o.Bin, o.Packages, o.Log = s.dir, b.bin, b.packages, log
-	o.Args = append(o.Args, "--metrics-listen=") // its default port may be another chomd's
+	s.metrics = fmt.Sprintf("%s:%d", o.Lab.Gateway(), metricsPort)
+	o.Args = append(o.Args, "--metrics-listen="+s.metrics)
 	if s.Rig, err = rig.Start(ctx, o); err != nil {
 		return nil, err
 	}
@@ -70,9 +76,9 @@ func (s *stage) remove(ctx context.Context, l *lab.Lab) error {
 func (s *stage) blame(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	s.b.say("chomd's last words:\n%s", s.Tail(40))
+	s.b.say("chomd's last words:\n%s", s.Tail(20))
 	for _, h := range s.Lab.Hosts() {
-		words, err := h.Output(ctx, "journalctl", "--no-pager", "--lines=40", "--unit=chom-agent")
+		words, err := h.Output(ctx, "journalctl", "--no-pager", "--lines=20", "--unit=chom-agent")
 		if err != nil {
 			words = err.Error()
 		}
@@ -112,25 +118,27 @@ func (s *stage) organization(ctx context.Context) (string, error) {
 	return res.GetOrganization().GetId(), nil
 }
 
-// steps shows where a task's time went: how long it waited, each step, and
-// what lies between them.
-func (b *bench) steps(t *taskv1.Task) {
+// steps shows where a task's time went, in milliseconds since it was created:
+// when it was accepted, when each step began and how long it took, and what
+// the host said meanwhile.
+func (b *bench) steps(t *taskv1.Task, said []*taskv1.LogLine) {
 	if !b.verbose {
 		return
 	}
-	var line strings.Builder
-	at := t.GetCreateTime().AsTime()
-	fmt.Fprintf(&line, "accepted after %.0f ms", ms(t.GetStartTime().AsTime().Sub(at)))
-	at = t.GetStartTime().AsTime()
-	for _, s := range t.GetSteps() {
-		begin, end := s.GetStartTime().AsTime(), s.GetEndTime().AsTime()
-		fmt.Fprintf(&line, ", %s %.0f", s.GetName(), ms(end.Sub(begin)))
-		if gap := begin.Sub(at); gap > 2*time.Millisecond {
-			fmt.Fprintf(&line, " (%.0f ms after the one before)", ms(gap))
-		}
-		at = end
+	type moment struct {
+		at   time.Time
+		text string
 	}
-	fmt.Fprintf(&line, "; end known %.0f ms later, after %.0f ms in all",
-		ms(t.GetEndTime().AsTime().Sub(at)), ms(t.GetEndTime().AsTime().Sub(t.GetCreateTime().AsTime())))
-	b.detail("%s", line.String())
+	moments := []moment{{t.GetStartTime().AsTime(), "accepted"}, {t.GetEndTime().AsTime(), "the end is known"}}
+	for _, s := range t.GetSteps() {
+		begin := s.GetStartTime().AsTime()
+		moments = append(moments, moment{begin, fmt.Sprintf("%s: %.0f %s", s.GetName(), ms(s.GetEndTime().AsTime().Sub(begin)), s.GetMessage())})
+	}
+	for _, l := range said {
+		moments = append(moments, moment{l.GetTime().AsTime(), "  " + l.GetText()})
+	}
+	slices.SortStableFunc(moments, func(a, b moment) int { return a.at.Compare(b.at) })
+	for _, m := range moments {
+		b.detail("%7.0f  %s", ms(m.at.Sub(t.GetCreateTime().AsTime())), m.text)
+	}
 }
