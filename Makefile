@@ -72,7 +72,7 @@ generate: ## Regenerate proto/gen from the protos
 .PHONY: lint
 lint: ## golangci-lint over all modules
 	@packaging/setup/tools.sh golangci-lint
-	@for m in $(MODULES); do (cd $$m && golangci-lint run ./...); done
+	@for m in $(MODULES); do (cd $$m && golangci-lint run --allow-parallel-runners ./...); done
 
 .PHONY: tidy
 tidy: ## go mod tidy in every module

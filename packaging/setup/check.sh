@@ -26,5 +26,5 @@ go build -tags failpoint ./agent/... ./controlplane/...
 
 echo "== vet and lint"
 for m in $modules; do
-	(cd "$m" && golangci-lint run ./...)
+	(cd "$m" && golangci-lint run --allow-parallel-runners ./...)
 done
