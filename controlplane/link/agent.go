@@ -213,7 +213,7 @@ func (a *agent) attach(h *hold) error {
 		if old.epoch > h.epoch {
 			return fleet.ErrStaleEpoch
 		}
-		reason := error(errReplaced)
+		reason := errReplaced
 		if old.epoch < h.epoch {
 			reason = fleet.ErrStaleEpoch
 		}

@@ -37,9 +37,7 @@ const (
 	bodyFor = 20 * time.Second
 	// callFor is for answering it; Poll and Watch have their own.
 	callFor = 30 * time.Second
-	// anonymousMax is how many connections without a certificate there may be:
-	// they are for one call, of a host that enrols.
-	anonymousMax = 256
+	// anonymousFor is for a connection without a certificate and its one call.
 	anonymousFor = time.Minute
 )
 
@@ -149,7 +147,7 @@ func (s *Server) welcome(g *guest, c *tls.Conn) {
 		return
 	}
 	g.expire = time.AfterFunc(anonymousFor, func() { _ = g.Close() })
-	if s.anonymous.Add(1) > anonymousMax {
+	if !s.gate.stranger(g.addr) {
 		s.metrics.turnedAway.WithLabelValues("anonymous").Inc()
 		_ = g.Close()
 	}
@@ -162,7 +160,7 @@ func (s *Server) farewell(g *guest) {
 	}
 	if g.expire != nil {
 		g.expire.Stop()
-		s.anonymous.Add(-1)
+		s.gate.strangerLeft(g.addr)
 	}
 }
 

@@ -36,7 +36,7 @@ var (
 )
 
 // errReplaced ends a Watch or Poll whose agent has opened another one.
-var errReplaced = connect.NewError(connect.CodeAborted, errors.New("another Watch or Poll of this agent took over"))
+var errReplaced = errors.New("another Watch or Poll of this agent took over")
 
 // tooMuch says that somebody asks for more than is theirs.
 func tooMuch(text string, after time.Duration) *connect.Error {
@@ -57,6 +57,8 @@ func toConnect(err error) (shown *connect.Error, hidden bool) {
 		if f.Kind() == fault.KindUnavailable {
 			retryAfter(shown, f.RetryAfter())
 		}
+	case errors.Is(err, errReplaced):
+		shown = connect.NewError(connect.CodeAborted, errReplaced)
 	case errors.As(err, &broken):
 		shown = connect.NewError(connect.CodeInvalidArgument, errors.New(firstViolation(broken)))
 	case errors.As(err, &ready):

@@ -28,6 +28,7 @@ type gate struct {
 	mu         sync.Mutex
 	rate       *rate.Limiter
 	handshakes int // under way
+	anonymous  int // connections without a certificate
 	places     map[netip.Addr]*place
 	closed     bool
 }
@@ -36,12 +37,16 @@ type gate struct {
 type place struct {
 	rate       *rate.Limiter
 	handshakes int
+	anonymous  int
 }
 
 const (
 	// handshakesMax bounds the memory and the wait of handshakes under way: at
 	// a millisecond each on two busy cores the last one waits for half a second.
-	handshakesMax = 512
+	handshakesMax = 1024
+	// anonymousMax is how many connections without a certificate there may be:
+	// they are for one call, of a host that enrols.
+	anonymousMax = 256
 	// placesMax is where addresses that rest are forgotten.
 	placesMax = 4096
 )
@@ -112,7 +117,7 @@ func (g *gate) forget() {
 		return
 	}
 	for addr, p := range g.places {
-		if p.handshakes == 0 && p.rate.Tokens() >= float64(p.rate.Burst()) {
+		if p.handshakes == 0 && p.anonymous == 0 && p.rate.Tokens() >= float64(p.rate.Burst()) {
 			delete(g.places, addr)
 		}
 	}
@@ -123,6 +128,24 @@ func (g *gate) finished(addr netip.Addr) {
 	defer g.mu.Unlock()
 	g.handshakes--
 	g.places[addr].handshakes--
+}
+
+// stranger counts a connection without a certificate in, and says whether there
+// may be one more.
+func (g *gate) stranger(addr netip.Addr) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p := g.places[addr]
+	g.anonymous++
+	p.anonymous++
+	return g.anonymous <= anonymousMax && p.anonymous <= anonymousMax/2
+}
+
+func (g *gate) strangerLeft(addr netip.Addr) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.anonymous--
+	g.places[addr].anonymous--
 }
 
 // Close stops accepting. Closing twice is harmless.

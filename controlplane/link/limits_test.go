@@ -3,6 +3,7 @@ package link_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/google/uuid"
 
 	"chom.dev/controlplane/db/dbtest"
 	"chom.dev/controlplane/link"
@@ -219,11 +221,42 @@ func TestAdmission(t *testing.T) {
 		turnedAway(t, w, 80)
 		greets(t, w, h)
 	})
+	t.Run("connections without a certificate of one address don't keep others from enrolling", func(t *testing.T) {
+		w := newWorld(t, dbtest.SQLite(t))
+		var open []net.Conn
+		for range 140 {
+			c, err := tls.Dial("tcp", w.addr, withH2(trust(w.authority.Roots(), nil, nil)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			if _, err := io.WriteString(c, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"); err != nil {
+				t.Fatal(err)
+			}
+			open = append(open, c)
+		}
+		turnedAway(t, w, len(open)-128)
+		_, token := w.server("web1")
+		protocols := new(http.Protocols)
+		protocols.SetHTTP2(true)
+		tr := &http.Transport{TLSClientConfig: trust(w.authority.Roots(), nil, nil), Protocols: protocols, DialContext: from("127.0.0.2").DialContext}
+		defer tr.CloseIdleConnections()
+		_, err := linkv1connect.NewEnrollmentServiceClient(&http.Client{Transport: tr}, "https://"+w.addr).
+			Enroll(t.Context(), &linkv1.EnrollRequest{Token: token, EnrollmentId: uuid.NewString(), Csr: newCSR(t, newKey(t))})
+		if err != nil {
+			t.Error(err)
+		}
+	})
 	t.Run("half-open connections of one address don't lock out another", func(t *testing.T) {
 		w := newWorld(t, dbtest.SQLite(t))
 		h := w.enroll("web1")
-		connect(t, w, "127.0.0.1", 400)
-		turnedAway(t, w, 400-256)
+		connect(t, w, "127.0.0.1", 700)
+		turnedAway(t, w, 700-512)
 		greets(t, w, h)
 	})
+}
+
+func withH2(c *tls.Config) *tls.Config {
+	c.NextProtos = []string{"h2"}
+	return c
 }

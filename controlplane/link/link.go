@@ -86,7 +86,6 @@ type Server struct {
 	noisy     *rate.Limiter // lines of the log that agents cause
 	agents    agents
 	strangers strangers
-	anonymous atomic.Int64 // connections without a certificate
 
 	http     *http.Server
 	gate     *gate
