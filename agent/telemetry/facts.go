@@ -60,6 +60,38 @@ func (h *Host) Forget() {
 	h.asked = time.Time{}
 }
 
+// lookAgain is between looks at software that is not complete.
+const lookAgain = 3 * time.Second
+
+// Watch looks at the software again and again while it is not complete, and
+// tells once it is: after a boot the agent is up before databases are, and a
+// server that is not prepared gets no sites.
+func (h *Host) Watch(ctx context.Context, prepared func()) error {
+	tick := time.NewTicker(lookAgain)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if h.lookAgain(ctx) {
+			prepared()
+		}
+	}
+}
+
+// lookAgain tells whether the software is complete now and was not before.
+func (h *Host) lookAgain(ctx context.Context) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.asked.IsZero() || h.found.Prepared {
+		return false
+	}
+	h.found, h.asked = h.software(ctx), time.Now()
+	return h.found.Prepared
+}
+
 // Facts says what the host is. What can't be found out is left empty.
 func (h *Host) Facts(ctx context.Context) *fleetv1.Facts {
 	h.mu.Lock()
@@ -91,7 +123,7 @@ func (h *Host) Facts(ctx context.Context) *fleetv1.Facts {
 	}
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err == nil {
-		f.MemoryBytes = uint64(info.Totalram) * uint64(info.Unit)
+		f.MemoryBytes = info.Totalram * uint64(info.Unit)
 	}
 	f.DiskBytes, f.DiskFreeBytes = disk(h.sites)
 	return f

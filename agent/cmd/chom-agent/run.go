@@ -113,6 +113,7 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	g.Go(func() error { return engine.Run(ctx) })
 	g.Go(func() error { return lnk.Run(ctx) })
 	g.Go(func() error { return status.Run(ctx) })
+	g.Go(func() error { return host.Watch(ctx, lnk.RefreshFacts) })
 	g.Go(func() error { return hands.sites.Probe(ctx, engine) })
 	g.Go(func() error { return watchdog(ctx, jrnl, lnk, log) })
 	tellSystemd(log, daemon.SdNotifyReady)
