@@ -152,14 +152,16 @@ func (s *swarmed) through(ctx context.Context, ask func() (*taskv1.Task, error))
 		case err == nil:
 			_, err := s.Wait(ctx, t, nil)
 			return err
-		case connect.CodeOf(err) == connect.CodeUnavailable, connect.CodeOf(err) == connect.CodeUnknown:
+		case ctx.Err() != nil:
+			return err
+		case !connect.IsWireError(err), connect.CodeOf(err) == connect.CodeUnavailable: // chomd is away, or busy
 		case lost:
 			return nil
 		default:
 			return err
 		}
 		if err := pause(ctx, 200*time.Millisecond); err != nil {
-			return errors.Join(err, context.Cause(ctx))
+			return err
 		}
 	}
 }

@@ -64,8 +64,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	for _, f := range chosen {
 		b.say("==> %s: %s", f.name, f.what)
 		rows, err := f.measure(ctx, b)
-		if err == nil {
-			rows, err = judged(f.name, rows)
+		if len(rows) > 0 || err == nil { // what was measured before it broke off counts
+			var unjudged error
+			rows, unjudged = judged(f.name, rows)
+			err = errors.Join(err, unjudged)
 		}
 		if err != nil {
 			err = fmt.Errorf("%s: %w", f.name, err)

@@ -46,7 +46,7 @@ func (r *report) print(w io.Writer) error {
 		fmt.Fprintln(t)
 	}
 	for _, f := range r.Failed {
-		fmt.Fprintf(t, "%s\tnot measured\n", f.Figure)
+		fmt.Fprintf(t, "%s\tnot measured to its end\n", f.Figure)
 	}
 	if err := t.Flush(); err != nil {
 		return err
