@@ -28,12 +28,12 @@ func dispatchSQLite(ctx context.Context, b *bench) ([]row, error) {
 }
 
 func dispatchPostgres(ctx context.Context, b *bench) (_ []row, err error) {
-	p, err := startPostgres(ctx)
+	p, err := rig.StartPostgres(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, p.stop()) }()
-	return dispatch(ctx, b, p.url)
+	defer func() { err = errors.Join(err, p.Stop()) }()
+	return dispatch(ctx, b, p.URL)
 }
 
 // dispatched is one task that does nothing, and how long after it was created
