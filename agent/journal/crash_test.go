@@ -87,7 +87,7 @@ func snapshotOf(t *testing.T, dir string, image []byte) string {
 	if err := os.WriteFile(path, image, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	db, err := open(path)
+	db, err := open(path, maxFile)
 	if err == nil {
 		err = check(db, server)
 		db.Close()

@@ -45,7 +45,12 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
+
+// maxFile bounds the file: what 2,000 attempts with all their output take, many
+// times over. A journal must not be what fills a host's disk.
+const maxFile = 256 << 20
 
 // layout is the version of the drawing above. A file with a higher one was
 // written by a newer agent.
@@ -123,7 +128,7 @@ func Open(path, server string, log *slog.Logger) (*Journal, error) {
 			return nil, fmt.Errorf("create journal %s: %w", path, err)
 		}
 	}
-	db, err := open(path)
+	db, err := open(path, maxFile)
 	if err != nil {
 		return nil, fmt.Errorf("open journal %s: %w", path, err)
 	}
@@ -145,7 +150,7 @@ func create(path string, nextUID uint64) error {
 	if err := os.Remove(aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	db, err := open(aside)
+	db, err := open(aside, maxFile)
 	if err != nil {
 		return err
 	}
@@ -173,17 +178,18 @@ func create(path string, nextUID uint64) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-func open(path string) (_ *bolt.DB, err error) {
+func open(path string, limit int) (_ *bolt.DB, err error) {
 	defer guard(&err)()
 	opts := *bolt.DefaultOptions
+	opts.MaxSize = limit
 	opts.Timeout = time.Second // a lock that is held longer belongs to a live process
 	opts.NoStatistics = true
 	opts.FreelistType = bolt.FreelistMapType
 	db, err := bolt.Open(path, 0o600, &opts)
 	switch {
-	case errors.Is(err, bolt.ErrTimeout):
+	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, ErrInUse
-	case errors.Is(err, bolt.ErrInvalid), errors.Is(err, bolt.ErrChecksum), errors.Is(err, bolt.ErrVersionMismatch):
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	return db, err
@@ -286,7 +292,7 @@ func Retire(path string) (aside string, err error) {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
-	db, err := open(path)
+	db, err := open(path, maxFile)
 	if err != nil {
 		return "", fmt.Errorf("retire journal %s: %w", path, err)
 	}

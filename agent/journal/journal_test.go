@@ -202,6 +202,55 @@ func TestEvents(t *testing.T) {
 	})
 }
 
+func TestFull(t *testing.T) {
+	path := filepath.Join(fastDir(t), "j.db")
+	openAt(t, path).Close()
+	db, err := open(path, 256<<10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := &Journal{db: db, log: quiet, notify: func() {}, brokenC: make(chan struct{})}
+	j.idle = sync.NewCond(&j.mu)
+	defer j.Close()
+	var written []Key
+	for fence := uint64(1); ; fence++ {
+		e := accept(fence)
+		e.Attempt.Ended, e.Attempt.Delivered = time.Now().Add(-keepFor-time.Hour), true
+		if err = j.Write(e); err != nil {
+			break
+		}
+		written = append(written, e.Attempt.Key())
+	}
+	t.Run("says that it is full, and holds all that it took", func(t *testing.T) {
+		if !Full(err) || len(written) == 0 {
+			t.Errorf("after %d attempts: %v", len(written), err)
+		}
+		for _, key := range written {
+			if _, found, err := j.Attempt(key); err != nil || !found {
+				t.Fatalf("attempt %s is lost: %v", key, err)
+			}
+		}
+	})
+	t.Run("works on when there is room again", func(t *testing.T) {
+		ev, _, err := j.Events(1000, 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		j.Delivered(ev[len(ev)-1].Position)
+		if err := j.Prune(time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if err := j.Write(accept(1000)); err != nil {
+			t.Error(err)
+		}
+		select {
+		case <-j.Broken():
+			t.Error("it took a full disk for a broken one")
+		default:
+		}
+	})
+}
+
 func TestPrune(t *testing.T) {
 	now := time.Now()
 	j := openAt(t, filepath.Join(fastDir(t), "j.db"))
@@ -385,7 +434,7 @@ func olderBy(want, got string) bool {
 // then attempts with their orders, the newest first.
 func contents(t testing.TB, path string) string {
 	t.Helper()
-	db, err := open(path)
+	db, err := open(path, maxFile)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,12 +2,14 @@ package journal
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
 	"chom.dev/proto/contract"
 	orderv1 "chom.dev/proto/gen/chom/order/v1"
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -15,7 +17,7 @@ import (
 func (j *Journal) view(f func(*bolt.Tx) error) (err error) {
 	defer guard(&err)()
 	err = j.db.View(f)
-	if err == bolt.ErrDatabaseNotOpen {
+	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return ErrClosed
 	}
 	return err

@@ -10,6 +10,7 @@ import (
 	linkv1 "chom.dev/proto/gen/chom/link/v1"
 	orderv1 "chom.dev/proto/gen/chom/order/v1"
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -135,10 +136,10 @@ func (j *Journal) commit(batch []*Ticket) (err error) {
 	return j.broken
 }
 
-// Full reports whether a write failed for want of space, which heals by itself
-// when there is some.
+// Full reports whether a write failed for want of space, on the disk or within
+// the journal's own limit, which heals by itself when there is some.
 func Full(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) ||
+	return errors.Is(err, bolterrors.ErrMaxSizeReached) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) ||
 		err != nil && strings.Contains(err.Error(), syscall.ENOSPC.Error()) // bbolt flattens some errors to text
 }
 

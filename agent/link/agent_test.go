@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -112,10 +113,32 @@ func (a *agent) kill() {
 	a.stop = nil
 }
 
+// hole is a connection that can turn black: what is sent is swallowed, what
+// comes is never read, and nothing is said of it.
+type hole struct {
+	net.Conn
+	black *atomic.Bool
+}
+
+func (h hole) Read(p []byte) (int, error) {
+	n, err := h.Conn.Read(p)
+	for err == nil && h.black.Load() {
+		n, err = h.Conn.Read(p) // until it is closed
+	}
+	return n, err
+}
+
+func (h hole) Write(p []byte) (int, error) {
+	if h.black.Load() {
+		return len(p), nil
+	}
+	return h.Conn.Write(p)
+}
+
 // until waits for something to become true.
 func (a *agent) until(what string, ok func() bool) {
 	a.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(40 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			a.t.Fatalf("it never happened: %s; the link is %+v", what, a.link.State())
 		}
@@ -147,11 +170,6 @@ func (a *agent) does(what string) *orderv1.Order {
 		return r != nil && r.Outcome == orderv1.Outcome_OUTCOME_SUCCEEDED
 	})
 	return o
-}
-
-func (a *agent) hellos() (n int) {
-	a.server.Look(a.id, func(rec *linktest.Agent) { n = len(rec.Hellos) })
-	return n
 }
 
 func (a *agent) serial() string {

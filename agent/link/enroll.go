@@ -46,8 +46,8 @@ func Enroll(ctx context.Context, store *identity.Store, address string, token id
 		}
 		wait := backoff(try, rand.Float64()) + min(retryAfter(err), maxRetry)
 		log.Warn("enrolment is tried again", "err", err, "retry_in", wait.Round(time.Millisecond))
-		if err := sleep(ctx, wait); err != nil {
-			return nil, err
+		if !sleep(ctx, wait) {
+			return nil, ctx.Err()
 		}
 	}
 }

@@ -86,6 +86,7 @@ type Link struct {
 // Phase is where the link is in its life.
 type Phase string
 
+// The phases.
 const (
 	Connecting Phase = "connecting"
 	Connected  Phase = "connected"
@@ -125,12 +126,9 @@ func New(cfg Config) *Link {
 // Run keeps the link up until the context ends. Only a broken identity or
 // journal on the host's own disk ends it early.
 func (l *Link) Run(ctx context.Context) error {
-	for {
+	for ctx.Err() == nil {
 		began := time.Now()
 		err := l.session(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
 		if local := (localError{}); errors.As(err, &local) {
 			return local.error
 		}
@@ -138,18 +136,16 @@ func (l *Link) Run(ctx context.Context) error {
 			l.failures = 0
 		}
 		wait, why := l.after(err)
-		if why != "" {
+		if why != "" && ctx.Err() == nil {
 			l.cfg.Log.Warn("link is down", "err", why, "retry_in", wait.Round(time.Millisecond))
 		}
-		if wait == 0 {
-			continue
-		}
-		l.progress(wait + slack)
-		l.set(State{Phase: Waiting, NextTry: time.Now().Add(wait), Problem: why})
-		if err := sleep(ctx, wait); err != nil {
-			return nil
+		if wait > 0 {
+			l.progress(wait + slack)
+			l.set(State{Phase: Waiting, NextTry: time.Now().Add(wait), Problem: why})
+			sleep(ctx, wait)
 		}
 	}
+	return nil
 }
 
 // localError is one of this host, which no reconnect can heal.
@@ -249,14 +245,14 @@ func (l *Link) heard(within time.Duration) {
 	l.state.LastContact, l.aliveUntil = now, now.Add(within)
 }
 
-// sleep waits honestly.
-func sleep(ctx context.Context, d time.Duration) error {
+// sleep waits, and tells whether it did so to the end.
+func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		return false
 	case <-t.C:
-		return nil
+		return true
 	}
 }

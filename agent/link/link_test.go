@@ -1,8 +1,10 @@
 package link_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -95,6 +97,28 @@ func TestLink(t *testing.T) {
 		}
 		a.saw("a second hello", func(rec *linktest.Agent) bool { return len(rec.Hellos) == 2 })
 		a.does("after the restart")
+	})
+
+	t.Run("notices a connection that is dead without a sign, and makes a new one", func(t *testing.T) {
+		t.Parallel()
+		s := linktest.New(t)
+		s.Heartbeat = 30 * time.Second // no call is under way that would notice by itself
+		a := enrolled(t, s)
+		var black atomic.Bool
+		a.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := (&net.Dialer{}).DialContext(ctx, network, address)
+			return hole{c, &black}, err
+		}
+		a.start().connected()
+		time.Sleep(time.Second)
+		black.Store(true)
+		began := time.Now()
+		a.until("it notices", func() bool { return a.link.State().Phase != link.Connected })
+		if d := time.Since(began); d > 35*time.Second {
+			t.Errorf("that took %s", d)
+		}
+		black.Store(false)
+		a.saw("a second hello", func(rec *linktest.Agent) bool { return len(rec.Hellos) == 2 })
 	})
 
 	t.Run("waits a minute and more when it is refused, and says why", func(t *testing.T) {

@@ -48,7 +48,7 @@ func (s *session) watch(ctx context.Context) (err error) {
 	if err != nil {
 		return watchErr(ctx, err)
 	}
-	defer stream.Close() // its error says nothing that Err didn't
+	defer func() { _ = stream.Close() }() // its error says nothing that Err didn't
 	for stream.Receive() {
 		brought = true
 		silence.Reset(silentFor)

@@ -79,8 +79,8 @@ func (s *session) tell(ctx context.Context, req *linkv1.ReportRequest, must bool
 func (s *session) send(ctx context.Context, req *linkv1.ReportRequest, batch task.Batch) error {
 	err := s.call(ctx, req, batch)
 	for try := 1; try < reportTries && transient(err) && ctx.Err() == nil; try++ {
-		if err := sleep(ctx, backoff(try, rand.Float64())+min(retryAfter(err), maxRetry)); err != nil {
-			return err
+		if !sleep(ctx, backoff(try, rand.Float64())+min(retryAfter(err), maxRetry)) {
+			return ctx.Err()
 		}
 		err = s.call(ctx, req, batch)
 	}

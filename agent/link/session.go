@@ -10,6 +10,7 @@ import (
 	"chom.dev/proto/contract"
 	linkv1 "chom.dev/proto/gen/chom/link/v1"
 	"chom.dev/proto/gen/chom/link/v1/linkv1connect"
+	"connectrpc.com/connect"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -46,7 +47,7 @@ func (l *Link) session(ctx context.Context) error {
 
 	res, err := s.hello(ctx)
 	if err != nil {
-		return l.notConnected(ctx, id, isNext, err)
+		return l.notConnected(ctx, s, isNext, err)
 	}
 	if err := l.settle(isNext); err != nil {
 		return localError{err}
@@ -108,8 +109,12 @@ func (l *Link) settle(isNext bool) error {
 }
 
 // notConnected finds what a failed Hello asks for.
-func (l *Link) notConnected(ctx context.Context, id *identity.Identity, isNext bool, err error) error {
-	if !refused(err) {
+func (l *Link) notConnected(ctx context.Context, s *session, isNext bool, err error) error {
+	// The host's clock alone is not believed: the certificate is only taken
+	// for expired when the control plane is there and won't talk. It says why
+	// by a TLS alert, which gets lost when the connection breaks first.
+	expired := identity.Expired(l.cfg.Clock.Time(), s.id.Certificate) && s.conn.wasMet()
+	if !refused(err) && !expired {
 		return err
 	}
 	if isNext {
@@ -117,16 +122,17 @@ func (l *Link) notConnected(ctx context.Context, id *identity.Identity, isNext b
 		return errTryOther
 	}
 	l.avoidNext = false
-	// The host's clock alone is not believed: the certificate is only taken
-	// for expired after it was refused.
-	if identity.Expired(l.cfg.Clock.Time(), id.Certificate) {
-		if err := l.recover(ctx, id); err != nil {
-			return fmt.Errorf("the certificate ran out on %s, and no new one was given: %w",
-				id.Certificate.NotAfter.Format(time.DateOnly), err)
-		}
-		return errRenewed
+	if !expired {
+		return err
 	}
-	return err
+	again := l.recover(ctx, s.id)
+	switch {
+	case again == nil:
+		return errRenewed
+	case connect.CodeOf(again) == connect.CodeInvalidArgument:
+		return err // it has not ended, by the only clock that counts
+	}
+	return fmt.Errorf("the certificate ran out on %s, and no new one was given: %w", s.id.Certificate.NotAfter.Format(time.DateOnly), again)
 }
 
 // hello opens the epoch.
@@ -189,8 +195,8 @@ func (s *session) renew(ctx context.Context) error {
 			left := cert.NotAfter.Sub(s.cfg.Clock.Time())
 			wait = max(min(backoff(failures+4, 1), left/4), time.Second)
 		}
-		if err := sleep(ctx, min(wait, 10*time.Minute)); err != nil {
-			return err
+		if !sleep(ctx, min(wait, 10*time.Minute)) {
+			return ctx.Err()
 		}
 		if !identity.Due(s.cfg.Clock.Time(), cert, identity.Jitter(cert)) {
 			continue

@@ -36,6 +36,7 @@ type connection struct {
 	http *http.Client
 
 	mu    sync.Mutex
+	met   bool // the control plane has proved who it is
 	conns []net.Conn
 }
 
@@ -45,6 +46,19 @@ func open(cfg *tls.Config, dial func(context.Context, string, string) (net.Conn,
 		dial = (&net.Dialer{Timeout: dialFor}).DialContext
 	}
 	c := &connection{}
+	cfg = cfg.Clone()
+	verify := cfg.VerifyConnection
+	cfg.VerifyConnection = func(s tls.ConnectionState) error {
+		if verify != nil {
+			if err := verify(s); err != nil {
+				return err
+			}
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.met = true
+		return nil
+	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	c.http = &http.Client{
@@ -76,6 +90,14 @@ func open(cfg *tls.Config, dial func(context.Context, string, string) (net.Conn,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return c
+}
+
+// wasMet tells whether the control plane was there and proved who it is,
+// whatever came after that.
+func (c *connection) wasMet() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.met
 }
 
 // close cuts the connection, whatever is under way.

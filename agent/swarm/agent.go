@@ -66,10 +66,7 @@ func (a *agent) run(ctx context.Context) error {
 	if errors.Is(err, identity.ErrNone) {
 		id, err = a.enrol(ctx, store)
 	}
-	if ctx.Err() != nil {
-		return nil
-	}
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		return err
 	}
 	a.mu.Lock()
@@ -79,7 +76,7 @@ func (a *agent) run(ctx context.Context) error {
 		if err := a.live(ctx, store); err != nil {
 			return err
 		}
-		if sleep(ctx, rand.N(a.swarm.cfg.DeadFor)) != nil {
+		if !sleep(ctx, rand.N(a.swarm.cfg.DeadFor)) {
 			return nil
 		}
 	}

@@ -73,8 +73,8 @@ func (a *agent) do(ctx context.Context, l *life, o task.Order, name, effect stri
 	if longest := a.swarm.cfg.StepTime; o.Kind != task.Noop && longest > 0 {
 		takes = rand.N(longest)
 	}
-	if err := sleep(ctx, takes); err != nil {
-		return err
+	if !sleep(ctx, takes) {
+		return ctx.Err()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -101,7 +101,7 @@ func (s *Swarm) Run(ctx context.Context) error {
 			if s.cfg.Agents > 1 {
 				delay = s.cfg.Ramp * time.Duration(i) / time.Duration(s.cfg.Agents)
 			}
-			if sleep(ctx, delay) != nil {
+			if !sleep(ctx, delay) {
 				return nil
 			}
 			if err := a.run(ctx); err != nil {
@@ -122,7 +122,7 @@ func (s *Swarm) killer(ctx context.Context) error {
 	for {
 		pause := time.Duration(rng.ExpFloat64() * float64(s.cfg.KillEvery))
 		victim := s.agents[rng.IntN(len(s.agents))]
-		if sleep(ctx, pause) != nil {
+		if !sleep(ctx, pause) {
 			return nil
 		}
 		victim.kill()
@@ -131,9 +131,11 @@ func (s *Swarm) killer(ctx context.Context) error {
 
 // KillAll kills every agent at once.
 func (s *Swarm) KillAll() {
+	var all sync.WaitGroup
 	for _, a := range s.agents {
-		a.kill()
+		all.Go(a.kill)
 	}
+	all.Wait()
 }
 
 // Counts counts.
@@ -169,13 +171,14 @@ func (t *tokens) next() (string, error) {
 	return "", errNoToken
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
+// sleep waits, and tells whether it did so to the end.
+func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		return false
 	case <-t.C:
-		return nil
+		return true
 	}
 }

@@ -207,10 +207,11 @@ func (e *Engine) held(o *orderv1.Order) (held, error) {
 		return held{}, err
 	}
 	h := held{fence: c.ServerFence, nextUID: c.NextUID}
-	id, err := contract.ParseSiteID(o.SiteId)
-	if err != nil {
-		return h, nil // decide says what is wrong with it, if anything is
+	if o.SiteId == "" {
+		return h, nil
 	}
+	// Of an id that is none nothing is found; decide says what is wrong with it.
+	id, _ := contract.ParseSiteID(o.SiteId)
 	if h.site, h.known, err = e.cfg.Journal.Site(id); err != nil {
 		return held{}, err
 	}

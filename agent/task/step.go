@@ -26,13 +26,13 @@ var errNoEffect = errors.New("its effect is not there after it ran")
 
 // step does one step, and writes down what came of it.
 func (e *Engine) step(ctx context.Context, a *attempt, s Step) error {
-	if over, err := e.overBefore(ctx, s, a.former[s.Name]); over || err != nil {
-		return err
+	if e.overBefore(ctx, s, a.former[s.Name]) {
+		return nil
 	}
 	e.tell(a, &linkv1.TaskEvent{Event: &linkv1.TaskEvent_StepStarted{StepStarted: &linkv1.StepStarted{Name: s.Name}}})
 	state, note, err := e.tryStep(ctx, a, s)
 	if err != nil {
-		if context.Cause(ctx) == errStopping {
+		if errors.Is(context.Cause(ctx), errStopping) {
 			return err // not its end
 		}
 		state, note = taskv1.StepState_STEP_STATE_FAILED, err.Error()
@@ -61,20 +61,17 @@ func (e *Engine) step(ctx context.Context, a *attempt, s Step) error {
 
 // overBefore tells whether a former process ended the step and its effect is
 // still there. A step without a probe is taken at the journal's word.
-func (e *Engine) overBefore(ctx context.Context, s Step, former journal.Step) (bool, error) {
+func (e *Engine) overBefore(ctx context.Context, s Step, former journal.Step) bool {
 	switch taskv1.StepState(former.State) {
 	case taskv1.StepState_STEP_STATE_DONE, taskv1.StepState_STEP_STATE_ALREADY_DONE:
 	default:
-		return false, nil
+		return false
 	}
 	if s.Probe == nil {
-		return true, nil
+		return true
 	}
 	done, _, err := probe(ctx, e, s)
-	if err != nil {
-		return false, nil // the tries that follow probe again, and say so
-	}
-	return done, nil
+	return err == nil && done // after an error the tries that follow probe again, and say so
 }
 
 // tryStep runs the step until it is done, can't be healed, or its time is over.

@@ -1,9 +1,8 @@
-//go:build failpoint
-
 package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -18,6 +17,11 @@ func TestKill(t *testing.T) {
 	if err := os.MkdirAll(filepath.Dir(fail.File), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	killable := filepath.Join(t.TempDir(), "chom-agent")
+	build := exec.Command("go", "build", "-tags", "failpoint", "-o", killable, ".")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build with failpoints: %v: %s", err, out)
+	}
 	for _, point := range []string{
 		"task/noop/accept/before", "task/noop/accept/after",
 		"task/noop/noop-1/before", "task/noop/noop-1/after",
@@ -26,7 +30,9 @@ func TestKill(t *testing.T) {
 		"task/noop/result/before", "task/noop/result/after",
 	} {
 		t.Run(point, func(t *testing.T) {
-			p := install(t).enrol().start()
+			p := install(t)
+			p.program = killable
+			p.enrol().start()
 			p.until("it connects", func() bool { return p.hellos() > 0 })
 			if err := os.WriteFile(fail.File, []byte(point), 0o600); err != nil {
 				t.Fatal(err)

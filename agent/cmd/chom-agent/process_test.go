@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +18,8 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"chom.dev/agent/journal"
+	"chom.dev/agent/link"
 	"chom.dev/agent/link/linktest"
 	"chom.dev/proto/contract"
 	orderv1 "chom.dev/proto/gen/chom/order/v1"
@@ -35,12 +39,13 @@ func TestMain(m *testing.M) {
 
 // process is an installed agent.
 type process struct {
-	t      *testing.T
-	dir    string
-	server *linktest.Server
-	id     string
-	cmd    *exec.Cmd
-	output bytes.Buffer
+	t       *testing.T
+	dir     string
+	server  *linktest.Server
+	id      string
+	program string // the agent; this test's own program unless set
+	cmd     *exec.Cmd
+	output  bytes.Buffer
 }
 
 func install(t *testing.T) *process {
@@ -71,7 +76,7 @@ func (p *process) verb(stdin string, args ...string) (output string, code int) {
 
 func (p *process) command(ctx context.Context, args ...string) *exec.Cmd {
 	args = append(args, "--config", filepath.Join(p.dir, "config.yaml"), "--state-dir", p.dir, "--runtime-dir", filepath.Join(p.dir, "run"))
-	cmd := exec.CommandContext(ctx, os.Args[0], args...)
+	cmd := exec.CommandContext(ctx, cmp.Or(p.program, os.Args[0]), args...)
 	cmd.Env = []string{beAgent + "=1"}
 	return cmd
 }
@@ -292,6 +297,27 @@ func notifySocket(t *testing.T) (path string, said func() string) {
 			}
 			all += string(buf[:n]) + "\n"
 		}
+	}
+}
+
+func TestHealthy(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	jrnl, err := journal.Open(filepath.Join(t.TempDir(), "j.db"), contract.NewServerID().String(), log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lnk := link.New(link.Config{Log: log})
+	if err := healthy(jrnl, lnk); err != nil {
+		t.Error("a fresh agent counts as hung:", err)
+	}
+	if c, err := jrnl.Counters(); err != nil || c.Beats != 1 {
+		t.Errorf("nothing was written to prove that writing works: %+v, %v", c, err)
+	}
+	if err := jrnl.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := healthy(jrnl, lnk); err == nil {
+		t.Error("an agent whose journal can't be written counts as healthy")
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -190,7 +191,7 @@ func (s *Server) Start(address string) error {
 	s.mu.Lock()
 	s.http, s.stopped = srv, false
 	s.mu.Unlock()
-	go srv.ServeTLS(ln, "", "") // ends with Stop
+	go func() { _ = srv.ServeTLS(ln, "", "") }() // ends with Stop, and only says so
 	return nil
 }
 
@@ -200,7 +201,7 @@ func (s *Server) Stop() {
 	srv := s.http
 	s.stopped = true
 	s.mu.Unlock()
-	srv.Close()
+	_ = srv.Close() // it is the end of the test
 }
 
 // CutAll ends all connections; agents may come back.
@@ -262,18 +263,18 @@ func (s *Server) faulty(next http.Handler) http.Handler {
 			w.Header()[k] = v
 		}
 		w.WriteHeader(held.status)
-		w.Write(held.body) // a client that left doesn't want it
+		_, _ = w.Write(held.body) // a client that left doesn't want it
 	})
 }
 
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
-	if err == CutConnection {
+	if errors.Is(err, CutConnection) {
 		if c, ok := r.Context().Value(connKey{}).(net.Conn); ok {
 			c.Close()
 		}
 		panic(http.ErrAbortHandler)
 	}
-	connect.NewErrorWriter().Write(w, r, err)
+	_ = connect.NewErrorWriter().Write(w, r, err) // a client that left doesn't want it
 }
 
 // held keeps an answer back.

@@ -21,7 +21,7 @@ import (
 //	end        an attempt ends at most once, and does nothing after it
 //	lost       what the control plane calls succeeded has had all its effects
 //	unheard    what succeeded here is known to the control plane
-//
+
 // Finding is a rule that was broken.
 type Finding struct {
 	Line uint64 // 0 for what is missing altogether

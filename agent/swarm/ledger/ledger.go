@@ -69,7 +69,7 @@ func (w *Writer) Append(e Entry) {
 	if err != nil {
 		panic(err) // an Entry can always be written as JSON
 	}
-	w.out.Write(append(line, '\n')) // its error stays, and Close gives it
+	_, _ = w.out.Write(append(line, '\n')) // its error stays, and Close gives it
 }
 
 // Close writes out what is left.
