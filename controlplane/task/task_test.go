@@ -868,7 +868,10 @@ func TestWatch(t *testing.T) {
 						return
 					}
 				case err := <-watching:
-					t.Fatalf("the watch ended before %s: %v", want, err)
+					watching <- err // for the one who asks how it ended
+					if len(seen) == 0 {
+						t.Fatalf("the watch ended before %s: %v", want, err)
+					}
 				}
 			}
 		}
