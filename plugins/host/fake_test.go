@@ -37,7 +37,7 @@ var fakes = map[string]func(name string){
 	"teller":   func(name string) { sdk.Serve(fake{name: name, check: tell}) },
 
 	// These never get as far as serving.
-	"silent":  instead(func() { select {} }),
+	"silent":  instead(func() { time.Sleep(time.Hour) }), // not select {}: without cgo that is a deadlock, and ends
 	"crash":   instead(func() { os.Exit(7) }),
 	"garbled": instead(func() { fmt.Println("hello, agent"); time.Sleep(time.Hour) }),
 	"tcp":     instead(func() { fmt.Println("1|1|tcp|127.0.0.1:1|grpc|"); time.Sleep(time.Hour) }),
