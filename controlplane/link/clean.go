@@ -26,7 +26,7 @@ func cleanMessage(m protoreflect.Message) {
 	m.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
 		switch {
 		case field.IsMap():
-			cleanMap(m, field, value.Map())
+			cleanMap(field, value.Map())
 		case field.IsList() && field.Kind() == protoreflect.StringKind:
 			list := value.List()
 			for i := range list.Len() {
@@ -49,7 +49,7 @@ func cleanMessage(m protoreflect.Message) {
 }
 
 // cleanMap cleans the values; keys that are not harmless go, with their values.
-func cleanMap(m protoreflect.Message, field protoreflect.FieldDescriptor, all protoreflect.Map) {
+func cleanMap(field protoreflect.FieldDescriptor, all protoreflect.Map) {
 	all.Range(func(key protoreflect.MapKey, value protoreflect.Value) bool {
 		switch {
 		case field.MapKey().Kind() == protoreflect.StringKind && !harmless(key.String()):

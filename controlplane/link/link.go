@@ -140,8 +140,9 @@ const (
 	maxHeaders = 8 << 10
 	// A host needs three streams: Watch or Poll, Report, Renew.
 	streamsMax = 8
-	// Header tables of HTTP/2 cost 4 KiB of each connection, and save a hundred
-	// bytes of a call every 20 s.
+	// A table for our own headers costs kilobytes of each connection, and saves a
+	// hundred bytes of an answer every 20 s. Agents' headers need the usual table:
+	// they may use it before they have heard of any other.
 	headerTable = 1
 	// Windows bound what waits for a busy handler; memory is only used for what is there.
 	streamWindow = 256 << 10
@@ -166,7 +167,6 @@ func (s *Server) newHTTP(calls http.Handler) *http.Server {
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          streamsMax,
 			MaxReadFrameSize:              16 << 10,
-			MaxDecoderHeaderTableSize:     headerTable,
 			MaxEncoderHeaderTableSize:     headerTable,
 			MaxReceiveBufferPerStream:     streamWindow,
 			MaxReceiveBufferPerConnection: connWindow,

@@ -36,11 +36,13 @@ import (
 	"chom.dev/proto/contract"
 	linkv1 "chom.dev/proto/gen/chom/link/v1"
 	"chom.dev/proto/gen/chom/link/v1/linkv1connect"
+	orderv1 "chom.dev/proto/gen/chom/order/v1"
 )
 
 // TestDispatch measures what an order's way down and its acceptance's way up
 // take, at 100 tasks a second. The bounds are far above what it takes on a
-// machine of its own, since tests share theirs.
+// machine of its own, since tests share theirs; under the race detector only the
+// way is tested.
 func TestDispatch(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
@@ -48,7 +50,7 @@ func TestDispatch(t *testing.T) {
 			t.Run(fmt.Sprintf("%d agents", agents), func(t *testing.T) {
 				p50, p99 := w.dispatch(t, agents, 300)
 				t.Logf("from before the commit until accepted: p50 %s, p99 %s", p50, p99)
-				if p50 > 100*time.Millisecond || p99 > time.Second {
+				if (p50 > 100*time.Millisecond || p99 > time.Second) && !raceDetector {
 					t.Errorf("p50 %s, p99 %s", p50, p99)
 				}
 			})
@@ -71,25 +73,11 @@ func (w *world) dispatch(t *testing.T, agents, tasks int) (p50, p99 time.Duratio
 		hosts = append(hosts, h)
 		h.hello()
 		s := h.watch().opened(t)
-		go func() {
-			for m := range s.messages {
-				if m.GetOffer() == nil {
-					continue
-				}
-				o := h.order(m)
-				if _, err := h.report(accepted(o)); err != nil {
-					t.Errorf("report: %v", err)
-				}
-				now := time.Now()
-				mu.Lock()
-				took = append(took, now.Sub(born[o.GetTaskId()]))
-				mu.Unlock()
-				if _, err := h.report(result(o, 2, succeeded)); err != nil {
-					t.Errorf("report: %v", err)
-				}
-				answered.Done()
-			}
-		}()
+		go h.work(t, s, func(o *orderv1.Order, now time.Time) {
+			mu.Lock()
+			took = append(took, now.Sub(born[o.GetTaskId()]))
+			mu.Unlock()
+		}, answered.Done)
 	}
 	tick := time.NewTicker(time.Second / 100)
 	defer tick.Stop()
@@ -103,6 +91,57 @@ func (w *world) dispatch(t *testing.T, agents, tasks int) (p50, p99 time.Duratio
 	answered.Wait()
 	slices.Sort(took)
 	return took[tasks/2], took[tasks*99/100]
+}
+
+// work accepts orders and does them at once. As agents do, it makes one call at
+// a time, and what happens during a call goes with the next.
+func (h *host) work(t *testing.T, s *stream, onAccepted func(*orderv1.Order, time.Time), onEnded func()) {
+	var ended []*orderv1.Order // whose results are to be told
+	for {
+		var orders []*orderv1.Order
+		take := func(m *linkv1.LinkMessage) {
+			if m.GetOffer() != nil {
+				orders = append(orders, h.order(m))
+			}
+		}
+		if len(ended) == 0 {
+			m, ok := <-s.messages
+			if !ok {
+				return
+			}
+			take(m)
+		}
+		for more := true; more; {
+			select {
+			case m, ok := <-s.messages:
+				if more = ok; ok {
+					take(m)
+				}
+			default:
+				more = false
+			}
+		}
+		var events []*linkv1.TaskEvent
+		for _, o := range orders {
+			events = append(events, accepted(o))
+		}
+		for _, o := range ended {
+			events = append(events, result(o, 2, succeeded))
+		}
+		if len(events) == 0 {
+			continue
+		}
+		if _, err := h.report(events...); err != nil {
+			t.Errorf("report: %v", err)
+		}
+		for _, o := range orders {
+			onAccepted(o, time.Now())
+		}
+		for range ended {
+			onEnded()
+		}
+		ended = orders
+	}
 }
 
 // agentMax is the budget of memory for one connected agent.

@@ -2,5 +2,5 @@
 
 package link_test
 
-// raceDetector multiplies memory by about ten, so that no budget holds.
+// raceDetector multiplies time and memory by about ten, so that no budget holds.
 const raceDetector = true

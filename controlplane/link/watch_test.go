@@ -274,6 +274,9 @@ func TestDrain(t *testing.T) {
 	}
 	for i, s := range streams {
 		m, ok := <-s.messages
+		for m.GetKeepAlive() != nil { // it took that long to open them all
+			m, ok = <-s.messages
+		}
 		if window := m.GetDrain().GetWindow().AsDuration(); !ok || window != 10*time.Second {
 			t.Fatalf("stream %d: got %v, %v", i, m, s.err)
 		}
