@@ -450,7 +450,7 @@ func TestServing(t *testing.T) {
 		public := m.trees + "/" + s.Handle.String() + "/public/"
 		for _, f := range []string{
 			"page.html", "a.jpg", "x.php", "X.PHP", "x.phtml", "x.php5", "x.phar", "x.inc", ".env", ".git/config", ".user.ini", ".htaccess", "wp-config.php", "wp-config.php~",
-			"wp-config.php.bak", ".wp-config.php.swp", "dump.sql", "dump.sql.gz", "debug.log", "wp-content/debug.log", "my.ini", "sub/.secret/x.html",
+			"wp-config.php.bak", ".wp-config.php.swp", "dump.sql", "dump.sql.gz", "dump.sql.tar.gz", "debug.log", "wp-content/debug.log", "my.ini", "sub/.secret/x.html",
 			"wp-content/uploads/evil.php", "wp-content/uploads/2024/evil.PHP", "wp-content/uploads/photo.jpg", "uploads/evil.php", "files/evil.php",
 			".well-known/security.txt", ".well-known/evil.php", ".well-known/.git/config", "dir/index.html", "key.pem", "#x#",
 		} {
@@ -502,6 +502,7 @@ func TestServing(t *testing.T) {
 		{"/.wp-config.php.swp", "404", "404"},
 		{"/dump.sql", "404", "404"},
 		{"/dump.sql.gz", "404", "404"},
+		{"/dump.sql.tar.gz", "404", "404"},
 		{"/DUMP.SQL", "404", "404"},
 		{"/debug.log", "404", "404"},
 		{"/wp-content/debug.log", "404", "404"},

@@ -33,10 +33,10 @@ func Socket(h contract.Handle) string { return "/run/chom-php/" + h.String() + "
 func (p paths) logDir(h contract.Handle) string { return p.logs + "/" + h.String() }
 
 // denied are file names whose content is never meant for a browser: copies
-// that editors and administrators leave, dumps, logs, keys, configuration, and
-// script types that php-fpm isn't asked to run and nginx would hand out as
-// text.
-const denied = `(?:~|#|\.(?:bak|backup|old|orig|save|sw[op]|sql|sqlite3?|dump|log|ini|env|inc|conf|cnf|ya?ml|lock|sh|pem|key|p12|pfx|phps|phar|phtml|pht|php[0-9]+)(?:\.(?:gz|bz2|xz|zst|zip|tar|tgz))?)$`
+// that editors and administrators leave, dumps, logs, keys, configuration, all
+// of these packed as often as one likes (dump.sql.tar.gz), and script types
+// that php-fpm isn't asked to run and nginx would hand out as text.
+const denied = `(?:~|#|\.(?:bak|backup|old|orig|save|sw[op]|sql|sqlite3?|dump|log|ini|env|inc|conf|cnf|ya?ml|lock|sh|pem|key|p12|pfx|phps|phar|phtml|pht|php[0-9]+)(?:\.(?:gz|bz2|xz|zst|zip|tar|tgz))*)$`
 
 // noScripts are directories that applications let visitors upload into.
 const noScripts = `^/(?:wp-content/(?:uploads|upgrade|cache|backups?)|uploads|files)/.*\.php(?:/|$)`

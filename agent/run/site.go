@@ -114,5 +114,6 @@ func SiteSandbox(h contract.Handle) []Property {
 		{"InaccessiblePaths", "-/var/lib/chom-agent"},
 		{"InaccessiblePaths", "-/run/chom-agent"},
 		{"InaccessiblePaths", "-/var/log/chom"},
+		{"InaccessiblePaths", "-/var/lib/mysql"}, // Debian lets everybody list it: the schemas of all neighbours
 	}
 }

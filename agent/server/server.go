@@ -24,7 +24,7 @@ import (
 // packages are Debian's names for what sites need; php-* follow the
 // distribution's release: 8.2 on Debian 12, 8.4 on Debian 13.
 var packages = []string{
-	"nginx", "mariadb-server", "mariadb-client",
+	"nginx", "logrotate", "mariadb-server", "mariadb-client", // without logrotate the sites' logs would fill the disk
 	"php-fpm", "php-cli", "php-mysql", "php-xml", "php-mbstring", "php-curl", "php-gd", "php-zip", "php-intl",
 }
 

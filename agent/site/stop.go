@@ -45,7 +45,10 @@ func (c *converge) stop() []task.Step {
 				if err := c.systemd.Kill(ctx, c.handle.Slice()); err != nil {
 					return err
 				}
-				return c.systemd.Stop(ctx, c.handle.Slice())
+				if err := c.systemd.Stop(ctx, c.handle.Slice()); err != nil {
+					return err
+				}
+				return unixuser.End(ctx, c.uid) // whoever came in another way
 			},
 		},
 	}

@@ -44,7 +44,7 @@ var freshPackages = []string{
 
 // stackPackages are what sites need; keep them equal to what the agent installs.
 var stackPackages = []string{
-	"nginx", "php-fpm", "php-cli", "php-mysql", "php-xml", "php-mbstring", "php-curl", "php-gd", "php-zip", "php-intl",
+	"nginx", "logrotate", "php-fpm", "php-cli", "php-mysql", "php-xml", "php-mbstring", "php-curl", "php-gd", "php-zip", "php-intl",
 	"mariadb-server", "mariadb-client", "acl", "tar", "unzip",
 }
 
