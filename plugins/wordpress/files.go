@@ -45,6 +45,15 @@ func placeMustUse(private, root *os.Root) error {
 
 // holds reports whether the file is a regular one with exactly this content.
 func holds(dir *os.Root, name string, content []byte) (bool, error) {
+	// A root refuses a link that leads out of it, in words of its own: it is
+	// told apart before.
+	info, err := dir.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look at %s: %w", name, err)
+	}
 	f, err := dir.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ELOOP) {
 		return false, nil
@@ -53,8 +62,7 @@ func holds(dir *os.Root, name string, content []byte) (bool, error) {
 		return false, fmt.Errorf("open %s: %w", name, err)
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() {
+	if info, err = f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return false, err
 	}
 	present, err := io.ReadAll(io.LimitReader(f, int64(len(content))+1))
