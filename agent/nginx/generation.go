@@ -93,6 +93,20 @@ func (m *Manager) served(ctx context.Context) (int64, error) {
 	return n, nil
 }
 
+// Ready says why nginx does not answer with what EnsureBase and later changes
+// have written; nil when it does.
+func (m *Manager) Ready(ctx context.Context) error {
+	want, err := m.onDisk()
+	if err != nil {
+		return err
+	}
+	n, err := m.served(ctx)
+	if err == nil && n < want {
+		err = fmt.Errorf("nginx serves generation %d, older than %d", n, want)
+	}
+	return err
+}
+
 // load makes nginx serve what is on disk, at least as it was when load was
 // called, and waits until it does. Callers who come while a reload is under
 // way share the next one.

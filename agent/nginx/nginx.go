@@ -259,7 +259,8 @@ func (m *Manager) Sites() ([]contract.Handle, error) {
 	return out, nil
 }
 
-// Serves reports whether exactly this site is on disk and loaded.
+// Serves reports whether exactly this site is on disk, loaded, and was found
+// good by a probe: an Apply that was killed before its probe has to probe yet.
 func (m *Manager) Serves(ctx context.Context, s Site) (bool, error) {
 	tree, err := m.serverBlock(s)
 	if err != nil {
@@ -274,6 +275,13 @@ func (m *Manager) Serves(ctx context.Context, s Site) (bool, error) {
 		return false, nil
 	}
 	if err != nil || string(old) != string(text) {
+		return false, err
+	}
+	good, err := os.ReadFile(m.keep(s.Handle))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil || string(good) != string(text) {
 		return false, err
 	}
 	want, err := m.onDisk()

@@ -64,16 +64,20 @@ func (s *Server) Prepare() task.Handler {
 	})
 }
 
-// Prepared tells whether everything that Prepare makes is there and answers.
+// Prepared tells whether everything that Prepare makes is there and answers. A
+// host that merely has the packages is not: Prepare would restart the database
+// under a site that is being made.
 func (s *Server) Prepared(ctx context.Context) bool {
 	if ok, _, err := s.installed(ctx); err != nil || !ok {
 		return false
 	}
-	if _, err := s.mariadb.Version(ctx); err != nil {
+	if ok, _, err := s.databaseRuns(ctx); err != nil || !ok {
 		return false
 	}
-	st, err := s.systemd.State(ctx, "nginx.service")
-	return err == nil && st.Active == "active"
+	if st, err := s.systemd.State(ctx, systemd.MountUnit().Name); err != nil || st.Active != "active" {
+		return false
+	}
+	return s.nginx.Ready(ctx) == nil // nginx is the last step of all
 }
 
 // Versions of what is installed, for people; empty for what is not.
