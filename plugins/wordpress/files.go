@@ -55,7 +55,7 @@ func holds(dir *os.Root, name string, content []byte) (bool, error) {
 		return false, fmt.Errorf("look at %s: %w", name, err)
 	}
 	f, err := dir.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ELOOP) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ELOOP) {
 		return false, nil
 	}
 	if err != nil {
