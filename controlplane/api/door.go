@@ -242,10 +242,15 @@ func (c *checkedConn) Receive(message any) error {
 }
 
 func (c *checkedConn) Send(message any) error {
-	if of := callOf(c.ctx); of != nil {
-		_ = of.controller.SetWriteDeadline(time.Now().Add(sendTimeout))
+	of := callOf(c.ctx)
+	if of == nil {
+		return c.StreamingHandlerConn.Send(message)
 	}
-	return c.StreamingHandlerConn.Send(message)
+	_ = of.controller.SetWriteDeadline(time.Now().Add(sendTimeout))
+	err := c.StreamingHandlerConn.Send(message)
+	// It would end the stream later, in a moment of quiet.
+	_ = of.controller.SetWriteDeadline(time.Time{})
+	return err
 }
 
 // caught turns a panic into an error: one request fails, the others do not notice.
