@@ -129,7 +129,7 @@ func (b *bench) steps(t *taskv1.Task, said []*taskv1.LogLine) {
 		at   time.Time
 		text string
 	}
-	moments := []moment{{t.GetStartTime().AsTime(), "accepted"}, {t.GetEndTime().AsTime(), "the end is known"}}
+	moments := []moment{{t.GetStartTime().AsTime(), "known as accepted"}, {t.GetEndTime().AsTime(), "the end is known"}}
 	for _, s := range t.GetSteps() {
 		begin := s.GetStartTime().AsTime()
 		moments = append(moments, moment{begin, fmt.Sprintf("%s: %.0f %s", s.GetName(), ms(s.GetEndTime().AsTime().Sub(begin)), s.GetMessage())})
