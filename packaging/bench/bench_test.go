@@ -206,6 +206,14 @@ func TestGauge(t *testing.T) {
 	}
 }
 
+func TestBusy(t *testing.T) {
+	for load, want := range map[string]bool{"0.30 5.00 9.00": false, "1.00 0 0": false, "1.10 0 0": true, "": false} {
+		if got := (machine{Cores: 2, Load: load}).busy(); got != want {
+			t.Errorf("two cores, load %q: %v", load, got)
+		}
+	}
+}
+
 func TestThisMachineIsKnown(t *testing.T) {
 	m := thisMachine()
 	if m.Cores < 1 || m.Memory < 1<<20 || m.Kernel == "" || m.Load == "" {

@@ -36,6 +36,13 @@ func (m machine) String() string {
 		m.Cores, m.CPU, float64(m.Memory)/(1<<30), m.Kernel, m.Load)
 }
 
+// busy tells whether others left too little of the machine to trust a figure.
+func (m machine) busy() bool {
+	minute, _, _ := strings.Cut(m.Load, " ")
+	load, err := strconv.ParseFloat(minute, 64)
+	return err == nil && load > float64(m.Cores)/2
+}
+
 // line is a file's text without the last newline.
 func line(path string) string {
 	text, _ := os.ReadFile(path) // an unknown fact is shown as nothing

@@ -32,6 +32,9 @@ func newReport() *report {
 
 func (r *report) print(w io.Writer) error {
 	fmt.Fprintf(w, "\n%s\n", r.Machine)
+	if r.Machine.busy() {
+		fmt.Fprintln(w, "Others were at work on this machine: what they took is in the figures.")
+	}
 	fmt.Fprintf(w, "A value is the statistic named beside it of that many runs; its comparison is the same statistic, taken in turns in the same run.\n\n")
 	var table bytes.Buffer
 	t := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
