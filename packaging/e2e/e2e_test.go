@@ -40,7 +40,11 @@ type host struct {
 var world shared
 
 func TestMain(m *testing.M) {
-	ctx, cancel := context.WithTimeout(context.Background(), 55*time.Minute)
+	within := 55 * time.Minute
+	if proving {
+		within = 235 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	os.Exit(run(ctx, m))
 }
@@ -102,7 +106,7 @@ func (w *shared) build(ctx context.Context, l *lab.Lab, dir string, log *slog.Lo
 		Lab: l, Dir: dir,
 		Bin: filepath.Join(tree(), "bin-failpoint"), Packages: filepath.Join(tree(), "dist-failpoint"),
 		Archive: &archive, Log: log,
-		Args: []string{"--trash-period", "15s"},
+		Args: []string{"--trash-period", trashPeriod()},
 		Env:  []string{"CHOM_FAILPOINT_FILE=" + filepath.Join(dir, "failpoint")},
 	})
 	if err != nil {
@@ -132,6 +136,14 @@ func (w *shared) build(ctx context.Context, l *lab.Lab, dir string, log *slog.Lo
 		}
 	}
 	return err
+}
+
+// trashPeriod is long enough to restore a site within, and short enough to wait for.
+func trashPeriod() string {
+	if proving {
+		return "1m" // what happens to a site in the trash takes longer there
+	}
+	return "12s"
 }
 
 func (w *shared) join(ctx context.Context, l *lab.Lab, release lab.Release, log *slog.Logger) (*host, error) {
