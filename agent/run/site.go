@@ -108,6 +108,11 @@ func SiteSandbox(h contract.Handle) []Property {
 		{"ProtectKernelModules", "yes"},
 		{"ProtectKernelTunables", "yes"},
 		{"KeyringMode", "private"},
+		// What all users of a host share otherwise: a way from site to site, and
+		// memory that a tenant could fill for everybody.
+		{"PrivateIPC", "yes"},
+		{"TemporaryFileSystem", "/dev/shm:mode=1777,size=64M"},
+		{"InaccessiblePaths", "-/run/lock"},
 		// Of all sites only this one exists, and it alone can be written.
 		{"TemporaryFileSystem", "/srv/chom:ro"},
 		{"BindPaths", own},
