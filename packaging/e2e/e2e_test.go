@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -40,6 +41,10 @@ type host struct {
 var world shared
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "4"); err != nil { // tests wait for hosts far more than they compute
+		panic(err)
+	}
 	within := 55 * time.Minute
 	if proving {
 		within = 235 * time.Minute

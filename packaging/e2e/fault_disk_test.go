@@ -281,7 +281,7 @@ func stopNginx(t *testing.T, w *shared, h *host, waste *rubbish) {
 	})
 	t.Run("port taken", func(t *testing.T) {
 		sh(t, h, "systemctl stop nginx && systemd-run --quiet --unit=squatter systemd-socket-activate --accept --inetd --listen=80 /bin/cat")
-		defer sh(t, h, "systemctl start nginx")
+		defer sh(t, h, "until systemctl start nginx; do sleep 0.2; done") // it may meet a start that fails already
 		defer sh(t, h, "systemctl stop squatter")
 		_, task, err := w.order(timeout(t, time.Minute), updateSite, s)
 		if err != nil {
