@@ -169,7 +169,7 @@ func (c *converge) install() task.Step {
 			case err == nil && st.Installed:
 				st, err = p.Update(ctx, c.application())
 			default:
-				st, err = p.Install(ctx, c.application(), func(p sdk.Progress) { log.Printf("%s: %s", p.Step, p.Message) })
+				st, err = p.Install(ctx, c.application(), eachStep(log))
 			}
 			if err != nil {
 				return pluginError(err)
@@ -181,6 +181,17 @@ func (c *converge) install() task.Step {
 			c.state = &st
 			return nil
 		},
+	}
+}
+
+// eachStep logs each step of an installation once: every line costs an event.
+func eachStep(log *task.Log) func(sdk.Progress) {
+	last := ""
+	return func(p sdk.Progress) {
+		if p.Step != last {
+			last = p.Step
+			log.Printf("%s: %s", p.Step, p.Message)
+		}
 	}
 }
 

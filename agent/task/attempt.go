@@ -203,8 +203,10 @@ func outcomeText(o orderv1.Outcome) string {
 
 // writeEnd writes the result, and what became of the site, at once.
 func (e *Engine) writeEnd(a *attempt, result *orderv1.Result, observed *sitev1.ObservedState) error {
-	e.deciding.Lock()
-	defer e.deciding.Unlock()
+	if !a.order.Site.ID.IsZero() { // others change no record, and share their transactions
+		e.deciding.Lock()
+		defer e.deciding.Unlock()
+	}
 	site, err := e.conclude(a, result, observed)
 	if err != nil {
 		return err
@@ -222,7 +224,7 @@ func (e *Engine) writeEnd(a *attempt, result *orderv1.Result, observed *sitev1.O
 }
 
 // conclude brings the site's record up to date with the outcome. Nil means
-// that there is no site. Called with deciding held.
+// that there is no site. Called with deciding held where there is one.
 func (e *Engine) conclude(a *attempt, result *orderv1.Result, observed *sitev1.ObservedState) (*journal.Site, error) {
 	if a.order.Site.ID.IsZero() {
 		return nil, nil

@@ -69,7 +69,7 @@ type Engine struct {
 	ctx      context.Context // of running attempts; nil before Run
 	stop     context.CancelCauseFunc
 	live     map[journal.Key]*attempt // accepted and not ended
-	lanes    map[string]*lane         // by site id; "" is the server itself
+	lanes    map[string]*lane         // by Order.lane
 	canceled map[journal.Key]bool     // asked to stop before the order came
 	answers  []*linkv1.TaskEvent      // told again, or told without the journal
 	answered map[journal.Key]bool     // refused without the journal: stays refused
@@ -81,7 +81,7 @@ type Engine struct {
 	failed chan error // holds the first reason why attempts can't be brought to an end
 }
 
-// lane is the queue of one site. Its first attempt is the one that runs.
+// lane is a queue of orders. Its first attempt is the one that runs.
 type lane struct {
 	queue  []*attempt
 	active bool
@@ -189,18 +189,30 @@ func (e *Engine) admit(a *attempt) {
 			other.cancel(errSuperseded)
 		}
 	}
-	site := a.order.Site.ID.String()
-	l := e.lanes[site]
+	name := a.order.lane()
+	l := e.lanes[name]
 	if l == nil {
 		l = new(lane)
-		e.lanes[site] = l
+		e.lanes[name] = l
 	}
 	l.queue = append(l.queue, a)
-	e.start(site, l)
+	e.start(name, l)
+}
+
+// lane names the queue of an order: that of its site, or of the server. Orders
+// that change nothing need not wait for each other.
+func (o Order) lane() string {
+	switch {
+	case !o.Site.ID.IsZero():
+		return o.Site.ID.String()
+	case o.Kind == Noop:
+		return o.Task.String()
+	}
+	return ""
 }
 
 // start lets somebody work on a lane. Called with mu held.
-func (e *Engine) start(site string, l *lane) {
+func (e *Engine) start(name string, l *lane) {
 	if l.active || len(l.queue) == 0 || e.ctx == nil || e.ctx.Err() != nil {
 		return
 	}
@@ -208,16 +220,16 @@ func (e *Engine) start(site string, l *lane) {
 	e.work.Add(1)
 	go func() {
 		defer e.work.Done()
-		e.workOff(e.ctx, site, l)
+		e.workOff(e.ctx, name, l)
 	}()
 }
 
 // workOff does one lane's attempts, one at a time, in order.
-func (e *Engine) workOff(ctx context.Context, site string, l *lane) {
+func (e *Engine) workOff(ctx context.Context, name string, l *lane) {
 	for {
 		e.mu.Lock()
 		if len(l.queue) == 0 {
-			delete(e.lanes, site)
+			delete(e.lanes, name)
 			e.mu.Unlock()
 			return
 		}

@@ -299,11 +299,17 @@ func TestCancel(t *testing.T) {
 	})
 	t.Run("ends one that waits for its turn without starting it", func(t *testing.T) {
 		h, b := setup(t)
-		first, second := h.offer(h.order()), h.offer(h.order())
-		<-b.runs
+		var running []*orderv1.Order
+		for range defaultSlots {
+			running = append(running, h.offer(h.order()))
+			<-b.runs
+		}
+		second := h.offer(h.order())
 		h.engine.Cancel(second.TaskId, 1)
 		close(b.goOn)
-		h.result(first)
+		for _, o := range running {
+			h.result(o)
+		}
 		if r := h.result(second); r.Outcome != canceled || len(b.runs) != 0 {
 			t.Errorf("result %v, and %d more runs", r, len(b.runs))
 		}

@@ -14,9 +14,10 @@ import (
 )
 
 const (
-	// slots is how many attempts a server has at once: enough to hide waiting
-	// for the network, few enough for the smallest host.
-	slots = 4
+	// slots is how many attempts a server has at once. Its agent works on a few
+	// of them, and holds the others in its journal: when one ends, the next does
+	// not wait for the network.
+	slots = 16
 	// lookAhead bounds how far behind a blocked site others are looked for.
 	lookAhead = 2000
 )

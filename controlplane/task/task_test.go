@@ -143,7 +143,7 @@ func TestEnqueue(t *testing.T) {
 
 func TestOrderAndSlots(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
-		t.Run("one task at a time per site, in order, and four per server", func(t *testing.T) {
+		t.Run("one task at a time per site, in order, and so many per server", func(t *testing.T) {
 			server := w.server()
 			a, b := newSite(server), newSite(server)
 			first, second, third := w.enqueue(a.converge(1)), w.enqueue(a.login()), w.enqueue(b.converge(1))
@@ -154,11 +154,11 @@ func TestOrderAndSlots(t *testing.T) {
 			if more := w.offer(server); len(more) != 0 {
 				t.Errorf("the second of a site was offered beside the first: %v", more)
 			}
-			for range 4 {
+			for range slots {
 				w.noop(server)
 			}
-			if more := w.offer(server); len(more) != 2 {
-				t.Errorf("%d more for two free slots", len(more))
+			if more := w.offer(server); len(more) != slots-2 {
+				t.Errorf("%d more for %d free slots", len(more), slots-2)
 			}
 			w.apply(server, event(orders[0], 1, done))
 			more := w.offer(server)
@@ -208,7 +208,7 @@ func TestOrderAndSlots(t *testing.T) {
 		})
 		t.Run("processes that offer at once offer each task once, under growing fences", func(t *testing.T) {
 			server := w.server()
-			for range 12 {
+			for range 3 * slots {
 				w.enqueue(newSite(server).converge(1))
 			}
 			var mu sync.Mutex
