@@ -53,7 +53,7 @@ check: ## Generated code is clean, lint, vet, every module builds alone
 
 .PHONY: bench
 bench: ## Measure every promised figure; ONLY=name runs one, BENCH_JSON=file also writes JSON (root)
-	@packaging/setup/deps.sh lab
+	@packaging/setup/deps.sh test
 	@packaging/setup/tools.sh nfpm
 	@$(MAKE) packages build
 	@go build -trimpath -o bin/ ./packaging/bench/...
