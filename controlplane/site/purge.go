@@ -13,8 +13,9 @@ import (
 // purgeEvery is how often the trash is looked through: a minute more or less means nothing after seven days.
 const purgeEvery = time.Minute
 
-// purgeAgainAfter keeps a host that cannot remove a site from being asked in a loop.
-const purgeAgainAfter = 10 * time.Minute
+// purgeAgainAfter keeps a host that cannot remove a site from being asked in a loop, and has the site gone five minutes after
+// the host can.
+const purgeAgainAfter = 3 * time.Minute
 
 // purgeBatch bounds how many hosts are given work at once.
 const purgeBatch = 100
