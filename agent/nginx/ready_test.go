@@ -37,4 +37,11 @@ func TestReady(t *testing.T) {
 	if err := m.Ready(t.Context()); err != nil {
 		t.Error(err)
 	}
+	// The agent dies between a change and its loading.
+	if err := m.change(func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Ready(t.Context()); err != nil {
+		t.Errorf("a change on its way makes nginx unready: %v", err)
+	}
 }
