@@ -39,6 +39,10 @@ func ParseToken(s string) (Token, error) {
 	return Token{text: s, ID: parts[1], pin: [sha256.Size]byte(pin)}, nil
 }
 
+// ErrOtherServer says that who answered is not the token's control plane.
+// Asking again does not change that.
+var ErrOtherServer = errors.New("the server is not the one that the join token names: its certificate authority has another key")
+
 // Secret is the whole token, for the one call that needs it.
 func (t Token) Secret() string { return t.text }
 
@@ -75,7 +79,7 @@ func (t Token) verify(chain []*x509.Certificate, now time.Time) error {
 		between.AddCert(c)
 	}
 	if !pinned {
-		return errors.New("the server is not the one that the join token names: its certificate authority has another key")
+		return ErrOtherServer
 	}
 	_, err := chain[0].Verify(x509.VerifyOptions{
 		DNSName: ServerName, Roots: roots, Intermediates: between, CurrentTime: now,

@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -41,7 +42,7 @@ func Enroll(ctx context.Context, store *identity.Store, address string, token id
 		if err == nil {
 			return store.Enrolled(e, res.GetIdentity())
 		}
-		if !transient(err) || try+1 == enrolTries {
+		if !transient(err) || errors.Is(err, identity.ErrOtherServer) || try+1 == enrolTries {
 			return nil, fmt.Errorf("enrol at %s: %w", address, err)
 		}
 		wait := backoff(try, rand.Float64()) + min(retryAfter(err), maxRetry)

@@ -1,12 +1,15 @@
 package link_test
 
 import (
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"chom.dev/agent/identity"
 	"chom.dev/agent/link/linktest"
 )
 
@@ -70,12 +73,16 @@ func TestEnroll(t *testing.T) {
 		var calls atomic.Int32
 		fake.SetFault(func(string, bool) error { calls.Add(1); return nil })
 		a := newAgent(t, fake)
+		began := time.Now()
 		err := a.enrol(text)
 		if err == nil || !strings.Contains(err.Error(), "not the one that the join token names") {
 			t.Errorf("got %v", err)
 		}
 		if calls.Load() != 0 {
 			t.Error("the token was sent")
+		}
+		if !errors.Is(err, identity.ErrOtherServer) || time.Since(began) > time.Second {
+			t.Errorf("after %s it is %v: somebody waits for that", time.Since(began), err)
 		}
 		if strings.Contains(err.Error(), text) {
 			t.Error("the error repeats the token")
