@@ -135,8 +135,8 @@ func TestFlood(t *testing.T) {
 	if refused == 0 {
 		t.Error("none was refused")
 	}
-	// The flood's client shares our two processors, so a bound, not a ratio.
-	if loud > max(2*quiet, 50*time.Millisecond) {
+	// The flood's client and other tests share our two processors, so a bound, not a ratio.
+	if loud > max(2*quiet, 250*time.Millisecond) {
 		t.Errorf("the others' p99 went from %s to %s", quiet, loud)
 	}
 }
