@@ -136,7 +136,7 @@ func killChomd(t *testing.T, w *shared, h *host) {
 		})
 	}
 	w.allEndedWell(t, s, changes)
-	visits.unharmed(t, 100)
+	visits.unharmed(t, 50)
 	waste.bin(t, s)
 	waste.bin(t, untouched)
 	t.Logf("chomd was killed %d times and was ready again within %s", len(chomdPoints)+moments, longest.Round(10*time.Millisecond))
@@ -253,7 +253,7 @@ func TestChomdAway(t *testing.T) {
 	for _, g := range guests {
 		world.ping(t, g.h, backWithin-time.Since(back))
 	}
-	visits[1].unharmed(t, 50)
+	visits[1].unharmed(t, 20)
 	for _, g := range guests {
 		world.takesSites(t, g.h, backWithin)
 		world.heap(g.h).bin(t, g.s)
