@@ -88,7 +88,7 @@ func (d demo) up(ctx context.Context) error {
 		}
 		r, err = rig.Start(ctx, rig.Options{
 			Lab: l, Dir: d.state, Bin: d.bin, Packages: d.dist,
-			Archive: &archive, MirrorElsewhere: true, Log: d.log(),
+			Archive: &archive, MirrorElsewhere: true, Outlive: true, Log: d.log(),
 		})
 		if err != nil {
 			return err

@@ -39,7 +39,7 @@ func StartPostgres(ctx context.Context) (_ *Postgres, err error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Postgres{ended: make(chan struct{})}
+	p := &Postgres{}
 	if p.dir, err = os.MkdirTemp("/var/tmp", "chom-pg-"); err != nil { // mode 0700
 		return nil, err
 	}
@@ -64,14 +64,11 @@ func StartPostgres(ctx context.Context) (_ *Postgres, err error) {
 	// Not bound to ctx: Stop ends it, after chomd has ended.
 	server := runAs(context.WithoutCancel(ctx), as, filepath.Join(bin, "postgres"), "-D", data, "-k", p.dir, "-c", "listen_addresses=")
 	server.Stdout, server.Stderr = log, log
-	if err := server.Start(); err != nil {
+	server.SysProcAttr.Pdeathsig = syscall.SIGQUIT // it ends at once, with its children
+	if p.ended, err = startAndWait(server); err != nil {
 		return nil, fmt.Errorf("start postgres: %w", err)
 	}
 	p.cmd = server
-	go func() {
-		_ = server.Wait() // how it ended is in its log
-		close(p.ended)
-	}()
 	p.URL = "postgres://chom@/postgres?host=" + url.QueryEscape(p.dir)
 	return p, p.ready(ctx, as, bin, log.Name())
 }

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -45,7 +46,10 @@ type Options struct {
 	// AgentsPort moves the address that agents dial away from chomd's own
 	// listener, for tests that put a bad network between the two. 0 is no move.
 	AgentsPort int
-	Log        *slog.Logger
+	// Outlive has chomd go on when this process ends, however it ends. Else the
+	// kernel kills it then.
+	Outlive bool
+	Log     *slog.Logger
 }
 
 // Ports of chomd on the lab's gateway address.
@@ -146,14 +150,13 @@ func (r *Rig) startChomd(ctx context.Context) (secret string, err error) {
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append([]string{"PATH=/usr/bin:/bin"}, r.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	if !r.Outlive {
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	}
+	exited, err := startAndWait(cmd)
+	if err != nil {
 		return "", fmt.Errorf("start chomd: %w", err)
 	}
-	exited := make(chan struct{})
-	go func() {
-		_ = cmd.Wait() // how it ended shows in its log, and in who asked for it
-		close(exited)
-	}()
 	r.mu.Lock()
 	r.chomd, r.exited = cmd, exited
 	r.mu.Unlock()
@@ -192,6 +195,25 @@ func (r *Rig) startChomd(ctx context.Context) (secret string, err error) {
 		}
 	}
 	return "", nil
+}
+
+// startAndWait starts a program and closes the channel when it has ended. The
+// program's parent is a thread that stays until then: Pdeathsig means the
+// thread, not the process.
+func startAndWait(cmd *exec.Cmd) (exited chan struct{}, err error) {
+	exited = make(chan struct{})
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // how it ended shows in its log, and in who asked for it
+			close(exited)
+		}
+	}()
+	return exited, <-started
 }
 
 func ready(ctx context.Context, url string) bool {
