@@ -24,7 +24,7 @@ func TestHostFaults(t *testing.T) {
 		{"network cut", lab.Bookworm, cutNetwork},
 		{"task canceled", lab.Bookworm, cancelBetweenSteps},
 		{"disk full", lab.Trixie, fillDisks},
-		{"database stopped", lab.Bookworm, stopDatabase},
+		{"database stopped", lab.Trixie, stopDatabase},
 		{"mirror bad", lab.Trixie, spoilMirror},
 		{"nginx stopped", lab.Bookworm, stopNginx},
 	}

@@ -340,8 +340,8 @@ func killAgentBriefly(when string) func(t *testing.T, w *shared, h *host, waste 
 	}
 }
 
-// killWordPressBriefly kills the agent after every step of an installation, and
-// inside of the steps.
+// killWordPressBriefly kills the agent after every step of an installation and
+// of a removal, and inside of the steps.
 func killWordPressBriefly(t *testing.T, w *shared, h *host, waste *rubbish) {
 	forgetArchives(t, h)
 	s, task := w.create(t, h, "wordpress")
@@ -349,15 +349,20 @@ func killWordPressBriefly(t *testing.T, w *shared, h *host, waste *rubbish) {
 		points: map[verb][]string{createSite: points(task)},
 		facts:  map[verb]string{createSite: facts(t, h, w.settled(t, h, s, converges))},
 	}
-	defer func() { waste.bin(t, s) }() // its removal would pass the points, too
+	waste.bin(t, s)
+	waste.empty(t)
+	m.points[absentSite] = points(newest(w.tasks(t, s)))
 	killAgent(t, w, h, "wordpress", func(v verb, points []string) [][]string {
-		if v != createSite {
-			return nil
+		switch v {
+		case createSite:
+			return append(chained(points, "/after"), []string{
+				"unixuser.group-added", "tree.shell-made", "mariadb.schema-made", "mariadb.account-made",
+				"php.pool-written", "php.unit-installed", "nginx.tested", "nginx.after-change", "nginx.signaled",
+			})
+		case absentSite:
+			return append(chained(points, "/after"), deeper[absentSite]["wordpress"])
 		}
-		return append(chained(points, "/after"), []string{
-			"unixuser.group-added", "tree.shell-made", "mariadb.schema-made", "mariadb.account-made",
-			"php.pool-written", "php.unit-installed", "nginx.tested", "nginx.after-change", "nginx.signaled",
-		})
+		return nil
 	}, m, waste)
 }
 
@@ -367,6 +372,9 @@ func killAgentEverywhere(t *testing.T, w *shared, h *host, waste *rubbish) {
 		t.Run(typ, func(t *testing.T) {
 			m := model(t, w, h, typ, waste)
 			killAgent(t, w, h, typ, func(v verb, points []string) [][]string {
+				if v == absentSite { // each way waits for the end of a time in the trash
+					return append(append(chained(points, "/before"), chained(points, "/after")...), deeper[v][typ])
+				}
 				return append(single(points), single(deeper[v][typ])...)
 			}, m, waste)
 			waste.empty(t)
