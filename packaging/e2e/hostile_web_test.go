@@ -205,8 +205,7 @@ func injectedSettings(t *testing.T, r *attackRange) {
 	s := r.attacker(t)
 	config := sh(t, r.host, "sha256sum "+public(s)+"/wp-config.php")
 	for _, title := range []string{
-		`'); touch('/etc/hostile/open'); // <?php system('id'); ?> %1$s`,
-		`x'; DROP TABLE wp_options; -- </title><script>alert(1)</script>`,
+		`'); touch('/etc/hostile/open'); // <?php system('id'); ?> %1$s x'; DROP TABLE wp_options; -- </title><script>alert(1)</script>`,
 	} {
 		ctx := timeout(t, time.Minute)
 		res, err := world.rig.Sites.UpdateSite(ctx, &sitev1.UpdateSiteRequest{
