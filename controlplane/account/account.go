@@ -97,14 +97,15 @@ func hashOf(secret string) []byte {
 // errUnknownToken is the one answer to a token that is malformed, unknown, expired or revoked.
 var errUnknownToken = fault.Unauthenticated("the token is not valid (any more)")
 
-// Authenticate returns the account that a token belongs to. A revoked or expired token is refused from that moment on.
-func (a *Accounts) Authenticate(ctx context.Context, token string) (Account, error) {
+// Authenticate returns the caller that a token stands for. A revoked or expired token is refused from that moment on.
+func (a *Accounts) Authenticate(ctx context.Context, token string) (Caller, error) {
 	if !strings.HasPrefix(token, operatorPrefix) || len(token) != len(operatorPrefix)+secretLength {
-		return Account{}, errUnknownToken
+		return Caller{}, errUnknownToken
 	}
-	var found Account
+	found := Caller{Scope: Manage}
 	err := a.db.Reader().QueryRow(ctx, `
-		SELECT a.id,
+		SELECT t.id,
+		       a.id,
 		       a.email,
 		       a.operator
 		FROM tokens t
@@ -112,12 +113,12 @@ func (a *Accounts) Authenticate(ctx context.Context, token string) (Account, err
 		WHERE t.secret_hash = $1
 		  AND t.revoked_at IS NULL
 		  AND t.expires_at > $2`,
-		hashOf(token), db.Micros(time.Now())).Scan(&found.ID, &found.Email, &found.Operator)
+		hashOf(token), db.Micros(time.Now())).Scan(&found.Token, &found.ID, &found.Email, &found.Operator)
 	if errors.Is(err, sql.ErrNoRows) {
-		return Account{}, errUnknownToken
+		return Caller{}, errUnknownToken
 	}
 	if err != nil {
-		return Account{}, fmt.Errorf("authenticate: %w", err)
+		return Caller{}, fmt.Errorf("authenticate: %w", err)
 	}
 	return found, nil
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -25,24 +26,54 @@ import (
 	"chom.dev/proto/contract"
 )
 
-// rule says who may call a method.
+// rule says who may call a method. The zero rule lets nobody.
 type rule struct {
 	who who
 	// role is the least that a member of the organization in the request must have, for inOrganization.
 	role organization.Role
+	// scope is the least that an API token must have. Sessions have all.
+	scope account.Scope
+	// sites says how callers are held to the sites that they are bound to.
+	sites sites
+	// fresh asks a session for a proof of the last minutes that its person still sits there (step-up): for what destroys and
+	// for what shows secrets.
+	fresh bool
 }
 
 type who uint8
 
 const (
 	nobody         who = iota // the zero value: deny
-	anybody                   // without a token
-	signedIn                  // with any token
+	anybody                   // without a proof
+	signedIn                  // with any session or token of a person
 	operator                  // who runs the platform
-	inOrganization            // a member of the organization that the request names with a role, and any operator
+	inOrganization            // a member of the organization that the request names with a role, its own tokens, and any operator
 )
 
-func members(least organization.Role) rule { return rule{inOrganization, least} }
+// sites is how a method treats a caller who is bound to some sites of the organization: a member with grants, or a token.
+type sites uint8
+
+const (
+	allSites  sites = iota // it is about more than sites: bound callers are refused
+	ofSite                 // it is about the site in the request's site_id, which the door compares
+	asReached              // its handler shows and touches only what reachOf names
+)
+
+// The columns of the table, in the order in which they are read: who, and then what a token needs, which sites, and whether
+// the session must be fresh.
+func members(least organization.Role, scope account.Scope, sites sites) rule {
+	return rule{who: inOrganization, role: least, scope: scope, sites: sites}
+}
+
+func person(scope account.Scope) rule    { return rule{who: signedIn, scope: scope} }
+func operators(scope account.Scope) rule { return rule{who: operator, scope: scope} }
+func everybody() rule                    { return rule{who: anybody} }
+
+// justProved asks for a fresh session besides.
+func (r rule) justProved() rule {
+	r.fresh = true
+	return r
+}
 
 // rules is the one place that says who may do what: a row for each method of each service behind the people's door. A method
 // without a row cannot be called, and the program does not start (checkRules).
@@ -50,38 +81,38 @@ func members(least organization.Role) rule { return rule{inOrganization, least} 
 // Work on servers themselves belongs to the platform, which the nil UUID stands for where an organization is named: that
 // is the operators' alone.
 var rules = map[string]rule{
-	accountv1connect.AccountServiceCreateFirstOperatorProcedure: {who: anybody}, // the secret is the proof
-	accountv1connect.AccountServiceGetCallerProcedure:           {who: signedIn},
+	accountv1connect.AccountServiceCreateFirstOperatorProcedure: everybody(), // the secret is the proof
+	accountv1connect.AccountServiceGetCallerProcedure:           person(account.Read),
 
-	organizationv1connect.OrganizationServiceCreateOrganizationProcedure: {who: operator},
-	organizationv1connect.OrganizationServiceGetOrganizationProcedure:    members(organization.Viewer),
-	organizationv1connect.OrganizationServiceListOrganizationsProcedure:  {who: signedIn}, // shows what the caller may see
+	organizationv1connect.OrganizationServiceCreateOrganizationProcedure: operators(account.Manage),
+	organizationv1connect.OrganizationServiceGetOrganizationProcedure:    members(organization.Viewer, account.Read, asReached),
+	organizationv1connect.OrganizationServiceListOrganizationsProcedure:  person(account.Read), // shows what the caller may see
 
-	fleetv1connect.ServerServiceCreateServerProcedure:    {who: operator},
-	fleetv1connect.ServerServiceCreateJoinTokenProcedure: {who: operator},
-	fleetv1connect.ServerServiceGetServerProcedure:       {who: operator},
-	fleetv1connect.ServerServiceListServersProcedure:     {who: operator},
-	fleetv1connect.ServerServiceDrainServerProcedure:     {who: operator},
-	fleetv1connect.ServerServiceUndrainServerProcedure:   {who: operator},
-	fleetv1connect.ServerServiceReadmitServerProcedure:   {who: operator},
-	fleetv1connect.ServerServiceRemoveServerProcedure:    {who: operator},
-	fleetv1connect.ServerServicePrepareServerProcedure:   {who: operator},
-	fleetv1connect.ServerServicePingServerProcedure:      {who: operator},
+	fleetv1connect.ServerServiceCreateServerProcedure:    operators(account.Manage),
+	fleetv1connect.ServerServiceCreateJoinTokenProcedure: operators(account.Manage),
+	fleetv1connect.ServerServiceGetServerProcedure:       operators(account.Read),
+	fleetv1connect.ServerServiceListServersProcedure:     operators(account.Read),
+	fleetv1connect.ServerServiceDrainServerProcedure:     operators(account.Manage),
+	fleetv1connect.ServerServiceUndrainServerProcedure:   operators(account.Manage),
+	fleetv1connect.ServerServiceReadmitServerProcedure:   operators(account.Manage).justProved(),
+	fleetv1connect.ServerServiceRemoveServerProcedure:    operators(account.Manage).justProved(),
+	fleetv1connect.ServerServicePrepareServerProcedure:   operators(account.Manage),
+	fleetv1connect.ServerServicePingServerProcedure:      operators(account.Deploy),
 
-	sitev1connect.SiteServiceCreateSiteProcedure:      members(organization.Member),
-	sitev1connect.SiteServiceGetSiteProcedure:         members(organization.Viewer),
-	sitev1connect.SiteServiceListSitesProcedure:       members(organization.Viewer),
-	sitev1connect.SiteServiceUpdateSiteProcedure:      members(organization.Member),
-	sitev1connect.SiteServiceSuspendSiteProcedure:     members(organization.Member),
-	sitev1connect.SiteServiceResumeSiteProcedure:      members(organization.Member),
-	sitev1connect.SiteServiceDeleteSiteProcedure:      members(organization.Admin),
-	sitev1connect.SiteServiceRestoreSiteProcedure:     members(organization.Admin),
-	sitev1connect.SiteServiceCreateSiteLoginProcedure: members(organization.Admin), // makes its bearer the site's administrator
+	sitev1connect.SiteServiceCreateSiteProcedure:      members(organization.Member, account.Deploy, allSites),
+	sitev1connect.SiteServiceGetSiteProcedure:         members(organization.Viewer, account.Read, ofSite),
+	sitev1connect.SiteServiceListSitesProcedure:       members(organization.Viewer, account.Read, asReached),
+	sitev1connect.SiteServiceUpdateSiteProcedure:      members(organization.Member, account.Deploy, ofSite),
+	sitev1connect.SiteServiceSuspendSiteProcedure:     members(organization.Member, account.Deploy, ofSite),
+	sitev1connect.SiteServiceResumeSiteProcedure:      members(organization.Member, account.Deploy, ofSite),
+	sitev1connect.SiteServiceDeleteSiteProcedure:      members(organization.Admin, account.Manage, ofSite).justProved(),
+	sitev1connect.SiteServiceRestoreSiteProcedure:     members(organization.Admin, account.Manage, ofSite),
+	sitev1connect.SiteServiceCreateSiteLoginProcedure: members(organization.Admin, account.Manage, ofSite).justProved(), // makes its bearer the site's administrator
 
-	taskv1connect.TaskServiceGetTaskProcedure:    members(organization.Viewer),
-	taskv1connect.TaskServiceListTasksProcedure:  members(organization.Viewer),
-	taskv1connect.TaskServiceCancelTaskProcedure: members(organization.Member),
-	taskv1connect.TaskServiceWatchTaskProcedure:  members(organization.Viewer),
+	taskv1connect.TaskServiceGetTaskProcedure:    members(organization.Viewer, account.Read, asReached),
+	taskv1connect.TaskServiceListTasksProcedure:  members(organization.Viewer, account.Read, asReached),
+	taskv1connect.TaskServiceCancelTaskProcedure: members(organization.Member, account.Deploy, asReached),
+	taskv1connect.TaskServiceWatchTaskProcedure:  members(organization.Viewer, account.Read, asReached),
 }
 
 // files hold the services behind the people's door.
@@ -111,6 +142,9 @@ func methods() map[string]protoreflect.MethodDescriptor {
 // organizationField names the tenant in a request of a method whose rule is about its members.
 const organizationField protoreflect.Name = "organization_id"
 
+// siteField names the site in a request that is about one.
+const siteField protoreflect.Name = "site_id"
+
 // checkRules finds what is wrong with the table: a method without a row, a row without a method, a row about members of an
 // organization that the request does not name.
 func checkRules(rules map[string]rule, methods map[string]protoreflect.MethodDescriptor) error {
@@ -128,6 +162,12 @@ func checkRules(rules map[string]rule, methods map[string]protoreflect.MethodDes
 			if !rule.role.AtLeast(organization.Viewer) {
 				wrong = append(wrong, procedure+" is for members without a role")
 			}
+			if rule.sites == ofSite && method.Input().Fields().ByName(siteField) == nil {
+				wrong = append(wrong, procedure+" is about a site, but its request has no "+string(siteField))
+			}
+		}
+		if ok && rule.who != anybody && rule.scope == account.NoScope {
+			wrong = append(wrong, procedure+" asks tokens for no scope")
 		}
 		if method.IsStreamingClient() {
 			wrong = append(wrong, procedure+" streams requests, which the door cannot decide on")
@@ -146,26 +186,30 @@ func checkRules(rules map[string]rule, methods map[string]protoreflect.MethodDes
 }
 
 // decideCaller is the part of the decision that needs no request: it is made before a byte of the body is read.
-func decideCaller(rule rule, caller *account.Account) error {
-	switch rule.who {
-	case anybody:
-		return nil
-	case signedIn, inOrganization:
-		if caller != nil {
-			return nil
-		}
-	case operator:
-		if caller != nil && caller.Operator {
-			return nil
-		}
-		if caller != nil {
-			return fault.Denied("only operators may do this")
-		}
-	default:
+func decideCaller(rule rule, caller *account.Caller, now time.Time) error {
+	switch {
+	case rule.who == nobody:
 		return fault.Denied("nobody may do this")
+	case rule.who == anybody:
+		return nil
+	case caller == nil:
+		return fault.Unauthenticated(`sign in, or send a token as "Authorization: Bearer <token>"`)
+	case rule.who == operator && !caller.Operator:
+		return fault.Denied("only operators may do this")
+	case rule.who == signedIn && caller.ID == "":
+		return fault.Denied("an organization's token may not do this: it is for people")
+	case rule.who != inOrganization && (caller.Organization != "" || caller.Sites != nil) && rule.scope > account.Read:
+		return fault.Denied("this token is bound to one organization or to some sites")
+	case caller.Scope < rule.scope:
+		return fault.Denied(fmt.Sprintf("this needs a token with the scope %s; yours has %s", rule.scope, caller.Scope))
+	case rule.fresh && !caller.Fresh(now):
+		return errStale
 	}
-	return fault.Unauthenticated(`a token is needed, as "Authorization: Bearer <token>"`)
+	return nil
 }
+
+// errStale asks a session for a new proof.
+var errStale = fault.Stale("confirm that it is you: prove your second factor or your password again, then repeat this")
 
 // organizationOf is the tenant that a request names; platform for the nil UUID.
 func organizationOf(request proto.Message) (id contract.OrganizationID, platform bool, err error) {
@@ -184,18 +228,67 @@ func organizationOf(request proto.Message) (id contract.OrganizationID, platform
 // nilUUID stands for the platform where an organization is named.
 const nilUUID = "00000000-0000-0000-0000-000000000000"
 
+// siteOf is the site that a request names; empty where it names none.
+func siteOf(request proto.Message) string {
+	message := request.ProtoReflect()
+	field := message.Descriptor().Fields().ByName(siteField)
+	if field == nil {
+		return ""
+	}
+	return message.Get(field).String()
+}
+
 // decideMember is the rest of the decision, once the request is known. A stranger gets the same answer for an organization
-// of others as for one that does not exist; so does a member who asks for the platform.
-func decideMember(rule rule, caller *account.Account, platform bool, has organization.Role) error {
+// of others as for one that does not exist; so does a member who asks for the platform, or for a site that he is not granted.
+func decideMember(rule rule, caller *account.Caller, id string, platform bool, member organization.Membership, site string) error {
+	has := member.Role
+	if caller.Role != "" && caller.Organization == id {
+		has = organization.Role(caller.Role)
+	}
 	switch {
-	case caller == nil:
-		return fault.Denied("nobody may do this")
+	case caller.Organization != "" && caller.Organization != id:
+		return organization.ErrNotFound
 	case caller.Operator:
-		return nil
+		return decideSite(rule, caller, organization.Membership{}, site)
 	case platform || has == "":
 		return organization.ErrNotFound
-	case has.AtLeast(rule.role):
-		return nil
+	case member.NeedsSecondFactor && !caller.SecondFactor:
+		return fault.Denied("this organization asks for a second factor: add one to your account, then sign in with it")
+	case !has.AtLeast(rule.role):
+		return fault.Denied(fmt.Sprintf("this needs the role %s in the organization; yours is %s", rule.role, has))
 	}
-	return fault.Denied(fmt.Sprintf("this needs the role %s in the organization; yours is %s", rule.role, has))
+	return decideSite(rule, caller, member, site)
+}
+
+// reach is where both bounds meet: that of the proof and that of the member.
+func reach(caller *account.Caller, member organization.Membership) []string {
+	switch {
+	case caller.Sites == nil:
+		return member.Sites
+	case member.Sites == nil:
+		return caller.Sites
+	}
+	both := []string{}
+	for _, site := range caller.Sites {
+		if member.Reaches(site) {
+			both = append(both, site)
+		}
+	}
+	return both
+}
+
+// errNoSite is what a site that the caller does not reach looks like: like none.
+var errNoSite = fault.NotFound("site")
+
+func decideSite(rule rule, caller *account.Caller, member organization.Membership, site string) error {
+	bound := caller.Sites != nil || member.Sites != nil
+	switch {
+	case !bound || rule.sites == asReached:
+		return nil
+	case rule.sites == ofSite && caller.Reaches(site) && member.Reaches(site):
+		return nil
+	case rule.sites == ofSite:
+		return errNoSite
+	}
+	return fault.Denied("this is about the whole organization; you are bound to some of its sites")
 }

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -56,7 +55,8 @@ const (
 // call is what is known of a call. It travels in the context.
 type call struct {
 	id         string
-	caller     *account.Account // nil for nobody
+	caller     *account.Caller // nil for nobody
+	reach      []string        // sites of the organization in the request that the caller is bound to; nil for all
 	rule       rule
 	controller *http.ResponseController
 }
@@ -68,12 +68,21 @@ func callOf(ctx context.Context) *call {
 	return c
 }
 
-// callerOf is the account that calls. Handlers of methods that anybody may call must not ask.
-func callerOf(ctx context.Context) account.Account {
+// callerOf is who calls. Handlers of methods that anybody may call must not ask.
+func callerOf(ctx context.Context) account.Caller {
 	if c := callOf(ctx); c != nil && c.caller != nil {
 		return *c.caller
 	}
-	return account.Account{}
+	return account.Caller{}
+}
+
+// reachOf are the sites that the caller is bound to in the organization of the request; nil for all. Handlers of methods
+// that the table calls asReached must ask.
+func reachOf(ctx context.Context) []string {
+	if c := callOf(ctx); c != nil {
+		return c.reach
+	}
+	return []string{}
 }
 
 // admit decides, from headers alone, who calls and whether the method is theirs. It stands in front of connect's handlers:
@@ -88,7 +97,7 @@ func (d *door) admit(next http.Handler) http.Handler {
 		if err == nil {
 			c.caller = caller
 			c.rule = rules[r.URL.Path] // no row is the zero rule, which denies
-			err = decideCaller(c.rule, caller)
+			err = decideCaller(c.rule, caller, time.Now())
 		}
 		if err != nil {
 			shown := d.finish(r.Context(), c, r.URL.Path, began, err)
@@ -107,23 +116,6 @@ func (d *door) admit(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
-}
-
-// authenticate finds the caller by the token; nil where there is none.
-func (d *door) authenticate(r *http.Request) (*account.Account, error) {
-	header := r.Header.Values("Authorization")
-	if len(header) == 0 {
-		return nil, nil
-	}
-	scheme, token, found := strings.Cut(header[0], " ")
-	if len(header) > 1 || !found || !strings.EqualFold(scheme, "Bearer") {
-		return nil, fault.Unauthenticated(`the Authorization header must be "Bearer <token>", once`)
-	}
-	caller, err := d.accounts.Authenticate(r.Context(), token)
-	if err != nil {
-		return nil, err
-	}
-	return &caller, nil
 }
 
 // check validates a request and decides on it. It runs before a handler sees the request.
@@ -146,13 +138,14 @@ func (d *door) check(ctx context.Context, procedure string, request any) error {
 	if err != nil {
 		return err
 	}
-	var has organization.Role
-	if !platform && !c.caller.Operator {
-		if has, err = d.organizations.RoleOf(ctx, id, c.caller.ID); err != nil {
+	var member organization.Membership
+	if !platform && !c.caller.Operator && c.caller.Role == "" {
+		if member, err = d.organizations.MembershipOf(ctx, id, c.caller.ID); err != nil {
 			return err
 		}
 	}
-	refused := decideMember(c.rule, c.caller, platform, has)
+	c.reach = reach(c.caller, member)
+	refused := decideMember(c.rule, c.caller, id.String(), platform, member, siteOf(message))
 	if refused == nil {
 		return nil
 	}

@@ -25,10 +25,17 @@ var codes = map[fault.Kind]connect.Code{
 	fault.KindInvalid:         connect.CodeInvalidArgument,
 	fault.KindUnauthenticated: connect.CodeUnauthenticated,
 	fault.KindDenied:          connect.CodePermissionDenied,
+	fault.KindStale:           connect.CodePermissionDenied, // told from a denial by its detail
 	fault.KindNotFound:        connect.CodeNotFound,
 	fault.KindConflict:        connect.CodeFailedPrecondition,
 	fault.KindUnavailable:     connect.CodeUnavailable,
 }
+
+// errorDomain is the Domain of the ErrorInfo in answers: the reasons in it are ours.
+const errorDomain = "chom.dev"
+
+// StepUpRequired is the Reason in the ErrorInfo of a call that a session must first confirm.
+const StepUpRequired = "STEP_UP_REQUIRED"
 
 // toConnect turns any error into what a caller may see. What is not a fault is not for callers: hidden is true, and the
 // door logs it.
@@ -41,6 +48,9 @@ func toConnect(err error, requestID string) (shown *connect.Error, hidden bool) 
 		shown = connect.NewError(codes[f.Kind()], errors.New(f.Error()))
 		if f.Kind() == fault.KindInvalid && f.Field() != "" {
 			attach(shown, badRequest(violation{f.Field(), f.Rule()}))
+		}
+		if f.Kind() == fault.KindStale {
+			attach(shown, &errdetails.ErrorInfo{Reason: StepUpRequired, Domain: errorDomain})
 		}
 		if f.Kind() == fault.KindUnavailable {
 			attach(shown, &errdetails.RetryInfo{RetryDelay: durationpb.New(max(f.RetryAfter(), time.Second))})

@@ -74,7 +74,7 @@ func (s *siteService) ListSites(ctx context.Context, r *sitev1.ListSitesRequest)
 	if err != nil {
 		return nil, invalid("organization_id", err)
 	}
-	found, next, err := s.sites.List(ctx, organization, r.GetPageSize(), r.GetPageToken(), r.GetShowTrashed())
+	found, next, err := s.sites.List(ctx, organization, r.GetPageSize(), r.GetPageToken(), site.Filter{Trashed: r.GetShowTrashed(), Only: reachOf(ctx)})
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ import (
 
 	orderv1 "chom.dev/proto/gen/chom/order/v1"
 
+	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/db/dbtest"
 )
@@ -63,7 +64,7 @@ func TestRules(t *testing.T) {
 	})
 	t.Run("notices members of an organization that is not named", func(t *testing.T) {
 		other := maps.Clone(rules)
-		other["/chom.fleet.v1.ServerService/GetServer"] = members("viewer")
+		other["/chom.fleet.v1.ServerService/GetServer"] = members("viewer", account.Read, allSites)
 		if err := checkRules(other, methods()); err == nil {
 			t.Error("got nil")
 		}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"slices"
 
 	"connectrpc.com/connect"
 
@@ -9,6 +10,7 @@ import (
 
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/page"
 	"chom.dev/controlplane/task"
 )
@@ -19,12 +21,26 @@ type taskService struct {
 }
 
 func (s *taskService) GetTask(ctx context.Context, r *taskv1.GetTaskRequest) (*taskv1.GetTaskResponse, error) {
-	found, err := s.tasks.Get(ctx, r.GetOrganizationId(), r.GetTaskId())
+	found, err := s.reached(ctx, r.GetOrganizationId(), r.GetTaskId())
 	if err != nil {
 		return nil, err
 	}
 	return &taskv1.GetTaskResponse{Task: found.Proto()}, nil
 }
+
+// reached gives a task, if it is about a site that the caller reaches; for all others there is none.
+func (s *taskService) reached(ctx context.Context, organization, id string) (task.Task, error) {
+	found, err := s.tasks.Get(ctx, organization, id)
+	if err != nil {
+		return task.Task{}, err
+	}
+	if only := reachOf(ctx); only != nil && !slices.Contains(only, found.Site) {
+		return task.Task{}, errNoTask
+	}
+	return found, nil
+}
+
+var errNoTask = fault.NotFound("task")
 
 func (s *taskService) ListTasks(ctx context.Context, r *taskv1.ListTasksRequest) (*taskv1.ListTasksResponse, error) {
 	size, err := page.Size(r.GetPageSize())
@@ -40,6 +56,7 @@ func (s *taskService) ListTasks(ctx context.Context, r *taskv1.ListTasksRequest)
 		Organization: r.GetOrganizationId(),
 		Site:         r.GetSiteId(),
 		Server:       r.GetServerId(),
+		Sites:        reachOf(ctx),
 		Before:       before,
 		Limit:        size,
 	})
@@ -57,8 +74,11 @@ func (s *taskService) ListTasks(ctx context.Context, r *taskv1.ListTasksRequest)
 }
 
 func (s *taskService) CancelTask(ctx context.Context, r *taskv1.CancelTaskRequest) (*taskv1.CancelTaskResponse, error) {
-	var found task.Task
-	err := db.InTx(ctx, s.db, func(tx *db.Tx) error {
+	found, err := s.reached(ctx, r.GetOrganizationId(), r.GetTaskId())
+	if err != nil {
+		return nil, err
+	}
+	err = db.InTx(ctx, s.db, func(tx *db.Tx) error {
 		var err error
 		if found, err = s.tasks.Cancel(ctx, tx, r.GetOrganizationId(), r.GetTaskId()); err != nil {
 			return err
@@ -72,6 +92,9 @@ func (s *taskService) CancelTask(ctx context.Context, r *taskv1.CancelTaskReques
 }
 
 func (s *taskService) WatchTask(ctx context.Context, r *taskv1.WatchTaskRequest, stream *connect.ServerStream[taskv1.WatchTaskResponse]) error {
+	if _, err := s.reached(ctx, r.GetOrganizationId(), r.GetTaskId()); err != nil {
+		return err
+	}
 	return s.tasks.Watch(ctx, r.GetOrganizationId(), r.GetTaskId(), r.GetAfterLogSequence(), func(t task.Task, lines []task.LogLine) error {
 		answer := &taskv1.WatchTaskResponse{Task: t.Proto()}
 		for _, line := range lines {

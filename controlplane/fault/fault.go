@@ -1,4 +1,4 @@
-// Package fault holds the six ways a request can fail, in words that a caller
+// Package fault holds the few ways a request can fail, in words that a caller
 // understands. Nouns return faults; only a door (api, link) turns a kind into
 // a code of its protocol. Every error that is not a fault is a bug or a broken
 // machine: the door hides its text and logs it.
@@ -22,6 +22,7 @@ const (
 	KindInvalid                     // a field breaks a rule; asking again changes nothing
 	KindUnauthenticated             // who asks is not known
 	KindDenied                      // known, but may not
+	KindStale                       // known and may, but must prove once more that it is them
 	KindNotFound                    // does not exist, or belongs to somebody else: both look the same
 	KindConflict                    // the thing is in another state than the request needs
 	KindUnavailable                 // works later; the request may be sent again
@@ -35,6 +36,8 @@ func (k Kind) String() string {
 		return "unauthenticated"
 	case KindDenied:
 		return "denied"
+	case KindStale:
+		return "stale"
 	case KindNotFound:
 		return "not found"
 	case KindConflict:
@@ -71,6 +74,9 @@ func Unauthenticated(text string) *Fault { return &Fault{kind: KindUnauthenticat
 
 // Denied says that the caller is known but may not do this.
 func Denied(text string) *Fault { return &Fault{kind: KindDenied, text: text} }
+
+// Stale says that the caller may do this, but must first prove anew who they are (step-up).
+func Stale(text string) *Fault { return &Fault{kind: KindStale, text: text} }
 
 // NotFound says that a thing does not exist for this caller. Thing is its
 // noun: "site", "server".

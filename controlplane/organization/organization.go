@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"time"
 
 	"chom.dev/controlplane/account"
@@ -119,9 +120,23 @@ func (o *Organizations) Create(ctx context.Context, name, rawOwner string) (Orga
 	return made, nil
 }
 
-// RoleOf is the role of an account in an organization; empty for somebody who is no member, and where there is no such
-// organization.
-func (o *Organizations) RoleOf(ctx context.Context, id contract.OrganizationID, accountID string) (Role, error) {
+// Membership is what an account is in an organization. The zero value is that of a stranger.
+type Membership struct {
+	// Role is empty for somebody who is no member, and where there is no such organization.
+	Role Role
+	// Sites are the only ones that a member is granted, UUIDs; nil for all.
+	Sites []string
+	// NeedsSecondFactor says that the organization lets nobody in without one.
+	NeedsSecondFactor bool
+}
+
+// Reaches reports whether the member is granted a site.
+func (m Membership) Reaches(site string) bool {
+	return m.Sites == nil || slices.Contains(m.Sites, site)
+}
+
+// MembershipOf looks up what an account is in an organization now.
+func (o *Organizations) MembershipOf(ctx context.Context, id contract.OrganizationID, accountID string) (Membership, error) {
 	var role string
 	err := o.db.Reader().QueryRow(ctx, `
 		SELECT role
@@ -130,12 +145,12 @@ func (o *Organizations) RoleOf(ctx context.Context, id contract.OrganizationID, 
 		  AND account_id = $2`,
 		id, accountID).Scan(&role)
 	if errors.Is(err, sql.ErrNoRows) {
-		return "", nil
+		return Membership{}, nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("look up role: %w", err)
+		return Membership{}, fmt.Errorf("look up membership: %w", err)
 	}
-	return Role(role), nil
+	return Membership{Role: Role(role)}, nil
 }
 
 const columns = `
@@ -174,7 +189,7 @@ func (o *Organizations) Get(ctx context.Context, id contract.OrganizationID) (Or
 
 // List returns a page of the organizations that a caller may see, oldest first: all of them for an operator, for anybody
 // else those they are a member of.
-func (o *Organizations) List(ctx context.Context, caller account.Account, size int32, token string) ([]Organization, string, error) {
+func (o *Organizations) List(ctx context.Context, caller account.Caller, size int32, token string) ([]Organization, string, error) {
 	limit, err := page.Size(size)
 	if err != nil {
 		return nil, "", err

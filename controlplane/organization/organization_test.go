@@ -30,9 +30,9 @@ func TestCreate(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Run("makes its owner", func(t *testing.T) {
-			role, err := organizations.RoleOf(ctx, acme.ID, accountID(t, d, "anna@acme.example"))
-			if err != nil || role != organization.Owner {
-				t.Errorf("got %q, %v", role, err)
+			member, err := organizations.MembershipOf(ctx, acme.ID, accountID(t, d, "anna@acme.example"))
+			if err != nil || member.Role != organization.Owner {
+				t.Errorf("got %q, %v", member.Role, err)
 			}
 			if got, err := organizations.Get(ctx, acme.ID); err != nil || got != acme {
 				t.Errorf("got %+v, want %+v, %v", got, acme, err)
@@ -84,7 +84,7 @@ func TestList(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		read := func(t *testing.T, caller account.Account) (names []string) {
+		read := func(t *testing.T, caller account.Caller) (names []string) {
 			t.Helper()
 			for token := ""; ; {
 				found, next, err := organizations.List(ctx, caller, 2, token)
@@ -99,11 +99,11 @@ func TestList(t *testing.T) {
 				}
 			}
 		}
-		operator := account.Account{ID: "0190b1c2-0000-7000-8000-000000000001", Operator: true}
-		member := account.Account{ID: accountID(t, d, "p1@example.com")}
-		stranger := account.Account{ID: "0190b1c2-0000-7000-8000-000000000002"}
+		operator := account.Caller{Account: account.Account{ID: "0190b1c2-0000-7000-8000-000000000001", Operator: true}}
+		member := account.Caller{Account: account.Account{ID: accountID(t, d, "p1@example.com")}}
+		stranger := account.Caller{Account: account.Account{ID: "0190b1c2-0000-7000-8000-000000000002"}}
 		for name, test := range map[string]struct {
-			caller account.Account
+			caller account.Caller
 			want   string
 		}{
 			"shows all to an operator, oldest first": {operator, "[o0 o1 o2 o3 o4]"},

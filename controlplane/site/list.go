@@ -3,6 +3,7 @@ package site
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"chom.dev/controlplane/page"
 	"chom.dev/proto/contract"
@@ -13,13 +14,21 @@ func (s *Sites) Get(ctx context.Context, organization contract.OrganizationID, i
 	return load(ctx, s.db.Reader(), organization, id)
 }
 
-// List returns a page of an organization's sites, oldest first; those in the trash only where they are asked for.
-func (s *Sites) List(ctx context.Context, organization contract.OrganizationID, size int32, token string, trashed bool) ([]*Site, string, error) {
+// Filter narrows a List. Its zero value shows all sites that are not in the trash.
+type Filter struct {
+	// Trashed shows sites in the trash too.
+	Trashed bool
+	// Only are the sites that the caller reaches, UUIDs; nil for all.
+	Only []string
+}
+
+// List returns a page of an organization's sites, oldest first.
+func (s *Sites) List(ctx context.Context, organization contract.OrganizationID, size int32, token string, filter Filter) ([]*Site, string, error) {
 	limit, err := page.Size(size)
 	if err != nil {
 		return nil, "", err
 	}
-	query := page.Query{"sites", organization.String(), fmt.Sprint(trashed)}
+	query := page.Query{"sites", organization.String(), fmt.Sprint(filter)}
 	after, err := query.After(token)
 	if err != nil {
 		return nil, "", err
@@ -28,9 +37,10 @@ func (s *Sites) List(ctx context.Context, organization contract.OrganizationID, 
 		WHERE s.organization_id = $1
 		  AND s.id > $2
 		  AND ($3 OR s.phase IN ('active', 'suspended'))
+		  AND ($4 OR $5 LIKE '%' || s.id || '%')
 		ORDER BY s.id
-		LIMIT $4`,
-		organization, after, trashed, limit+1)
+		LIMIT $6`,
+		organization, after, filter.Trashed, filter.Only == nil, strings.Join(filter.Only, " "), limit+1)
 	if err != nil {
 		return nil, "", fmt.Errorf("list sites: %w", err)
 	}

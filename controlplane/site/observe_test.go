@@ -188,7 +188,7 @@ func TestList(t *testing.T) {
 		read := func(organization contract.OrganizationID, all bool) (names []string) {
 			t.Helper()
 			for token := ""; ; {
-				found, next, err := w.sites.List(ctx, organization, 2, token, all)
+				found, next, err := w.sites.List(ctx, organization, 2, token, site.Filter{Trashed: all})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -213,13 +213,13 @@ func TestList(t *testing.T) {
 				t.Errorf("got %s, want %s", got, test.want)
 			}
 		}
-		_, next, err := w.sites.List(ctx, w.organization, 2, "", false)
+		_, next, err := w.sites.List(ctx, w.organization, 2, "", site.Filter{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for name, read := range map[string]func() error{
-			"another organization's": func() error { _, _, err := w.sites.List(ctx, w.stranger, 2, next, false); return err },
-			"another query's":        func() error { _, _, err := w.sites.List(ctx, w.organization, 2, next, true); return err },
+			"another organization's": func() error { _, _, err := w.sites.List(ctx, w.stranger, 2, next, site.Filter{}); return err },
+			"another query's":        func() error { _, _, err := w.sites.List(ctx, w.organization, 2, next, site.Filter{Trashed: true}); return err },
 		} {
 			if err := read(); fault.KindOf(err) != fault.KindInvalid {
 				t.Errorf("%s page token: %v", name, err)

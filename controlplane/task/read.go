@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"chom.dev/controlplane/db"
@@ -71,8 +72,9 @@ type Query struct {
 	Organization string // always: Platform for work on servers themselves
 	Site         string
 	Server       string
-	Before       string // a task's id: only older ones
-	Limit        int    // 0 means 50, at most 500
+	Sites        []string // only those about these; nil for all
+	Before       string   // a task's id: only older ones
+	Limit        int      // 0 means 50, at most 500
 }
 
 // List gives an organization's tasks, newest first, without their steps. The
@@ -90,8 +92,10 @@ func (ts *Tasks) List(ctx context.Context, query Query) ([]Task, error) {
 		AND ($2 = '' OR site_id = $2)
 		AND ($3 = '' OR server_id = $3)
 		AND ($4 = '' OR id < $4)
+		AND ($5 OR site_id <> '' AND $6 LIKE '%' || site_id || '%')
 		ORDER BY id DESC
-		LIMIT $5`, query.Organization, query.Site, query.Server, query.Before, min(limit, 500))
+		LIMIT $7`, query.Organization, query.Site, query.Server, query.Before,
+		query.Sites == nil, strings.Join(query.Sites, " "), min(limit, 500))
 	if err != nil {
 		return nil, fmt.Errorf("list tasks: %w", err)
 	}

@@ -8,6 +8,7 @@ package accountv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -237,7 +238,7 @@ var File_chom_account_v1_account_service_proto protoreflect.FileDescriptor
 
 const file_chom_account_v1_account_service_proto_rawDesc = "" +
 	"\n" +
-	"%chom/account/v1/account_service.proto\x12\x0fchom.account.v1\x1a\x1bbuf/validate/validate.proto\"m\n" +
+	"%chom/account/v1/account_service.proto\x12\x0fchom.account.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"m\n" +
 	"\x1aCreateFirstOperatorRequest\x12-\n" +
 	"\fsetup_secret\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\vsetupSecret\x12 \n" +
@@ -252,10 +253,10 @@ const file_chom_account_v1_account_service_proto_rawDesc = "" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tR\taccountId\x12\x14\n" +
 	"\x05email\x18\x02 \x01(\tR\x05email\x12\x1a\n" +
-	"\boperator\x18\x03 \x01(\bR\boperator2\xd6\x01\n" +
-	"\x0eAccountService\x12p\n" +
-	"\x13CreateFirstOperator\x12+.chom.account.v1.CreateFirstOperatorRequest\x1a,.chom.account.v1.CreateFirstOperatorResponse\x12R\n" +
-	"\tGetCaller\x12!.chom.account.v1.GetCallerRequest\x1a\".chom.account.v1.GetCallerResponseB\xb6\x01\n" +
+	"\boperator\x18\x03 \x01(\bR\boperator2\x92\x02\n" +
+	"\x0eAccountService\x12\x93\x01\n" +
+	"\x13CreateFirstOperator\x12+.chom.account.v1.CreateFirstOperatorRequest\x1a,.chom.account.v1.CreateFirstOperatorResponse\"!\x82\xd3\xe4\x93\x02\x1b:\x01*\"\x16/api/v1/first-operator\x12j\n" +
+	"\tGetCaller\x12!.chom.account.v1.GetCallerRequest\x1a\".chom.account.v1.GetCallerResponse\"\x16\x82\xd3\xe4\x93\x02\x10\x12\x0e/api/v1/callerB\xb6\x01\n" +
 	"\x13com.chom.account.v1B\x13AccountServiceProtoP\x01Z,chom.dev/proto/gen/chom/account/v1;accountv1\xa2\x02\x03CAX\xaa\x02\x0fChom.Account.V1\xca\x02\x0fChom\\Account\\V1\xe2\x02\x1bChom\\Account\\V1\\GPBMetadata\xea\x02\x11Chom::Account::V1b\x06proto3"
 
 var (

@@ -1,0 +1,26 @@
+package api
+
+import (
+	"net/http"
+	"strings"
+
+	"chom.dev/controlplane/account"
+	"chom.dev/controlplane/fault"
+)
+
+// authenticate finds the caller by the token; nil where there is none.
+func (d *door) authenticate(r *http.Request) (*account.Caller, error) {
+	header := r.Header.Values("Authorization")
+	if len(header) == 0 {
+		return nil, nil
+	}
+	scheme, token, found := strings.Cut(header[0], " ")
+	if len(header) > 1 || !found || !strings.EqualFold(scheme, "Bearer") {
+		return nil, fault.Unauthenticated(`the Authorization header must be "Bearer <token>", once`)
+	}
+	caller, err := d.accounts.Authenticate(r.Context(), token)
+	if err != nil {
+		return nil, err
+	}
+	return &caller, nil
+}
