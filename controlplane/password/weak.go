@@ -37,6 +37,7 @@ func Check(field, password, email string) error {
 	password = normal(password)
 	lower := strings.ToLower(password)
 	local, _, _ := strings.Cut(email, "@")
+	first, _ := utf8.DecodeRuneInString(lower)
 	switch n := utf8.RuneCountInString(password); {
 	case !utf8.ValidString(password):
 		return fault.Invalid(field, "must be valid UTF-8")
@@ -48,7 +49,7 @@ func Check(field, password, email string) error {
 		return fault.Invalid(field, "is one of the commonest passwords: anybody would try it")
 	case lower == strings.ToLower(email), lower == strings.ToLower(local):
 		return fault.Invalid(field, "must not be the e-mail address")
-	case strings.Trim(lower, lower[:1]) == "":
+	case strings.Trim(lower, string(first)) == "":
 		return fault.Invalid(field, "must not be one character over and over")
 	}
 	return nil
