@@ -159,6 +159,10 @@ func TestTiming(t *testing.T) {
 			for i := range tries {
 				known := i%2 == 0
 				email := map[bool]string{true: anna, false: "nobody@example.com"}[known]
+				if name != "login" { // else those who asked three times cost less
+					run(t, d, `DELETE FROM password_resets`)
+					run(t, d, `DELETE FROM sign_ups`)
+				}
 				began := time.Now()
 				if err := try(email); err != nil {
 					t.Fatalf("%s: %v", name, err)
