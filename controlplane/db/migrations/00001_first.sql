@@ -9,10 +9,14 @@ CREATE TABLE settings (
 );
 
 CREATE TABLE accounts (
-    id         TEXT PRIMARY KEY,
-    email      TEXT NOT NULL UNIQUE,
-    operator   BOOLEAN NOT NULL,
-    created_at BIGINT NOT NULL
+    id            TEXT PRIMARY KEY,
+    email         TEXT NOT NULL UNIQUE,
+    operator      BOOLEAN NOT NULL,
+    -- argon2id in PHC format; NULL for somebody who has none yet.
+    password_hash TEXT,
+    -- When its person showed that the address is theirs; NULL for one whom others named.
+    verified_at   BIGINT,
+    created_at    BIGINT NOT NULL
 );
 
 CREATE TABLE tokens (
