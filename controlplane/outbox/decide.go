@@ -14,6 +14,12 @@ type permanent struct{ error }
 
 func (p *permanent) Unwrap() error { return p.error }
 
+// IsPermanent says whether a failure was marked so.
+func IsPermanent(err error) bool {
+	var never *permanent
+	return errors.As(err, &never)
+}
+
 // Later puts an item off without counting the try: nothing was sent, because it is not the time.
 func Later(err error, after time.Duration) error { return &later{err, after} }
 
@@ -47,12 +53,11 @@ type decision struct {
 
 // decide says what becomes of an item whose try ended with err.
 func decide(item Item, err error, b Backoff, now time.Time, jitter float64) decision {
-	var never *permanent
 	var notNow *later
 	switch {
 	case err == nil:
 		return decision{state: Sent, counted: true}
-	case errors.As(err, &never):
+	case IsPermanent(err):
 		return decision{state: Dead, counted: true, text: plain(err.Error())}
 	case errors.As(err, &notNow):
 		return decision{state: Waiting, due: now.Add(notNow.after), text: plain(err.Error())}
