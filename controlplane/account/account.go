@@ -168,7 +168,9 @@ func newID() string { return uuid.Must(uuid.NewV7()).String() }
 
 // record writes the event that a person did something to an account, their own.
 func record(ctx context.Context, tx *db.Tx, account, action, detail string) error {
-	return audit.Record(audit.As(ctx, account), tx, audit.Event{
+	actor := audit.ActorOf(ctx) // perhaps a stranger, until this very call
+	actor.Kind, actor.ID = audit.Person, account
+	return audit.Record(audit.As(ctx, actor), tx, audit.Event{
 		Organization: audit.Platform, Action: action, Object: account, Detail: detail,
 	})
 }
@@ -178,7 +180,7 @@ func record(ctx context.Context, tx *db.Tx, account, action, detail string) erro
 func (a *Accounts) recordRefused(ctx context.Context, account, detail string) error {
 	return db.InTx(ctx, a.db, func(tx *db.Tx) error {
 		return audit.Record(ctx, tx, audit.Event{
-			Organization: audit.Platform, Action: "account.refuse", Object: account, Detail: detail,
+			Organization: audit.Platform, Action: "account.refuse", Object: account, Detail: detail, Refused: true,
 		})
 	})
 }

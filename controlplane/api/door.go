@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -32,6 +33,7 @@ type door struct {
 	organizations *organization.Organizations
 	validator     protovalidate.Validator
 	metrics       *metrics
+	refusals      *refusals
 	errors        *connect.ErrorWriter
 	closing       context.Context // ends when the process is about to: streams end then
 	streams       atomic.Int64    // open now
@@ -99,6 +101,10 @@ func (d *door) admit(next http.Handler) http.Handler {
 			c.rule = rules[r.URL.Path] // no row is the zero rule, which denies
 			err = decideCaller(c.rule, caller, time.Now())
 		}
+		ctx := audit.As(context.WithValue(r.Context(), callKey{}, c), actorOf(c, r))
+		if c.caller != nil && fault.KindOf(err) == fault.KindDenied {
+			err = cmp.Or(d.refusals.record(ctx, audit.Platform, known(r.URL.Path), ""), err)
+		}
 		if err != nil {
 			shown := d.finish(r.Context(), c, r.URL.Path, began, err)
 			if d.errors.IsSupported(r) {
@@ -110,10 +116,6 @@ func (d *door) admit(next http.Handler) http.Handler {
 		}
 		// A controller that cannot set deadlines is a test's recorder.
 		_ = c.controller.SetReadDeadline(time.Now().Add(bodyTimeout))
-		ctx := context.WithValue(r.Context(), callKey{}, c)
-		if caller != nil {
-			ctx = audit.As(ctx, caller.ID)
-		}
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
@@ -149,19 +151,8 @@ func (d *door) check(ctx context.Context, procedure string, request any) error {
 	if refused == nil {
 		return nil
 	}
-	if err := d.recordRefusal(ctx, procedure, id.String()); err != nil {
-		return err
-	}
-	return refused
-}
-
-// recordRefusal leaves a trace of whoever reaches for what is not theirs.
-func (d *door) recordRefusal(ctx context.Context, procedure, target string) error {
-	return db.InTx(ctx, d.db, func(tx *db.Tx) error {
-		return audit.Record(ctx, tx, audit.Event{
-			Organization: audit.Platform, Action: "access.refuse", Object: target, Detail: procedure,
-		})
-	})
+	trail := trailOf(id.String(), c.caller, string(member.Role))
+	return cmp.Or(d.refusals.record(ctx, trail, procedure, cmp.Or(siteOf(message), id.String())), refused)
 }
 
 // WrapUnary is the way of a call with one answer.
@@ -260,9 +251,7 @@ func (d *door) finish(ctx context.Context, c *call, procedure string, began time
 	if c == nil {
 		c = &call{id: "none"}
 	}
-	if _, known := rules[procedure]; !known {
-		procedure = "unknown" // a stranger's text belongs neither in labels nor in the log
-	}
+	procedure = known(procedure)
 	took := time.Since(began)
 	attributes := []slog.Attr{
 		slog.String("request", c.id),
@@ -287,6 +276,14 @@ func (d *door) finish(ctx context.Context, c *call, procedure string, began time
 	}
 	d.log.LogAttrs(ctx, level, "call", attributes...)
 	return shown
+}
+
+// known is a procedure's name, if it is one: a stranger's text belongs neither in labels nor in the log nor in the trail.
+func known(procedure string) string {
+	if _, ok := rules[procedure]; !ok {
+		return "unknown"
+	}
+	return procedure
 }
 
 // withCause adds what a fault keeps from the caller.
