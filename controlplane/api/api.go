@@ -1,4 +1,4 @@
-// Package api is the people's door: the public API by Connect, gRPC and gRPC-Web, the health and install pages beside it, and
+// Package api is the people's door: the public API by Connect, gRPC, gRPC-Web and REST, the health and install pages beside it, and
 // nothing else. A file per service turns a request into a call of a noun and its result into an answer; what every
 // call has in common is in door.go, who may do what in authz.go, and how a failure looks in errors.go. No rule about
 // sites, servers or organizations lives here.
@@ -32,6 +32,7 @@ import (
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/install"
 	"chom.dev/controlplane/organization"
+	"chom.dev/controlplane/rest"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
 )
@@ -71,7 +72,7 @@ func New(c Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the people's door: %w", err)
 	}
-	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxBody)}
+	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxBody), connect.WithCodec(rest.Codec{})}
 	d := &door{
 		db: c.DB, log: c.Log, accounts: c.Accounts, organizations: c.Organizations,
 		validator: validator, metrics: counted, refusals: &refusals{db: c.DB, metrics: counted}, errors: connect.NewErrorWriter(options...), closing: c.Closing,
@@ -81,6 +82,11 @@ func New(c Config) (http.Handler, error) {
 	}
 	guarded := append(options, connect.WithInterceptors(d))
 
+	router, err := rest.New(methods())
+	if err != nil {
+		return nil, fmt.Errorf("open the people's door: %w", err)
+	}
+
 	mux := http.NewServeMux()
 	mount := func(path string, handler http.Handler) { mux.Handle(path, d.admit(handler)) }
 	mount(accountv1connect.NewAccountServiceHandler(&accountService{c.Accounts}, guarded...))
@@ -89,6 +95,8 @@ func New(c Config) (http.Handler, error) {
 	mount(fleetv1connect.NewServerServiceHandler(&serverService{c.DB, c.Fleet, c.Packages, c.Address, c.Pin}, guarded...))
 	mount(sitev1connect.NewSiteServiceHandler(&siteService{c.Sites}, guarded...))
 	mount(taskv1connect.NewTaskServiceHandler(&taskService{c.DB, c.Tasks}, guarded...))
+
+	mux.Handle("/api/", router.Handler(mux))
 
 	// Health and reflection are public: they say nothing that the source does not.
 	mux.Handle(grpchealth.NewHandler(health{c.Ready}, options...))

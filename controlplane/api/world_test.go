@@ -68,7 +68,11 @@ func newWorld(t *testing.T, d *db.DB) *world {
 		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing,
 	})
 	must(t, err)
-	listener := httptest.NewServer(handler)
+	listener := httptest.NewUnstartedServer(handler)
+	listener.Config.Protocols = new(http.Protocols)
+	listener.Config.Protocols.SetHTTP1(true)
+	listener.Config.Protocols.SetUnencryptedHTTP2(true) // for gRPC
+	listener.Start()
 	t.Cleanup(func() {
 		cancel()
 		listener.Close()
@@ -151,38 +155,6 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// call sends any request to any method, as somebody with a token (empty for nobody), and returns the error.
-func (w *world) call(t *testing.T, token, procedure string, request *dynamicpb.Message) error {
-	t.Helper()
-	method := methods()[procedure]
-	client := connect.NewClient[dynamicpb.Message, dynamicpb.Message](http.DefaultClient, w.url+procedure,
-		connect.WithSchema(method), connect.WithResponseInitializer(func(_ connect.Spec, message any) error {
-			if m, ok := message.(*dynamicpb.Message); ok {
-				*m = *dynamicpb.NewMessage(method.Output())
-			}
-			return nil
-		}))
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	message := connect.NewRequest(request)
-	if token != "" {
-		message.Header().Set("Authorization", "Bearer "+token)
-	}
-	if method.IsStreamingServer() {
-		stream, err := client.CallServerStream(ctx, message)
-		if err != nil {
-			return err
-		}
-		defer stream.Close()
-		if stream.Receive() {
-			return nil // admitted
-		}
-		return stream.Err()
-	}
-	_, err := client.CallUnary(ctx, message)
-	return err
 }
 
 // effects is everything that a call could have changed.
