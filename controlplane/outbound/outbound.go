@@ -139,17 +139,23 @@ func (d *Dialer) Client(timeout time.Duration) *http.Client {
 	}
 }
 
+// IsRefused says whether a call failed before anything was sent, since its address may not be reached or the name has none. How
+// long it took must then not be shown: it tells of the network around the control plane.
+func IsRefused(err error) bool {
+	var no *refused
+	var dns *net.DNSError
+	return errors.As(err, &no) || errors.As(err, &dns)
+}
+
 // Explain says in a few fixed words why a call failed. They may be shown to whoever chose the address: they tell nothing of
 // the network around the control plane.
 func Explain(err error) string {
-	var no *refused
-	var dns *net.DNSError
 	var network net.Error
 	var op *net.OpError
 	var certificate *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
 	switch {
-	case errors.As(err, &no), errors.As(err, &dns):
+	case IsRefused(err):
 		return "the name has no public address"
 	case errors.As(err, &certificate):
 		return "the certificate is not valid for this name"

@@ -1,7 +1,6 @@
 package outbound
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -12,82 +11,12 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"golang.org/x/net/dns/dnsmessage"
+	"chom.dev/controlplane/outbound/outboundtest"
 )
-
-// names is a real DNS server. Each question for a name takes the next of its addresses; the last one stays.
-type names struct {
-	mu      sync.Mutex
-	answers map[string][]string
-	asked   map[string]int
-}
-
-func serveNames(t *testing.T, answers map[string][]string) (*names, *net.Resolver) {
-	t.Helper()
-	n := &names{answers: answers, asked: map[string]int{}}
-	listener, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var loop sync.WaitGroup
-	loop.Go(func() {
-		packet := make([]byte, 1500)
-		for {
-			size, from, err := listener.ReadFrom(packet)
-			if err != nil {
-				return
-			}
-			if reply := n.answer(packet[:size]); reply != nil {
-				_, _ = listener.WriteTo(reply, from)
-			}
-		}
-	})
-	t.Cleanup(func() {
-		listener.Close()
-		loop.Wait()
-	})
-	return n, &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "udp", listener.LocalAddr().String())
-	}}
-}
-
-func (n *names) answer(packet []byte) []byte {
-	var m dnsmessage.Message
-	if m.Unpack(packet) != nil || len(m.Questions) != 1 {
-		return nil
-	}
-	question := m.Questions[0]
-	reply := dnsmessage.Message{Header: dnsmessage.Header{ID: m.ID, Response: true, RecursionAvailable: true}, Questions: m.Questions}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	name := strings.TrimSuffix(question.Name.String(), ".")
-	all, known := n.answers[name]
-	if !known {
-		reply.RCode = dnsmessage.RCodeNameError
-	} else if address := netip.MustParseAddr(all[min(n.asked[name], len(all)-1)]); address.Is4() && question.Type == dnsmessage.TypeA {
-		n.asked[name]++
-		reply.Answers = []dnsmessage.Resource{{
-			Header: dnsmessage.ResourceHeader{Name: question.Name, Class: dnsmessage.ClassINET}, // a TTL of 0: ask again
-			Body:   &dnsmessage.AResource{A: address.As4()},
-		}}
-	} else if address.Is6() && question.Type == dnsmessage.TypeAAAA {
-		n.asked[name]++
-		reply.Answers = []dnsmessage.Resource{{
-			Header: dnsmessage.ResourceHeader{Name: question.Name, Class: dnsmessage.ClassINET},
-			Body:   &dnsmessage.AAAAResource{AAAA: address.As16()},
-		}}
-	}
-	packed, err := reply.Pack()
-	if err != nil {
-		return nil
-	}
-	return packed
-}
 
 // inside is an HTTPS server that must not be reached; it counts connections.
 type inside struct {
@@ -140,7 +69,7 @@ const unreachable = "the name has no public address"
 func TestInside(t *testing.T) {
 	secret := serve(t, "127.0.0.1:0", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "secret") })
 	secret6 := serve(t, "[::1]:"+secret.port(), func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "secret") })
-	_, resolver := serveNames(t, map[string][]string{
+	_, resolver := outboundtest.Names(t, map[string][]string{
 		"loopback.example": {"127.0.0.1"}, "loopback6.example": {"::1"}, "mapped.example": {"::ffff:127.0.0.1"}, "private.example": {"10.0.0.1"},
 		"metadata.example": {"169.254.169.254"}, "nat64.example": {"64:ff9b::7f00:1"}, "6to4.example": {"2002:7f00:1::"}, "any.example": {"0.0.0.0"},
 		"any6.example": {"::"}, "local.example": {"fd00:ec2::254"}, "2130706433": {"127.0.0.1"}, "0177.0.0.1": {"127.0.0.1"}, "0x7f000001": {"127.0.0.1"},
@@ -188,7 +117,7 @@ var outsideNet = netip.MustParsePrefix("127.0.0.2/32") // plays the public inter
 func TestRebinding(t *testing.T) {
 	secret := serve(t, "127.0.0.1:0", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "secret") })
 	public := serve(t, "127.0.0.2:"+secret.port(), func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "public") })
-	dns, resolver := serveNames(t, map[string][]string{"example.com": {"127.0.0.2", "127.0.0.1"}})
+	dns, resolver := outboundtest.Names(t, map[string][]string{"example.com": {"127.0.0.2", "127.0.0.1"}})
 	dialer := New(WithResolver(resolver), Allow(outsideNet), WithRoots(pool(secret, public)))
 	client := dialer.Client(10 * time.Second)
 
@@ -210,7 +139,7 @@ func TestRebinding(t *testing.T) {
 	if n := secret.connections.Load(); n != 0 {
 		t.Errorf("%d connections came to the inside", n)
 	}
-	if dns.asked["example.com"] < 2 {
+	if dns.Asked("example.com") < 2 {
 		t.Error("the name was not asked again: nothing was tried")
 	}
 }
@@ -220,7 +149,7 @@ func TestRedirect(t *testing.T) {
 	public := serve(t, "127.0.0.2:0", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "https://"+secret.Listener.Addr().String()+"/", http.StatusTemporaryRedirect)
 	})
-	_, resolver := serveNames(t, map[string][]string{"example.com": {"127.0.0.2"}})
+	_, resolver := outboundtest.Names(t, map[string][]string{"example.com": {"127.0.0.2"}})
 	allowAll := New(Allow(netip.MustParsePrefix("127.0.0.0/8")), WithResolver(resolver), WithRoots(pool(secret, public))).Client(10 * time.Second)
 	answer, err := get(t, allowAll, "https://example.com:"+public.port()+"/")
 	if err != nil || answer.StatusCode != http.StatusTemporaryRedirect {

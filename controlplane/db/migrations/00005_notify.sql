@@ -40,3 +40,51 @@ CREATE TABLE mail_counts (
 );
 
 CREATE INDEX mail_counts_hour ON mail_counts (hour);
+
+CREATE TABLE webhooks (
+    organization_id      TEXT NOT NULL REFERENCES organizations (id),
+    id                   TEXT NOT NULL UNIQUE,
+    url                  TEXT NOT NULL,
+    description          TEXT NOT NULL,
+    -- Types of the events that it wants, separated by spaces; empty for all.
+    events               TEXT NOT NULL,
+    enabled              BOOLEAN NOT NULL,
+    -- Why it was disabled, unless by a person.
+    problem              TEXT NOT NULL,
+    sealed_secret        BYTEA NOT NULL,
+    -- The secret before the last change of it, which signs besides until former_until.
+    sealed_former_secret BYTEA,
+    former_until         BIGINT,
+    created_at           BIGINT NOT NULL,
+    updated_at           BIGINT NOT NULL,
+    PRIMARY KEY (organization_id, id)
+);
+
+-- Those whose last try failed. Apart from the rows above, which every event reads.
+CREATE TABLE webhook_failures (
+    webhook_id TEXT PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
+    failures   BIGINT NOT NULL,
+    since      BIGINT NOT NULL
+);
+
+CREATE TABLE webhook_deliveries (
+    organization_id TEXT NOT NULL,
+    id              TEXT NOT NULL UNIQUE REFERENCES outbox (id) ON DELETE CASCADE,
+    webhook_id      TEXT NOT NULL,
+    event_id        TEXT NOT NULL,
+    type            TEXT NOT NULL,
+    body            TEXT NOT NULL,
+    PRIMARY KEY (organization_id, id)
+);
+
+CREATE INDEX webhook_deliveries_webhook ON webhook_deliveries (organization_id, webhook_id, id);
+
+CREATE TABLE webhook_attempts (
+    delivery_id TEXT NOT NULL REFERENCES webhook_deliveries (id) ON DELETE CASCADE,
+    started_at  BIGINT NOT NULL,
+    duration_us BIGINT NOT NULL,
+    -- HTTP status of the answer; 0 when there was none.
+    status      BIGINT NOT NULL,
+    problem     TEXT NOT NULL,
+    PRIMARY KEY (delivery_id, started_at)
+);
