@@ -49,9 +49,9 @@ func TestErrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			log := &strings.Builder{}
 			d := testDoor(t, w, log)
-			path, handler := sitev1connect.NewSiteServiceHandler(broken{do: test.do}, connect.WithInterceptors(d))
+			path, handler := sitev1connect.NewSiteServiceHandler(broken{do: test.do}, d.message())
 			mux := http.NewServeMux()
-			mux.Handle(path, d.admit(handler))
+			mux.Handle(path, d.request(d.call(handler)))
 			server := httptest.NewServer(mux)
 			defer server.Close()
 			client := sitev1connect.NewSiteServiceClient(http.DefaultClient, server.URL, connect.WithInterceptors(bearer(w.operator)))
@@ -85,26 +85,6 @@ func bearer(token string) connect.UnaryInterceptorFunc {
 			return next(ctx, request)
 		}
 	}
-}
-
-// TestBrowsers is about what a browser would do with our answers, or send without its person knowing.
-func TestBrowsers(t *testing.T) {
-	w := sqliteWorld(t)
-	t.Run("are told to keep quiet", func(t *testing.T) {
-		answer, err := http.Get(w.url + "/healthz")
-		must(t, err)
-		defer answer.Body.Close()
-		for _, name := range []string{"X-Content-Type-Options", "Content-Security-Policy", "Referrer-Policy"} {
-			if answer.Header.Get(name) == "" {
-				t.Errorf("%s is missing", name)
-			}
-		}
-	})
-	t.Run("are turned away with what another site's page sends", func(t *testing.T) {
-		if status, _ := w.raw(t, http.MethodPost, listOrganizations, w.operator, map[string]string{"Content-Type": "application/json", "Sec-Fetch-Site": "cross-site"}, `{}`); status != http.StatusForbidden {
-			t.Errorf("got %d", status)
-		}
-	})
 }
 
 // TestLists sends what no list should take.

@@ -2,9 +2,6 @@ package api
 
 import (
 	"context"
-	"net"
-	"net/http"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -14,8 +11,8 @@ import (
 )
 
 // actorOf is who the audit trail will say that it was.
-func actorOf(c *call, r *http.Request) audit.Actor {
-	actor := audit.Actor{Kind: audit.Stranger, Address: peerOf(r), Request: c.id}
+func actorOf(c *call) audit.Actor {
+	actor := audit.Actor{Kind: audit.Stranger, Address: c.address, Request: c.id}
 	if c.caller == nil {
 		return actor
 	}
@@ -25,16 +22,6 @@ func actorOf(c *call, r *http.Request) audit.Actor {
 	}
 	actor.Session, actor.Token, actor.Impersonator = c.caller.Session, c.caller.Token, c.caller.Impersonator
 	return actor
-}
-
-// peerOf is the address at the other end of the connection.
-func peerOf(r *http.Request) netip.Addr {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return netip.Addr{}
-	}
-	address, _ := netip.ParseAddr(host) // a test's recorder has none
-	return address
 }
 
 // refusals leave a trace of whoever reaches for what is not theirs; a bounded one, so that nobody can fill the trail with it.

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"connectrpc.com/connect"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/protobuf/proto"
 )
@@ -134,32 +135,52 @@ func fromConnect(text []byte, status int) Problem {
 	}
 	p := problem(wire.Code, wire.Message)
 	for _, detail := range wire.Details {
-		value, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(detail.Value, "="))
-		if err != nil {
-			continue
-		}
-		switch detail.Type {
-		case "google.rpc.BadRequest":
-			var bad errdetails.BadRequest
-			if proto.Unmarshal(value, &bad) == nil {
-				for _, v := range bad.GetFieldViolations() {
-					p.Errors = append(p.Errors, FieldError{v.GetField(), v.GetDescription()})
-				}
-			}
-		case "google.rpc.RetryInfo":
-			var retry errdetails.RetryInfo
-			if proto.Unmarshal(value, &retry) == nil {
-				p.RetryAfter = int(math.Ceil(retry.GetRetryDelay().AsDuration().Seconds()))
-			}
-		case "google.rpc.ErrorInfo":
-			// Reasons that have a kind of their own are told from others of the same code by it.
-			var info errdetails.ErrorInfo
-			if proto.Unmarshal(value, &info) == nil {
-				if named := problem(strings.ToLower(info.GetReason()), wire.Message); named.Type != TypePrefix+"internal" {
-					p.Type, p.Title, p.Status = named.Type, named.Title, named.Status
-				}
-			}
+		if value, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(detail.Value, "=")); err == nil {
+			p.add(detail.Type, value)
 		}
 	}
 	return p
+}
+
+// ProblemFrom is an error of a call as a problem.
+func ProblemFrom(err *connect.Error) Problem {
+	p := problem(err.Code().String(), err.Message())
+	for _, detail := range err.Details() {
+		p.add(detail.Type(), detail.Bytes())
+	}
+	return p
+}
+
+// WriteError answers with an error of a call.
+func WriteError(w http.ResponseWriter, err *connect.Error) {
+	for name, values := range err.Meta() {
+		w.Header()[name] = values
+	}
+	WriteProblem(w, ProblemFrom(err))
+}
+
+// add takes over what an error's detail says.
+func (p *Problem) add(kind string, detail []byte) {
+	switch kind {
+	case "google.rpc.BadRequest":
+		var bad errdetails.BadRequest
+		if proto.Unmarshal(detail, &bad) == nil {
+			for _, v := range bad.GetFieldViolations() {
+				p.Errors = append(p.Errors, FieldError{v.GetField(), v.GetDescription()})
+			}
+		}
+	case "google.rpc.RetryInfo":
+		var retry errdetails.RetryInfo
+		if proto.Unmarshal(detail, &retry) == nil {
+			p.RetryAfter = int(math.Ceil(retry.GetRetryDelay().AsDuration().Seconds()))
+		}
+	case "google.rpc.ErrorInfo":
+		// Reasons that have a kind of their own are told from others of the same code by it.
+		var info errdetails.ErrorInfo
+		if proto.Unmarshal(detail, &info) == nil {
+			if named := problem(strings.ToLower(info.GetReason()), p.Detail); named.Type != TypePrefix+"internal" {
+				p.Type, p.Title, p.Status = named.Type, named.Title, named.Status
+			}
+		}
+	}
 }
