@@ -40,6 +40,7 @@ type Config struct {
 	Log           *slog.Logger
 	Metrics       prometheus.Registerer
 	Accounts      *account.Accounts
+	Tokens        *account.Tokens
 	Organizations *organization.Organizations
 	Fleet         *fleet.Fleet
 	Sites         *site.Sites
@@ -71,7 +72,7 @@ func New(c Config) (http.Handler, error) {
 	}
 	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxBody)}
 	d := &door{
-		db: c.DB, log: c.Log, accounts: c.Accounts, organizations: c.Organizations,
+		db: c.DB, log: c.Log, accounts: c.Accounts, tokens: c.Tokens, cookies: newCookies(c.Address.URL), organizations: c.Organizations,
 		validator: validator, metrics: counted, errors: connect.NewErrorWriter(options...), closing: c.Closing,
 	}
 	if d.closing == nil {
@@ -81,7 +82,10 @@ func New(c Config) (http.Handler, error) {
 
 	mux := http.NewServeMux()
 	mount := func(path string, handler http.Handler) { mux.Handle(path, d.admit(handler)) }
-	mount(accountv1connect.NewAccountServiceHandler(&accountService{c.Accounts}, guarded...))
+	mount(accountv1connect.NewAccountServiceHandler(&accountService{c.Accounts, d.cookies}, guarded...))
+	mount(accountv1connect.NewSessionServiceHandler(&sessionService{c.Accounts, d.cookies}, guarded...))
+	mount(accountv1connect.NewSecondFactorServiceHandler(&secondFactorService{c.Accounts, d.cookies}, guarded...))
+	mount(accountv1connect.NewDeviceLoginServiceHandler(&deviceLoginService{c.Accounts}, guarded...))
 	mount(organizationv1connect.NewOrganizationServiceHandler(&organizationService{c.Organizations}, guarded...))
 	mount(fleetv1connect.NewServerServiceHandler(&serverService{c.DB, c.Fleet, c.Packages, c.Address, c.Pin}, guarded...))
 	mount(sitev1connect.NewSiteServiceHandler(&siteService{c.Sites}, guarded...))
@@ -90,7 +94,8 @@ func New(c Config) (http.Handler, error) {
 	// Health and reflection are public: they say nothing that the source does not.
 	mux.Handle(grpchealth.NewHandler(health{c.Ready}, options...))
 	reflector := grpcreflect.NewStaticReflector(
-		accountv1connect.AccountServiceName, organizationv1connect.OrganizationServiceName, fleetv1connect.ServerServiceName,
+		accountv1connect.AccountServiceName, accountv1connect.SessionServiceName, accountv1connect.SecondFactorServiceName,
+		accountv1connect.DeviceLoginServiceName, organizationv1connect.OrganizationServiceName, fleetv1connect.ServerServiceName,
 		sitev1connect.SiteServiceName, taskv1connect.TaskServiceName, grpchealth.HealthV1ServiceName,
 	)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options...))

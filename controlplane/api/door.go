@@ -29,6 +29,8 @@ type door struct {
 	db            *db.DB
 	log           *slog.Logger
 	accounts      *account.Accounts
+	tokens        *account.Tokens
+	cookies       cookies
 	organizations *organization.Organizations
 	validator     protovalidate.Validator
 	metrics       *metrics
@@ -55,6 +57,7 @@ const (
 // call is what is known of a call. It travels in the context.
 type call struct {
 	id         string
+	from       account.Client
 	caller     *account.Caller // nil for nobody
 	reach      []string        // sites of the organization in the request that the caller is bound to; nil for all
 	rule       rule
@@ -76,6 +79,14 @@ func callerOf(ctx context.Context) account.Caller {
 	return account.Caller{}
 }
 
+// clientOf is where a call comes from.
+func clientOf(ctx context.Context) account.Client {
+	if c := callOf(ctx); c != nil {
+		return c.from
+	}
+	return account.Client{}
+}
+
 // reachOf are the sites that the caller is bound to in the organization of the request; nil for all. Handlers of methods
 // that the table calls asReached must ask.
 func reachOf(ctx context.Context) []string {
@@ -90,7 +101,7 @@ func reachOf(ctx context.Context) []string {
 func (d *door) admit(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
-		c := &call{id: rand.Text(), controller: http.NewResponseController(w)}
+		c := &call{id: rand.Text(), from: d.clientOf(r), controller: http.NewResponseController(w)}
 		w.Header().Set("X-Request-Id", c.id)
 		w.Header().Set("Cache-Control", "no-store")
 		caller, err := d.authenticate(r)

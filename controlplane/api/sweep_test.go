@@ -175,7 +175,7 @@ func TestHostile(t *testing.T) {
 					request := w.valid(procedure, w.ours)
 					put(request, text)
 					tried++
-					err := w.call(t, w.operator, procedure, request)
+					err := w.call(t, w.operatorFor(procedure), procedure, request)
 					if connect.CodeOf(err) != connect.CodeInvalidArgument {
 						t.Errorf("%s, %s in %s: %v", procedure, name, path, err)
 						continue
