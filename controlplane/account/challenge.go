@@ -24,7 +24,7 @@ const answerWithin = 5 * time.Minute
 
 // Errors of answers by passkeys.
 var (
-	ErrChallenge = fault.Denied("this question to a passkey is over: ask again")
+	ErrChallenge = fault.Invalid("challenge_token", "names no question that is open: ask again")
 	errAnswer    = fault.Invalid("credential", "is no valid answer to the question")
 )
 
@@ -166,11 +166,15 @@ func (a *Accounts) askHolder(ctx context.Context, who Account, q question) (Chal
 // LoginWithPasskey signs in by the answer to BeginPasskeyLogin, which is the browser's, as JSON (PublicKeyCredential.toJSON).
 // instead is the session that the browser has; it ends. Errors: ErrChallenge, ErrLogin, and fault.Invalid about the answer.
 func (a *Accounts) LoginWithPasskey(ctx context.Context, challenge, answer string, from Client, instead string) (SignedIn, error) {
+	parsed, err := protocol.ParseCredentialRequestResponseBytes([]byte(answer))
+	if err != nil {
+		return SignedIn{}, errAnswer
+	}
 	q, session, err := a.asked(ctx, challenge, toLogin, toSecondFactor)
 	if err != nil {
 		return SignedIn{}, err
 	}
-	proved, err := a.checkAnswer(ctx, q, session, answer)
+	proved, err := a.checkAnswer(ctx, q, session, parsed)
 	if err != nil {
 		return SignedIn{}, err
 	}
@@ -198,6 +202,10 @@ func (a *Accounts) LoginWithPasskey(ctx context.Context, challenge, answer strin
 // StepUpWithPasskey makes the caller's session fresh for 5 minutes by the answer to BeginPasskeyStepUp. Errors: ErrChallenge, and
 // fault.Invalid about the answer.
 func (a *Accounts) StepUpWithPasskey(ctx context.Context, caller Caller, challenge, answer string) (SignedIn, error) {
+	parsed, err := protocol.ParseCredentialRequestResponseBytes([]byte(answer))
+	if err != nil {
+		return SignedIn{}, errAnswer
+	}
 	q, session, err := a.asked(ctx, challenge, toStepUp)
 	if err != nil {
 		return SignedIn{}, err
@@ -205,7 +213,7 @@ func (a *Accounts) StepUpWithPasskey(ctx context.Context, caller Caller, challen
 	if q.session != caller.Session {
 		return SignedIn{}, ErrChallenge
 	}
-	proved, err := a.checkAnswer(ctx, q, session, answer)
+	proved, err := a.checkAnswer(ctx, q, session, parsed)
 	if err != nil {
 		return SignedIn{}, err
 	}
@@ -230,7 +238,7 @@ type answered struct {
 }
 
 // checkAnswer checks the answer of a passkey, and leaves a trace of a wrong one.
-func (a *Accounts) checkAnswer(ctx context.Context, q question, session webauthn.SessionData, answer string) (answered, error) {
+func (a *Accounts) checkAnswer(ctx context.Context, q question, session webauthn.SessionData, answer *protocol.ParsedCredentialAssertionData) (answered, error) {
 	proved, err := a.readAnswer(ctx, q, session, answer)
 	if errors.Is(err, errAnswer) {
 		if err := a.recordRefused(ctx, q.account, "passkey"); err != nil {
@@ -240,21 +248,17 @@ func (a *Accounts) checkAnswer(ctx context.Context, q question, session webauthn
 	return proved, err
 }
 
-func (a *Accounts) readAnswer(ctx context.Context, q question, session webauthn.SessionData, answer string) (answered, error) {
-	parsed, err := protocol.ParseCredentialRequestResponseBytes([]byte(answer))
-	if err != nil {
-		return answered{}, errAnswer
-	}
+func (a *Accounts) readAnswer(ctx context.Context, q question, session webauthn.SessionData, answer *protocol.ParsedCredentialAssertionData) (answered, error) {
 	id := q.account
 	if q.purpose == toLogin {
-		handle, err := uuid.FromBytes(parsed.Response.UserHandle)
+		handle, err := uuid.FromBytes(answer.Response.UserHandle)
 		if err != nil {
 			return answered{}, errAnswer
 		}
 		id = handle.String()
 	}
 	who := Account{ID: id}
-	err = a.db.Reader().QueryRow(ctx, `SELECT email, operator FROM accounts WHERE id = $1`, id).Scan(&who.Email, &who.Operator)
+	err := a.db.Reader().QueryRow(ctx, `SELECT email, operator FROM accounts WHERE id = $1`, id).Scan(&who.Email, &who.Operator)
 	if errors.Is(err, sql.ErrNoRows) {
 		return answered{}, errAnswer
 	}
@@ -267,9 +271,9 @@ func (a *Accounts) readAnswer(ctx context.Context, q question, session webauthn.
 	}
 	var key *webauthn.Credential
 	if q.purpose == toLogin {
-		_, key, err = a.passkeys.ValidatePasskeyLogin(func([]byte, []byte) (webauthn.User, error) { return holder, nil }, session, parsed)
+		_, key, err = a.passkeys.ValidatePasskeyLogin(func([]byte, []byte) (webauthn.User, error) { return holder, nil }, session, answer)
 	} else {
-		key, err = a.passkeys.ValidateLogin(holder, session, parsed)
+		key, err = a.passkeys.ValidateLogin(holder, session, answer)
 	}
 	if err != nil || key.Authenticator.CloneWarning {
 		return answered{}, errAnswer

@@ -65,7 +65,7 @@ func isTaken(ctx context.Context, q db.Querier, email string) (bool, error) {
 
 // ConfirmEmailChange makes the address to which a link was mailed that of its account, and tells the former one. Links that were
 // mailed there do not work any more. It says ErrLink, also where somebody else has the address by now.
-func (a *Accounts) ConfirmEmailChange(ctx context.Context, token string) error {
+func (a *Accounts) ConfirmEmailChange(ctx context.Context, token string, from Client) error {
 	hash, ok := bearer.Hash(changePrefix, token)
 	if !ok {
 		return ErrLink
@@ -105,7 +105,7 @@ func (a *Accounts) ConfirmEmailChange(ctx context.Context, token string) error {
 		if _, err := tx.Exec(ctx, `UPDATE accounts SET email = $2 WHERE id = $1`, account, email); err != nil {
 			return err
 		}
-		if err := a.write(ctx, tx, former, mailChanged, map[string]string{"email": email}); err != nil {
+		if err := a.tell(ctx, tx, former, mailChanged, from, map[string]string{"email": email}); err != nil {
 			return err
 		}
 		return record(ctx, tx, account, "account.change_email", "from "+former+" to "+email)

@@ -55,7 +55,7 @@ func (a *Accounts) factorAdded(ctx context.Context, tx *db.Tx, caller Caller, wh
 			return SignedIn{}, nil, err
 		}
 	}
-	renewed, err := a.factorsChanged(ctx, tx, caller, what+" was added", true)
+	renewed, err := a.factorsChanged(ctx, tx, caller, what+" was added.", true)
 	return renewed, codes, err
 }
 
@@ -70,20 +70,24 @@ func (a *Accounts) factorRemoved(ctx context.Context, tx *db.Tx, caller Caller, 
 			return SignedIn{}, err
 		}
 	}
-	return a.factorsChanged(ctx, tx, caller, what+" was removed", caller.SecondFactor && have.Any())
+	return a.factorsChanged(ctx, tx, caller, what+" was removed.", caller.SecondFactor && have.Any())
 }
 
 func (a *Accounts) factorsChanged(ctx context.Context, tx *db.Tx, caller Caller, change string, secondFactor bool) (SignedIn, error) {
 	if _, err := endSessions(ctx, tx, caller.ID, caller.Session); err != nil {
 		return SignedIn{}, err
 	}
-	if err := a.write(ctx, tx, caller.Email, mailFactors, map[string]string{"change": change}); err != nil {
+	if err := a.tellChange(ctx, tx, caller.Account, caller.From, change); err != nil {
 		return SignedIn{}, err
 	}
 	if err := record(ctx, tx, caller.ID, "account.change_second_factor", change); err != nil {
 		return SignedIn{}, err
 	}
 	return renew(ctx, tx, caller, secondFactor, caller.FreshUntil)
+}
+
+func (a *Accounts) tellChange(ctx context.Context, tx *db.Tx, who Account, from Client, change string) error {
+	return a.tell(ctx, tx, who.Email, mailFactors, from, map[string]string{"change": change, "link": a.link(pageFactors, "")})
 }
 
 // Proof is what a session shows to be fresh again: one of them.
@@ -105,7 +109,7 @@ func (a *Accounts) StepUp(ctx context.Context, caller Caller, shown Proof) (Sign
 	with := "password"
 	switch {
 	case shown.Code != "":
-		proof, err := a.proveCode(ctx, caller.Account, shown.Code)
+		proof, err := a.proveCode(ctx, caller.Account, shown.Code, caller.From)
 		if err != nil {
 			return SignedIn{}, err
 		}

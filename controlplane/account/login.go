@@ -23,7 +23,7 @@ var (
 	// ErrCredentials is the one answer to a wrong password, an unknown address, and one that was not verified.
 	ErrCredentials = fault.Unauthenticated("the e-mail address or the password is wrong, or the address was not confirmed yet")
 	// ErrLogin says that a login under way is none, or over.
-	ErrLogin = fault.Unauthenticated("this login is over: begin again")
+	ErrLogin = fault.Invalid("login_token", "names no login that is under way: begin again")
 )
 
 // Login is what came of an address and a password: a session, or a login under way that misses a second factor.
@@ -166,7 +166,7 @@ func (a *Accounts) LoginWithCode(ctx context.Context, token, code string, from C
 	if err != nil {
 		return SignedIn{}, err
 	}
-	proof, err := a.proveCode(ctx, who, code)
+	proof, err := a.proveCode(ctx, who, code, from)
 	if err != nil {
 		return SignedIn{}, err
 	}

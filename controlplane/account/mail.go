@@ -3,6 +3,7 @@ package account
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"chom.dev/controlplane/db"
 	"chom.dev/proto/contract"
@@ -29,11 +30,11 @@ const (
 	mailVerify        = "verify_email"          // link
 	mailSignUpExists  = "sign_up_exists"        // link: where to sign in
 	mailReset         = "reset_password"        // link
-	mailPassword      = "password_changed"      // link: where to ask for a reset
+	mailPassword      = "password_changed"      // time, address, link: where to ask for a reset
 	mailConfirmChange = "confirm_email_change"  // link
-	mailChanged       = "email_changed"         // email: the new address
-	mailFactors       = "second_factor_changed" // change: what was done
-	mailDevice        = "new_device"            // user_agent, address, link: where the sessions are listed
+	mailChanged       = "email_changed"         // time, address, email: the new one
+	mailFactors       = "second_factor_changed" // time, address, change: what was done, link: where the factors are listed
+	mailDevice        = "new_device"            // time, address, device, link: where the sessions are listed
 )
 
 // Pages of the dashboard that links lead to. A secret stands behind the #, which browsers send to nobody: it is in no
@@ -44,6 +45,7 @@ const (
 	pageChange   = "/confirm-email"
 	pageLogin    = "/login"
 	pageSessions = "/account/sessions"
+	pageFactors  = "/account/second-factors"
 	pageDevice   = "/device"
 )
 
@@ -52,6 +54,13 @@ func (a *Accounts) link(page, secret string) string {
 		return a.url + page
 	}
 	return a.url + page + "#" + secret
+}
+
+// tell sends somebody a mail about what was done to their account, when and from where.
+func (a *Accounts) tell(ctx context.Context, tx *db.Tx, to, template string, from Client, values map[string]string) error {
+	values["time"] = time.Now().UTC().Format(time.RFC3339)
+	values["address"] = oneLine(from.Address)
+	return a.write(ctx, tx, to, template, values)
 }
 
 // write sends somebody a mail. The address is one that was parsed before it was stored.

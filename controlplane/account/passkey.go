@@ -129,16 +129,16 @@ func (a *Accounts) BeginPasskey(ctx context.Context, caller Caller) (Challenge, 
 // (PublicKeyCredential.toJSON). It returns recovery codes when they are the caller's first; they are shown once. All other
 // sessions end. Errors: ErrChallenge, errAnswer, ErrPasskeyTaken, ErrManyPasskeys.
 func (a *Accounts) CreatePasskey(ctx context.Context, caller Caller, challenge, name, answer string) (Passkey, SignedIn, []string, error) {
+	parsed, err := protocol.ParseCredentialCreationResponseBytes([]byte(answer))
+	if err != nil {
+		return Passkey{}, SignedIn{}, nil, errAnswer
+	}
 	asked, session, err := a.asked(ctx, challenge, toCreate)
 	if err != nil {
 		return Passkey{}, SignedIn{}, nil, err
 	}
 	if asked.session != caller.Session {
 		return Passkey{}, SignedIn{}, nil, ErrChallenge
-	}
-	parsed, err := protocol.ParseCredentialCreationResponseBytes([]byte(answer))
-	if err != nil {
-		return Passkey{}, SignedIn{}, nil, errAnswer
 	}
 	key, err := a.passkeys.CreateCredential(&holder{Account: caller.Account}, session, parsed)
 	if err != nil {
@@ -151,7 +151,7 @@ func (a *Accounts) CreatePasskey(ctx context.Context, caller Caller, challenge, 
 		if err := insertPasskey(ctx, tx, caller.ID, made, key); err != nil {
 			return err
 		}
-		renewed, codes, err = a.factorAdded(ctx, tx, caller, fmt.Sprintf("the passkey %q", name))
+		renewed, codes, err = a.factorAdded(ctx, tx, caller, fmt.Sprintf("The passkey %q", name))
 		return err
 	})
 	if err != nil {
@@ -261,7 +261,7 @@ func (a *Accounts) DeletePasskey(ctx context.Context, caller Caller, id string) 
 		if removed == 0 {
 			return ErrNoPasskey
 		}
-		renewed, err = a.factorRemoved(ctx, tx, caller, fmt.Sprintf("the passkey %q", name))
+		renewed, err = a.factorRemoved(ctx, tx, caller, fmt.Sprintf("The passkey %q", name))
 		return err
 	})
 	if err != nil {

@@ -43,8 +43,8 @@ func (a *Accounts) CreateRecoveryCodes(ctx context.Context, caller Caller) ([]st
 		if codes, err = replaceRecoveryCodes(ctx, tx, caller.ID); err != nil {
 			return err
 		}
-		const change = "the recovery codes were replaced"
-		if err := a.write(ctx, tx, caller.Email, mailFactors, map[string]string{"change": change}); err != nil {
+		const change = "The recovery codes were replaced."
+		if err := a.tellChange(ctx, tx, caller.Account, caller.From, change); err != nil {
 			return err
 		}
 		return record(ctx, tx, caller.ID, "account.change_second_factor", change)
@@ -106,7 +106,7 @@ func (a *Accounts) knownRecoveryCode(ctx context.Context, who Account, hash []by
 }
 
 // spendRecoveryCode removes a code and tells its owner how many are left.
-func (a *Accounts) spendRecoveryCode(ctx context.Context, tx *db.Tx, who Account, hash []byte) error {
+func (a *Accounts) spendRecoveryCode(ctx context.Context, tx *db.Tx, who Account, from Client, hash []byte) error {
 	spent, err := tx.Exec(ctx, `DELETE FROM recovery_codes WHERE account_id = $1 AND code_hash = $2`, who.ID, hash)
 	if err != nil {
 		return err
@@ -118,5 +118,5 @@ func (a *Accounts) spendRecoveryCode(ctx context.Context, tx *db.Tx, who Account
 	if err != nil {
 		return err
 	}
-	return a.write(ctx, tx, who.Email, mailFactors, map[string]string{"change": fmt.Sprintf("a recovery code was used; %d are left", left.RecoveryCodes)})
+	return a.tellChange(ctx, tx, who, from, fmt.Sprintf("A recovery code was used; %d are left.", left.RecoveryCodes))
 }

@@ -16,10 +16,8 @@ import (
 
 const resetPrefix = "chomreset_"
 
-const (
-	resetWithin  = 30 * time.Minute
-	resetsAtOnce = 3 // links that work for one account: enough for a lost mail, too few to flood a mailbox
-)
+// resetWithin is the life of a link: who asks for it waits for the mail.
+const resetWithin = 30 * time.Minute
 
 // RequestPasswordReset mails a link by which whoever has the address can set a password. Its answer is the same whether somebody
 // has it or not. An account that others named gets its first password in this way.
@@ -40,19 +38,11 @@ func (a *Accounts) RequestPasswordReset(ctx context.Context, rawEmail string) er
 		if err != nil {
 			return err
 		}
-		now := time.Now()
-		var working int
-		if err := tx.QueryRow(ctx, `SELECT COUNT(*) FROM password_resets WHERE account_id = $1 AND expires_at > $2`, account, db.Micros(now)).Scan(&working); err != nil {
-			return err
-		}
-		if working >= resetsAtOnce {
-			return nil
-		}
 		secret, hash := bearer.New(resetPrefix)
 		if _, err := tx.Exec(ctx, `
 			INSERT INTO password_resets (secret_hash, account_id, expires_at)
 			VALUES ($1, $2, $3)`,
-			hash, account, db.Micros(now.Add(resetWithin))); err != nil {
+			hash, account, db.Micros(time.Now().Add(resetWithin))); err != nil {
 			return err
 		}
 		return a.write(ctx, tx, address(email), mailReset, map[string]string{"link": a.link(pageReset, secret)})
@@ -66,7 +56,7 @@ func (a *Accounts) RequestPasswordReset(ctx context.Context, rawEmail string) er
 // ResetPassword sets the password of the account that a mailed link is about. The link works once, for 30 minutes. All sessions
 // end, and nobody is signed in: whoever has a second factor still needs it. It says ErrLink, or fault.Invalid about the
 // new password.
-func (a *Accounts) ResetPassword(ctx context.Context, token, secret string) error {
+func (a *Accounts) ResetPassword(ctx context.Context, token, secret string, from Client) error {
 	hash, ok := bearer.Hash(resetPrefix, token)
 	if !ok {
 		return ErrLink
@@ -89,7 +79,7 @@ func (a *Accounts) ResetPassword(ctx context.Context, token, secret string) erro
 		if _, err := resetOf(ctx, tx, hash); err != nil {
 			return err
 		}
-		if err := a.setPassword(ctx, tx, who, passwordHash); err != nil {
+		if err := a.setPassword(ctx, tx, who, from, passwordHash); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, `UPDATE accounts SET verified_at = $2 WHERE id = $1 AND verified_at IS NULL`, who.ID, db.Micros(time.Now())); err != nil {
@@ -127,14 +117,14 @@ func resetOf(ctx context.Context, q db.Querier, hash []byte) (Account, error) {
 }
 
 // setPassword writes a password, after which no link to reset it works, and tells its owner.
-func (a *Accounts) setPassword(ctx context.Context, tx *db.Tx, who Account, passwordHash string) error {
+func (a *Accounts) setPassword(ctx context.Context, tx *db.Tx, who Account, from Client, passwordHash string) error {
 	if _, err := tx.Exec(ctx, `UPDATE accounts SET password_hash = $2 WHERE id = $1`, who.ID, passwordHash); err != nil {
 		return err
 	}
 	if _, err := tx.Exec(ctx, `DELETE FROM password_resets WHERE account_id = $1`, who.ID); err != nil {
 		return err
 	}
-	return a.write(ctx, tx, who.Email, mailPassword, map[string]string{"link": a.link(pageReset, "")})
+	return a.tell(ctx, tx, who.Email, mailPassword, from, map[string]string{"link": a.link(pageReset, "")})
 }
 
 // ChangePassword sets the password of the caller, whose session must be fresh. All their other sessions end. It says
@@ -149,7 +139,7 @@ func (a *Accounts) ChangePassword(ctx context.Context, caller Caller, secret str
 	}
 	var renewed SignedIn
 	err = db.InTx(ctx, a.db, func(tx *db.Tx) error {
-		if err := a.setPassword(ctx, tx, caller.Account, passwordHash); err != nil {
+		if err := a.setPassword(ctx, tx, caller.Account, caller.From, passwordHash); err != nil {
 			return err
 		}
 		if _, err := endSessions(ctx, tx, caller.ID, caller.Session); err != nil {

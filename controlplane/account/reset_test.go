@@ -24,7 +24,6 @@ func TestReset(t *testing.T) {
 		bystander := w.SignUp(t, "b@example.com")
 		ask := func(t *testing.T, email string) string {
 			t.Helper()
-			run(t, d, `DELETE FROM password_resets`)
 			if err := w.RequestPasswordReset(ctx, email); err != nil {
 				t.Fatal(err)
 			}
@@ -37,10 +36,10 @@ func TestReset(t *testing.T) {
 		if link := w.Mails.To(anna, "reset_password")[0].Values["link"]; link != accounttest.URL+"/reset-password#"+secret {
 			t.Errorf("the link is %s", link)
 		}
-		if err := w.ResetPassword(ctx, secret, "qwertyuiop"); field(err) != "password" {
+		if err := w.ResetPassword(ctx, secret, "qwertyuiop", accounttest.Browser); field(err) != "password" {
 			t.Errorf("a common password: %v", err)
 		}
-		if err := w.ResetPassword(ctx, secret, other); err != nil {
+		if err := w.ResetPassword(ctx, secret, other, accounttest.Browser); err != nil {
 			t.Fatal(err)
 		}
 		for _, session := range sessions {
@@ -59,7 +58,7 @@ func TestReset(t *testing.T) {
 		if n := len(w.Mails.To(anna, "password_changed")); n != 1 {
 			t.Errorf("%d mails say so", n)
 		}
-		if err := w.ResetPassword(ctx, secret, accounttest.Password); !errors.Is(err, account.ErrLink) {
+		if err := w.ResetPassword(ctx, secret, accounttest.Password, accounttest.Browser); !errors.Is(err, account.ErrLink) {
 			t.Errorf("a second time: %v", err)
 		}
 
@@ -68,7 +67,7 @@ func TestReset(t *testing.T) {
 			var wg sync.WaitGroup
 			results := make(chan error, 8)
 			for range 8 {
-				wg.Go(func() { results <- w.ResetPassword(ctx, secret, other) })
+				wg.Go(func() { results <- w.ResetPassword(ctx, secret, other, accounttest.Browser) })
 			}
 			wg.Wait()
 			won := 0
@@ -90,7 +89,7 @@ func TestReset(t *testing.T) {
 				t.Errorf("it is valid for %d s, %v", left/1e6, err)
 			}
 			run(t, d, `UPDATE password_resets SET expires_at = 1`)
-			if err := w.ResetPassword(ctx, secret, other); !errors.Is(err, account.ErrLink) {
+			if err := w.ResetPassword(ctx, secret, other, accounttest.Browser); !errors.Is(err, account.ErrLink) {
 				t.Errorf("after that: %v", err)
 			}
 		})
@@ -100,10 +99,10 @@ func TestReset(t *testing.T) {
 			if err := w.RequestEmailChange(ctx, caller, "anna@new.example.com"); err != nil {
 				t.Fatal(err)
 			}
-			if err := w.ConfirmEmailChange(ctx, w.Mails.Secret(t, "anna@new.example.com", "confirm_email_change")); err != nil {
+			if err := w.ConfirmEmailChange(ctx, w.Mails.Secret(t, "anna@new.example.com", "confirm_email_change"), accounttest.Browser); err != nil {
 				t.Fatal(err)
 			}
-			if err := w.ResetPassword(ctx, secret, accounttest.Password); !errors.Is(err, account.ErrLink) {
+			if err := w.ResetPassword(ctx, secret, accounttest.Password, accounttest.Browser); !errors.Is(err, account.ErrLink) {
 				t.Errorf("got %v", err)
 			}
 			login(t, w, "anna@new.example.com", other)
@@ -116,7 +115,7 @@ func TestReset(t *testing.T) {
 			for name, secret := range map[string]string{
 				"nothing": "", "a guess": "chomreset_" + strings.Repeat("0", 49), "a sign-up": verify, "a sign-up under another prefix": "chomreset_" + strings.TrimPrefix(verify, "chomverify_"),
 			} {
-				if err := w.ResetPassword(ctx, secret, other); !errors.Is(err, account.ErrLink) {
+				if err := w.ResetPassword(ctx, secret, other, accounttest.Browser); !errors.Is(err, account.ErrLink) {
 					t.Errorf("%s: %v", name, err)
 				}
 			}
@@ -124,7 +123,7 @@ func TestReset(t *testing.T) {
 		t.Run("does not do without the second factor", func(t *testing.T) {
 			const email = "d@example.com"
 			enrol(t, w, w.Caller(t, w.SignUp(t, email).Secret))
-			if err := w.ResetPassword(ctx, ask(t, email), other); err != nil {
+			if err := w.ResetPassword(ctx, ask(t, email), other, accounttest.Browser); err != nil {
 				t.Fatal(err)
 			}
 			if result := must[account.Login](t)(w.Login(ctx, email, other, accounttest.Browser, "")); result.SignedIn != nil {
@@ -136,22 +135,10 @@ func TestReset(t *testing.T) {
 			if err := db.InTx(ctx, d, func(tx *db.Tx) error { _, err := account.Ensure(ctx, tx, named); return err }); err != nil {
 				t.Fatal(err)
 			}
-			if err := w.ResetPassword(ctx, ask(t, named.String()), other); err != nil {
+			if err := w.ResetPassword(ctx, ask(t, named.String()), other, accounttest.Browser); err != nil {
 				t.Fatal(err)
 			}
 			login(t, w, named.String(), other)
-		})
-		t.Run("is mailed at most three times while links work", func(t *testing.T) {
-			run(t, d, `DELETE FROM password_resets`)
-			before := len(w.Mails.To("b@example.com", "reset_password"))
-			for range 5 {
-				if err := w.RequestPasswordReset(ctx, "b@example.com"); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if n := len(w.Mails.To("b@example.com", "reset_password")) - before; n != 3 {
-				t.Errorf("%d mails", n)
-			}
 		})
 	})
 }
@@ -183,19 +170,19 @@ func TestEmailChange(t *testing.T) {
 		if caller := w.Caller(t, opened.Secret); caller.Email != anna {
 			t.Errorf("it has changed before it was confirmed: %s", caller.Email)
 		}
-		if err := w.ConfirmEmailChange(ctx, former); !errors.Is(err, account.ErrLink) {
+		if err := w.ConfirmEmailChange(ctx, former, accounttest.Browser); !errors.Is(err, account.ErrLink) {
 			t.Errorf("a former link: %v", err)
 		}
-		if err := w.ConfirmEmailChange(ctx, secret); err != nil {
+		if err := w.ConfirmEmailChange(ctx, secret, accounttest.Browser); err != nil {
 			t.Fatal(err)
 		}
 		if caller := w.Caller(t, opened.Secret); caller.Email != fresh {
 			t.Errorf("it has not changed: %s", caller.Email)
 		}
-		if mails := w.Mails.To(anna, "email_changed"); len(mails) != 1 || mails[0].Values["email"] != fresh {
+		if mails := w.Mails.To(anna, "email_changed"); len(mails) != 1 || mails[0].Values["email"] != fresh || mails[0].Values["address"] != accounttest.Browser.Address {
 			t.Errorf("the former address was told %+v", mails)
 		}
-		if err := w.ConfirmEmailChange(ctx, secret); !errors.Is(err, account.ErrLink) {
+		if err := w.ConfirmEmailChange(ctx, secret, accounttest.Browser); !errors.Is(err, account.ErrLink) {
 			t.Errorf("a second time: %v", err)
 		}
 
@@ -205,7 +192,7 @@ func TestEmailChange(t *testing.T) {
 				t.Fatal(err)
 			}
 			theirs := w.SignUp(t, "c@example.com")
-			if err := w.ConfirmEmailChange(ctx, w.Mails.Secret(t, "c@example.com", "confirm_email_change")); !errors.Is(err, account.ErrLink) {
+			if err := w.ConfirmEmailChange(ctx, w.Mails.Secret(t, "c@example.com", "confirm_email_change"), accounttest.Browser); !errors.Is(err, account.ErrLink) {
 				t.Errorf("got %v", err)
 			}
 			if w.Caller(t, theirs.Secret).Email != "c@example.com" || w.Caller(t, opened.Secret).Email != fresh {
@@ -223,7 +210,7 @@ func TestEmailChange(t *testing.T) {
 			var wg sync.WaitGroup
 			results := make(chan error, 2)
 			for _, secret := range secrets {
-				wg.Go(func() { results <- w.ConfirmEmailChange(ctx, secret) })
+				wg.Go(func() { results <- w.ConfirmEmailChange(ctx, secret, accounttest.Browser) })
 			}
 			wg.Wait()
 			if a, b := <-results, <-results; (a == nil) == (b == nil) {

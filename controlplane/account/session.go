@@ -63,13 +63,13 @@ var ErrNoSession = fault.NotFound("session")
 var errSessionOver = fault.Unauthenticated("the session is over: sign in again")
 
 // Authenticate finds the caller behind the cookie of a session; false where it is none, or over.
-func (a *Accounts) Authenticate(ctx context.Context, secret string) (Caller, bool, error) {
+func (a *Accounts) Authenticate(ctx context.Context, secret string, from Client) (Caller, bool, error) {
 	hash, ok := bearer.Hash(sessionPrefix, secret)
 	if !ok {
 		return Caller{}, false, nil
 	}
 	now := time.Now()
-	found := Caller{Scope: Manage}
+	found := Caller{Scope: Manage, From: from}
 	var fresh int64
 	err := a.db.Reader().QueryRow(ctx, `
 		SELECT s.id,
@@ -164,9 +164,7 @@ func (a *Accounts) meet(ctx context.Context, tx *db.Tx, who Account, from Client
 	if others == 0 {
 		return secret, nil // the first one is no news
 	}
-	return secret, a.write(ctx, tx, who.Email, mailDevice, map[string]string{
-		"user_agent": oneLine(from.UserAgent), "address": oneLine(from.Address), "link": a.link(pageSessions, ""),
-	})
+	return secret, a.tell(ctx, tx, who.Email, mailDevice, from, map[string]string{"device": oneLine(from.UserAgent), "link": a.link(pageSessions, "")})
 }
 
 // renew gives a session another secret, since what it allows has grown. Its former one is worth nothing any more.

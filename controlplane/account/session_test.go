@@ -161,7 +161,7 @@ func TestRotation(t *testing.T) {
 			if _, err := w.Login(ctx, anna, accounttest.Password, accounttest.Browser, ""); !errors.Is(err, account.ErrCredentials) {
 				t.Errorf("the former password: %v", err)
 			}
-			if err := w.ResetPassword(ctx, w.Mails.Secret(t, anna, "reset_password"), accounttest.Password); !errors.Is(err, account.ErrLink) {
+			if err := w.ResetPassword(ctx, w.Mails.Secret(t, anna, "reset_password"), accounttest.Password, accounttest.Browser); !errors.Is(err, account.ErrLink) {
 				t.Errorf("a link from before: %v", err)
 			}
 			if n := len(w.Mails.To(anna, "password_changed")); n != 1 {
@@ -212,7 +212,7 @@ func TestNewDevice(t *testing.T) {
 			t.Error("a guess is a known one")
 		}
 		mails := w.Mails.To(anna, "new_device")
-		if len(mails) != 1 || mails[0].Values["address"] != "198.51.100.9" || mails[0].Values["user_agent"] != "Other/2.0" {
+		if len(mails) != 1 || mails[0].Values["address"] != "198.51.100.9" || mails[0].Values["device"] != "Other/2.0" {
 			t.Errorf("got %+v", mails)
 		}
 		// The browser of one person, in which another one signs in.

@@ -17,13 +17,11 @@ import (
 
 const verifyPrefix = "chomverify_"
 
-const (
-	verifyWithin  = 24 * time.Hour // a mail may be read the next day
-	signUpsAtOnce = 3              // that wait for one address: enough for a lost mail, too few to flood a mailbox
-)
+// verifyWithin is the life of a link: a mail may be read the next day.
+const verifyWithin = 24 * time.Hour
 
 // ErrLink is the one answer to the secret of a mailed link that is malformed, unknown, used or over.
-var ErrLink = fault.Denied("this link is not valid any more: it works once and for a limited time")
+var ErrLink = fault.Invalid("token", "is not valid (any more): a link works once and for a limited time")
 
 // SignUp asks for an account. Its answer is the same whether there is one with the address or not, and whether the address may
 // sign up or not: what follows is a mail, to whoever has that address.
@@ -70,18 +68,6 @@ func (a *Accounts) SignUp(ctx context.Context, rawEmail, secret string) error {
 // askToVerify keeps what somebody wants until they show that the address is theirs.
 func (a *Accounts) askToVerify(ctx context.Context, tx *db.Tx, email, passwordHash string) error {
 	now := time.Now()
-	var waiting int
-	if err := tx.QueryRow(ctx, `
-		SELECT COUNT(*)
-		FROM sign_ups
-		WHERE email = $1
-		  AND created_at > $2`,
-		email, db.Micros(now.Add(-time.Hour))).Scan(&waiting); err != nil {
-		return err
-	}
-	if waiting >= signUpsAtOnce {
-		return nil
-	}
 	secret, hash := bearer.New(verifyPrefix)
 	if _, err := tx.Exec(ctx, `
 		INSERT INTO sign_ups (secret_hash, email, password_hash, created_at, expires_at)

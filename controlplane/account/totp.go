@@ -132,7 +132,7 @@ func (a *Accounts) ConfirmTOTP(ctx context.Context, caller Caller, code string) 
 		if confirmed == 0 {
 			return ErrNoTOTP
 		}
-		renewed, codes, err = a.factorAdded(ctx, tx, caller, "an authenticator app")
+		renewed, codes, err = a.factorAdded(ctx, tx, caller, "An authenticator app")
 		return err
 	})
 	if err != nil {
@@ -152,7 +152,7 @@ func (a *Accounts) RemoveTOTP(ctx context.Context, caller Caller) (SignedIn, err
 		if removed == 0 {
 			return ErrNoTOTP
 		}
-		renewed, err = a.factorRemoved(ctx, tx, caller, "the authenticator app")
+		renewed, err = a.factorRemoved(ctx, tx, caller, "The authenticator app")
 		return err
 	})
 	if err != nil {
@@ -188,11 +188,11 @@ type proof struct {
 
 // proveCode compares a code of somebody's authenticator app, or a recovery code. Errors: ErrCode, and what the limiter says
 // after 5 tries in a minute.
-func (a *Accounts) proveCode(ctx context.Context, who Account, code string) (proof, error) {
+func (a *Accounts) proveCode(ctx context.Context, who Account, code string, from Client) (proof, error) {
 	if err := a.limits.Allow(ctx, "code:"+who.ID, ClassAuth); err != nil {
 		return proof{}, err
 	}
-	proved, err := a.lookUpCode(ctx, who, code)
+	proved, err := a.lookUpCode(ctx, who, code, from)
 	if errors.Is(err, ErrCode) {
 		if err := a.recordRefused(ctx, who.ID, "second factor"); err != nil {
 			return proof{}, err
@@ -201,9 +201,9 @@ func (a *Accounts) proveCode(ctx context.Context, who Account, code string) (pro
 	return proved, err
 }
 
-func (a *Accounts) lookUpCode(ctx context.Context, who Account, code string) (proof, error) {
+func (a *Accounts) lookUpCode(ctx context.Context, who Account, code string, from Client) (proof, error) {
 	if hash, ok := hashRecoveryCode(code); ok {
-		return proof{"recovery code", func(ctx context.Context, tx *db.Tx) error { return a.spendRecoveryCode(ctx, tx, who, hash) }},
+		return proof{"recovery code", func(ctx context.Context, tx *db.Tx) error { return a.spendRecoveryCode(ctx, tx, who, from, hash) }},
 			a.knownRecoveryCode(ctx, who, hash)
 	}
 	var id string

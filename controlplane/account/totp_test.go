@@ -253,7 +253,7 @@ func TestRecoveryCodes(t *testing.T) {
 			t.Errorf("%d are left", have.RecoveryCodes)
 		}
 		mails := w.Mails.To(anna, "second_factor_changed")
-		if last := mails[len(mails)-1].Values["change"]; last != "a recovery code was used; 9 are left" {
+		if last := mails[len(mails)-1].Values["change"]; last != "A recovery code was used; 9 are left." {
 			t.Errorf("the mail says %q", last)
 		}
 		stranger := w.Caller(t, w.SignUp(t, "b@example.com").Secret)

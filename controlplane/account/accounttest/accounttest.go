@@ -8,7 +8,10 @@ import (
 	"crypto/cipher"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -72,7 +75,7 @@ func (w *World) SignUp(t testing.TB, email string) account.SignedIn {
 // Caller is who calls with the cookie of a session.
 func (w *World) Caller(t testing.TB, secret string) account.Caller {
 	t.Helper()
-	caller, ok, err := w.Authenticate(t.Context(), secret)
+	caller, ok, err := w.Authenticate(t.Context(), secret, Browser)
 	if err != nil || !ok {
 		t.Fatalf("the session is over: %v", err)
 	}
@@ -82,7 +85,7 @@ func (w *World) Caller(t testing.TB, secret string) account.Caller {
 // Over reports whether a session is.
 func (w *World) Over(t testing.TB, secret string) bool {
 	t.Helper()
-	_, ok, err := w.Authenticate(t.Context(), secret)
+	_, ok, err := w.Authenticate(t.Context(), secret, Browser)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,8 +98,18 @@ type Mails struct {
 	sent []account.Mail
 }
 
-// Enqueue keeps a mail.
+// values are what the templates show: all of them, and nothing else.
+var values = map[string][]string{
+	"verify_email": {"link"}, "sign_up_exists": {"link"}, "reset_password": {"link"}, "confirm_email_change": {"link"},
+	"password_changed": {"address", "link", "time"}, "email_changed": {"address", "email", "time"},
+	"second_factor_changed": {"address", "change", "link", "time"}, "new_device": {"address", "device", "link", "time"},
+}
+
+// Enqueue keeps a mail. It fails where a template would.
 func (m *Mails) Enqueue(_ context.Context, tx *db.Tx, mail account.Mail) error {
+	if have := slices.Sorted(maps.Keys(mail.Values)); !slices.Equal(have, values[mail.Template]) {
+		return fmt.Errorf("the mail %s shows %v, and has %v", mail.Template, values[mail.Template], have)
+	}
 	tx.AfterCommit(func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
