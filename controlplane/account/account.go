@@ -1,4 +1,4 @@
-// Package account is people and programs that may call the control plane, and the tokens by which they prove who they are.
+// Package account is people who may call the control plane.
 //
 // An account is an e-mail address. An operator runs the platform itself; everybody else has rights through the
 // organizations that they are a member of (package organization). No password exists yet.
@@ -16,9 +16,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"database/sql"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -27,7 +25,6 @@ import (
 
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
-	"chom.dev/controlplane/fault"
 	"chom.dev/proto/contract"
 )
 
@@ -41,11 +38,19 @@ type Account struct {
 	Operator bool
 }
 
+// Issuer makes a personal API token in a transaction and gives its text. It is token.Tokens.
+type Issuer interface {
+	Issue(ctx context.Context, tx *db.Tx, account, name string, scope Scope) (string, error)
+}
+
 // Accounts keeps them. It is safe for concurrent use.
-type Accounts struct{ db *db.DB }
+type Accounts struct {
+	db     *db.DB
+	tokens Issuer
+}
 
 // New keeps accounts in a database.
-func New(d *db.DB) *Accounts { return &Accounts{db: d} }
+func New(d *db.DB, tokens Issuer) *Accounts { return &Accounts{db: d, tokens: tokens} }
 
 // Ensure returns the id of the account with this address, which it makes where there is none. email must be parsed.
 func Ensure(ctx context.Context, tx *db.Tx, email contract.Email) (string, error) {
@@ -70,18 +75,10 @@ func Ensure(ctx context.Context, tx *db.Tx, email contract.Email) (string, error
 // address is how an e-mail address is stored and compared.
 func address(e contract.Email) string { return strings.ToLower(e.String()) }
 
-// Tokens are 256 random bits behind a prefix that says what they are, so that a leaked one is recognised by scanners and
-// none is taken for another kind.
-const (
-	operatorPrefix = "chomop_"
-	setupPrefix    = "chomsetup_"
-	secretLength   = 43 // 32 bytes in base64 without padding
-)
+// Secrets are 256 random bits behind a prefix that says what they are.
+const setupPrefix = "chomsetup_"
 
-// operatorTokenLife ends a token that was forgotten somewhere.
-const operatorTokenLife = 365 * 24 * time.Hour
-
-// newSecret makes a token; only its hash may be stored. A fast hash is enough for 256 random bits.
+// newSecret makes one; only its hash may be stored. A fast hash is enough for 256 random bits.
 func newSecret(prefix string) (secret string, hash []byte) {
 	var b [32]byte
 	rand.Read(b[:]) // never fails: crypto/rand ends the program instead
@@ -92,52 +89,6 @@ func newSecret(prefix string) (secret string, hash []byte) {
 func hashOf(secret string) []byte {
 	sum := sha256.Sum256([]byte(secret))
 	return sum[:]
-}
-
-// errUnknownToken is the one answer to a token that is malformed, unknown, expired or revoked.
-var errUnknownToken = fault.Unauthenticated("the token is not valid (any more)")
-
-// Authenticate returns the caller that a token stands for. A revoked or expired token is refused from that moment on.
-func (a *Accounts) Authenticate(ctx context.Context, token string) (Caller, error) {
-	if !strings.HasPrefix(token, operatorPrefix) || len(token) != len(operatorPrefix)+secretLength {
-		return Caller{}, errUnknownToken
-	}
-	found := Caller{Scope: Manage}
-	err := a.db.Reader().QueryRow(ctx, `
-		SELECT t.id,
-		       a.id,
-		       a.email,
-		       a.operator
-		FROM tokens t
-		JOIN accounts a ON a.id = t.account_id
-		WHERE t.secret_hash = $1
-		  AND t.revoked_at IS NULL
-		  AND t.expires_at > $2`,
-		hashOf(token), db.Micros(time.Now())).Scan(&found.Token, &found.ID, &found.Email, &found.Operator)
-	if errors.Is(err, sql.ErrNoRows) {
-		return Caller{}, errUnknownToken
-	}
-	if err != nil {
-		return Caller{}, fmt.Errorf("authenticate: %w", err)
-	}
-	return found, nil
-}
-
-// insertToken gives an account a token that it must be shown now or never.
-func insertToken(ctx context.Context, tx *db.Tx, account string) (string, error) {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return "", fmt.Errorf("make token: %w", err)
-	}
-	token, hash := newSecret(operatorPrefix)
-	now := time.Now()
-	if _, err := tx.Exec(ctx, `
-		INSERT INTO tokens (id, account_id, secret_hash, created_at, expires_at)
-		VALUES ($1, $2, $3, $4, $5)`,
-		id.String(), account, hash, db.Micros(now), db.Micros(now.Add(operatorTokenLife))); err != nil {
-		return "", fmt.Errorf("make token: %w", err)
-	}
-	return token, nil
 }
 
 func recordOperator(ctx context.Context, tx *db.Tx, account string) error {

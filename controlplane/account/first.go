@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"time"
 
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
@@ -87,10 +88,10 @@ func (a *Accounts) CreateFirstOperator(ctx context.Context, secret string, rawEm
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, `UPDATE accounts SET operator = TRUE WHERE id = $1`, id); err != nil {
+		if _, err := tx.Exec(ctx, `UPDATE accounts SET operator = TRUE, verified_at = $2 WHERE id = $1`, id, db.Micros(time.Now())); err != nil {
 			return err
 		}
-		if token, err = insertToken(ctx, tx, id); err != nil {
+		if token, err = a.tokens.Issue(ctx, tx, id, "first operator", Manage); err != nil {
 			return err
 		}
 		made = Account{ID: id, Email: address(email), Operator: true}

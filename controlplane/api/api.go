@@ -24,6 +24,7 @@ import (
 	"chom.dev/proto/gen/chom/organization/v1/organizationv1connect"
 	"chom.dev/proto/gen/chom/site/v1/sitev1connect"
 	"chom.dev/proto/gen/chom/task/v1/taskv1connect"
+	"chom.dev/proto/gen/chom/token/v1/tokenv1connect"
 
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/db"
@@ -32,6 +33,7 @@ import (
 	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
+	"chom.dev/controlplane/token"
 )
 
 // Config is what the door opens to.
@@ -41,6 +43,7 @@ type Config struct {
 	Metrics       prometheus.Registerer
 	Accounts      *account.Accounts
 	Organizations *organization.Organizations
+	Tokens        *token.Tokens
 	Fleet         *fleet.Fleet
 	Sites         *site.Sites
 	Tasks         *task.Tasks
@@ -71,7 +74,7 @@ func New(c Config) (http.Handler, error) {
 	}
 	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxBody)}
 	d := &door{
-		db: c.DB, log: c.Log, accounts: c.Accounts, organizations: c.Organizations,
+		db: c.DB, log: c.Log, tokens: c.Tokens, organizations: c.Organizations,
 		validator: validator, metrics: counted, errors: connect.NewErrorWriter(options...), closing: c.Closing,
 	}
 	if d.closing == nil {
@@ -85,13 +88,14 @@ func New(c Config) (http.Handler, error) {
 	mount(organizationv1connect.NewOrganizationServiceHandler(&organizationService{c.Organizations}, guarded...))
 	mount(fleetv1connect.NewServerServiceHandler(&serverService{c.DB, c.Fleet, c.Packages, c.Address, c.Pin}, guarded...))
 	mount(sitev1connect.NewSiteServiceHandler(&siteService{c.Sites}, guarded...))
+	mount(tokenv1connect.NewTokenServiceHandler(&tokenService{c.Tokens}, guarded...))
 	mount(taskv1connect.NewTaskServiceHandler(&taskService{c.DB, c.Tasks}, guarded...))
 
 	// Health and reflection are public: they say nothing that the source does not.
 	mux.Handle(grpchealth.NewHandler(health{c.Ready}, options...))
 	reflector := grpcreflect.NewStaticReflector(
 		accountv1connect.AccountServiceName, organizationv1connect.OrganizationServiceName, fleetv1connect.ServerServiceName,
-		sitev1connect.SiteServiceName, taskv1connect.TaskServiceName, grpchealth.HealthV1ServiceName,
+		sitev1connect.SiteServiceName, taskv1connect.TaskServiceName, tokenv1connect.TokenServiceName, grpchealth.HealthV1ServiceName,
 	)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options...))
 	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, options...))

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"net"
 	"net/http"
 	"strings"
 
@@ -18,9 +19,18 @@ func (d *door) authenticate(r *http.Request) (*account.Caller, error) {
 	if len(header) > 1 || !found || !strings.EqualFold(scheme, "Bearer") {
 		return nil, fault.Unauthenticated(`the Authorization header must be "Bearer <token>", once`)
 	}
-	caller, err := d.accounts.Authenticate(r.Context(), token)
+	caller, err := d.tokens.Authenticate(r.Context(), token, addressOf(r))
 	if err != nil {
 		return nil, err
 	}
 	return &caller, nil
+}
+
+// addressOf is where a request comes from.
+func addressOf(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return ""
+	}
+	return host
 }

@@ -20,6 +20,7 @@ import (
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/organization"
+	"chom.dev/controlplane/token"
 )
 
 // door is what every call goes through, in this order: an id, the caller, the rule of the method, the body (bounded in size
@@ -28,7 +29,7 @@ import (
 type door struct {
 	db            *db.DB
 	log           *slog.Logger
-	accounts      *account.Accounts
+	tokens        *token.Tokens
 	organizations *organization.Organizations
 	validator     protovalidate.Validator
 	metrics       *metrics

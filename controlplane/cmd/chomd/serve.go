@@ -29,6 +29,7 @@ import (
 	"chom.dev/controlplane/pki"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
+	"chom.dev/controlplane/token"
 )
 
 // stopWithin is how long an orderly end may take; systemd and impatient people kill after more.
@@ -61,8 +62,22 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
+	people, err := net.Listen("tcp", c.PeopleListen)
+	if err != nil {
+		return fmt.Errorf("listen for people: %w", err)
+	}
+	defer people.Close() //nolint:errcheck // its server closes it first
+	agents, err := net.Listen("tcp", c.AgentsListen)
+	if err != nil {
+		return fmt.Errorf("listen for agents: %w", err)
+	}
+	defer agents.Close() //nolint:errcheck // its server closes it first
+	address := c.addresses(people.Addr().String(), agents.Addr().String())
+
 	// The nouns.
-	accounts, organizations := account.New(d), organization.New(d)
+	organizations := organization.New(d, organization.Config{Log: log, ClosePeriod: c.ClosePeriod, URL: address.URL})
+	tokens := token.New(d, log, organizations)
+	accounts := account.New(d, tokens)
 	servers := fleet.New(d, log)
 	tasks, err := task.NewTasks(d, authority.Signer(), log, registry, task.OnEnd(task.ConvergeSite, site.Ended))
 	if err != nil {
@@ -75,17 +90,6 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	sites := site.New(d, tasks, log, site.Config{TrashPeriod: c.TrashPeriod, WordPress: wordPress})
 
 	// The doors.
-	people, err := net.Listen("tcp", c.PeopleListen)
-	if err != nil {
-		return fmt.Errorf("listen for people: %w", err)
-	}
-	defer people.Close() //nolint:errcheck // its server closes it first
-	agents, err := net.Listen("tcp", c.AgentsListen)
-	if err != nil {
-		return fmt.Errorf("listen for agents: %w", err)
-	}
-	defer agents.Close() //nolint:errcheck // its server closes it first
-	address := c.addresses(people.Addr().String(), agents.Addr().String())
 	agentsDoor, err := link.New(link.Config{
 		DB: d, Log: log, Metrics: registry, Authority: authority, Fleet: servers, Tasks: tasks, Sites: sites,
 	})
@@ -96,7 +100,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	closing, closeStreams := context.WithCancel(context.WithoutCancel(ctx))
 	defer closeStreams()
 	handler, err := api.New(api.Config{
-		DB: d, Log: log, Metrics: registry, Accounts: accounts, Organizations: organizations, Fleet: servers, Sites: sites, Tasks: tasks,
+		DB: d, Log: log, Metrics: registry, Accounts: accounts, Organizations: organizations, Tokens: tokens, Fleet: servers, Sites: sites, Tasks: tasks,
 		Packages: packages, Address: address, Pin: authority.Pin(), Ready: d.Ping, TLS: c.tls(), Closing: closing,
 	})
 	if err != nil {
@@ -114,6 +118,8 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	g.Go(func() error { return tasks.Run(running) })
 	g.Go(func() error { return servers.Run(running) })
 	g.Go(func() error { return sites.Run(running) })
+	g.Go(func() error { return organizations.Run(running) })
+	g.Go(func() error { return tokens.Run(running) })
 	g.Go(func() error { return agentsDoor.Run(running) })
 	g.Go(func() error { return agentsDoor.Serve(agents) })
 	g.Go(func() error { return c.servePeople(peoplesDoor, people) })
