@@ -40,7 +40,7 @@ type Account struct {
 
 // Issuer makes a personal API token in a transaction and gives its text. It is token.Tokens.
 type Issuer interface {
-	Issue(ctx context.Context, tx *db.Tx, account, name string, scope Scope) (string, error)
+	Issue(ctx context.Context, tx *db.Tx, account, name string, scope Scope, expires time.Time) (string, error)
 }
 
 // Accounts keeps them. It is safe for concurrent use.

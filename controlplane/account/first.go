@@ -17,6 +17,9 @@ import (
 // setupSetting holds the hash of the setup secret, in hex. It is there only while there is no operator.
 const setupSetting = "setup_secret_sha256"
 
+// operatorTokenLife ends a token that was forgotten somewhere.
+const operatorTokenLife = 365 * 24 * time.Hour
+
 var setupPattern = regexp.MustCompile(`^chomsetup_[A-Za-z0-9_-]{43}$`)
 
 // Errors of CreateFirstOperator.
@@ -91,7 +94,7 @@ func (a *Accounts) CreateFirstOperator(ctx context.Context, secret string, rawEm
 		if _, err := tx.Exec(ctx, `UPDATE accounts SET operator = TRUE, verified_at = $2 WHERE id = $1`, id, db.Micros(time.Now())); err != nil {
 			return err
 		}
-		if token, err = a.tokens.Issue(ctx, tx, id, "first operator", Manage); err != nil {
+		if token, err = a.tokens.Issue(ctx, tx, id, "first operator", Manage, time.Now().Add(operatorTokenLife)); err != nil {
 			return err
 		}
 		made = Account{ID: id, Email: address(email), Operator: true}

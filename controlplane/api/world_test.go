@@ -128,7 +128,7 @@ func (w *world) member(t *testing.T, organization, email string, role organizati
 	var text string
 	must(t, db.InTx(t.Context(), w.db, func(tx *db.Tx) error {
 		var err error
-		text, err = w.tokens.Issue(t.Context(), tx, person, "test", account.Manage)
+		text, err = w.tokens.Issue(t.Context(), tx, person, "test", account.Manage, time.Now().Add(time.Hour))
 		return err
 	}))
 	return w.caller(t, text), text

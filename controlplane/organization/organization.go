@@ -69,7 +69,7 @@ type Config struct {
 	ClosePeriod time.Duration
 	// URL is the one under which people reach the control plane; links begin with it.
 	URL string
-	// Mail sends what members and the invited must hear of.
+	// Mail sends what members and the invited must hear of; nil sends nothing.
 	Mail Mailer
 }
 
@@ -84,9 +84,6 @@ type Mail struct {
 // Mailer queues a mail in a transaction; it goes out once that is committed.
 type Mailer func(ctx context.Context, tx *db.Tx, mail Mail) error
 
-// NoMail sends nothing, for control planes without a way to.
-func NoMail(context.Context, *db.Tx, Mail) error { return nil }
-
 // Organizations keeps them. It is safe for concurrent use.
 type Organizations struct {
 	db     *db.DB
@@ -98,7 +95,7 @@ type Organizations struct {
 func New(d *db.DB, c Config) *Organizations {
 	c.ClosePeriod = cmp.Or(c.ClosePeriod, DefaultClosePeriod)
 	if c.Mail == nil {
-		c.Mail = NoMail
+		c.Mail = func(context.Context, *db.Tx, Mail) error { return nil }
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -7,6 +7,9 @@ func TestDerive(t *testing.T) {
 	o := func(phase Phase, generation uint64, status uint32) *Observed {
 		return &Observed{Phase: phase, Generation: generation, HTTPStatus: status}
 	}
+	frozen := func(phase Phase, generation uint64) Wanted {
+		return Wanted{Phase: phase, Generation: generation, Frozen: true}
+	}
 	sick := o(Active, 1, 200)
 	sick.Problem = "the database is gone"
 	for name, test := range map[string]struct {
@@ -31,6 +34,10 @@ func TestDerive(t *testing.T) {
 		"changed, and the host is behind":    {w(Active, 2), o(Active, 1, 200), arrived, "", StateFailed, "the host holds generation 1, older than 2"},
 		"suspended":                          {w(Suspended, 2), o(Suspended, 2, 503), arrived, "", StateSuspended, ""},
 		"being suspended":                    {w(Suspended, 2), o(Active, 1, 200), onItsWay, "", StateUpdating, ""},
+		"frozen":                             {frozen(Active, 2), o(Suspended, 2, 503), arrived, "", StateSuspended, ""},
+		"frozen, but found served":           {frozen(Active, 2), o(Active, 2, 200), arrived, "", StateFailed, "the host reports it as active"},
+		"being frozen":                       {frozen(Active, 2), o(Active, 1, 200), onItsWay, "", StateUpdating, ""},
+		"frozen when it was suspended":       {frozen(Suspended, 3), o(Suspended, 3, 503), arrived, "", StateSuspended, ""},
 		"in the trash":                       {w(Trashed, 3), o(Trashed, 3, 0), arrived, "", StateTrashed, ""},
 		"on its way to the trash":            {w(Trashed, 3), o(Active, 2, 200), onItsWay, "", StateTrashed, ""},
 		"not quite in the trash":             {w(Trashed, 3), o(Active, 2, 200), broken, "the disk is full", StateTrashed, "the disk is full"},

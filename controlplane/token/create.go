@@ -123,14 +123,17 @@ func (t *Tokens) CreateForOrganization(ctx context.Context, caller account.Calle
 
 // Issue makes a personal token for somebody who has proved themselves in another way: by the setup secret, or by confirming a
 // program's login. It returns its text, which is shown once.
-func (t *Tokens) Issue(ctx context.Context, tx *db.Tx, accountID, name string, scope account.Scope) (string, error) {
+func (t *Tokens) Issue(ctx context.Context, tx *db.Tx, accountID, name string, scope account.Scope, expires time.Time) (string, error) {
 	r := Request{Name: name, Scope: scope}
 	made := r.token(Personal, account.Caller{})
+	made.ExpiresAt = db.Time(db.Micros(expires))
 	text, err := insert(ctx, tx, made, accountID, accountID)
 	if err != nil {
 		return "", fmt.Errorf("issue token: %w", err)
 	}
-	return text, audit.Record(ctx, tx, audit.Event{Organization: audit.Platform, Action: "token.create", Object: made.ID, Detail: made.inWords()})
+	return text, audit.Record(ctx, tx, audit.Event{
+		Organization: audit.Platform, Action: "token.create", Object: made.ID, Detail: made.inWords() + ", of account " + accountID,
+	})
 }
 
 func (r *Request) token(kind Kind, creator account.Caller) Token {
