@@ -38,6 +38,9 @@ package account
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -162,6 +165,22 @@ func Ensure(ctx context.Context, tx *db.Tx, email contract.Email) (string, error
 
 // address is how an e-mail address is stored and compared.
 func address(e contract.Email) string { return strings.ToLower(e.String()) }
+
+// setupPrefix says what the first operator's secret is.
+const setupPrefix = "chomsetup_"
+
+// newSecret makes 256 random bits behind a prefix; only their hash may be stored. A fast hash is enough for so many.
+func newSecret(prefix string) (secret string, hash []byte) {
+	var b [32]byte
+	rand.Read(b[:]) // never fails: crypto/rand ends the program instead
+	secret = prefix + base64.RawURLEncoding.EncodeToString(b[:])
+	return secret, hashOf(secret)
+}
+
+func hashOf(secret string) []byte {
+	sum := sha256.Sum256([]byte(secret))
+	return sum[:]
+}
 
 // newID sorts by birth.
 func newID() string { return uuid.Must(uuid.NewV7()).String() }

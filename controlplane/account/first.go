@@ -19,6 +19,9 @@ import (
 // setupSetting holds the hash of the setup secret, in hex. It is there only while there is no operator.
 const setupSetting = "setup_secret_sha256"
 
+// operatorTokenLife ends a token that was forgotten somewhere.
+const operatorTokenLife = 365 * 24 * time.Hour
+
 var setupPattern = regexp.MustCompile(`^chomsetup_[A-Za-z0-9_-]{43}$`)
 
 // Errors of CreateFirstOperator.

@@ -196,7 +196,7 @@ func TestHalfSession(t *testing.T) {
 		if !w.Over(t, half.Token) {
 			t.Error("the login's token is a session")
 		}
-		if _, err := w.Tokens.Authenticate(ctx, half.Token); fault.KindOf(err) != fault.KindUnauthenticated {
+		if _, err := w.Tokens.Authenticate(ctx, half.Token, "192.0.2.7"); fault.KindOf(err) != fault.KindUnauthenticated {
 			t.Errorf("the login's token is an API token: %v", err)
 		}
 		for name, token := range map[string]string{"nothing": "", "a guess": "chomlogin_" + strings.Repeat("0", 49), "a session": w.SignUp(t, "b@example.com").Secret} {

@@ -26,6 +26,7 @@ import (
 	"chom.dev/proto/gen/chom/organization/v1/organizationv1connect"
 	"chom.dev/proto/gen/chom/site/v1/sitev1connect"
 	"chom.dev/proto/gen/chom/task/v1/taskv1connect"
+	"chom.dev/proto/gen/chom/token/v1/tokenv1connect"
 
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/audit"
@@ -37,6 +38,7 @@ import (
 	"chom.dev/controlplane/rest"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
+	"chom.dev/controlplane/token"
 )
 
 // Config is what the door opens to.
@@ -45,8 +47,8 @@ type Config struct {
 	Log           *slog.Logger
 	Metrics       prometheus.Registerer
 	Accounts      *account.Accounts
-	Tokens        *account.Tokens
 	Organizations *organization.Organizations
+	Tokens        *token.Tokens
 	Fleet         *fleet.Fleet
 	Sites         *site.Sites
 	Tasks         *task.Tasks
@@ -113,6 +115,7 @@ func New(c Config) (http.Handler, error) {
 	mount(organizationv1connect.NewOrganizationServiceHandler(&organizationService{c.Organizations}, guarded...))
 	mount(fleetv1connect.NewServerServiceHandler(&serverService{c.DB, c.Fleet, c.Packages, c.Address, c.Pin}, guarded...))
 	mount(sitev1connect.NewSiteServiceHandler(&siteService{c.Sites}, guarded...))
+	mount(tokenv1connect.NewTokenServiceHandler(&tokenService{c.Tokens}, guarded...))
 	mount(taskv1connect.NewTaskServiceHandler(&taskService{c.DB, c.Tasks}, guarded...))
 
 	mux.Handle("/api/", router.Handler(mux))
@@ -122,7 +125,7 @@ func New(c Config) (http.Handler, error) {
 	reflector := grpcreflect.NewStaticReflector(
 		accountv1connect.AccountServiceName, accountv1connect.SessionServiceName, accountv1connect.SecondFactorServiceName,
 		accountv1connect.DeviceLoginServiceName, auditv1connect.AuditServiceName, organizationv1connect.OrganizationServiceName, fleetv1connect.ServerServiceName,
-		sitev1connect.SiteServiceName, taskv1connect.TaskServiceName, grpchealth.HealthV1ServiceName,
+		sitev1connect.SiteServiceName, taskv1connect.TaskServiceName, tokenv1connect.TokenServiceName, grpchealth.HealthV1ServiceName,
 	)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options...))
 	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, options...))

@@ -21,7 +21,7 @@ func (d *door) authenticate(r *http.Request) (*account.Caller, error) {
 	if len(header) > 1 || !found || !strings.EqualFold(scheme, "Bearer") {
 		return nil, fault.Unauthenticated(`the Authorization header must be "Bearer <token>", once`)
 	}
-	caller, err := d.tokens.Authenticate(r.Context(), token)
+	caller, err := d.tokens.Authenticate(r.Context(), token, clientOf(r.Context()).Address)
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,8 @@ import (
 	"chom.dev/proto/gen/chom/site/v1/sitev1connect"
 	taskv1 "chom.dev/proto/gen/chom/task/v1"
 	"chom.dev/proto/gen/chom/task/v1/taskv1connect"
+	tokenv1 "chom.dev/proto/gen/chom/token/v1"
+	"chom.dev/proto/gen/chom/token/v1/tokenv1connect"
 
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/fault"
@@ -46,6 +48,8 @@ type rule struct {
 	class string
 	// session refuses tokens: for what changes how a person signs in.
 	session bool
+	// inPerson refuses organizations' own tokens and operators who act for somebody else: for what only a person can do.
+	inPerson bool
 }
 
 type who uint8
@@ -92,6 +96,12 @@ func (r rule) justProved() rule {
 // seldom holds calls to the class Sensitive: for what destroys, shows secrets or sends mail.
 func (r rule) seldom() rule {
 	r.class = limit.Sensitive
+	return r
+}
+
+// themselves asks for the person besides: no organization's token, nobody who acts for them.
+func (r rule) themselves() rule {
+	r.inPerson = true
 	return r
 }
 
@@ -143,9 +153,33 @@ var rules = map[string]rule{
 	auditv1connect.AuditServiceExportAuditEventsProcedure: members(organization.Admin, account.Read, allSites),
 	auditv1connect.AuditServiceListMyAuditEventsProcedure: person(account.Read), // shows what is the caller's own
 
-	organizationv1connect.OrganizationServiceCreateOrganizationProcedure: operators(account.Manage),
+	organizationv1connect.OrganizationServiceCreateOrganizationProcedure: person(account.Manage),
 	organizationv1connect.OrganizationServiceGetOrganizationProcedure:    members(organization.Viewer, account.Read, asReached),
 	organizationv1connect.OrganizationServiceListOrganizationsProcedure:  person(account.Read), // shows what the caller may see
+	organizationv1connect.OrganizationServiceUpdateOrganizationProcedure: members(organization.Owner, account.Manage, allSites),
+	organizationv1connect.OrganizationServiceCloseOrganizationProcedure:  members(organization.Owner, account.Manage, allSites).justProved(),
+	organizationv1connect.OrganizationServiceReopenOrganizationProcedure: members(organization.Owner, account.Manage, allSites),
+
+	organizationv1connect.OrganizationServiceListMembersProcedure:       members(organization.Viewer, account.Read, allSites),
+	organizationv1connect.OrganizationServiceUpdateMemberProcedure:      members(organization.Admin, account.Manage, allSites).justProved(), // hands out rights
+	organizationv1connect.OrganizationServiceRemoveMemberProcedure:      members(organization.Admin, account.Manage, allSites),
+	organizationv1connect.OrganizationServiceLeaveOrganizationProcedure: members(organization.Viewer, account.Manage, asReached).themselves(),
+	organizationv1connect.OrganizationServiceTransferOwnershipProcedure: members(organization.Owner, account.Manage, allSites).justProved().themselves(),
+
+	organizationv1connect.OrganizationServiceCreateInvitationProcedure: members(organization.Admin, account.Manage, allSites).justProved().themselves(),
+	organizationv1connect.OrganizationServiceListInvitationsProcedure:  members(organization.Admin, account.Read, allSites),
+	organizationv1connect.OrganizationServiceRevokeInvitationProcedure: members(organization.Admin, account.Manage, allSites),
+	organizationv1connect.OrganizationServiceGetInvitationProcedure:    everybody(), // its token is the proof
+	organizationv1connect.OrganizationServiceAcceptInvitationProcedure: person(account.Manage),
+
+	tokenv1connect.TokenServiceCreateTokenProcedure:             person(account.Manage).justProved(),
+	tokenv1connect.TokenServiceListTokensProcedure:              person(account.Read),
+	tokenv1connect.TokenServiceRevokeTokenProcedure:             person(account.Manage),
+	tokenv1connect.TokenServiceCreateOrganizationTokenProcedure: members(organization.Admin, account.Manage, allSites).justProved().themselves(),
+	tokenv1connect.TokenServiceListOrganizationTokensProcedure:  members(organization.Admin, account.Read, allSites),
+	tokenv1connect.TokenServiceRevokeOrganizationTokenProcedure: members(organization.Admin, account.Manage, allSites),
+	tokenv1connect.TokenServiceStartImpersonationProcedure:      operators(account.Manage).justProved(),
+	tokenv1connect.TokenServiceEndImpersonationProcedure:        operators(account.Manage),
 
 	fleetv1connect.ServerServiceCreateServerProcedure:    operators(account.Manage),
 	fleetv1connect.ServerServiceCreateJoinTokenProcedure: operators(account.Manage),
@@ -185,6 +219,7 @@ var files = []protoreflect.FileDescriptor{
 	fleetv1.File_chom_fleet_v1_server_service_proto,
 	sitev1.File_chom_site_v1_site_service_proto,
 	taskv1.File_chom_task_v1_task_service_proto,
+	tokenv1.File_chom_token_v1_token_service_proto,
 }
 
 // methods are all that people can call, by procedure.
@@ -259,7 +294,7 @@ func decideCaller(rule rule, caller *account.Caller, now time.Time) error {
 		return fault.Unauthenticated(`sign in, or send a token as "Authorization: Bearer <token>"`)
 	case rule.who == operator && !caller.Operator:
 		return fault.Denied("only operators may do this")
-	case rule.who == signedIn && caller.ID == "":
+	case (rule.who == signedIn || rule.inPerson) && caller.ID == "":
 		return fault.Denied("an organization's token may not do this: it is for people")
 	case rule.who != inOrganization && (caller.Organization != "" || caller.Sites != nil) && rule.scope > account.Read:
 		return fault.Denied("this token is bound to one organization or to some sites")
@@ -267,6 +302,8 @@ func decideCaller(rule rule, caller *account.Caller, now time.Time) error {
 		return fault.Denied(fmt.Sprintf("this needs a token with the scope %s; yours has %s", rule.scope, caller.Scope))
 	case rule.session && caller.Session == "":
 		return errNoSession
+	case caller.Impersonator != "" && (rule.fresh || rule.inPerson || rule.who == signedIn && rule.scope > account.Read):
+		return errActing
 	case rule.fresh && !caller.Fresh(now):
 		return errStale
 	}
@@ -275,6 +312,10 @@ func decideCaller(rule rule, caller *account.Caller, now time.Time) error {
 
 // errNoSession is what a token hears where it will not do.
 var errNoSession = fault.Denied("only a person who is signed in with a browser may do this: a token will not do")
+
+// errActing keeps an operator who acts for a member from what is that person's alone, and from what destroys, shows secrets or
+// hands out rights.
+var errActing = fault.Denied("an operator who acts for somebody else may not do this")
 
 // errStale asks a session for a new proof.
 var errStale = fault.Stale("confirm that it is you: prove your second factor or your password again, then repeat this")

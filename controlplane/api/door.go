@@ -25,6 +25,7 @@ import (
 	"chom.dev/controlplane/limit"
 	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/rest"
+	"chom.dev/controlplane/token"
 )
 
 // door is what every request goes through, in the order that order.go lists.
@@ -32,7 +33,7 @@ type door struct {
 	db            *db.DB
 	log           *slog.Logger
 	accounts      *account.Accounts
-	tokens        *account.Tokens
+	tokens        *token.Tokens
 	cookies       cookies
 	organizations *organization.Organizations
 	limits        *limit.Limiter

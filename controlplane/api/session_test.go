@@ -388,7 +388,7 @@ func TestDeviceLoginAPI(t *testing.T) {
 	must(t, err)
 	answer, err := terminal.PollDeviceLogin(ctx, &accountv1.PollDeviceLoginRequest{DeviceCode: codes.GetDeviceCode()})
 	must(t, err)
-	if caller, err := w.accounts.Tokens.Authenticate(ctx, answer.GetToken()); err != nil || caller.Email != "anna@example.com" {
+	if caller, err := w.accounts.Tokens.Authenticate(ctx, answer.GetToken(), "127.0.0.1"); err != nil || caller.Email != "anna@example.com" {
 		t.Errorf("the token is of %+v, %v", caller, err)
 	}
 }

@@ -20,7 +20,9 @@ import (
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/password"
+	"chom.dev/controlplane/token"
 )
 
 // URL is that under which people reach the control plane of a test.
@@ -37,16 +39,17 @@ type World struct {
 	*account.Accounts
 	Mails  *Mails
 	Limits *Limits
-	Tokens *account.Tokens
+	Tokens *token.Tokens
 }
 
 // New keeps accounts in a database. Tries are counted but none is refused, until a test says so. Options change what New
 // would take.
 func New(t testing.TB, d *db.DB, options ...func(*account.Config)) *World {
 	t.Helper()
-	w := &World{Mails: &Mails{}, Limits: &Limits{}, Tokens: account.NewTokens(d)}
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	w := &World{Mails: &Mails{}, Limits: &Limits{}, Tokens: token.New(d, log, organization.New(d, organization.Config{Log: log, URL: URL}))}
 	c := account.Config{
-		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Passwords: password.NewHasher(password.Parameters{MemoryKiB: 64, Passes: 1}),
+		Log: log, Passwords: password.NewHasher(password.Parameters{MemoryKiB: 64, Passes: 1}),
 		Mails: w.Mails, Seals: newSeals(), Limits: w.Limits, Tokens: w.Tokens, URL: URL,
 	}
 	for _, option := range options {

@@ -27,6 +27,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"chom.dev/controlplane/install"
+	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/site"
 )
 
@@ -51,6 +52,7 @@ type config struct {
 	MetricsListen string `koanf:"metrics-listen"`
 
 	TrashPeriod      time.Duration `koanf:"trash-period"`
+	ClosePeriod      time.Duration `koanf:"close-period"`
 	WordPressURL     string        `koanf:"wordpress-url"`
 	WordPressVersion string        `koanf:"wordpress-version"`
 	WordPressSHA256  string        `koanf:"wordpress-sha256"`
@@ -78,6 +80,7 @@ func configFlags(f *pflag.FlagSet) {
 	f.String("packages-dir", "", "folder with chom-agent_amd64.deb and chom-agent_arm64.deb, which new servers install")
 	f.String("metrics-listen", "127.0.0.1:9464", "address of /metrics, in clear and without a token: keep it on loopback or in a closed network; empty for none")
 	f.Duration("trash-period", site.DefaultTrashPeriod, "how long a deleted site can be restored")
+	f.Duration("close-period", organization.DefaultClosePeriod, "how long a closed organization can be reopened; its sites go to the trash then")
 	f.String("wordpress-url", "", "archive (tar.gz) that new WordPress sites are installed from")
 	f.String("wordpress-version", "", "its release, for example 6.8.1")
 	f.String("wordpress-sha256", "", "its SHA-256 in hex; an agent uses no other bytes")
@@ -212,6 +215,7 @@ func (c *config) validate() error {
 	}
 	rule(c.MetricsListen == "" || isAddress(c.MetricsListen), "metrics-listen", "must be HOST:PORT, or empty for none")
 	rule(c.TrashPeriod >= time.Second && c.TrashPeriod <= 365*24*time.Hour, "trash-period", "must be 1s to 8760h")
+	rule(c.ClosePeriod >= time.Second && c.ClosePeriod <= 365*24*time.Hour, "close-period", "must be 1s to 8760h")
 	if c.PackagesDir != "" {
 		info, err := os.Stat(c.PackagesDir)
 		rule(err == nil && info.IsDir(), "packages-dir", "must be a folder")

@@ -91,7 +91,7 @@ func (x *CreateFirstOperatorRequest) GetPassword() string {
 // CreateFirstOperatorResponse holds the operator's first token, shown once.
 type CreateFirstOperatorResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// API token, chomop_...; send it as "Authorization: Bearer <token>".
+	// API token, chompat_...; send it as "Authorization: Bearer <token>".
 	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	// The operator's account, a UUID.
 	AccountId     string `protobuf:"bytes,2,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
