@@ -7,6 +7,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	accountv1 "chom.dev/proto/gen/chom/account/v1"
 	organizationv1 "chom.dev/proto/gen/chom/organization/v1"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
 	tokenv1 "chom.dev/proto/gen/chom/token/v1"
@@ -89,7 +90,7 @@ func TestTokens(t *testing.T) {
 	w := sqliteWorld(t)
 	ctx := t.Context()
 	owner := w.as(w.ours.owner)
-	made, err := owner.tokens.CreateToken(ctx, &tokenv1.CreateTokenRequest{Name: "laptop", Scope: tokenv1.Scope_SCOPE_READ, OrganizationId: w.ours.organization})
+	made, err := owner.tokens.CreateToken(ctx, &tokenv1.CreateTokenRequest{Name: "laptop", Scope: accountv1.Scope_SCOPE_READ, OrganizationId: w.ours.organization})
 	must(t, err)
 	look := func(text string) error {
 		return second(w.as(text).organizations.GetOrganization(ctx, &organizationv1.GetOrganizationRequest{OrganizationId: w.ours.organization}))
@@ -98,7 +99,7 @@ func TestTokens(t *testing.T) {
 	if _, err := w.as(made.GetSecret()).organizations.GetOrganization(ctx, &organizationv1.GetOrganizationRequest{OrganizationId: w.theirs.organization}); connect.CodeOf(err) != connect.CodeNotFound {
 		t.Errorf("it reaches another organization: %v", err)
 	}
-	if _, err := w.as(made.GetSecret()).tokens.CreateToken(ctx, &tokenv1.CreateTokenRequest{Name: "child", Scope: tokenv1.Scope_SCOPE_READ}); connect.CodeOf(err) != connect.CodePermissionDenied {
+	if _, err := w.as(made.GetSecret()).tokens.CreateToken(ctx, &tokenv1.CreateTokenRequest{Name: "child", Scope: accountv1.Scope_SCOPE_READ}); connect.CodeOf(err) != connect.CodePermissionDenied {
 		t.Errorf("it makes another: %v", err)
 	}
 	must(t, w.tokens.Flush(ctx))
@@ -110,7 +111,7 @@ func TestTokens(t *testing.T) {
 			shown = one
 		}
 	}
-	if shown.GetName() != "laptop" || shown.GetScope() != tokenv1.Scope_SCOPE_READ || shown.GetLastUsedTime() == nil || shown.GetLastUsedAddress() != "127.0.0.1" {
+	if shown.GetName() != "laptop" || shown.GetScope() != accountv1.Scope_SCOPE_READ || shown.GetLastUsedTime() == nil || shown.GetLastUsedAddress() != "127.0.0.1" {
 		t.Errorf("listed as %v", shown)
 	}
 	if _, err := w.as(w.theirs.owner).tokens.RevokeToken(ctx, &tokenv1.RevokeTokenRequest{TokenId: made.GetToken().GetId()}); connect.CodeOf(err) != connect.CodeNotFound {
@@ -121,7 +122,7 @@ func TestTokens(t *testing.T) {
 		t.Errorf("after it was revoked: %v", err)
 	}
 	own, err := owner.tokens.CreateOrganizationToken(ctx, &tokenv1.CreateOrganizationTokenRequest{
-		OrganizationId: w.ours.organization, Name: "ci", Role: organizationv1.Role_ROLE_ADMIN, Scope: tokenv1.Scope_SCOPE_MANAGE,
+		OrganizationId: w.ours.organization, Name: "ci", Role: organizationv1.Role_ROLE_ADMIN, Scope: accountv1.Scope_SCOPE_MANAGE,
 	})
 	must(t, err)
 	if _, err := w.as(own.GetSecret()).organizations.RemoveMember(ctx, &organizationv1.RemoveMemberRequest{OrganizationId: w.ours.organization, AccountId: w.caller(t, w.ours.owner).ID}); connect.CodeOf(err) != connect.CodePermissionDenied {

@@ -225,7 +225,9 @@ func (noKeys) Open(account.Place, []byte) ([]byte, error) { return nil, errNoKey
 type tries struct{ *limit.Limiter }
 
 // Allow implements account.Limiter.
-func (t tries) Allow(ctx context.Context, key, class string) error { return t.Take(ctx, class, key).Err() }
+func (t tries) Allow(ctx context.Context, key, class string) error {
+	return t.Take(ctx, class, key).Err()
+}
 
 // Limits of the people's listener. Calls have their own (api/door.go).
 const (
