@@ -92,9 +92,18 @@ func TestTokens(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, token, err := accounts.CreateFirstOperator(ctx, secret, "a@example.com", "")
+		_, token, err := accounts.CreateFirstOperator(ctx, secret, "a@example.com", accounttest.Password)
 		if err != nil {
 			t.Fatal(err)
+		}
+		caller, err := accounts.Tokens.Authenticate(ctx, token)
+		if err != nil || caller.SecondFactor {
+			t.Errorf("somebody without a second factor: %+v, %v", caller, err)
+		}
+		opened := login(t, accounts, "a@example.com", accounttest.Password)
+		enrol(t, accounts, accounts.Caller(t, opened.Secret))
+		if caller, err := accounts.Tokens.Authenticate(ctx, token); err != nil || !caller.SecondFactor {
+			t.Errorf("somebody with one: %+v, %v", caller, err)
 		}
 		for name, wrong := range map[string]string{
 			"nothing": "", "another prefix": "chomxx_" + token[7:], "a setup secret": secret, "more behind": token + "A",
