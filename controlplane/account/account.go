@@ -204,11 +204,12 @@ func (a *Accounts) recordRefused(ctx context.Context, account, detail string) er
 	})
 }
 
-// invalid names the field whose typed value was refused.
-func invalid(field string, err error) error {
+// parseEmail says fault.Invalid about the field "email".
+func parseEmail(raw string) (contract.Email, error) {
+	email, err := contract.ParseEmail(raw)
 	var wrong *contract.InvalidError
 	if errors.As(err, &wrong) {
-		return fault.Invalid(field, wrong.Rule)
+		return contract.Email{}, fault.Invalid("email", wrong.Rule)
 	}
-	return err
+	return email, err
 }

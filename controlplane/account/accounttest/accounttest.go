@@ -37,6 +37,7 @@ var Browser = account.Client{Address: "192.0.2.7", UserAgent: "Browser/1.0"}
 // World is accounts and what they use.
 type World struct {
 	*account.Accounts
+	DB     *db.DB
 	Mails  *Mails
 	Limits *Limits
 	Tokens *token.Tokens
@@ -47,7 +48,7 @@ type World struct {
 func New(t testing.TB, d *db.DB, options ...func(*account.Config)) *World {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	w := &World{Mails: &Mails{}, Limits: &Limits{}, Tokens: token.New(d, log, organization.New(d, organization.Config{Log: log, URL: URL}))}
+	w := &World{DB: d, Mails: &Mails{}, Limits: &Limits{}, Tokens: token.New(d, log, organization.New(d, organization.Config{Log: log, URL: URL}))}
 	c := account.Config{
 		Log: log, Passwords: password.NewHasher(password.Parameters{MemoryKiB: 64, Passes: 1}),
 		Mails: w.Mails, Seals: newSeals(), Limits: w.Limits, Tokens: w.Tokens, URL: URL,
@@ -68,7 +69,7 @@ func (w *World) SignUp(t testing.TB, email string) account.SignedIn {
 	if err := w.Accounts.SignUp(t.Context(), email, Password); err != nil {
 		t.Fatal(err)
 	}
-	opened, err := w.VerifyEmail(t.Context(), w.Mails.Secret(t, email, "verify_email"), Password, Browser)
+	opened, err := w.VerifyEmail(t.Context(), w.Mails.Secret(t, email, "verify_email"), Password, Browser, "")
 	if err != nil {
 		t.Fatal(err)
 	}
