@@ -42,6 +42,8 @@ type rule struct {
 	// class is how often it may be called: a class of package limit. Empty stands for Auth where anybody may call, for
 	// Operator where an operator does, and else for API.
 	class string
+	// secret says that the answer shows something that is shown once: it is kept nowhere, not even for a repeat of the call.
+	secret bool
 }
 
 type who uint8
@@ -85,21 +87,27 @@ func (r rule) seldom() rule {
 	return r
 }
 
+// showsSecret keeps the answer from being kept.
+func (r rule) showsSecret() rule {
+	r.secret = true
+	return r
+}
+
 // rules is the one place that says who may do what: a row for each method of each service behind the people's door. A method
 // without a row cannot be called, and the program does not start (checkRules).
 //
 // Work on servers themselves belongs to the platform, which the nil UUID stands for where an organization is named: that
 // is the operators' alone.
 var rules = map[string]rule{
-	accountv1connect.AccountServiceCreateFirstOperatorProcedure: everybody(), // the secret is the proof
+	accountv1connect.AccountServiceCreateFirstOperatorProcedure: everybody().showsSecret(), // the secret is the proof
 	accountv1connect.AccountServiceGetCallerProcedure:           person(account.Read),
 
 	organizationv1connect.OrganizationServiceCreateOrganizationProcedure: operators(account.Manage),
 	organizationv1connect.OrganizationServiceGetOrganizationProcedure:    members(organization.Viewer, account.Read, asReached),
 	organizationv1connect.OrganizationServiceListOrganizationsProcedure:  person(account.Read), // shows what the caller may see
 
-	fleetv1connect.ServerServiceCreateServerProcedure:    operators(account.Manage),
-	fleetv1connect.ServerServiceCreateJoinTokenProcedure: operators(account.Manage),
+	fleetv1connect.ServerServiceCreateServerProcedure:    operators(account.Manage).showsSecret(),
+	fleetv1connect.ServerServiceCreateJoinTokenProcedure: operators(account.Manage).showsSecret(),
 	fleetv1connect.ServerServiceGetServerProcedure:       operators(account.Read),
 	fleetv1connect.ServerServiceListServersProcedure:     operators(account.Read),
 	fleetv1connect.ServerServiceDrainServerProcedure:     operators(account.Manage),
@@ -117,7 +125,7 @@ var rules = map[string]rule{
 	sitev1connect.SiteServiceResumeSiteProcedure:      members(organization.Member, account.Deploy, ofSite),
 	sitev1connect.SiteServiceDeleteSiteProcedure:      members(organization.Admin, account.Manage, ofSite).justProved().seldom(),
 	sitev1connect.SiteServiceRestoreSiteProcedure:     members(organization.Admin, account.Manage, ofSite),
-	sitev1connect.SiteServiceCreateSiteLoginProcedure: members(organization.Admin, account.Manage, ofSite).justProved().seldom(), // makes its bearer the site's administrator
+	sitev1connect.SiteServiceCreateSiteLoginProcedure: members(organization.Admin, account.Manage, ofSite).justProved().seldom().showsSecret(), // makes its bearer the site's administrator
 
 	taskv1connect.TaskServiceGetTaskProcedure:    members(organization.Viewer, account.Read, asReached),
 	taskv1connect.TaskServiceListTasksProcedure:  members(organization.Viewer, account.Read, asReached),

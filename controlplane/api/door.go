@@ -23,6 +23,7 @@ import (
 	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/limit"
 	"chom.dev/controlplane/organization"
+	"chom.dev/controlplane/repeat"
 	"chom.dev/controlplane/rest"
 )
 
@@ -33,6 +34,7 @@ type door struct {
 	accounts      *account.Accounts
 	organizations *organization.Organizations
 	limits        *limit.Limiter
+	repeats       *repeat.Repeats
 	validator     protovalidate.Validator
 	metrics       *metrics
 	errors        *connect.ErrorWriter

@@ -25,6 +25,7 @@ import (
 	"chom.dev/controlplane/limit"
 	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/pki"
+	"chom.dev/controlplane/repeat"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
 	"chom.dev/proto/contract"
@@ -67,7 +68,7 @@ func newWorld(t *testing.T, d *db.DB) *world {
 	w.config = Config{
 		DB: d, Log: log, Accounts: accounts, Organizations: organizations, Fleet: servers, Sites: sites,
 		Tasks: tasks, Packages: install.NewPackages(""), Address: install.Address{URL: "http://127.0.0.1:8080", Agents: "127.0.0.1:8443"},
-		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing, Limits: limit.New(plenty),
+		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing, Limits: limit.New(plenty), Repeats: repeat.New(d, log),
 	}
 	t.Cleanup(cancel)
 	w.url = w.replica(t, func(*Config) {})
@@ -242,6 +243,6 @@ func testDoor(t *testing.T, w *world, log *strings.Builder) *door {
 	return &door{
 		db: w.db, log: slog.New(slog.NewTextHandler(&lockedWriter{to: log}, nil)), accounts: account.New(w.db), organizations: organization.New(w.db),
 		validator: validator, metrics: counted, errors: connect.NewErrorWriter(), closing: context.Background(),
-		limits: limit.New(plenty), pages: http.NewCrossOriginProtection(),
+		limits: limit.New(plenty), repeats: repeat.New(w.db, slog.New(slog.DiscardHandler)), pages: http.NewCrossOriginProtection(),
 	}
 }

@@ -15,13 +15,24 @@ func (d *DB) SetSealKey(key []byte) {
 }
 
 // Seal gives a MAC over the parts and their borders. A row that carries it
-// can't be made or changed by somebody who has nothing but the database. Without
-// a key it is empty, and CheckSeal says no to everything.
-func (tx *Tx) Seal(parts ...[]byte) []byte {
-	if tx.sealKey == nil {
+// can't be made or changed by somebody who has nothing but the database, and
+// says nothing about the parts. Without a key it is empty, and CheckSeal says no
+// to everything.
+func (tx *Tx) Seal(parts ...[]byte) []byte { return seal(tx.sealKey, parts) }
+
+// Seal is Tx.Seal outside of a transaction.
+func (d *DB) Seal(parts ...[]byte) []byte {
+	if key := d.sealKey.Load(); key != nil {
+		return seal(*key, parts)
+	}
+	return seal(nil, parts)
+}
+
+func seal(key []byte, parts [][]byte) []byte {
+	if key == nil {
 		return []byte{}
 	}
-	m := hmac.New(sha256.New, tx.sealKey)
+	m := hmac.New(sha256.New, key)
 	for _, p := range parts {
 		var n [8]byte
 		binary.BigEndian.PutUint64(n[:], uint64(len(p)))

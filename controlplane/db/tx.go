@@ -96,10 +96,14 @@ func InTx(ctx context.Context, d *DB, fn func(tx *Tx) error, opts ...TxOption) e
 		opt(&o)
 	}
 	var done *Tx
+	first := firstOf(ctx)
 	run := func(tx *Tx) error {
 		done = tx
 		if key := d.sealKey.Load(); key != nil {
 			tx.sealKey = *key
+		}
+		if err := first.begin(ctx, tx); err != nil {
+			return err
 		}
 		return fn(tx)
 	}
@@ -130,6 +134,7 @@ func InTx(ctx context.Context, d *DB, fn func(tx *Tx) error, opts ...TxOption) e
 		case <-pause.C:
 		}
 	}
+	first.committed()
 	d.wakes.send(done.wakes)
 	for _, f := range done.after {
 		f()

@@ -27,6 +27,7 @@ import (
 	"chom.dev/controlplane/link"
 	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/pki"
+	"chom.dev/controlplane/repeat"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
 )
@@ -108,10 +109,11 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	if err != nil {
 		return err
 	}
+	repeats := repeat.New(d, log)
 	handler, err := api.New(api.Config{
 		DB: d, Log: log, Metrics: registry, Accounts: accounts, Organizations: organizations, Fleet: servers, Sites: sites, Tasks: tasks,
 		Packages: packages, Address: address, Pin: authority.Pin(), Ready: d.Ping, TLS: c.tls(), Closing: closing,
-		Limits: limits, Proxies: proxies, Origins: origins,
+		Limits: limits, Repeats: repeats, Proxies: proxies, Origins: origins,
 	})
 	if err != nil {
 		return err
@@ -128,6 +130,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	g.Go(func() error { return tasks.Run(running) })
 	g.Go(func() error { return servers.Run(running) })
 	g.Go(func() error { return sites.Run(running) })
+	g.Go(func() error { return repeats.Run(running) })
 	g.Go(func() error { return agentsDoor.Run(running) })
 	g.Go(func() error { return agentsDoor.Serve(agents) })
 	g.Go(func() error { return c.servePeople(peoplesDoor, people) })
