@@ -237,7 +237,20 @@ func (d *door) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 				answer, err = nil, shown
 			}
 		}()
-		return next(ctx, request)
+		answer, err = next(ctx, request)
+		if err == nil {
+			tag(answer)
+		}
+		return answer, err
+	}
+}
+
+// tag writes the ETag of the thing in an answer into its header.
+func tag(answer connect.AnyResponse) {
+	if message, ok := answer.Any().(proto.Message); ok {
+		if etag := rest.ETagOf(message.ProtoReflect()); etag != "" {
+			answer.Header().Set("ETag", etag)
+		}
 	}
 }
 

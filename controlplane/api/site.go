@@ -89,7 +89,7 @@ func (s *siteService) UpdateSite(ctx context.Context, r *sitev1.UpdateSiteReques
 	if err := site.CheckMask(r.GetUpdateMask().GetPaths()); err != nil {
 		return nil, err
 	}
-	var change site.Change
+	change := site.Change{ETag: r.GetEtag()}
 	for _, path := range r.GetUpdateMask().GetPaths() {
 		switch path {
 		case "domains":
@@ -213,6 +213,7 @@ func siteMessage(s *site.Site) *sitev1.Site {
 		UpdateTime: timestamppb.New(s.UpdatedAt),
 		LastTaskId: s.LastTask,
 		Handle:     s.Handle.String(),
+		Etag:       s.ETag(),
 	}
 	for _, domain := range s.Wanted.Domains {
 		m.Domains = append(m.Domains, domain.String())

@@ -349,3 +349,27 @@ func TestMassAssignment(t *testing.T) {
 		unchanged(t, 3)
 	})
 }
+
+// TestETag reads a site and changes it twice with what was read.
+func TestETag(t *testing.T) {
+	w := sqliteWorld(t)
+	path := "/api/v1/organizations/" + w.ours.organization + "/sites/" + w.ours.site
+	door := asker{t: t, url: w.url}.as(w.ours.owner)
+	seen := door.ask(http.MethodGet, path, "").Header.Get("ETag")
+	if seen == "" {
+		t.Fatal("a site has none")
+	}
+	first := door.with("If-Match", seen).ask(http.MethodPatch, path, `{"limits":{"cpu_percent":50}}`)
+	if first.StatusCode != http.StatusOK || first.Header.Get("ETag") == seen || first.Header.Get("ETag") == "" {
+		t.Errorf("the first change: %d, ETag %s", first.StatusCode, first.Header.Get("ETag"))
+	}
+	if late := door.with("If-Match", seen).ask(http.MethodPatch, path, `{"limits":{"cpu_percent":60}}`); late.StatusCode != http.StatusPreconditionFailed {
+		t.Errorf("the second change: %d", late.StatusCode)
+	}
+	if n := w.count(t, `SELECT generation FROM sites WHERE id = $1`, w.ours.site); n != 2 {
+		t.Errorf("generation %d", n)
+	}
+	if again := door.with("If-Match", first.Header.Get("ETag")).ask(http.MethodPatch, path, `{"limits":{"cpu_percent":60}}`); again.StatusCode != http.StatusOK {
+		t.Errorf("after another look: %d", again.StatusCode)
+	}
+}

@@ -433,7 +433,9 @@ type UpdateSiteRequest struct {
 	// New values of settings.
 	Settings map[string]string `protobuf:"bytes,5,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// New limits.
-	Limits        *Limits `protobuf:"bytes,6,opt,name=limits,proto3" json:"limits,omitempty"`
+	Limits *Limits `protobuf:"bytes,6,opt,name=limits,proto3" json:"limits,omitempty"`
+	// The site's etag as the caller saw it: if somebody has changed the site since, the update is ABORTED. Empty updates in any case.
+	Etag          string `protobuf:"bytes,7,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -508,6 +510,13 @@ func (x *UpdateSiteRequest) GetLimits() *Limits {
 		return x.Limits
 	}
 	return nil
+}
+
+func (x *UpdateSiteRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
 }
 
 // UpdateSiteResponse holds the site as it is now wanted.
@@ -1150,7 +1159,7 @@ const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"\fshow_trashed\x18\x04 \x01(\bR\vshowTrashed\"e\n" +
 	"\x11ListSitesResponse\x12(\n" +
 	"\x05sites\x18\x01 \x03(\v2\x12.chom.site.v1.SiteR\x05sites\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xbe\x03\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xee\x03\n" +
 	"\x11UpdateSiteRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
 	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12C\n" +
@@ -1158,7 +1167,8 @@ const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"updateMask\x12+\n" +
 	"\adomains\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10d\"\ar\x05\x10\x01\x18\xfd\x01R\adomains\x12v\n" +
 	"\bsettings\x18\x05 \x03(\v2-.chom.site.v1.UpdateSiteRequest.SettingsEntryB+\xbaH(\x9a\x01%\x102\"\x1ar\x182\x16^[a-z][a-z0-9_]{0,62}$*\x05r\x03\x18\x80 R\bsettings\x12,\n" +
-	"\x06limits\x18\x06 \x01(\v2\x14.chom.site.v1.LimitsR\x06limits\x1a;\n" +
+	"\x06limits\x18\x06 \x01(\v2\x14.chom.site.v1.LimitsR\x06limits\x12.\n" +
+	"\x04etag\x18\a \x01(\tB\x1a\xbaH\x17r\x152\x13^[A-Za-z0-9]{0,64}$R\x04etag\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"d\n" +
