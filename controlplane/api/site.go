@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"slices"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -74,7 +75,13 @@ func (s *siteService) ListSites(ctx context.Context, r *sitev1.ListSitesRequest)
 	if err != nil {
 		return nil, invalid("organization_id", err)
 	}
-	found, next, err := s.sites.List(ctx, organization, r.GetPageSize(), r.GetPageToken(), site.Filter{Trashed: r.GetShowTrashed(), Only: reachOf(ctx)})
+	filter := site.Filter{Trashed: r.GetShowTrashed(), NameContains: r.GetNameContains(), Type: r.GetType(), Server: r.GetServerId(), Only: reachOf(ctx)}
+	for state := site.StateCreating; state <= site.StateFailed; state++ {
+		if slices.Contains(r.GetStates(), siteStates[state]) {
+			filter.States = append(filter.States, state)
+		}
+	}
+	found, next, err := s.sites.List(ctx, organization, r.GetPageSize(), r.GetPageToken(), filter)
 	if err != nil {
 		return nil, err
 	}
