@@ -21,12 +21,14 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
+	"chom.dev/proto/gen/chom/audit/v1/auditv1connect"
 	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
 	"chom.dev/proto/gen/chom/organization/v1/organizationv1connect"
 	"chom.dev/proto/gen/chom/site/v1/sitev1connect"
 	"chom.dev/proto/gen/chom/task/v1/taskv1connect"
 
 	"chom.dev/controlplane/account"
+	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/install"
@@ -44,6 +46,7 @@ type Config struct {
 	Log           *slog.Logger
 	Metrics       prometheus.Registerer
 	Accounts      *account.Accounts
+	Tokens        *account.Tokens
 	Organizations *organization.Organizations
 	Fleet         *fleet.Fleet
 	Sites         *site.Sites
@@ -87,8 +90,8 @@ func New(c Config) (http.Handler, error) {
 		return nil, fmt.Errorf("open the people's door: %w", err)
 	}
 	d := &door{
-		db: c.DB, log: c.Log, accounts: c.Accounts, organizations: c.Organizations, limits: c.Limits, repeats: c.Repeats,
-		validator: validator, metrics: counted, errors: connect.NewErrorWriter(options...), closing: c.Closing,
+		db: c.DB, log: c.Log, accounts: c.Accounts, tokens: c.Tokens, cookies: newCookies(c.Address.URL), organizations: c.Organizations, limits: c.Limits, repeats: c.Repeats,
+		validator: validator, metrics: counted, refusals: &refusals{db: c.DB, metrics: counted}, errors: connect.NewErrorWriter(options...), closing: c.Closing,
 		proxies: c.Proxies, origins: c.Origins, pages: pages, tls: c.TLS,
 	}
 	if d.closing == nil {
@@ -105,7 +108,11 @@ func New(c Config) (http.Handler, error) {
 
 	mux := http.NewServeMux()
 	mount := func(path string, handler http.Handler) { mux.Handle(path, d.call(handler)) }
-	mount(accountv1connect.NewAccountServiceHandler(&accountService{c.Accounts}, guarded...))
+	mount(accountv1connect.NewAccountServiceHandler(&accountService{c.Accounts, d.cookies}, guarded...))
+	mount(accountv1connect.NewSessionServiceHandler(&sessionService{c.Accounts, d.cookies}, guarded...))
+	mount(accountv1connect.NewSecondFactorServiceHandler(&secondFactorService{c.Accounts, d.cookies}, guarded...))
+	mount(accountv1connect.NewDeviceLoginServiceHandler(&deviceLoginService{c.Accounts}, guarded...))
+	mount(auditv1connect.NewAuditServiceHandler(&auditService{c.DB, audit.New(c.DB)}, guarded...))
 	mount(organizationv1connect.NewOrganizationServiceHandler(&organizationService{c.Organizations}, guarded...))
 	mount(fleetv1connect.NewServerServiceHandler(&serverService{c.DB, c.Fleet, c.Packages, c.Address, c.Pin}, guarded...))
 	mount(sitev1connect.NewSiteServiceHandler(&siteService{c.Sites}, guarded...))
@@ -116,7 +123,8 @@ func New(c Config) (http.Handler, error) {
 	// Health and reflection are public: they say nothing that the source does not.
 	mux.Handle(grpchealth.NewHandler(health{c.Ready}, options...))
 	reflector := grpcreflect.NewStaticReflector(
-		accountv1connect.AccountServiceName, organizationv1connect.OrganizationServiceName, fleetv1connect.ServerServiceName,
+		accountv1connect.AccountServiceName, accountv1connect.SessionServiceName, accountv1connect.SecondFactorServiceName,
+		accountv1connect.DeviceLoginServiceName, auditv1connect.AuditServiceName, organizationv1connect.OrganizationServiceName, fleetv1connect.ServerServiceName,
 		sitev1connect.SiteServiceName, taskv1connect.TaskServiceName, grpchealth.HealthV1ServiceName,
 	)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options...))

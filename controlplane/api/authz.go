@@ -11,6 +11,8 @@ import (
 
 	accountv1 "chom.dev/proto/gen/chom/account/v1"
 	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
+	auditv1 "chom.dev/proto/gen/chom/audit/v1"
+	"chom.dev/proto/gen/chom/audit/v1/auditv1connect"
 	fleetv1 "chom.dev/proto/gen/chom/fleet/v1"
 	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
 	organizationv1 "chom.dev/proto/gen/chom/organization/v1"
@@ -44,6 +46,8 @@ type rule struct {
 	class string
 	// secret says that the answer shows something that is shown once: it is kept nowhere, not even for a repeat of the call.
 	secret bool
+	// session refuses tokens: for what changes how a person signs in.
+	session bool
 }
 
 type who uint8
@@ -75,6 +79,12 @@ func person(scope account.Scope) rule    { return rule{who: signedIn, scope: sco
 func operators(scope account.Scope) rule { return rule{who: operator, scope: scope} }
 func everybody() rule                    { return rule{who: anybody} }
 
+// withSession asks for a session besides: no token will do.
+func (r rule) withSession() rule {
+	r.session = true
+	return r
+}
+
 // justProved asks for a fresh session besides.
 func (r rule) justProved() rule {
 	r.fresh = true
@@ -99,8 +109,47 @@ func (r rule) showsSecret() rule {
 // Work on servers themselves belongs to the platform, which the nil UUID stands for where an organization is named: that
 // is the operators' alone.
 var rules = map[string]rule{
-	accountv1connect.AccountServiceCreateFirstOperatorProcedure: everybody().showsSecret(), // the secret is the proof
-	accountv1connect.AccountServiceGetCallerProcedure:           person(account.Read),
+	accountv1connect.AccountServiceCreateFirstOperatorProcedure:  everybody().showsSecret(), // the secret is the proof
+	accountv1connect.AccountServiceGetCallerProcedure:            person(account.Read),
+	accountv1connect.AccountServiceSignUpProcedure:               everybody(),
+	accountv1connect.AccountServiceVerifyEmailProcedure:          everybody(), // here and below: the mailed secret is the proof
+	accountv1connect.AccountServiceRequestPasswordResetProcedure: everybody(),
+	accountv1connect.AccountServiceResetPasswordProcedure:        everybody(),
+	accountv1connect.AccountServiceChangePasswordProcedure:       person(account.Manage).withSession().justProved(),
+	accountv1connect.AccountServiceRequestEmailChangeProcedure:   person(account.Manage).withSession().justProved(),
+	accountv1connect.AccountServiceConfirmEmailChangeProcedure:   everybody(),
+
+	accountv1connect.SessionServiceLoginProcedure:               everybody(),
+	accountv1connect.SessionServiceLoginWithCodeProcedure:       everybody(), // the login's token and the code are the proof
+	accountv1connect.SessionServiceBeginPasskeyLoginProcedure:   everybody(),
+	accountv1connect.SessionServiceLoginWithPasskeyProcedure:    everybody(), // the passkey is the proof
+	accountv1connect.SessionServiceLogoutProcedure:              person(account.Read),
+	accountv1connect.SessionServiceListSessionsProcedure:        person(account.Read),
+	accountv1connect.SessionServiceRevokeSessionProcedure:       person(account.Manage),
+	accountv1connect.SessionServiceRevokeOtherSessionsProcedure: person(account.Manage),
+	accountv1connect.SessionServiceStepUpProcedure:              person(account.Manage).withSession(),
+	accountv1connect.SessionServiceBeginPasskeyStepUpProcedure:  person(account.Manage).withSession().showsSecret(),
+	accountv1connect.SessionServiceStepUpWithPasskeyProcedure:   person(account.Manage).withSession(),
+
+	accountv1connect.SecondFactorServiceBeginTotpProcedure:           person(account.Manage).withSession().justProved().showsSecret(),
+	accountv1connect.SecondFactorServiceConfirmTotpProcedure:         person(account.Manage).withSession().showsSecret(), // what BeginTotp made is the proof
+	accountv1connect.SecondFactorServiceDeleteTotpProcedure:          person(account.Manage).withSession().justProved(),
+	accountv1connect.SecondFactorServiceCreateRecoveryCodesProcedure: person(account.Manage).withSession().justProved().showsSecret(),
+	accountv1connect.SecondFactorServiceBeginPasskeyProcedure:        person(account.Manage).withSession().justProved().showsSecret(),
+	accountv1connect.SecondFactorServiceCreatePasskeyProcedure:       person(account.Manage).withSession().showsSecret(), // what BeginPasskey made is the proof
+	accountv1connect.SecondFactorServiceListPasskeysProcedure:        person(account.Read),
+	accountv1connect.SecondFactorServiceUpdatePasskeyProcedure:       person(account.Manage).withSession(),
+	accountv1connect.SecondFactorServiceDeletePasskeyProcedure:       person(account.Manage).withSession().justProved(),
+
+	accountv1connect.DeviceLoginServiceBeginDeviceLoginProcedure:   everybody(),
+	accountv1connect.DeviceLoginServicePollDeviceLoginProcedure:    everybody(), // the device code is the proof
+	accountv1connect.DeviceLoginServiceGetDeviceLoginProcedure:     person(account.Manage).withSession(),
+	accountv1connect.DeviceLoginServiceApproveDeviceLoginProcedure: person(account.Manage).withSession().justProved(), // makes a token
+	accountv1connect.DeviceLoginServiceDenyDeviceLoginProcedure:    person(account.Manage).withSession(),
+
+	auditv1connect.AuditServiceListAuditEventsProcedure:   members(organization.Admin, account.Read, allSites),
+	auditv1connect.AuditServiceExportAuditEventsProcedure: members(organization.Admin, account.Read, allSites),
+	auditv1connect.AuditServiceListMyAuditEventsProcedure: person(account.Read), // shows what is the caller's own
 
 	organizationv1connect.OrganizationServiceCreateOrganizationProcedure: operators(account.Manage),
 	organizationv1connect.OrganizationServiceGetOrganizationProcedure:    members(organization.Viewer, account.Read, asReached),
@@ -136,6 +185,10 @@ var rules = map[string]rule{
 // files hold the services behind the people's door.
 var files = []protoreflect.FileDescriptor{
 	accountv1.File_chom_account_v1_account_service_proto,
+	auditv1.File_chom_audit_v1_audit_service_proto,
+	accountv1.File_chom_account_v1_session_service_proto,
+	accountv1.File_chom_account_v1_second_factor_service_proto,
+	accountv1.File_chom_account_v1_device_login_service_proto,
 	organizationv1.File_chom_organization_v1_organization_service_proto,
 	fleetv1.File_chom_fleet_v1_server_service_proto,
 	sitev1.File_chom_site_v1_site_service_proto,
@@ -220,11 +273,16 @@ func decideCaller(rule rule, caller *account.Caller, now time.Time) error {
 		return fault.Denied("this token is bound to one organization or to some sites")
 	case caller.Scope < rule.scope:
 		return fault.Denied(fmt.Sprintf("this needs a token with the scope %s; yours has %s", rule.scope, caller.Scope))
+	case rule.session && caller.Session == "":
+		return errNoSession
 	case rule.fresh && !caller.Fresh(now):
 		return errStale
 	}
 	return nil
 }
+
+// errNoSession is what a token hears where it will not do.
+var errNoSession = fault.Denied("only a person who is signed in with a browser may do this: a token will not do")
 
 // errStale asks a session for a new proof.
 var errStale = fault.Stale("confirm that it is you: prove your second factor or your password again, then repeat this")

@@ -230,7 +230,8 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// TestSecrets finds answers that look as if they showed a secret, and are kept for repeats nevertheless.
+// TestSecrets finds answers that look as if they showed a secret, and are kept for repeats nevertheless. Calls of somebody who
+// is not known have no key.
 func TestSecrets(t *testing.T) {
 	seen := map[protoreflect.FullName]bool{}
 	var shows func(m protoreflect.MessageDescriptor) string
@@ -242,7 +243,7 @@ func TestSecrets(t *testing.T) {
 		for i := range m.Fields().Len() {
 			field := m.Fields().Get(i)
 			name := string(field.Name())
-			for _, word := range []string{"token", "secret", "password", "private_key", "recovery_code", "install_command"} {
+			for _, word := range []string{"token", "secret", "password", "private_key", "recovery_code", "install_command", "seed", "uri"} {
 				if strings.Contains(name, word) && name != "next_page_token" && field.Kind() == protoreflect.StringKind && !strings.HasSuffix(name, "_id") {
 					return string(field.FullName())
 				}
@@ -261,7 +262,7 @@ func TestSecrets(t *testing.T) {
 		found := shows(methods()[procedure].Output())
 		if rules[procedure].secret {
 			marked++
-		} else if found != "" {
+		} else if rules[procedure].who != anybody && found != "" {
 			t.Errorf("%s shows %s: its row needs showsSecret", procedure, found)
 		}
 	}

@@ -58,9 +58,7 @@ func (w *world) by(options ...connect.ClientOption) transport {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		message := connect.NewRequest(request)
-		if token != "" {
-			message.Header().Set("Authorization", "Bearer "+token)
-		}
+		prove(message.Header(), token)
 		if method.IsStreamingServer() {
 			stream, err := client.CallServerStream(ctx, message)
 			if err != nil {
@@ -74,6 +72,17 @@ func (w *world) by(options ...connect.ClientOption) transport {
 		}
 		_, err := client.CallUnary(ctx, message)
 		return err
+	}
+}
+
+// prove adds the proof of who calls: a token, or a session as the dashboard's page sends it.
+func prove(header http.Header, token string) {
+	switch {
+	case strings.HasPrefix(token, "chomses_"):
+		header.Set("Cookie", "chom_session="+token)
+		header.Set("Sec-Fetch-Site", "same-origin")
+	case token != "":
+		header.Set("Authorization", "Bearer "+token)
 	}
 }
 
@@ -184,9 +193,7 @@ func mustJSON(t *testing.T, value any) []byte {
 // send gives what a call by REST ended with, as a call by Connect would have.
 func send(t *testing.T, request *http.Request, token string) error {
 	t.Helper()
-	if token != "" {
-		request.Header.Set("Authorization", "Bearer "+token)
-	}
+	prove(request.Header, token)
 	answer, err := http2.Do(request)
 	must(t, err)
 	defer answer.Body.Close()

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"path"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +18,10 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
 
+	accountv1 "chom.dev/proto/gen/chom/account/v1"
+
 	"chom.dev/controlplane/account"
+	"chom.dev/controlplane/account/accounttest"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/db/dbtest"
 	"chom.dev/controlplane/fleet"
@@ -40,12 +44,21 @@ type world struct {
 	closing context.CancelFunc
 	config  Config
 
+	accounts *accounttest.World
+
 	operator string // a token
+	session  string // the operator's, fresh
 	server   string
 	ours     tenant
 	theirs   tenant
 	platform string // a task on the server itself
 }
+
+// What the world is reached by, and its operator signs in with.
+const (
+	publicURL     = "http://localhost:8080"
+	operatorEmail = "operator@example.com"
+)
 
 type tenant struct {
 	organization, site, task string
@@ -62,12 +75,13 @@ func newWorld(t *testing.T, d *db.DB) *world {
 	tasks, err := task.NewTasks(d, signer, log, prometheus.NewRegistry(), task.OnEnd(task.ConvergeSite, site.Ended))
 	must(t, err)
 	servers, sites := fleet.New(d, log), site.New(d, tasks, log, site.Config{})
-	accounts, organizations := account.New(d), organization.New(d)
+	w.accounts = accounttest.New(t, d, func(c *account.Config) { c.URL = publicURL })
+	accounts, organizations := w.accounts.Accounts, organization.New(d)
 	closing, cancel := context.WithCancel(ctx)
 	w.closing = cancel
 	w.config = Config{
-		DB: d, Log: log, Accounts: accounts, Organizations: organizations, Fleet: servers, Sites: sites,
-		Tasks: tasks, Packages: install.NewPackages(""), Address: install.Address{URL: "http://127.0.0.1:8080", Agents: "127.0.0.1:8443"},
+		DB: d, Log: log, Accounts: accounts, Tokens: w.accounts.Tokens, Organizations: organizations, Fleet: servers, Sites: sites,
+		Tasks: tasks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},
 		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing, Limits: limit.New(plenty), Repeats: repeat.New(d, log),
 	}
 	t.Cleanup(cancel)
@@ -75,8 +89,11 @@ func newWorld(t *testing.T, d *db.DB) *world {
 
 	secret, err := accounts.PrepareFirstOperator(ctx)
 	must(t, err)
-	_, w.operator, err = accounts.CreateFirstOperator(ctx, secret, "operator@example.com")
+	_, w.operator, err = accounts.CreateFirstOperator(ctx, secret, operatorEmail, accounttest.Password)
 	must(t, err)
+	opened, err := accounts.Login(ctx, operatorEmail, accounttest.Password, accounttest.Browser, "")
+	must(t, err)
+	w.session = opened.SignedIn.Secret
 	w.server = enrolled(t, servers, "web1")
 	w.ours = newTenant(t, d, organizations, sites, "ours")
 	w.theirs = newTenant(t, d, organizations, sites, "theirs")
@@ -196,6 +213,14 @@ func (w *world) count(t *testing.T, query string, args ...any) (n int) {
 	return n
 }
 
+// operatorFor is what the operator calls a method with: a token, or a session where that will not do.
+func (w *world) operatorFor(procedure string) string {
+	if rules[procedure].session {
+		return w.session
+	}
+	return w.operator
+}
+
 // set writes a field of a request by its name.
 func set(m *dynamicpb.Message, name string, value any) {
 	m.Set(m.Descriptor().Fields().ByName(protoreflect.Name(name)), protoreflect.ValueOf(value))
@@ -208,11 +233,19 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	for name, value := range map[string]string{
 		"organization_id": about.organization, "site_id": about.site, "task_id": about.task, "server_id": w.server,
 		"name": "new-name", "owner_email": "new@example.com", "email": "new@example.com", "type": "static",
-		"setup_secret": "chomsetup_" + strings.Repeat("A", 43),
+		"setup_secret": "chomsetup_" + strings.Repeat("A", 43), "password": accounttest.Password, "code": "000000", "user_code": "BCDF-GHJK",
+		"credential": "{}", "session_id": about.site, "passkey_id": about.site, "login_token": bearerOf("chomlogin_"),
+		"challenge_token": bearerOf("chomask_"), "device_code": bearerOf("chomdevice_"), "token": bearerOf(mailed[path.Base(procedure)]),
 	} {
 		if fields.ByName(protoreflect.Name(name)) != nil {
 			set(request, name, value)
 		}
+	}
+	if strings.HasSuffix(procedure, "/Login") {
+		set(request, "email", operatorEmail)
+	}
+	if field := fields.ByName("scope"); field != nil {
+		request.Set(field, protoreflect.ValueOfEnum(protoreflect.EnumNumber(accountv1.Scope_SCOPE_MANAGE)))
 	}
 	if strings.HasSuffix(procedure, "/CreateServer") {
 		request.Clear(fields.ByName("organization_id"))
@@ -226,6 +259,12 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	}
 	return request
 }
+
+// mailed are the prefixes of secrets in mailed links, by the method that takes them.
+var mailed = map[string]string{"VerifyEmail": "chomverify_", "ResetPassword": "chomreset_", "ConfirmEmailChange": "chomemail_"}
+
+// bearerOf is a text of some kind that nobody was given.
+func bearerOf(prefix string) string { return prefix + strings.Repeat("0", 49) }
 
 // sqliteWorld is for what does not depend on the engine.
 func sqliteWorld(t *testing.T) *world {
@@ -241,8 +280,8 @@ func testDoor(t *testing.T, w *world, log *strings.Builder) *door {
 	counted, err := newMetrics(prometheus.NewRegistry())
 	must(t, err)
 	return &door{
-		db: w.db, log: slog.New(slog.NewTextHandler(&lockedWriter{to: log}, nil)), accounts: account.New(w.db), organizations: organization.New(w.db),
-		validator: validator, metrics: counted, errors: connect.NewErrorWriter(), closing: context.Background(),
+		db: w.db, log: slog.New(slog.NewTextHandler(&lockedWriter{to: log}, nil)), accounts: w.accounts.Accounts, tokens: w.accounts.Tokens, organizations: organization.New(w.db),
+		validator: validator, metrics: counted, refusals: &refusals{db: w.db, metrics: counted}, errors: connect.NewErrorWriter(), closing: context.Background(),
 		limits: limit.New(plenty), repeats: repeat.New(w.db, slog.New(slog.DiscardHandler)), pages: http.NewCrossOriginProtection(),
 	}
 }

@@ -28,6 +28,19 @@ func (d *DB) Seal(parts ...[]byte) []byte {
 	return seal(nil, parts)
 }
 
+// CheckSeal says whether seal was made over the same parts.
+func (tx *Tx) CheckSeal(seal []byte, parts ...[]byte) bool { return checkSeal(tx.sealKey, seal, parts) }
+
+// CheckSeal says whether seal was made over the same parts.
+func (d *DB) CheckSeal(seal []byte, parts ...[]byte) bool {
+	key := d.sealKey.Load()
+	return key != nil && checkSeal(*key, seal, parts)
+}
+
+func checkSeal(key, have []byte, parts [][]byte) bool {
+	return key != nil && hmac.Equal(have, seal(key, parts))
+}
+
 func seal(key []byte, parts [][]byte) []byte {
 	if key == nil {
 		return []byte{}
@@ -40,9 +53,4 @@ func seal(key []byte, parts [][]byte) []byte {
 		m.Write(p)
 	}
 	return m.Sum(nil)
-}
-
-// CheckSeal says whether seal was made over the same parts.
-func (tx *Tx) CheckSeal(seal []byte, parts ...[]byte) bool {
-	return tx.sealKey != nil && hmac.Equal(seal, tx.Seal(parts...))
 }

@@ -21,11 +21,14 @@ import (
 
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/api"
+	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/install"
 	"chom.dev/controlplane/link"
 	"chom.dev/controlplane/organization"
+	"chom.dev/controlplane/password"
 	"chom.dev/controlplane/pki"
 	"chom.dev/controlplane/repeat"
 	"chom.dev/controlplane/site"
@@ -59,11 +62,21 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	if err != nil {
 		return err
 	}
+	sealKey, err := authority.SealKey()
+	if err != nil {
+		return err
+	}
+	d.SetSealKey(sealKey)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
+	heads, err := audit.OpenHeads(d, c.headsFile(), log)
+	if err != nil {
+		return err
+	}
+
 	// The nouns.
-	accounts, organizations := account.New(d), organization.New(d)
+	tokens, organizations := account.NewTokens(d), organization.New(d)
 	servers := fleet.New(d, log)
 	tasks, err := task.NewTasks(d, authority.Signer(), log, registry, task.OnEnd(task.ConvergeSite, site.Ended))
 	if err != nil {
@@ -93,6 +106,10 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	if err != nil {
 		return err
 	}
+	accounts, err := c.accounts(d, log, tokens, address)
+	if err != nil {
+		return err
+	}
 	packages := install.NewPackages(c.PackagesDir)
 	closing, closeStreams := context.WithCancel(context.WithoutCancel(ctx))
 	defer closeStreams()
@@ -111,7 +128,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	}
 	repeats := repeat.New(d, log)
 	handler, err := api.New(api.Config{
-		DB: d, Log: log, Metrics: registry, Accounts: accounts, Organizations: organizations, Fleet: servers, Sites: sites, Tasks: tasks,
+		DB: d, Log: log, Metrics: registry, Accounts: accounts, Tokens: tokens, Organizations: organizations, Fleet: servers, Sites: sites, Tasks: tasks,
 		Packages: packages, Address: address, Pin: authority.Pin(), Ready: d.Ping, TLS: c.tls(), Closing: closing,
 		Limits: limits, Repeats: repeats, Proxies: proxies, Origins: origins,
 	})
@@ -128,9 +145,11 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	defer stopWork()
 	g, running := errgroup.WithContext(work)
 	g.Go(func() error { return tasks.Run(running) })
+	g.Go(func() error { return accounts.Run(running) })
 	g.Go(func() error { return servers.Run(running) })
 	g.Go(func() error { return sites.Run(running) })
 	g.Go(func() error { return repeats.Run(running) })
+	g.Go(func() error { return heads.Run(running) })
 	g.Go(func() error { return agentsDoor.Run(running) })
 	g.Go(func() error { return agentsDoor.Serve(agents) })
 	g.Go(func() error { return c.servePeople(peoplesDoor, people) })
@@ -172,6 +191,37 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	log.Info("stopped")
 	return nil
 }
+
+// accounts are the people who may call.
+func (c *config) accounts(d *db.DB, log *slog.Logger, tokens *account.Tokens, address install.Address) (*account.Accounts, error) {
+	needs := account.Config{
+		Log: log, Passwords: password.NewHasher(password.Today), Mails: noMail{}, Seals: noKeys{}, Limits: noLimits{}, Tokens: tokens, URL: address.URL,
+	}
+	if c.SignUp == "invited" {
+		needs.Invited = func(context.Context, *db.Tx, string) (bool, error) { return false, nil }
+	}
+	return account.New(d, needs)
+}
+
+// noMail is a control plane without a mail server: what would send a mail fails.
+type noMail struct{}
+
+func (noMail) Enqueue(context.Context, *db.Tx, account.Mail) error {
+	return fault.Unavailable("this control plane has no mail server", 0, nil)
+}
+
+// noKeys is a control plane without a keyring: what would keep a secret fails.
+type noKeys struct{}
+
+var errNoKeys = fault.Unavailable("this control plane has no keyring", 0, nil)
+
+func (noKeys) Seal(account.Place, []byte) ([]byte, error) { return nil, errNoKeys }
+func (noKeys) Open(account.Place, []byte) ([]byte, error) { return nil, errNoKeys }
+
+// noLimits is a control plane that counts nothing.
+type noLimits struct{}
+
+func (noLimits) Allow(context.Context, string, string) error { return nil }
 
 // Limits of the people's listener. Calls have their own (api/door.go).
 const (

@@ -1,0 +1,81 @@
+package notify
+
+import "time"
+
+// The templates. Each has a file of text, which also holds the subject, and one of HTML in templates/.
+const (
+	TemplateVerifyEmail          = "verify_email"
+	TemplateSignUpExists         = "sign_up_exists"
+	TemplateResetPassword        = "reset_password"
+	TemplatePasswordChanged      = "password_changed"
+	TemplateConfirmEmailChange   = "confirm_email_change"
+	TemplateEmailChanged         = "email_changed"
+	TemplateSecondFactorChanged  = "second_factor_changed"
+	TemplateNewDevice            = "new_device"
+	TemplateInvitation           = "invitation"
+	TemplateImpersonationStarted = "impersonation_started"
+	TemplateOrganizationClosing  = "organization_closing"
+	TemplateWebhookFailing       = "webhook_failing"
+	TemplateTest                 = "test"
+)
+
+// Kinds of values.
+type kind uint8
+
+const (
+	line   kind = iota // a line of text; people may have written it
+	link               // a URL under the public one
+	moment             // a time, time.RFC3339
+)
+
+// meanings are of all values that templates show. A name means the same in each of them.
+var meanings = map[string]struct {
+	kind   kind
+	sample string // for previews
+}{
+	"address":      {line, "203.0.113.7"}, // network address that something was done from
+	"change":       {line, "An authenticator app was added."},
+	"device":       {line, "Firefox on Linux"},
+	"email":        {line, "anna.new@example.com"},
+	"link":         {link, "/a/page?token=0123456789"}, // where the mail asks one to go
+	"organization": {line, "acme"},
+	"person":       {line, "bert@example.com"}, // who did it
+	"problem":      {line, "no answer in time"},
+	"reason":       {line, "Ticket 4711: the shop shows an empty page."},
+	"receiver":     {line, "hooks.acme.example"}, // host of a webhook
+	"role":         {line, "member"},
+	"time":         {moment, "2026-11-25T14:03:00Z"}, // when it was done, or will be
+}
+
+const (
+	// fromStrangers bounds mails that somebody can cause who only knows the address: enough to click "send again" until it
+	// arrived, too few to fill a mailbox.
+	fromStrangers = 5
+	// fromMembers bounds mails about what somebody did who had to sign in for it. They warn: rather too many than one too few.
+	fromMembers = 20
+	// maxLife is after how long a mail server that does not take a mail is given up.
+	maxLife = 24 * time.Hour
+)
+
+// mailKind is what this package knows of a template.
+type mailKind struct {
+	values  []string
+	perHour int           // mails to one address
+	life    time.Duration // how long it is tried: what comes later than its link lives only confuses
+}
+
+var catalog = map[string]mailKind{
+	TemplateVerifyEmail:          {[]string{"link"}, fromStrangers, maxLife},
+	TemplateSignUpExists:         {[]string{"link"}, fromStrangers, maxLife},
+	TemplateResetPassword:        {[]string{"link"}, fromStrangers, 30 * time.Minute},
+	TemplatePasswordChanged:      {[]string{"time", "address", "link"}, fromMembers, maxLife},
+	TemplateConfirmEmailChange:   {[]string{"link"}, fromStrangers, maxLife},
+	TemplateEmailChanged:         {[]string{"email", "time", "address"}, fromMembers, maxLife},
+	TemplateSecondFactorChanged:  {[]string{"change", "time", "address", "link"}, fromMembers, maxLife},
+	TemplateNewDevice:            {[]string{"device", "time", "address", "link"}, fromMembers, maxLife},
+	TemplateInvitation:           {[]string{"organization", "person", "role", "link"}, fromStrangers, maxLife},
+	TemplateImpersonationStarted: {[]string{"person", "reason", "time"}, fromMembers, maxLife},
+	TemplateOrganizationClosing:  {[]string{"organization", "person", "time", "link"}, fromMembers, maxLife},
+	TemplateWebhookFailing:       {[]string{"organization", "receiver", "problem", "time", "link"}, fromMembers, maxLife},
+	TemplateTest:                 {nil, fromMembers, time.Hour},
+}
