@@ -35,6 +35,7 @@ import (
 	"chom.dev/controlplane/install"
 	"chom.dev/controlplane/limit"
 	"chom.dev/controlplane/organization"
+	"chom.dev/controlplane/repeat"
 	"chom.dev/controlplane/rest"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
@@ -55,6 +56,8 @@ type Config struct {
 	Packages      *install.Packages
 	// Limits count calls; nil counts them in this process, at the default rates.
 	Limits *limit.Limiter
+	// Repeats keeps the keys of calls that may be sent twice; its Run is not the door's.
+	Repeats *repeat.Repeats
 	// Proxies are the networks of proxies in front of the door, whose X-Forwarded-For is believed.
 	Proxies []netip.Prefix
 	// Origins are those whose pages may read answers ("https://app.example.com"), or "*" for all; none by default.
@@ -89,7 +92,7 @@ func New(c Config) (http.Handler, error) {
 		return nil, fmt.Errorf("open the people's door: %w", err)
 	}
 	d := &door{
-		db: c.DB, log: c.Log, accounts: c.Accounts, tokens: c.Tokens, cookies: newCookies(c.Address.URL), organizations: c.Organizations, limits: c.Limits,
+		db: c.DB, log: c.Log, accounts: c.Accounts, tokens: c.Tokens, cookies: newCookies(c.Address.URL), organizations: c.Organizations, limits: c.Limits, repeats: c.Repeats,
 		validator: validator, metrics: counted, refusals: &refusals{db: c.DB, metrics: counted}, errors: connect.NewErrorWriter(options...), closing: c.Closing,
 		proxies: c.Proxies, origins: c.Origins, pages: pages, tls: c.TLS,
 	}

@@ -58,9 +58,7 @@ func (w *world) by(options ...connect.ClientOption) transport {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		message := connect.NewRequest(request)
-		if token != "" {
-			message.Header().Set("Authorization", "Bearer "+token)
-		}
+		prove(message.Header(), token)
 		if method.IsStreamingServer() {
 			stream, err := client.CallServerStream(ctx, message)
 			if err != nil {
@@ -74,6 +72,17 @@ func (w *world) by(options ...connect.ClientOption) transport {
 		}
 		_, err := client.CallUnary(ctx, message)
 		return err
+	}
+}
+
+// prove adds the proof of who calls: a token, or a session as the dashboard's page sends it.
+func prove(header http.Header, token string) {
+	switch {
+	case strings.HasPrefix(token, "chomses_"):
+		header.Set("Cookie", "chom_session="+token)
+		header.Set("Sec-Fetch-Site", "same-origin")
+	case token != "":
+		header.Set("Authorization", "Bearer "+token)
 	}
 }
 
@@ -184,9 +193,7 @@ func mustJSON(t *testing.T, value any) []byte {
 // send gives what a call by REST ended with, as a call by Connect would have.
 func send(t *testing.T, request *http.Request, token string) error {
 	t.Helper()
-	if token != "" {
-		request.Header.Set("Authorization", "Bearer "+token)
-	}
+	prove(request.Header, token)
 	answer, err := http2.Do(request)
 	must(t, err)
 	defer answer.Body.Close()
@@ -348,4 +355,28 @@ func TestMassAssignment(t *testing.T) {
 		}
 		unchanged(t, 3)
 	})
+}
+
+// TestETag reads a site and changes it twice with what was read.
+func TestETag(t *testing.T) {
+	w := sqliteWorld(t)
+	path := "/api/v1/organizations/" + w.ours.organization + "/sites/" + w.ours.site
+	door := asker{t: t, url: w.url}.as(w.ours.owner)
+	seen := door.ask(http.MethodGet, path, "").Header.Get("ETag")
+	if seen == "" {
+		t.Fatal("a site has none")
+	}
+	first := door.with("If-Match", seen).ask(http.MethodPatch, path, `{"limits":{"cpu_percent":50}}`)
+	if first.StatusCode != http.StatusOK || first.Header.Get("ETag") == seen || first.Header.Get("ETag") == "" {
+		t.Errorf("the first change: %d, ETag %s", first.StatusCode, first.Header.Get("ETag"))
+	}
+	if late := door.with("If-Match", seen).ask(http.MethodPatch, path, `{"limits":{"cpu_percent":60}}`); late.StatusCode != http.StatusPreconditionFailed {
+		t.Errorf("the second change: %d", late.StatusCode)
+	}
+	if n := w.count(t, `SELECT generation FROM sites WHERE id = $1`, w.ours.site); n != 2 {
+		t.Errorf("generation %d", n)
+	}
+	if again := door.with("If-Match", first.Header.Get("ETag")).ask(http.MethodPatch, path, `{"limits":{"cpu_percent":60}}`); again.StatusCode != http.StatusOK {
+		t.Errorf("after another look: %d", again.StatusCode)
+	}
 }

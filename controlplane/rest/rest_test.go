@@ -400,9 +400,36 @@ func TestAnnotations(t *testing.T) {
 	})
 }
 
+// TestETag sends an update with the header.
 func TestETag(t *testing.T) {
-	answer := &sitev1.GetSiteResponse{Site: &sitev1.Site{}}
-	if got := ETagOf(answer.ProtoReflect()); got != "" {
-		t.Errorf("got %s", got)
+	e := &echo{}
+	url := serve(t, e) + "/api/v1/organizations/o/sites/s"
+	for header, want := range map[string]string{`"7"`: "7", ` "7" `: "7", "*": "", "": ""} {
+		if r := send(t, "PATCH", url, `{"update_mask":"limits"}`, "If-Match", header); r.status != http.StatusOK {
+			t.Errorf("%s: %d %s", header, r.status, r.body)
+		} else if got := e.got.(*sitev1.UpdateSiteRequest).GetEtag(); got != want {
+			t.Errorf("%s became %q", header, got)
+		}
 	}
+	for _, header := range []string{`7`, `W/"7"`, `"7", "8"`, `""`, `"7`} {
+		if p := problemIn(t, send(t, "PATCH", url, `{"update_mask":"limits"}`, "If-Match", header)); p.Status != http.StatusBadRequest || len(p.Errors) != 1 || p.Errors[0].Field != "If-Match" {
+			t.Errorf("%s: %+v", header, p)
+		}
+	}
+	if p := problemIn(t, send(t, "PATCH", url, `{"update_mask":"limits","etag":"8"}`, "If-Match", `"7"`)); p.Status != http.StatusBadRequest {
+		t.Errorf("%+v", p)
+	}
+	t.Run("of an answer is that of the thing in it", func(t *testing.T) {
+		for want, answer := range map[string]proto.Message{
+			``:    &sitev1.GetSiteResponse{Site: &sitev1.Site{}},
+			`"7"`: &sitev1.UpdateSiteResponse{Site: &sitev1.Site{Etag: "7"}, Task: &taskv1.Task{}},
+		} {
+			if got := ETagOf(answer.ProtoReflect()); got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+		}
+		if got := ETagOf((&sitev1.ListSitesResponse{Sites: []*sitev1.Site{{Etag: "7"}}}).ProtoReflect()); got != "" {
+			t.Errorf("of a list: %s", got)
+		}
+	})
 }
