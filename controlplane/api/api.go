@@ -1,6 +1,6 @@
-// Package api is the people's door: the public API by Connect, gRPC and gRPC-Web, the health and install pages beside it, and
+// Package api is the people's door: the public API by Connect, gRPC, gRPC-Web and REST, the health and install pages beside it, and
 // nothing else. A file per service turns a request into a call of a noun and its result into an answer; what every
-// call has in common is in door.go, who may do what in authz.go, and how a failure looks in errors.go. No rule about
+// call goes through is listed in order.go, who may do what and how often in authz.go, and how a failure looks in errors.go. No rule about
 // sites, servers or organizations lives here.
 package api
 
@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 
 	"buf.build/go/protovalidate"
 	"connectrpc.com/connect"
@@ -29,7 +30,9 @@ import (
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/install"
+	"chom.dev/controlplane/limit"
 	"chom.dev/controlplane/organization"
+	"chom.dev/controlplane/rest"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
 )
@@ -45,6 +48,12 @@ type Config struct {
 	Sites         *site.Sites
 	Tasks         *task.Tasks
 	Packages      *install.Packages
+	// Limits count calls; nil counts them in this process, at the default rates.
+	Limits *limit.Limiter
+	// Proxies are the networks of proxies in front of the door, whose X-Forwarded-For is believed.
+	Proxies []netip.Prefix
+	// Origins are those whose pages may read answers ("https://app.example.com"), or "*" for all; none by default.
+	Origins []string
 	// Address is what pasted lines name.
 	Address install.Address
 	// Pin is the SHA-256 of the CA's public key, in hex; join tokens carry it.
@@ -69,23 +78,37 @@ func New(c Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the people's door: %w", err)
 	}
-	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxBody)}
+	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxBody), connect.WithCodec(rest.Codec{})}
+	pages, err := c.pages()
+	if err != nil {
+		return nil, fmt.Errorf("open the people's door: %w", err)
+	}
 	d := &door{
-		db: c.DB, log: c.Log, accounts: c.Accounts, organizations: c.Organizations,
+		db: c.DB, log: c.Log, accounts: c.Accounts, organizations: c.Organizations, limits: c.Limits,
 		validator: validator, metrics: counted, errors: connect.NewErrorWriter(options...), closing: c.Closing,
+		proxies: c.Proxies, origins: c.Origins, pages: pages, tls: c.TLS,
 	}
 	if d.closing == nil {
 		d.closing = context.Background()
 	}
-	guarded := append(options, connect.WithInterceptors(d))
+	if d.limits == nil {
+		d.limits = limit.New(limit.DefaultRates())
+	}
+	guarded := append(options, d.message())
+	router, err := rest.New(methods())
+	if err != nil {
+		return nil, fmt.Errorf("open the people's door: %w", err)
+	}
 
 	mux := http.NewServeMux()
-	mount := func(path string, handler http.Handler) { mux.Handle(path, d.admit(handler)) }
+	mount := func(path string, handler http.Handler) { mux.Handle(path, d.call(handler)) }
 	mount(accountv1connect.NewAccountServiceHandler(&accountService{c.Accounts}, guarded...))
 	mount(organizationv1connect.NewOrganizationServiceHandler(&organizationService{c.Organizations}, guarded...))
 	mount(fleetv1connect.NewServerServiceHandler(&serverService{c.DB, c.Fleet, c.Packages, c.Address, c.Pin}, guarded...))
 	mount(sitev1connect.NewSiteServiceHandler(&siteService{c.Sites}, guarded...))
 	mount(taskv1connect.NewTaskServiceHandler(&taskService{c.DB, c.Tasks}, guarded...))
+
+	mux.Handle("/api/", router.Handler(mux))
 
 	// Health and reflection are public: they say nothing that the source does not.
 	mux.Handle(grpchealth.NewHandler(health{c.Ready}, options...))
@@ -98,7 +121,21 @@ func New(c Config) (http.Handler, error) {
 
 	mountHealth(mux, d, c.Ready)
 	c.Packages.Mount(mux)
-	return secure(mux, c.TLS), nil
+	return d.request(mux), nil
+}
+
+// pages are the origins whose pages may make a browser act: the door's own, and those that are listed.
+func (c Config) pages() (*http.CrossOriginProtection, error) {
+	pages := http.NewCrossOriginProtection()
+	for _, origin := range append([]string{c.Address.URL}, c.Origins...) {
+		if origin == "" || origin == anyOrigin {
+			continue
+		}
+		if err := pages.AddTrustedOrigin(origin); err != nil {
+			return nil, err
+		}
+	}
+	return pages, nil
 }
 
 // newValidator compiles the rules of all requests now: a rule that does not compile must not wait for its first request.

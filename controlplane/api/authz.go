@@ -22,6 +22,7 @@ import (
 
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/limit"
 	"chom.dev/controlplane/organization"
 	"chom.dev/proto/contract"
 )
@@ -38,6 +39,9 @@ type rule struct {
 	// fresh asks a session for a proof of the last minutes that its person still sits there (step-up): for what destroys and
 	// for what shows secrets.
 	fresh bool
+	// class is how often it may be called: a class of package limit. Empty stands for Auth where anybody may call, for
+	// Operator where an operator does, and else for API.
+	class string
 }
 
 type who uint8
@@ -59,8 +63,8 @@ const (
 	asReached              // its handler shows and touches only what reachOf names
 )
 
-// The columns of the table, in the order in which they are read: who, and then what a token needs, which sites, and whether
-// the session must be fresh.
+// The columns of the table, in the order in which they are read: who, and then what a token needs, which sites, whether the
+// session must be fresh, and how often.
 func members(least organization.Role, scope account.Scope, sites sites) rule {
 	return rule{who: inOrganization, role: least, scope: scope, sites: sites}
 }
@@ -72,6 +76,12 @@ func everybody() rule                    { return rule{who: anybody} }
 // justProved asks for a fresh session besides.
 func (r rule) justProved() rule {
 	r.fresh = true
+	return r
+}
+
+// seldom holds calls to the class Sensitive: for what destroys, shows secrets or sends mail.
+func (r rule) seldom() rule {
+	r.class = limit.Sensitive
 	return r
 }
 
@@ -94,8 +104,8 @@ var rules = map[string]rule{
 	fleetv1connect.ServerServiceListServersProcedure:     operators(account.Read),
 	fleetv1connect.ServerServiceDrainServerProcedure:     operators(account.Manage),
 	fleetv1connect.ServerServiceUndrainServerProcedure:   operators(account.Manage),
-	fleetv1connect.ServerServiceReadmitServerProcedure:   operators(account.Manage).justProved(),
-	fleetv1connect.ServerServiceRemoveServerProcedure:    operators(account.Manage).justProved(),
+	fleetv1connect.ServerServiceReadmitServerProcedure:   operators(account.Manage).justProved().seldom(),
+	fleetv1connect.ServerServiceRemoveServerProcedure:    operators(account.Manage).justProved().seldom(),
 	fleetv1connect.ServerServicePrepareServerProcedure:   operators(account.Manage),
 	fleetv1connect.ServerServicePingServerProcedure:      operators(account.Deploy),
 
@@ -105,9 +115,9 @@ var rules = map[string]rule{
 	sitev1connect.SiteServiceUpdateSiteProcedure:      members(organization.Member, account.Deploy, ofSite),
 	sitev1connect.SiteServiceSuspendSiteProcedure:     members(organization.Member, account.Deploy, ofSite),
 	sitev1connect.SiteServiceResumeSiteProcedure:      members(organization.Member, account.Deploy, ofSite),
-	sitev1connect.SiteServiceDeleteSiteProcedure:      members(organization.Admin, account.Manage, ofSite).justProved(),
+	sitev1connect.SiteServiceDeleteSiteProcedure:      members(organization.Admin, account.Manage, ofSite).justProved().seldom(),
 	sitev1connect.SiteServiceRestoreSiteProcedure:     members(organization.Admin, account.Manage, ofSite),
-	sitev1connect.SiteServiceCreateSiteLoginProcedure: members(organization.Admin, account.Manage, ofSite).justProved(), // makes its bearer the site's administrator
+	sitev1connect.SiteServiceCreateSiteLoginProcedure: members(organization.Admin, account.Manage, ofSite).justProved().seldom(), // makes its bearer the site's administrator
 
 	taskv1connect.TaskServiceGetTaskProcedure:    members(organization.Viewer, account.Read, asReached),
 	taskv1connect.TaskServiceListTasksProcedure:  members(organization.Viewer, account.Read, asReached),

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -19,22 +21,28 @@ import (
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/limit"
 	"chom.dev/controlplane/organization"
+	"chom.dev/controlplane/rest"
 )
 
-// door is what every call goes through, in this order: an id, the caller, the rule of the method, the body (bounded in size
-// and time), its validation, the caller's role in the organization that it names, and only then the noun. On the way
-// out: the error in the protocol's words, a line in the log, a count in the metrics.
+// door is what every request goes through, in the order that order.go lists.
 type door struct {
 	db            *db.DB
 	log           *slog.Logger
 	accounts      *account.Accounts
 	organizations *organization.Organizations
+	limits        *limit.Limiter
 	validator     protovalidate.Validator
 	metrics       *metrics
 	errors        *connect.ErrorWriter
 	closing       context.Context // ends when the process is about to: streams end then
 	streams       atomic.Int64    // open now
+
+	proxies []netip.Prefix // whose X-Forwarded-For is believed
+	origins []string       // whose pages may read answers
+	pages   *http.CrossOriginProtection
+	tls     bool
 }
 
 // maxStreams bounds what watching costs: each stream looks into the database whenever its task changes.
@@ -46,19 +54,24 @@ var errClosing = fault.Unavailable("the control plane is going down", time.Secon
 
 // Limits of one call.
 const (
-	maxBody      = 1 << 20          // bytes; the largest request we know has 300 KiB
+	maxBody      = rest.MaxBody
 	bodyTimeout  = 20 * time.Second // to send it
 	unaryTimeout = 25 * time.Second // a site login waits up to 15 s for its host
 	sendTimeout  = 20 * time.Second // for each message of a stream: who reads slower is cut off
 )
 
-// call is what is known of a call. It travels in the context.
+// call is what is known of a request. It travels in the context.
 type call struct {
 	id         string
+	address    netip.Addr
 	caller     *account.Caller // nil for nobody
-	reach      []string        // sites of the organization in the request that the caller is bound to; nil for all
 	rule       rule
+	reach      []string // sites of the organization in the request that the caller is bound to; nil for all
 	controller *http.ResponseController
+
+	begun  bool           // its request reached the handlers, readable
+	failed *connect.Error // what it ended with, as the caller sees it
+	hidden error          // what it ended with, if that is not for the caller
 }
 
 type callKey struct{}
@@ -85,56 +98,101 @@ func reachOf(ctx context.Context) []string {
 	return []string{}
 }
 
-// admit decides, from headers alone, who calls and whether the method is theirs. It stands in front of connect's handlers:
-// nobody's body is read before.
-func (d *door) admit(next http.Handler) http.Handler {
+// identify gives a request an id, which its answer and the log name, and finds out where it comes from.
+func (d *door) identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		began := time.Now()
-		c := &call{id: rand.Text(), controller: http.NewResponseController(w)}
+		c := &call{id: rand.Text(), address: addressOf(r, d.proxies), controller: http.NewResponseController(w)}
 		w.Header().Set("X-Request-Id", c.id)
-		w.Header().Set("Cache-Control", "no-store")
-		caller, err := d.authenticate(r)
-		if err == nil {
-			c.caller = caller
-			c.rule = rules[r.URL.Path] // no row is the zero rule, which denies
-			err = decideCaller(c.rule, caller, time.Now())
-		}
-		if err != nil {
-			shown := d.finish(r.Context(), c, r.URL.Path, began, err)
-			if d.errors.IsSupported(r) {
-				_ = d.errors.Write(w, r, shown) // a caller who went away needs no answer
-			} else {
-				http.Error(w, shown.Message(), http.StatusUnauthorized)
-			}
-			return
-		}
-		// A controller that cannot set deadlines is a test's recorder.
-		_ = c.controller.SetReadDeadline(time.Now().Add(bodyTimeout))
-		ctx := context.WithValue(r.Context(), callKey{}, c)
-		if caller != nil {
-			ctx = audit.As(ctx, caller.ID)
-		}
-		next.ServeHTTP(w, r.WithContext(ctx))
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
 	})
 }
 
-// check validates a request and decides on it. It runs before a handler sees the request.
-func (d *door) check(ctx context.Context, procedure string, request any) error {
-	c := callOf(ctx)
-	if c == nil {
-		return fault.Denied("nobody may do this") // a handler that was mounted past admit
-	}
+// decide is the part of the decision that needs no request.
+func (d *door) decide(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := callOf(r.Context())
+		if err := decideCaller(c.rule, c.caller, time.Now()); err != nil {
+			d.refuse(w, r, err)
+			return
+		}
+		if c.caller != nil {
+			r = r.WithContext(audit.As(r.Context(), c.caller.ID))
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// bound gives the body its time.
+func (d *door) bound(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		// A controller that cannot set deadlines is a test's recorder.
+		_ = callOf(r.Context()).controller.SetReadDeadline(time.Now().Add(bodyTimeout))
+		next.ServeHTTP(w, r)
+	})
+}
+
+// check is a step that looks at a request before a handler sees it.
+type check func(ctx context.Context, procedure string, request proto.Message) error
+
+func (check check) run(ctx context.Context, procedure string, request any) error {
 	message, ok := request.(proto.Message)
 	if !ok {
 		return fmt.Errorf("request of %s is a %T", procedure, request)
 	}
-	if err := d.validator.Validate(message); err != nil {
+	return check(ctx, procedure, message)
+}
+
+// WrapUnary implements connect.Interceptor.
+func (check check) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, request connect.AnyRequest) (connect.AnyResponse, error) {
+		if err := check.run(ctx, request.Spec().Procedure, request.Any()); err != nil {
+			return nil, err
+		}
+		return next(ctx, request)
+	}
+}
+
+// WrapStreamingHandler implements connect.Interceptor.
+func (check check) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
+		return next(ctx, &checkedConn{StreamingHandlerConn: conn, ctx: ctx, check: check})
+	}
+}
+
+// WrapStreamingClient implements connect.Interceptor. It is for clients, which this is not.
+func (check check) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return next
+}
+
+type checkedConn struct {
+	connect.StreamingHandlerConn
+	ctx   context.Context
+	check check
+}
+
+func (c *checkedConn) Receive(message any) error {
+	if err := c.StreamingHandlerConn.Receive(message); err != nil {
 		return err
+	}
+	return c.check.run(c.ctx, c.Spec().Procedure, message)
+}
+
+// validate holds a request to the rules that the protos state.
+func (d *door) validate(_ context.Context, _ string, request proto.Message) error {
+	return d.validator.Validate(request)
+}
+
+// membership is the rest of the decision.
+func (d *door) membership(ctx context.Context, procedure string, request proto.Message) error {
+	c := callOf(ctx)
+	if c == nil {
+		return fault.Denied("nobody may do this") // a handler that was mounted past the door
 	}
 	if c.rule.who != inOrganization {
 		return nil
 	}
-	id, platform, err := organizationOf(message)
+	id, platform, err := organizationOf(request)
 	if err != nil {
 		return err
 	}
@@ -145,7 +203,7 @@ func (d *door) check(ctx context.Context, procedure string, request any) error {
 		}
 	}
 	c.reach = reach(c.caller, member)
-	refused := decideMember(c.rule, c.caller, id.String(), platform, member, siteOf(message))
+	refused := decideMember(c.rule, c.caller, id.String(), platform, member, siteOf(request))
 	if refused == nil {
 		return nil
 	}
@@ -167,20 +225,16 @@ func (d *door) recordRefusal(ctx context.Context, procedure, target string) erro
 // WrapUnary is the way of a call with one answer.
 func (d *door) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, request connect.AnyRequest) (answer connect.AnyResponse, err error) {
-		began := time.Now()
 		ctx, cancel := context.WithTimeout(ctx, unaryTimeout)
 		defer cancel()
 		defer func() {
 			if caught := recover(); caught != nil {
 				err = d.caught(caught)
 			}
-			if shown := d.finish(ctx, callOf(ctx), request.Spec().Procedure, began, err); shown != nil {
+			if shown := d.end(ctx, err); shown != nil {
 				answer, err = nil, shown
 			}
 		}()
-		if err := d.check(ctx, request.Spec().Procedure, request.Any()); err != nil {
-			return nil, err
-		}
 		return next(ctx, request)
 	}
 }
@@ -188,12 +242,11 @@ func (d *door) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 // WrapStreamingHandler is the way of a call with a stream of answers.
 func (d *door) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) (err error) {
-		began := time.Now()
 		defer func() {
 			if caught := recover(); caught != nil {
 				err = d.caught(caught)
 			}
-			if shown := d.finish(ctx, callOf(ctx), conn.Spec().Procedure, began, err); shown != nil {
+			if shown := d.end(ctx, err); shown != nil {
 				err = shown
 			}
 		}()
@@ -204,7 +257,7 @@ func (d *door) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.S
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
 		defer context.AfterFunc(d.closing, func() { cancel(errClosing) })()
-		err = next(ctx, &checkedConn{StreamingHandlerConn: conn, ctx: ctx, door: d})
+		err = next(ctx, &timedConn{StreamingHandlerConn: conn, call: callOf(ctx)})
 		if err != nil && errors.Is(context.Cause(ctx), errClosing) {
 			return errClosing
 		}
@@ -217,32 +270,30 @@ func (d *door) WrapStreamingClient(next connect.StreamingClientFunc) connect.Str
 	return next
 }
 
-// checkedConn checks what comes in and times what goes out.
-type checkedConn struct {
+// timedConn times what comes in and what goes out.
+type timedConn struct {
 	connect.StreamingHandlerConn
-	ctx  context.Context
-	door *door
+	call *call // nil for a handler that was mounted past the door
 }
 
-func (c *checkedConn) Receive(message any) error {
+func (c *timedConn) Receive(message any) error {
 	if err := c.StreamingHandlerConn.Receive(message); err != nil {
 		return err
 	}
-	if of := callOf(c.ctx); of != nil {
-		_ = of.controller.SetReadDeadline(time.Time{}) // the request is here; the stream may last
+	if c.call != nil {
+		_ = c.call.controller.SetReadDeadline(time.Time{}) // the request is here; the stream may last
 	}
-	return c.door.check(c.ctx, c.Spec().Procedure, message)
+	return nil
 }
 
-func (c *checkedConn) Send(message any) error {
-	of := callOf(c.ctx)
-	if of == nil {
+func (c *timedConn) Send(message any) error {
+	if c.call == nil {
 		return c.StreamingHandlerConn.Send(message)
 	}
-	_ = of.controller.SetWriteDeadline(time.Now().Add(sendTimeout))
+	_ = c.call.controller.SetWriteDeadline(time.Now().Add(sendTimeout))
 	err := c.StreamingHandlerConn.Send(message)
 	// It would end the stream later, in a moment of quiet.
-	_ = of.controller.SetWriteDeadline(time.Time{})
+	_ = c.call.controller.SetWriteDeadline(time.Time{})
 	return err
 }
 
@@ -254,39 +305,80 @@ func (d *door) caught(value any) error {
 	return fmt.Errorf("panic: %v\n%s", value, debug.Stack())
 }
 
-// finish counts and logs a call and gives the error as the caller sees it, nil when there is none. What it logs holds no
-// token, no header and no body.
-func (d *door) finish(ctx context.Context, c *call, procedure string, began time.Time, err error) *connect.Error {
+// end keeps what a call ended with, for measure, and gives the error as the caller sees it, nil when there is none.
+func (d *door) end(ctx context.Context, err error) *connect.Error {
+	c := callOf(ctx)
 	if c == nil {
 		c = &call{id: "none"}
 	}
-	if _, known := rules[procedure]; !known {
-		procedure = "unknown" // a stranger's text belongs neither in labels nor in the log
-	}
-	took := time.Since(began)
-	attributes := []slog.Attr{
-		slog.String("request", c.id),
-		slog.String("procedure", procedure),
-		slog.Duration("took", took),
-	}
-	if c.caller != nil {
-		attributes = append(attributes, slog.String("account", c.caller.ID))
-	}
+	c.begun = true
 	if err == nil {
-		d.metrics.count(procedure, "ok", took)
-		d.log.LogAttrs(ctx, slog.LevelInfo, "call", attributes...)
 		return nil
 	}
 	shown, hidden := toConnect(err, c.id)
-	d.metrics.count(procedure, shown.Code().String(), took)
-	attributes = append(attributes, slog.String("code", shown.Code().String()))
-	level := slog.LevelInfo
+	c.failed = shown
 	if hidden || shown.Code() == connect.CodeUnavailable {
+		c.hidden = withCause(err)
+	}
+	return shown
+}
+
+// refuse ends a request with an error before a handler sees it, in the words of its protocol.
+func (d *door) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	shown := d.end(r.Context(), err)
+	switch {
+	case strings.HasPrefix(r.URL.Path, "/api/"):
+		rest.WriteError(w, shown)
+	case d.errors.IsSupported(r):
+		_ = d.errors.Write(w, r, shown) // a caller who went away needs no answer
+	default: // no protocol of ours
+		http.Error(w, shown.Message(), rest.ProblemFrom(shown).Status)
+	}
+}
+
+// measure counts and logs a call. What it logs holds no token, no header and no body.
+func (d *door) measure(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		began := time.Now()
+		next.ServeHTTP(w, r)
+		procedure := r.URL.Path
+		if _, known := rules[procedure]; !known {
+			procedure = "unknown" // a stranger's text belongs neither in labels nor in the log
+		}
+		d.finish(r.Context(), callOf(r.Context()), procedure, time.Since(began))
+	})
+}
+
+// unreadable is the code of a call that connect turned away: another HTTP method, no message in the body, too large.
+const unreadable = "unreadable"
+
+func (d *door) finish(ctx context.Context, c *call, procedure string, took time.Duration) {
+	code, level := "ok", slog.LevelInfo
+	switch {
+	case c.failed != nil:
+		code = c.failed.Code().String()
+	case !c.begun:
+		code = unreadable
+	}
+	d.metrics.count(procedure, code, took)
+	attributes := make([]slog.Attr, 0, 7)
+	attributes = append(attributes,
+		slog.String("request", c.id),
+		slog.String("procedure", procedure),
+		slog.Duration("took", took),
+		slog.String("address", c.address.String()),
+	)
+	if c.caller != nil {
+		attributes = append(attributes, slog.String("account", c.caller.ID))
+	}
+	if code != "ok" {
+		attributes = append(attributes, slog.String("code", code))
+	}
+	if c.hidden != nil {
 		level = slog.LevelError
-		attributes = append(attributes, slog.Any("err", withCause(err)))
+		attributes = append(attributes, slog.Any("err", c.hidden))
 	}
 	d.log.LogAttrs(ctx, level, "call", attributes...)
-	return shown
 }
 
 // withCause adds what a fault keeps from the caller.

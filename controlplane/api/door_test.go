@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"errors"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -50,9 +49,9 @@ func TestErrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			log := &strings.Builder{}
 			d := testDoor(t, w, log)
-			path, handler := sitev1connect.NewSiteServiceHandler(broken{do: test.do}, connect.WithInterceptors(d))
+			path, handler := sitev1connect.NewSiteServiceHandler(broken{do: test.do}, d.message())
 			mux := http.NewServeMux()
-			mux.Handle(path, d.admit(handler))
+			mux.Handle(path, d.request(d.call(handler)))
 			server := httptest.NewServer(mux)
 			defer server.Close()
 			client := sitev1connect.NewSiteServiceClient(http.DefaultClient, server.URL, connect.WithInterceptors(bearer(w.operator)))
@@ -86,93 +85,6 @@ func bearer(token string) connect.UnaryInterceptorFunc {
 			return next(ctx, request)
 		}
 	}
-}
-
-// TestTransports sends the same forbidden and the same allowed request in each way that there is.
-func TestTransports(t *testing.T) {
-	w := sqliteWorld(t)
-	const list, create = "/chom.organization.v1.OrganizationService/ListOrganizations", "/chom.organization.v1.OrganizationService/CreateOrganization"
-	before := w.effects(t)
-	send := func(method, path, token string, header map[string]string, body string) (int, string) {
-		t.Helper()
-		request, err := http.NewRequestWithContext(t.Context(), method, w.url+path, strings.NewReader(body))
-		must(t, err)
-		if token != "" {
-			request.Header.Set("Authorization", "Bearer "+token)
-		}
-		for name, value := range header {
-			request.Header.Set(name, value)
-		}
-		answer, err := http.DefaultClient.Do(request)
-		must(t, err)
-		defer answer.Body.Close()
-		text, err := io.ReadAll(answer.Body)
-		must(t, err)
-		return answer.StatusCode, string(text) + answer.Header.Get("Grpc-Status")
-	}
-	asJSON := map[string]string{"Content-Type": "application/json"}
-	for name, way := range map[string]struct {
-		method, path string
-		header       map[string]string
-		body         string
-	}{
-		"JSON":                 {http.MethodPost, create, asJSON, `{"name":"x","ownerEmail":"a@example.com"}`},
-		"GET":                  {http.MethodGet, create + "?message=%7B%7D&encoding=json&connect=v1", nil, ""},
-		"HEAD":                 {http.MethodHead, create, nil, ""},
-		"OPTIONS":              {http.MethodOptions, create, nil, ""},
-		"PUT":                  {http.MethodPut, create, asJSON, `{}`},
-		"a method override":    {http.MethodGet, create, map[string]string{"X-HTTP-Method-Override": "POST", "Content-Type": "application/json"}, ""},
-		"gRPC":                 {http.MethodPost, create, map[string]string{"Content-Type": "application/grpc", "Te": "trailers"}, "\x00\x00\x00\x00\x00"},
-		"gRPC-Web":             {http.MethodPost, create, map[string]string{"Content-Type": "application/grpc-web"}, "\x00\x00\x00\x00\x00"},
-		"an unknown method":    {http.MethodPost, "/chom.site.v1.SiteService/Gone", asJSON, `{}`},
-		"a path with a dot":    {http.MethodPost, "/chom.site.v1.SiteService/./CreateSite", asJSON, `{}`},
-		"a path in upper case": {http.MethodPost, strings.ToUpper(create), asJSON, `{}`},
-	} {
-		for who, token := range map[string]string{"nobody": "", "a viewer": w.ours.viewer} {
-			if status, body := send(way.method, way.path, token, way.header, way.body); status == http.StatusOK && !strings.HasPrefix(way.header["Content-Type"], "application/grpc") ||
-				strings.Contains(body, `"organization"`) {
-				t.Errorf("%s as %s: %d %s", name, who, status, body)
-			}
-		}
-	}
-	if after := w.effects(t); after["organizations"] != before["organizations"] {
-		t.Error("an organization was made")
-	}
-	if status, body := send(http.MethodPost, list, w.ours.viewer, asJSON, `{}`); status != http.StatusOK || !strings.Contains(body, w.ours.organization) || strings.Contains(body, w.theirs.organization) {
-		t.Errorf("JSON: %d %s", status, body)
-	}
-	if status, _ := send(http.MethodGet, list, w.operator, nil, ""); status != http.StatusMethodNotAllowed {
-		t.Errorf("GET: %d", status)
-	}
-	t.Run("mass assignment changes nothing", func(t *testing.T) {
-		body := `{"organizationId":"` + w.ours.organization + `","siteId":"` + w.ours.site + `","updateMask":"limits","limits":{"cpuPercent":50},` +
-			`"serverId":"x","handle":"aaaaaaaaaa","generation":"99","phase":"PHASE_ABSENT","role":"owner","operator":true,"tenantId":"` + w.theirs.organization + `","planId":"x","verifiedAt":1}`
-		if status, text := send(http.MethodPost, "/chom.site.v1.SiteService/UpdateSite", w.ours.owner, asJSON, body); status != http.StatusOK {
-			t.Fatalf("%d %s", status, text)
-		}
-		if n := w.count(t, `SELECT COUNT(*) FROM sites WHERE id = $1 AND organization_id = $2 AND server_id = $3 AND generation = 2 AND phase = 'active' AND handle <> 'aaaaaaaaaa'`,
-			w.ours.site, w.ours.organization, w.server); n != 1 {
-			t.Error("the row changed in more than its limits")
-		}
-		if n := w.count(t, `SELECT COUNT(*) FROM accounts WHERE operator`); n != 1 {
-			t.Errorf("%d operators", n)
-		}
-	})
-	t.Run("sets headers that keep browsers quiet", func(t *testing.T) {
-		answer, err := http.Get(w.url + "/healthz")
-		must(t, err)
-		defer answer.Body.Close()
-		for _, name := range []string{"X-Content-Type-Options", "Content-Security-Policy", "Referrer-Policy"} {
-			if answer.Header.Get(name) == "" {
-				t.Errorf("%s is missing", name)
-			}
-		}
-	})
-	t.Run("turns away what another site's page sends", func(t *testing.T) {
-		if status, _ := send(http.MethodPost, list, w.operator, map[string]string{"Content-Type": "application/json", "Sec-Fetch-Site": "cross-site"}, `{}`); status != http.StatusForbidden {
-			t.Errorf("got %d", status)
-		}
-	})
 }
 
 // TestLists sends what no list should take.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/limit"
 	"chom.dev/proto/contract"
 )
 
@@ -28,6 +30,8 @@ var codes = map[fault.Kind]connect.Code{
 	fault.KindStale:           connect.CodePermissionDenied, // told from a denial by its detail
 	fault.KindNotFound:        connect.CodeNotFound,
 	fault.KindConflict:        connect.CodeFailedPrecondition,
+	fault.KindChanged:         connect.CodeAborted,
+	fault.KindLimited:         connect.CodeResourceExhausted,
 	fault.KindUnavailable:     connect.CodeUnavailable,
 }
 
@@ -52,8 +56,13 @@ func toConnect(err error, requestID string) (shown *connect.Error, hidden bool) 
 		if f.Kind() == fault.KindStale {
 			attach(shown, &errdetails.ErrorInfo{Reason: StepUpRequired, Domain: errorDomain})
 		}
-		if f.Kind() == fault.KindUnavailable {
-			attach(shown, &errdetails.RetryInfo{RetryDelay: durationpb.New(max(f.RetryAfter(), time.Second))})
+		if f.Kind() == fault.KindUnauthenticated {
+			shown.Meta().Set("WWW-Authenticate", "Bearer")
+		}
+		if f.Kind() == fault.KindUnavailable || f.Kind() == fault.KindLimited {
+			after := max(f.RetryAfter(), time.Second)
+			attach(shown, &errdetails.RetryInfo{RetryDelay: durationpb.New(after)})
+			shown.Meta().Set("Retry-After", strconv.Itoa(limit.Seconds(after)))
 		}
 	case errors.As(err, &broken):
 		shown = fromValidation(broken)

@@ -22,6 +22,7 @@ import (
 	"chom.dev/controlplane/db/dbtest"
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/install"
+	"chom.dev/controlplane/limit"
 	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/pki"
 	"chom.dev/controlplane/site"
@@ -36,6 +37,7 @@ type world struct {
 	url     string
 	log     *strings.Builder
 	closing context.CancelFunc
+	config  Config
 
 	operator string // a token
 	server   string
@@ -62,18 +64,13 @@ func newWorld(t *testing.T, d *db.DB) *world {
 	accounts, organizations := account.New(d), organization.New(d)
 	closing, cancel := context.WithCancel(ctx)
 	w.closing = cancel
-	handler, err := New(Config{
-		DB: d, Log: log, Metrics: prometheus.NewRegistry(), Accounts: accounts, Organizations: organizations, Fleet: servers, Sites: sites,
+	w.config = Config{
+		DB: d, Log: log, Accounts: accounts, Organizations: organizations, Fleet: servers, Sites: sites,
 		Tasks: tasks, Packages: install.NewPackages(""), Address: install.Address{URL: "http://127.0.0.1:8080", Agents: "127.0.0.1:8443"},
-		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing,
-	})
-	must(t, err)
-	listener := httptest.NewServer(handler)
-	t.Cleanup(func() {
-		cancel()
-		listener.Close()
-	})
-	w.url = listener.URL
+		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing, Limits: limit.New(plenty),
+	}
+	t.Cleanup(cancel)
+	w.url = w.replica(t, func(*Config) {})
 
 	secret, err := accounts.PrepareFirstOperator(ctx)
 	must(t, err)
@@ -89,6 +86,29 @@ func newWorld(t *testing.T, d *db.DB) *world {
 	}))
 	return w
 }
+
+// replica opens another door to the same world, with some of its configuration changed, and gives its URL.
+func (w *world) replica(t *testing.T, change func(*Config)) string {
+	t.Helper()
+	c := w.config
+	c.Metrics = prometheus.NewRegistry()
+	change(&c)
+	handler, err := New(c)
+	must(t, err)
+	listener := httptest.NewUnstartedServer(handler)
+	listener.Config.Protocols = new(http.Protocols)
+	listener.Config.Protocols.SetHTTP1(true)
+	listener.Config.Protocols.SetUnencryptedHTTP2(true) // for gRPC
+	listener.Start()
+	t.Cleanup(func() {
+		w.closing()
+		listener.Close()
+	})
+	return listener.URL
+}
+
+// plenty is for tests that call often.
+var plenty = limit.Rates{limit.Auth: 1e6, limit.API: 1e6, limit.Operator: 1e6, limit.Sensitive: 1e6}
 
 func newTenant(t *testing.T, d *db.DB, organizations *organization.Organizations, sites *site.Sites, name string) tenant {
 	t.Helper()
@@ -151,38 +171,6 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// call sends any request to any method, as somebody with a token (empty for nobody), and returns the error.
-func (w *world) call(t *testing.T, token, procedure string, request *dynamicpb.Message) error {
-	t.Helper()
-	method := methods()[procedure]
-	client := connect.NewClient[dynamicpb.Message, dynamicpb.Message](http.DefaultClient, w.url+procedure,
-		connect.WithSchema(method), connect.WithResponseInitializer(func(_ connect.Spec, message any) error {
-			if m, ok := message.(*dynamicpb.Message); ok {
-				*m = *dynamicpb.NewMessage(method.Output())
-			}
-			return nil
-		}))
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	message := connect.NewRequest(request)
-	if token != "" {
-		message.Header().Set("Authorization", "Bearer "+token)
-	}
-	if method.IsStreamingServer() {
-		stream, err := client.CallServerStream(ctx, message)
-		if err != nil {
-			return err
-		}
-		defer stream.Close()
-		if stream.Receive() {
-			return nil // admitted
-		}
-		return stream.Err()
-	}
-	_, err := client.CallUnary(ctx, message)
-	return err
 }
 
 // effects is everything that a call could have changed.
@@ -254,5 +242,6 @@ func testDoor(t *testing.T, w *world, log *strings.Builder) *door {
 	return &door{
 		db: w.db, log: slog.New(slog.NewTextHandler(&lockedWriter{to: log}, nil)), accounts: account.New(w.db), organizations: organization.New(w.db),
 		validator: validator, metrics: counted, errors: connect.NewErrorWriter(), closing: context.Background(),
+		limits: limit.New(plenty), pages: http.NewCrossOriginProtection(),
 	}
 }

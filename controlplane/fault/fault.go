@@ -25,6 +25,8 @@ const (
 	KindStale                       // known and may, but must prove once more that it is them
 	KindNotFound                    // does not exist, or belongs to somebody else: both look the same
 	KindConflict                    // the thing is in another state than the request needs
+	KindChanged                     // somebody else changed the thing since the caller looked at it
+	KindLimited                     // asked too often; works later
 	KindUnavailable                 // works later; the request may be sent again
 )
 
@@ -42,6 +44,10 @@ func (k Kind) String() string {
 		return "not found"
 	case KindConflict:
 		return "conflict"
+	case KindChanged:
+		return "changed"
+	case KindLimited:
+		return "limited"
 	case KindUnavailable:
 		return "unavailable"
 	default:
@@ -86,6 +92,14 @@ func NotFound(thing string) *Fault {
 
 // Conflict says that the thing is in a state in which this can't be done.
 func Conflict(text string) *Fault { return &Fault{kind: KindConflict, text: text} }
+
+// Changed says that the thing is not any more what the caller saw when they decided.
+func Changed(text string) *Fault { return &Fault{kind: KindChanged, text: text} }
+
+// Limited says that the caller asked too often. After is how long to wait.
+func Limited(text string, after time.Duration) *Fault {
+	return &Fault{kind: KindLimited, text: text, after: after}
+}
 
 // Unavailable says that the request may succeed later. After is how long to
 // wait at least, 0 when not known; cause may be nil and is not shown.

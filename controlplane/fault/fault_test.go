@@ -13,7 +13,8 @@ func TestFault(t *testing.T) {
 	t.Run("the kind survives wrapping", func(t *testing.T) {
 		for _, f := range []*fault.Fault{
 			fault.Invalid("name", "must not be empty"), fault.Unauthenticated("no token"), fault.Denied("not yours"),
-			fault.NotFound("site"), fault.Conflict("taken"), fault.Unavailable("busy", time.Second, nil),
+			fault.NotFound("site"), fault.Conflict("taken"), fault.Changed("not any more"), fault.Limited("too often", time.Second),
+			fault.Unavailable("busy", time.Second, nil),
 		} {
 			err := fmt.Errorf("create site: %w", f)
 			if got := fault.KindOf(err); got != f.Kind() || got == fault.KindInternal {

@@ -23,6 +23,7 @@ lab   util-linux              /usr/bin/nsenter
 lab   xz-utils                /usr/bin/xz
 lab   debian-archive-keyring  /usr/share/keyrings/debian-archive-keyring.gpg
 test  postgresql              /usr/lib/postgresql/*/bin/initdb
+test  redis-server            /usr/bin/redis-server
 test  nginx                   /usr/sbin/nginx
 test  mariadb-server          /usr/sbin/mariadbd
 test  mariadb-client          /usr/bin/mariadb
@@ -97,6 +98,7 @@ if ! {
 	exit 1
 fi
 if [[ -d /run/systemd/system ]]; then
+	! lacks redis-server || systemctl --quiet disable redis-server.service
 	! lacks nginx || systemctl --quiet disable nginx.service
 	! lacks mariadb-server || systemctl --quiet disable mariadb.service
 fi

@@ -66,7 +66,7 @@ func TestDeps(t *testing.T) {
 		if got := labtest.Output(t, h, "pg_lsclusters", "--no-header"); got != "" {
 			t.Errorf("clusters: %s", got)
 		}
-		for _, unit := range []string{"nginx.service", "mariadb.service"} {
+		for _, unit := range []string{"redis-server.service", "nginx.service", "mariadb.service"} {
 			if r, _ := run(t, lab.Command{Argv: []string{"systemctl", "is-active", unit}}); r.Stdout != "inactive\n" {
 				t.Errorf("%s is %s", unit, r.Stdout)
 			}

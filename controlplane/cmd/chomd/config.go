@@ -41,6 +41,7 @@ type config struct {
 	PeopleKey    string `koanf:"people-key"`
 	InsecureHTTP bool   `koanf:"insecure-http"`
 	PublicURL    string `koanf:"public-url"`
+	people       `koanf:",squash"`
 
 	AgentsListen string `koanf:"agents-listen"`
 	AgentAddress string `koanf:"agent-address"`
@@ -69,6 +70,7 @@ func configFlags(f *pflag.FlagSet) {
 	f.String("people-key", "", "its key in PEM")
 	f.Bool("insecure-http", false, "allow plain HTTP for people-listen beyond loopback. Everybody on the way can read tokens: only for closed networks, such as a lab's bridge, or behind a proxy that speaks HTTPS")
 	f.String("public-url", "", "URL under which people and new servers reach people-listen (default its own address)")
+	peopleFlags(f)
 	f.String("agents-listen", ":8443", "address for agents, TLS 1.3 with client certificates")
 	f.String("agent-address", "", "HOST:PORT under which agents reach agents-listen (default the host of public-url and the port of agents-listen)")
 	f.String("packages-dir", "", "folder with chom-agent_amd64.deb and chom-agent_arm64.deb, which new servers install")
@@ -200,6 +202,7 @@ func (c *config) validate() error {
 	if err := install.ValidateURL(to.URL); err != nil && (c.PublicURL != "" || !isEverywhere(c.PeopleListen)) {
 		rule(false, "public-url", err.Error())
 	}
+	c.check(rule)
 	rule(isAddress(c.AgentsListen), "agents-listen", "must be HOST:PORT or :PORT")
 	if err := install.ValidateAgents(to.Agents); err != nil && (c.AgentAddress != "" || c.PublicURL != "" || !isEverywhere(c.PeopleListen)) {
 		rule(false, "agent-address", err.Error())

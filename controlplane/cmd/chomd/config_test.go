@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -67,6 +68,12 @@ func TestConfig(t *testing.T) {
 		"half a WordPress release":        {args: []string{"--wordpress-url", "http://x.example/wp.tar.gz"}, want: "wordpress-version: must be"},
 		"a short checksum":                {args: []string{"--wordpress-url", "http://x.example/wp.tar.gz", "--wordpress-version", "6.8.1", "--wordpress-sha256", "abc"}, want: "wordpress-sha256: must be"},
 		"a packages folder that is none":  {args: []string{"--packages-dir", "/nonexistent"}, want: "packages-dir: must be a folder"},
+		"a proxy that is no network":      {args: []string{"--trusted-proxies", "10.0.0.0/8,proxy.example"}, want: "trusted-proxies: must be"},
+		"a network with a host in it":     {args: []string{"--trusted-proxies", "10.0.0.1/8"}, want: "trusted-proxies: must be"},
+		"an origin with a path":           {args: []string{"--cors-origins", "https://a.example/"}, want: "cors-origins: must be"},
+		"an origin that is a pattern":     {args: []string{"--cors-origins", "*.a.example"}, want: "cors-origins: must be"},
+		"another store for limits":        {args: []string{"--redis", "memcached://x"}, want: "redis: must be"},
+		"a limit that locks all out":      {args: []string{"--limit-api", "0"}, want: "limit-api: must be"},
 		"an unknown log format":           {args: []string{"--log-format", "xml"}, want: "log-format: must be"},
 		"an unknown log level":            {args: []string{"--log-level", "loud"}, want: "log-level: must be"},
 	} {
@@ -81,6 +88,17 @@ func TestConfig(t *testing.T) {
 		c, err := load(t, "", nil, "--people-listen", "10.0.0.1:8080", "--insecure-http")
 		if err != nil || c.addresses(c.PeopleListen, c.AgentsListen) != (install.Address{URL: "http://10.0.0.1:8080", Agents: "10.0.0.1:8443"}) {
 			t.Errorf("got %+v, %v", c, err)
+		}
+	})
+	t.Run("reads lists", func(t *testing.T) {
+		c, err := load(t, "trusted-proxies: 10.0.0.0/8, ::1\n", nil, "--cors-origins", "https://a.example, http://b.example:8080")
+		if err != nil {
+			t.Fatal(err)
+		}
+		proxies, _ := c.proxies()
+		origins, _ := c.origins()
+		if fmt.Sprint(proxies) != "[10.0.0.0/8 ::1/128]" || fmt.Sprint(origins) != "[https://a.example http://b.example:8080]" {
+			t.Errorf("got %v, %v", proxies, origins)
 		}
 	})
 	t.Run("names every broken key at once", func(t *testing.T) {

@@ -95,9 +95,23 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	packages := install.NewPackages(c.PackagesDir)
 	closing, closeStreams := context.WithCancel(context.WithoutCancel(ctx))
 	defer closeStreams()
+	limits, err := c.limiter(log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, limits.Close()) }()
+	proxies, err := c.proxies()
+	if err != nil {
+		return err
+	}
+	origins, err := c.origins()
+	if err != nil {
+		return err
+	}
 	handler, err := api.New(api.Config{
 		DB: d, Log: log, Metrics: registry, Accounts: accounts, Organizations: organizations, Fleet: servers, Sites: sites, Tasks: tasks,
 		Packages: packages, Address: address, Pin: authority.Pin(), Ready: d.Ping, TLS: c.tls(), Closing: closing,
+		Limits: limits, Proxies: proxies, Origins: origins,
 	})
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ package fleetv1
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	v1 "chom.dev/proto/gen/chom/task/v1"
+	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -1076,7 +1077,7 @@ var File_chom_fleet_v1_server_service_proto protoreflect.FileDescriptor
 
 const file_chom_fleet_v1_server_service_proto_rawDesc = "" +
 	"\n" +
-	"\"chom/fleet/v1/server_service.proto\x12\rchom.fleet.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/fleet/v1/server.proto\x1a\x17chom/task/v1/task.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\x01\n" +
+	"\"chom/fleet/v1/server_service.proto\x12\rchom.fleet.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/fleet/v1/server.proto\x1a\x17chom/task/v1/task.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\x01\n" +
 	"\x13CreateServerRequest\x121\n" +
 	"\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x182\x16^[a-z][a-z0-9-]{0,62}$R\x04name\x12:\n" +
 	"\atenancy\x18\x02 \x01(\x0e2\x16.chom.fleet.v1.TenancyB\b\xbaH\x05\x82\x01\x02\x10\x01R\atenancy\x124\n" +
@@ -1133,19 +1134,20 @@ const file_chom_fleet_v1_server_service_proto_rawDesc = "" +
 	"\rstep_duration\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\n" +
 	"\xbaH\a\xaa\x01\x04\"\x02\b<R\fstepDuration\"<\n" +
 	"\x12PingServerResponse\x12&\n" +
-	"\x04task\x18\x01 \x01(\v2\x12.chom.task.v1.TaskR\x04task2\x86\a\n" +
-	"\rServerService\x12W\n" +
-	"\fCreateServer\x12\".chom.fleet.v1.CreateServerRequest\x1a#.chom.fleet.v1.CreateServerResponse\x12`\n" +
-	"\x0fCreateJoinToken\x12%.chom.fleet.v1.CreateJoinTokenRequest\x1a&.chom.fleet.v1.CreateJoinTokenResponse\x12N\n" +
-	"\tGetServer\x12\x1f.chom.fleet.v1.GetServerRequest\x1a .chom.fleet.v1.GetServerResponse\x12T\n" +
-	"\vListServers\x12!.chom.fleet.v1.ListServersRequest\x1a\".chom.fleet.v1.ListServersResponse\x12T\n" +
-	"\vDrainServer\x12!.chom.fleet.v1.DrainServerRequest\x1a\".chom.fleet.v1.DrainServerResponse\x12Z\n" +
-	"\rUndrainServer\x12#.chom.fleet.v1.UndrainServerRequest\x1a$.chom.fleet.v1.UndrainServerResponse\x12Z\n" +
-	"\rReadmitServer\x12#.chom.fleet.v1.ReadmitServerRequest\x1a$.chom.fleet.v1.ReadmitServerResponse\x12W\n" +
-	"\fRemoveServer\x12\".chom.fleet.v1.RemoveServerRequest\x1a#.chom.fleet.v1.RemoveServerResponse\x12Z\n" +
-	"\rPrepareServer\x12#.chom.fleet.v1.PrepareServerRequest\x1a$.chom.fleet.v1.PrepareServerResponse\x12Q\n" +
+	"\x04task\x18\x01 \x01(\v2\x12.chom.task.v1.TaskR\x04task2\xa9\n" +
 	"\n" +
-	"PingServer\x12 .chom.fleet.v1.PingServerRequest\x1a!.chom.fleet.v1.PingServerResponseB\xa7\x01\n" +
+	"\rServerService\x12s\n" +
+	"\fCreateServer\x12\".chom.fleet.v1.CreateServerRequest\x1a#.chom.fleet.v1.CreateServerResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/api/v1/servers\x12\x94\x01\n" +
+	"\x0fCreateJoinToken\x12%.chom.fleet.v1.CreateJoinTokenRequest\x1a&.chom.fleet.v1.CreateJoinTokenResponse\"2\x82\xd3\xe4\x93\x02,:\x01*\"'/api/v1/servers/{server_id}/join-tokens\x12s\n" +
+	"\tGetServer\x12\x1f.chom.fleet.v1.GetServerRequest\x1a .chom.fleet.v1.GetServerResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/api/v1/servers/{server_id}\x12m\n" +
+	"\vListServers\x12!.chom.fleet.v1.ListServersRequest\x1a\".chom.fleet.v1.ListServersResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/servers\x12\x82\x01\n" +
+	"\vDrainServer\x12!.chom.fleet.v1.DrainServerRequest\x1a\".chom.fleet.v1.DrainServerResponse\",\x82\xd3\xe4\x93\x02&:\x01*\"!/api/v1/servers/{server_id}:drain\x12\x8a\x01\n" +
+	"\rUndrainServer\x12#.chom.fleet.v1.UndrainServerRequest\x1a$.chom.fleet.v1.UndrainServerResponse\".\x82\xd3\xe4\x93\x02(:\x01*\"#/api/v1/servers/{server_id}:undrain\x12\x8a\x01\n" +
+	"\rReadmitServer\x12#.chom.fleet.v1.ReadmitServerRequest\x1a$.chom.fleet.v1.ReadmitServerResponse\".\x82\xd3\xe4\x93\x02(:\x01*\"#/api/v1/servers/{server_id}:readmit\x12|\n" +
+	"\fRemoveServer\x12\".chom.fleet.v1.RemoveServerRequest\x1a#.chom.fleet.v1.RemoveServerResponse\"#\x82\xd3\xe4\x93\x02\x1d*\x1b/api/v1/servers/{server_id}\x12\x8a\x01\n" +
+	"\rPrepareServer\x12#.chom.fleet.v1.PrepareServerRequest\x1a$.chom.fleet.v1.PrepareServerResponse\".\x82\xd3\xe4\x93\x02(:\x01*\"#/api/v1/servers/{server_id}:prepare\x12~\n" +
+	"\n" +
+	"PingServer\x12 .chom.fleet.v1.PingServerRequest\x1a!.chom.fleet.v1.PingServerResponse\"+\x82\xd3\xe4\x93\x02%:\x01*\" /api/v1/servers/{server_id}:pingB\xa7\x01\n" +
 	"\x11com.chom.fleet.v1B\x12ServerServiceProtoP\x01Z(chom.dev/proto/gen/chom/fleet/v1;fleetv1\xa2\x02\x03CFX\xaa\x02\rChom.Fleet.V1\xca\x02\rChom\\Fleet\\V1\xe2\x02\x19Chom\\Fleet\\V1\\GPBMetadata\xea\x02\x0fChom::Fleet::V1b\x06proto3"
 
 var (

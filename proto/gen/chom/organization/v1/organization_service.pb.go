@@ -8,6 +8,7 @@ package organizationv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -329,7 +330,7 @@ var File_chom_organization_v1_organization_service_proto protoreflect.FileDescri
 
 const file_chom_organization_v1_organization_service_proto_rawDesc = "" +
 	"\n" +
-	"/chom/organization/v1/organization_service.proto\x12\x14chom.organization.v1\x1a\x1bbuf/validate/validate.proto\x1a'chom/organization/v1/organization.proto\"{\n" +
+	"/chom/organization/v1/organization_service.proto\x12\x14chom.organization.v1\x1a\x1bbuf/validate/validate.proto\x1a'chom/organization/v1/organization.proto\x1a\x1cgoogle/api/annotations.proto\"{\n" +
 	"\x19CreateOrganizationRequest\x121\n" +
 	"\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x182\x16^[a-z][a-z0-9-]{0,62}$R\x04name\x12+\n" +
 	"\vowner_email\x18\x02 \x01(\tB\n" +
@@ -348,11 +349,11 @@ const file_chom_organization_v1_organization_service_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"\x8d\x01\n" +
 	"\x19ListOrganizationsResponse\x12H\n" +
 	"\rorganizations\x18\x01 \x03(\v2\".chom.organization.v1.OrganizationR\rorganizations\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xf4\x02\n" +
-	"\x13OrganizationService\x12w\n" +
-	"\x12CreateOrganization\x12/.chom.organization.v1.CreateOrganizationRequest\x1a0.chom.organization.v1.CreateOrganizationResponse\x12n\n" +
-	"\x0fGetOrganization\x12,.chom.organization.v1.GetOrganizationRequest\x1a-.chom.organization.v1.GetOrganizationResponse\x12t\n" +
-	"\x11ListOrganizations\x12..chom.organization.v1.ListOrganizationsRequest\x1a/.chom.organization.v1.ListOrganizationsResponseB\xde\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xe9\x03\n" +
+	"\x13OrganizationService\x12\x99\x01\n" +
+	"\x12CreateOrganization\x12/.chom.organization.v1.CreateOrganizationRequest\x1a0.chom.organization.v1.CreateOrganizationResponse\" \x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/api/v1/organizations\x12\x9f\x01\n" +
+	"\x0fGetOrganization\x12,.chom.organization.v1.GetOrganizationRequest\x1a-.chom.organization.v1.GetOrganizationResponse\"/\x82\xd3\xe4\x93\x02)\x12'/api/v1/organizations/{organization_id}\x12\x93\x01\n" +
+	"\x11ListOrganizations\x12..chom.organization.v1.ListOrganizationsRequest\x1a/.chom.organization.v1.ListOrganizationsResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/api/v1/organizationsB\xde\x01\n" +
 	"\x18com.chom.organization.v1B\x18OrganizationServiceProtoP\x01Z6chom.dev/proto/gen/chom/organization/v1;organizationv1\xa2\x02\x03COX\xaa\x02\x14Chom.Organization.V1\xca\x02\x14Chom\\Organization\\V1\xe2\x02 Chom\\Organization\\V1\\GPBMetadata\xea\x02\x16Chom::Organization::V1b\x06proto3"
 
 var (

@@ -9,6 +9,7 @@ package sitev1
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	v1 "chom.dev/proto/gen/chom/task/v1"
+	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
@@ -1118,7 +1119,7 @@ var File_chom_site_v1_site_service_proto protoreflect.FileDescriptor
 
 const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1fchom/site/v1/site_service.proto\x12\fchom.site.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/site/v1/desired.proto\x1a\x17chom/site/v1/site.proto\x1a\x17chom/task/v1/task.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x90\x04\n" +
+	"\x1fchom/site/v1/site_service.proto\x12\fchom.site.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/site/v1/desired.proto\x1a\x17chom/site/v1/site.proto\x1a\x17chom/task/v1/task.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x90\x04\n" +
 	"\x11CreateSiteRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x121\n" +
 	"\x04name\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x182\x16^[a-z][a-z0-9-]{0,62}$R\x04name\x121\n" +
@@ -1194,21 +1195,22 @@ const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"\x17CreateSiteLoginResponse\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12;\n" +
 	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime2\xef\x05\n" +
-	"\vSiteService\x12O\n" +
+	"expireTime2\xed\n" +
 	"\n" +
-	"CreateSite\x12\x1f.chom.site.v1.CreateSiteRequest\x1a .chom.site.v1.CreateSiteResponse\x12F\n" +
-	"\aGetSite\x12\x1c.chom.site.v1.GetSiteRequest\x1a\x1d.chom.site.v1.GetSiteResponse\x12L\n" +
-	"\tListSites\x12\x1e.chom.site.v1.ListSitesRequest\x1a\x1f.chom.site.v1.ListSitesResponse\x12O\n" +
+	"\vSiteService\x12\x89\x01\n" +
 	"\n" +
-	"UpdateSite\x12\x1f.chom.site.v1.UpdateSiteRequest\x1a .chom.site.v1.UpdateSiteResponse\x12R\n" +
-	"\vSuspendSite\x12 .chom.site.v1.SuspendSiteRequest\x1a!.chom.site.v1.SuspendSiteResponse\x12O\n" +
+	"CreateSite\x12\x1f.chom.site.v1.CreateSiteRequest\x1a .chom.site.v1.CreateSiteResponse\"8\x82\xd3\xe4\x93\x022:\x01*\"-/api/v1/organizations/{organization_id}/sites\x12\x87\x01\n" +
+	"\aGetSite\x12\x1c.chom.site.v1.GetSiteRequest\x1a\x1d.chom.site.v1.GetSiteResponse\"?\x82\xd3\xe4\x93\x029\x127/api/v1/organizations/{organization_id}/sites/{site_id}\x12\x94\x01\n" +
+	"\tListSites\x12\x1e.chom.site.v1.ListSitesRequest\x1a\x1f.chom.site.v1.ListSitesResponse\"F\x82\xd3\xe4\x93\x02@Z\x0f\x12\r/api/v1/sites\x12-/api/v1/organizations/{organization_id}/sites\x12\x93\x01\n" +
 	"\n" +
-	"ResumeSite\x12\x1f.chom.site.v1.ResumeSiteRequest\x1a .chom.site.v1.ResumeSiteResponse\x12O\n" +
+	"UpdateSite\x12\x1f.chom.site.v1.UpdateSiteRequest\x1a .chom.site.v1.UpdateSiteResponse\"B\x82\xd3\xe4\x93\x02<:\x01*27/api/v1/organizations/{organization_id}/sites/{site_id}\x12\x9e\x01\n" +
+	"\vSuspendSite\x12 .chom.site.v1.SuspendSiteRequest\x1a!.chom.site.v1.SuspendSiteResponse\"J\x82\xd3\xe4\x93\x02D:\x01*\"?/api/v1/organizations/{organization_id}/sites/{site_id}:suspend\x12\x9a\x01\n" +
 	"\n" +
-	"DeleteSite\x12\x1f.chom.site.v1.DeleteSiteRequest\x1a .chom.site.v1.DeleteSiteResponse\x12R\n" +
-	"\vRestoreSite\x12 .chom.site.v1.RestoreSiteRequest\x1a!.chom.site.v1.RestoreSiteResponse\x12^\n" +
-	"\x0fCreateSiteLogin\x12$.chom.site.v1.CreateSiteLoginRequest\x1a%.chom.site.v1.CreateSiteLoginResponseB\x9e\x01\n" +
+	"ResumeSite\x12\x1f.chom.site.v1.ResumeSiteRequest\x1a .chom.site.v1.ResumeSiteResponse\"I\x82\xd3\xe4\x93\x02C:\x01*\">/api/v1/organizations/{organization_id}/sites/{site_id}:resume\x12\x90\x01\n" +
+	"\n" +
+	"DeleteSite\x12\x1f.chom.site.v1.DeleteSiteRequest\x1a .chom.site.v1.DeleteSiteResponse\"?\x82\xd3\xe4\x93\x029*7/api/v1/organizations/{organization_id}/sites/{site_id}\x12\x9e\x01\n" +
+	"\vRestoreSite\x12 .chom.site.v1.RestoreSiteRequest\x1a!.chom.site.v1.RestoreSiteResponse\"J\x82\xd3\xe4\x93\x02D:\x01*\"?/api/v1/organizations/{organization_id}/sites/{site_id}:restore\x12\xa8\x01\n" +
+	"\x0fCreateSiteLogin\x12$.chom.site.v1.CreateSiteLoginRequest\x1a%.chom.site.v1.CreateSiteLoginResponse\"H\x82\xd3\xe4\x93\x02B:\x01*\"=/api/v1/organizations/{organization_id}/sites/{site_id}:loginB\x9e\x01\n" +
 	"\x10com.chom.site.v1B\x10SiteServiceProtoP\x01Z&chom.dev/proto/gen/chom/site/v1;sitev1\xa2\x02\x03CSX\xaa\x02\fChom.Site.V1\xca\x02\fChom\\Site\\V1\xe2\x02\x18Chom\\Site\\V1\\GPBMetadata\xea\x02\x0eChom::Site::V1b\x06proto3"
 
 var (

@@ -8,6 +8,7 @@ package taskv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -485,7 +486,7 @@ var File_chom_task_v1_task_service_proto protoreflect.FileDescriptor
 
 const file_chom_task_v1_task_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1fchom/task/v1/task_service.proto\x12\fchom.task.v1\x1a\x1bbuf/validate/validate.proto\x1a\x17chom/task/v1/task.proto\"f\n" +
+	"\x1fchom/task/v1/task_service.proto\x12\fchom.task.v1\x1a\x1bbuf/validate/validate.proto\x1a\x17chom/task/v1/task.proto\x1a\x1cgoogle/api/annotations.proto\"f\n" +
 	"\x0eGetTaskRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
 	"\atask_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\"9\n" +
@@ -513,13 +514,13 @@ const file_chom_task_v1_task_service_proto_rawDesc = "" +
 	"\x12after_log_sequence\x18\x03 \x01(\x04R\x10afterLogSequence\"o\n" +
 	"\x11WatchTaskResponse\x12&\n" +
 	"\x04task\x18\x01 \x01(\v2\x12.chom.task.v1.TaskR\x04task\x122\n" +
-	"\tlog_lines\x18\x02 \x03(\v2\x15.chom.task.v1.LogLineR\blogLines2\xc4\x02\n" +
-	"\vTaskService\x12F\n" +
-	"\aGetTask\x12\x1c.chom.task.v1.GetTaskRequest\x1a\x1d.chom.task.v1.GetTaskResponse\x12L\n" +
-	"\tListTasks\x12\x1e.chom.task.v1.ListTasksRequest\x1a\x1f.chom.task.v1.ListTasksResponse\x12O\n" +
+	"\tlog_lines\x18\x02 \x03(\v2\x15.chom.task.v1.LogLineR\blogLines2\xd2\x04\n" +
+	"\vTaskService\x12\x87\x01\n" +
+	"\aGetTask\x12\x1c.chom.task.v1.GetTaskRequest\x1a\x1d.chom.task.v1.GetTaskResponse\"?\x82\xd3\xe4\x93\x029\x127/api/v1/organizations/{organization_id}/tasks/{task_id}\x12\x83\x01\n" +
+	"\tListTasks\x12\x1e.chom.task.v1.ListTasksRequest\x1a\x1f.chom.task.v1.ListTasksResponse\"5\x82\xd3\xe4\x93\x02/\x12-/api/v1/organizations/{organization_id}/tasks\x12\x9a\x01\n" +
 	"\n" +
-	"CancelTask\x12\x1f.chom.task.v1.CancelTaskRequest\x1a .chom.task.v1.CancelTaskResponse\x12N\n" +
-	"\tWatchTask\x12\x1e.chom.task.v1.WatchTaskRequest\x1a\x1f.chom.task.v1.WatchTaskResponse0\x01B\x9e\x01\n" +
+	"CancelTask\x12\x1f.chom.task.v1.CancelTaskRequest\x1a .chom.task.v1.CancelTaskResponse\"I\x82\xd3\xe4\x93\x02C:\x01*\">/api/v1/organizations/{organization_id}/tasks/{task_id}:cancel\x12\x95\x01\n" +
+	"\tWatchTask\x12\x1e.chom.task.v1.WatchTaskRequest\x1a\x1f.chom.task.v1.WatchTaskResponse\"E\x82\xd3\xe4\x93\x02?\x12=/api/v1/organizations/{organization_id}/tasks/{task_id}:watch0\x01B\x9e\x01\n" +
 	"\x10com.chom.task.v1B\x10TaskServiceProtoP\x01Z&chom.dev/proto/gen/chom/task/v1;taskv1\xa2\x02\x03CTX\xaa\x02\fChom.Task.V1\xca\x02\fChom\\Task\\V1\xe2\x02\x18Chom\\Task\\V1\\GPBMetadata\xea\x02\x0eChom::Task::V1b\x06proto3"
 
 var (

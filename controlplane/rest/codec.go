@@ -1,0 +1,45 @@
+package rest
+
+import (
+	"fmt"
+
+	"google.golang.org/genproto/googleapis/api/httpbody"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+)
+
+// Codec is how a call by REST looks between Handler and the services: requests are messages in binary, since Handler has made
+// them already; answers are the JSON that the caller gets, made once. An HttpBody stays binary.
+type Codec struct{}
+
+const codecName = "chom-rest"
+
+const (
+	contentUnary  = "application/" + codecName
+	contentStream = "application/connect+" + codecName
+)
+
+// Name implements connect.Codec.
+func (Codec) Name() string { return codecName }
+
+var asJSON = protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true}
+
+// Marshal implements connect.Codec.
+func (Codec) Marshal(message any) ([]byte, error) {
+	switch m := message.(type) {
+	case *httpbody.HttpBody:
+		return proto.Marshal(m)
+	case proto.Message:
+		return asJSON.Marshal(m)
+	}
+	return nil, fmt.Errorf("a %T is no message", message)
+}
+
+// Unmarshal implements connect.Codec.
+func (Codec) Unmarshal(b []byte, message any) error {
+	m, ok := message.(proto.Message)
+	if !ok {
+		return fmt.Errorf("a %T is no message", message)
+	}
+	return proto.Unmarshal(b, m)
+}
