@@ -141,7 +141,9 @@ func insertToken(ctx context.Context, tx *db.Tx, account string) (string, error)
 }
 
 func recordOperator(ctx context.Context, tx *db.Tx, account string) error {
-	return audit.Record(audit.As(ctx, account), tx, audit.Event{
+	actor := audit.ActorOf(ctx) // a stranger, who was none
+	actor.Kind, actor.ID = audit.Person, account
+	return audit.Record(audit.As(ctx, actor), tx, audit.Event{
 		Organization: audit.Platform, Action: "account.create_first_operator", Object: account,
 	})
 }

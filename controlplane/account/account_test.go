@@ -71,7 +71,7 @@ func TestFirstOperator(t *testing.T) {
 		}
 
 		var events, secrets int
-		if err := d.Reader().QueryRow(ctx, `SELECT COUNT(*) FROM audit_events WHERE account_id = $1`, caller.ID).Scan(&events); err != nil || events != 1 {
+		if err := d.Reader().QueryRow(ctx, `SELECT COUNT(*) FROM audit_events WHERE actor_id = $1`, caller.ID).Scan(&events); err != nil || events != 1 {
 			t.Errorf("%d audit events, %v", events, err)
 		}
 		if err := d.Reader().QueryRow(ctx, `SELECT COUNT(*) FROM settings WHERE value = $1 OR value = $2`, secret, tokens[0]).Scan(&secrets); err != nil || secrets != 0 {

@@ -21,12 +21,14 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
+	"chom.dev/proto/gen/chom/audit/v1/auditv1connect"
 	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
 	"chom.dev/proto/gen/chom/organization/v1/organizationv1connect"
 	"chom.dev/proto/gen/chom/site/v1/sitev1connect"
 	"chom.dev/proto/gen/chom/task/v1/taskv1connect"
 
 	"chom.dev/controlplane/account"
+	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/install"
@@ -85,7 +87,7 @@ func New(c Config) (http.Handler, error) {
 	}
 	d := &door{
 		db: c.DB, log: c.Log, accounts: c.Accounts, organizations: c.Organizations, limits: c.Limits,
-		validator: validator, metrics: counted, errors: connect.NewErrorWriter(options...), closing: c.Closing,
+		validator: validator, metrics: counted, refusals: &refusals{db: c.DB, metrics: counted}, errors: connect.NewErrorWriter(options...), closing: c.Closing,
 		proxies: c.Proxies, origins: c.Origins, pages: pages, tls: c.TLS,
 	}
 	if d.closing == nil {
@@ -103,6 +105,7 @@ func New(c Config) (http.Handler, error) {
 	mux := http.NewServeMux()
 	mount := func(path string, handler http.Handler) { mux.Handle(path, d.call(handler)) }
 	mount(accountv1connect.NewAccountServiceHandler(&accountService{c.Accounts}, guarded...))
+	mount(auditv1connect.NewAuditServiceHandler(&auditService{c.DB, audit.New(c.DB)}, guarded...))
 	mount(organizationv1connect.NewOrganizationServiceHandler(&organizationService{c.Organizations}, guarded...))
 	mount(fleetv1connect.NewServerServiceHandler(&serverService{c.DB, c.Fleet, c.Packages, c.Address, c.Pin}, guarded...))
 	mount(sitev1connect.NewSiteServiceHandler(&siteService{c.Sites}, guarded...))
@@ -113,7 +116,7 @@ func New(c Config) (http.Handler, error) {
 	// Health and reflection are public: they say nothing that the source does not.
 	mux.Handle(grpchealth.NewHandler(health{c.Ready}, options...))
 	reflector := grpcreflect.NewStaticReflector(
-		accountv1connect.AccountServiceName, organizationv1connect.OrganizationServiceName, fleetv1connect.ServerServiceName,
+		accountv1connect.AccountServiceName, auditv1connect.AuditServiceName, organizationv1connect.OrganizationServiceName, fleetv1connect.ServerServiceName,
 		sitev1connect.SiteServiceName, taskv1connect.TaskServiceName, grpchealth.HealthV1ServiceName,
 	)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options...))

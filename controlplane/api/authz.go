@@ -11,6 +11,8 @@ import (
 
 	accountv1 "chom.dev/proto/gen/chom/account/v1"
 	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
+	auditv1 "chom.dev/proto/gen/chom/audit/v1"
+	"chom.dev/proto/gen/chom/audit/v1/auditv1connect"
 	fleetv1 "chom.dev/proto/gen/chom/fleet/v1"
 	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
 	organizationv1 "chom.dev/proto/gen/chom/organization/v1"
@@ -94,6 +96,10 @@ var rules = map[string]rule{
 	accountv1connect.AccountServiceCreateFirstOperatorProcedure: everybody(), // the secret is the proof
 	accountv1connect.AccountServiceGetCallerProcedure:           person(account.Read),
 
+	auditv1connect.AuditServiceListAuditEventsProcedure:   members(organization.Admin, account.Read, allSites),
+	auditv1connect.AuditServiceExportAuditEventsProcedure: members(organization.Admin, account.Read, allSites),
+	auditv1connect.AuditServiceListMyAuditEventsProcedure: person(account.Read), // shows what is the caller's own
+
 	organizationv1connect.OrganizationServiceCreateOrganizationProcedure: operators(account.Manage),
 	organizationv1connect.OrganizationServiceGetOrganizationProcedure:    members(organization.Viewer, account.Read, asReached),
 	organizationv1connect.OrganizationServiceListOrganizationsProcedure:  person(account.Read), // shows what the caller may see
@@ -128,6 +134,7 @@ var rules = map[string]rule{
 // files hold the services behind the people's door.
 var files = []protoreflect.FileDescriptor{
 	accountv1.File_chom_account_v1_account_service_proto,
+	auditv1.File_chom_audit_v1_audit_service_proto,
 	organizationv1.File_chom_organization_v1_organization_service_proto,
 	fleetv1.File_chom_fleet_v1_server_service_proto,
 	sitev1.File_chom_site_v1_site_service_proto,

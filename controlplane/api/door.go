@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -35,6 +36,7 @@ type door struct {
 	limits        *limit.Limiter
 	validator     protovalidate.Validator
 	metrics       *metrics
+	refusals      *refusals
 	errors        *connect.ErrorWriter
 	closing       context.Context // ends when the process is about to: streams end then
 	streams       atomic.Int64    // open now
@@ -103,7 +105,8 @@ func (d *door) identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := &call{id: rand.Text(), address: addressOf(r, d.proxies), controller: http.NewResponseController(w)}
 		w.Header().Set("X-Request-Id", c.id)
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
+		ctx := audit.As(context.WithValue(r.Context(), callKey{}, c), actorOf(c)) // a stranger, until recognized
+		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
 
@@ -111,12 +114,14 @@ func (d *door) identify(next http.Handler) http.Handler {
 func (d *door) decide(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := callOf(r.Context())
-		if err := decideCaller(c.rule, c.caller, time.Now()); err != nil {
+		r = r.WithContext(audit.As(r.Context(), actorOf(c)))
+		err := decideCaller(c.rule, c.caller, time.Now())
+		if c.caller != nil && fault.KindOf(err) == fault.KindDenied {
+			err = cmp.Or(d.refusals.record(r.Context(), audit.Platform, known(r.URL.Path), ""), err)
+		}
+		if err != nil {
 			d.refuse(w, r, err)
 			return
-		}
-		if c.caller != nil {
-			r = r.WithContext(audit.As(r.Context(), c.caller.ID))
 		}
 		next.ServeHTTP(w, r)
 	})
@@ -207,19 +212,8 @@ func (d *door) membership(ctx context.Context, procedure string, request proto.M
 	if refused == nil {
 		return nil
 	}
-	if err := d.recordRefusal(ctx, procedure, id.String()); err != nil {
-		return err
-	}
-	return refused
-}
-
-// recordRefusal leaves a trace of whoever reaches for what is not theirs.
-func (d *door) recordRefusal(ctx context.Context, procedure, target string) error {
-	return db.InTx(ctx, d.db, func(tx *db.Tx) error {
-		return audit.Record(ctx, tx, audit.Event{
-			Organization: audit.Platform, Action: "access.refuse", Object: target, Detail: procedure,
-		})
-	})
+	trail := trailOf(id.String(), c.caller, string(member.Role))
+	return cmp.Or(d.refusals.record(ctx, trail, procedure, cmp.Or(siteOf(request), id.String())), refused)
 }
 
 // WrapUnary is the way of a call with one answer.
@@ -341,11 +335,7 @@ func (d *door) measure(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
 		next.ServeHTTP(w, r)
-		procedure := r.URL.Path
-		if _, known := rules[procedure]; !known {
-			procedure = "unknown" // a stranger's text belongs neither in labels nor in the log
-		}
-		d.finish(r.Context(), callOf(r.Context()), procedure, time.Since(began))
+		d.finish(r.Context(), callOf(r.Context()), known(r.URL.Path), time.Since(began))
 	})
 }
 
@@ -379,6 +369,14 @@ func (d *door) finish(ctx context.Context, c *call, procedure string, took time.
 		attributes = append(attributes, slog.Any("err", c.hidden))
 	}
 	d.log.LogAttrs(ctx, level, "call", attributes...)
+}
+
+// known is a procedure's name, if it is one: a stranger's text belongs neither in labels nor in the log nor in the trail.
+func known(procedure string) string {
+	if _, ok := rules[procedure]; !ok {
+		return "unknown"
+	}
+	return procedure
 }
 
 // withCause adds what a fault keeps from the caller.

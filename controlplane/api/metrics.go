@@ -10,6 +10,8 @@ import (
 type metrics struct {
 	calls *prometheus.CounterVec
 	took  *prometheus.HistogramVec
+	// unrecorded counts refusals beyond those that the audit trail takes.
+	unrecorded prometheus.Counter
 }
 
 func newMetrics(registry prometheus.Registerer) (*metrics, error) {
@@ -23,8 +25,12 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 			Help:    "How long calls through the people's door took; for streams, how long they lasted.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 		}, []string{"procedure"}),
+		unrecorded: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "chom_api_unrecorded_refusals_total",
+			Help: "Calls refused to a known caller that are not in the audit trail, because there were too many in their minute.",
+		}),
 	}
-	for _, collector := range []prometheus.Collector{m.calls, m.took} {
+	for _, collector := range []prometheus.Collector{m.calls, m.took, m.unrecorded} {
 		if err := registry.Register(collector); err != nil {
 			return nil, err
 		}

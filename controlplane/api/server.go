@@ -183,7 +183,7 @@ func (s *serverService) order(ctx context.Context, r interface{ GetServerId() st
 	var ordered task.Task
 	err = db.InTx(ctx, s.db, func(tx *db.Tx) error {
 		ordered, err = task.Enqueue(ctx, tx, task.New{
-			Server: id.String(), Kind: kind, Parameters: parameters, CreatedBy: audit.Actor(ctx),
+			Server: id.String(), Kind: kind, Parameters: parameters, CreatedBy: audit.ActorOf(ctx).Account(),
 		})
 		if err != nil {
 			return err

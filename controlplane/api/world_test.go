@@ -241,7 +241,7 @@ func testDoor(t *testing.T, w *world, log *strings.Builder) *door {
 	must(t, err)
 	return &door{
 		db: w.db, log: slog.New(slog.NewTextHandler(&lockedWriter{to: log}, nil)), accounts: account.New(w.db), organizations: organization.New(w.db),
-		validator: validator, metrics: counted, errors: connect.NewErrorWriter(), closing: context.Background(),
+		validator: validator, metrics: counted, refusals: &refusals{db: w.db, metrics: counted}, errors: connect.NewErrorWriter(), closing: context.Background(),
 		limits: limit.New(plenty), pages: http.NewCrossOriginProtection(),
 	}
 }

@@ -33,6 +33,7 @@ import (
 type DB struct {
 	engine  engine
 	wakes   *wakes
+	turns   turns
 	closed  atomic.Bool
 	sealKey atomic.Pointer[[]byte]
 }

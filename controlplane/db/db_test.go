@@ -233,7 +233,11 @@ func TestRead(t *testing.T) {
 }
 
 func TestSeal(t *testing.T) {
-	d := dbtest.SQLite(t)
+	d, err := db.Open(t.Context(), dbtest.SQLiteURL(t)) // without the key that dbtest gives
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
 	in := func(fn func(tx *db.Tx)) {
 		t.Helper()
 		if err := db.InTx(t.Context(), d, func(tx *db.Tx) error { fn(tx); return nil }); err != nil {

@@ -17,11 +17,26 @@ func (d *DB) SetSealKey(key []byte) {
 // Seal gives a MAC over the parts and their borders. A row that carries it
 // can't be made or changed by somebody who has nothing but the database. Without
 // a key it is empty, and CheckSeal says no to everything.
-func (tx *Tx) Seal(parts ...[]byte) []byte {
-	if tx.sealKey == nil {
+func (tx *Tx) Seal(parts ...[]byte) []byte { return seal(tx.sealKey, parts) }
+
+// CheckSeal says whether seal was made over the same parts.
+func (tx *Tx) CheckSeal(seal []byte, parts ...[]byte) bool { return checkSeal(tx.sealKey, seal, parts) }
+
+// CheckSeal says whether seal was made over the same parts.
+func (d *DB) CheckSeal(seal []byte, parts ...[]byte) bool {
+	key := d.sealKey.Load()
+	return key != nil && checkSeal(*key, seal, parts)
+}
+
+func checkSeal(key, have []byte, parts [][]byte) bool {
+	return key != nil && hmac.Equal(have, seal(key, parts))
+}
+
+func seal(key []byte, parts [][]byte) []byte {
+	if key == nil {
 		return []byte{}
 	}
-	m := hmac.New(sha256.New, tx.sealKey)
+	m := hmac.New(sha256.New, key)
 	for _, p := range parts {
 		var n [8]byte
 		binary.BigEndian.PutUint64(n[:], uint64(len(p)))
@@ -29,9 +44,4 @@ func (tx *Tx) Seal(parts ...[]byte) []byte {
 		m.Write(p)
 	}
 	return m.Sum(nil)
-}
-
-// CheckSeal says whether seal was made over the same parts.
-func (tx *Tx) CheckSeal(seal []byte, parts ...[]byte) bool {
-	return tx.sealKey != nil && hmac.Equal(seal, tx.Seal(parts...))
 }

@@ -25,6 +25,8 @@ var ErrCommitUnknown = errors.New("whether the transaction was committed is not 
 // Tx is a write transaction.
 type Tx struct {
 	q       runner
+	races   bool // it is lost when a row that it changes was changed since it began
+	ends    []end
 	after   []func()
 	wakes   []wake
 	sealKey []byte
@@ -96,12 +98,17 @@ func InTx(ctx context.Context, d *DB, fn func(tx *Tx) error, opts ...TxOption) e
 		opt(&o)
 	}
 	var done *Tx
+	turn := d.turns.newTurn()
+	defer turn.leave()
 	run := func(tx *Tx) error {
 		done = tx
 		if key := d.sealKey.Load(); key != nil {
 			tx.sealKey = *key
 		}
-		return fn(tx)
+		if err := fn(tx); err != nil {
+			return err
+		}
+		return tx.end(turn)
 	}
 	// Ten losses in a row mean more than bad luck; half a second has passed.
 	const tries = 10
@@ -112,6 +119,12 @@ func InTx(ctx context.Context, d *DB, fn func(tx *Tx) error, opts ...TxOption) e
 		err := d.engine.write(ctx, o, run)
 		if err == nil {
 			break
+		}
+		if errors.Is(err, errNotItsTurn) && try < tries {
+			if err := turn.wait(ctx); err != nil {
+				return err
+			}
+			continue
 		}
 		if !retryable(err) || try == tries || ctx.Err() != nil {
 			switch {
@@ -130,6 +143,7 @@ func InTx(ctx context.Context, d *DB, fn func(tx *Tx) error, opts ...TxOption) e
 		case <-pause.C:
 		}
 	}
+	turn.leave()
 	d.wakes.send(done.wakes)
 	for _, f := range done.after {
 		f()
@@ -144,7 +158,7 @@ func retryable(err error) bool {
 	if errors.As(err, &pg) {
 		return pg.Code == "40001" || pg.Code == "40P01" // serialization failure, deadlock
 	}
-	return false
+	return errors.Is(err, errNotItsTurn)
 }
 
 // timedOut says whether err means that our own limits ended a transaction.

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
 
+	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/pki"
 	"chom.dev/proto/contract"
@@ -173,6 +174,13 @@ type caller struct {
 	controller *http.ResponseController
 }
 
+func (c *caller) actor() audit.Actor {
+	if c.agent == nil {
+		return audit.Actor{Kind: audit.Stranger, Address: c.addr}
+	}
+	return audit.Actor{Kind: audit.Agent, ID: c.agent.id.String(), Address: c.addr}
+}
+
 type callerKey struct{}
 
 // callerOf gives the caller. Every call has one: admit stands before all of them.
@@ -206,7 +214,8 @@ func (s *Server) admit(next http.Handler) http.Handler {
 		defer func() { leave(read.n) }()
 		_ = c.controller.SetReadDeadline(time.Now().Add(bodyFor)) // HTTP/2 always can
 		r.Body = read
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
+		ctx := audit.As(context.WithValue(r.Context(), callerKey{}, c), c.actor())
+		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
 

@@ -80,7 +80,7 @@ func (s *Server) prepare(ctx context.Context, tx *db.Tx, server contract.ServerI
 func (s *Server) alarm(ctx context.Context, c *caller) error {
 	err := db.InTx(ctx, s.db, func(tx *db.Tx) error {
 		return audit.Record(ctx, tx, audit.Event{
-			Organization: audit.Platform, Action: "server.token_reused", Object: c.addr.String(),
+			Organization: audit.Platform, Action: "server.token_reused", Object: c.addr.String(), Refused: true,
 			Detail: "a join token that one host has used was shown by another, from this address",
 		})
 	})

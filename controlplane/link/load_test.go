@@ -281,6 +281,11 @@ func serve(dir string, agents int) error {
 	if err != nil {
 		return err
 	}
+	sealKey, err := authority.SealKey()
+	if err != nil {
+		return err
+	}
+	d.SetSealKey(sealKey)
 	registry := prometheus.NewRegistry()
 	servers := fleet.New(d, log)
 	tasks, err := task.NewTasks(d, authority.Signer(), log, registry)

@@ -33,6 +33,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
@@ -143,6 +144,17 @@ func (a *Authority) Roots() [][]byte {
 
 // Signer is the key that signs orders.
 func (a *Authority) Signer() ed25519.PrivateKey { return a.signer }
+
+// SealKey is the key of rows that somebody with nothing but the database must
+// not be able to make or change (db.SetSealKey). It is derived from the signer,
+// so that it lies where that does.
+func (a *Authority) SealKey() ([]byte, error) {
+	key, err := hkdf.Key(sha256.New, a.signer.Seed(), nil, "chom database seal v1", sha256.Size)
+	if err != nil {
+		return nil, fmt.Errorf("derive the seal key: %w", err)
+	}
+	return key, nil
+}
 
 // SignerKeys gives the public keys whose orders agents must accept.
 func (a *Authority) SignerKeys() [][]byte {

@@ -171,7 +171,7 @@ func (s *Sites) converge(ctx context.Context, tx *db.Tx, site *Site) (task.Task,
 		Kind:         task.ConvergeSite,
 		Parameters:   site.order(),
 		Generation:   site.Wanted.Generation,
-		CreatedBy:    audit.Actor(ctx),
+		CreatedBy:    audit.ActorOf(ctx).Account(),
 	})
 	if err != nil {
 		return task.Task{}, err

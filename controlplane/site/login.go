@@ -77,7 +77,7 @@ func (s *Sites) CreateLogin(ctx context.Context, organization contract.Organizat
 			},
 			Timeout:   loginWait,
 			Deadline:  time.Now().Add(loginWait),
-			CreatedBy: audit.Actor(ctx),
+			CreatedBy: audit.ActorOf(ctx).Account(),
 		})
 		if err != nil {
 			return err

@@ -3,8 +3,6 @@ package task
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/hkdf"
-	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -48,9 +46,9 @@ type Option func(*Tasks)
 // OnEnd names who hears of the end of tasks of a kind.
 func OnEnd(k Kind, fn Ended) Option { return func(ts *Tasks) { ts.ended[k] = fn } }
 
-// NewTasks makes the queue. Signer signs the orders, and the database gets a key
-// that is derived from it to seal what Enqueue writes: call it before the first
-// request is served. It does nothing by itself before Run.
+// NewTasks makes the queue. Signer signs the orders; the database must have its
+// seal key, which what Enqueue writes is sealed with. It does nothing by itself
+// before Run.
 func NewTasks(d *db.DB, signer ed25519.PrivateKey, log *slog.Logger, reg prometheus.Registerer, opts ...Option) (*Tasks, error) {
 	if len(signer) != ed25519.PrivateKeySize {
 		return nil, errors.New("open tasks: the signer is not an Ed25519 key")
@@ -59,11 +57,6 @@ func NewTasks(d *db.DB, signer ed25519.PrivateKey, log *slog.Logger, reg prometh
 	if err != nil {
 		return nil, fmt.Errorf("open tasks: %w", err)
 	}
-	sealKey, err := hkdf.Key(sha256.New, signer.Seed(), nil, "chom task seal v1", sha256.Size)
-	if err != nil {
-		return nil, fmt.Errorf("open tasks: %w", err)
-	}
-	d.SetSealKey(sealKey)
 	ts := &Tasks{
 		db: d, signer: signer, log: log, metrics: m,
 		ended:    map[Kind]Ended{},

@@ -73,6 +73,15 @@ stay away for longer than 30 days must enrol anew. Restart chomd afterwards. It 
 			_, err = fmt.Fprintln(out, "The roots are rotated. Restart chomd; join tokens that were made before do not work any more.")
 			return err
 		}))
+	trail := &cobra.Command{Use: "audit", Short: "The history of who did what", Args: noArguments, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	trail.AddCommand(configured("verify", "Check that no audit event was changed, taken out or cut off",
+		`Verify reads all events and names, for each organization whose history is not as it was recorded, the first event that
+is wrong; it then exits with 1. It needs the key in DATA-DIR/pki and compares with DATA-DIR/audit-heads, in which
+chomd serve writes down every minute how far each history goes. It can run beside chomd serve.
+
+An older database that was put in place on purpose, such as a backup, lacks events that audit-heads knows of: move that
+file away then, and chomd serve begins another.`,
+		func(ctx context.Context, c config) error { return verifyAudit(ctx, c, out) }))
 	root.AddCommand(
 		configured("serve", "Run the control plane",
 			`Serve brings the database to this release's schema, opens the people's and the agents' listener and works
@@ -110,6 +119,7 @@ At its first start it prints a one-time secret with which chom login makes the f
 			return err
 		}},
 		keys,
+		trail,
 	)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
@@ -130,7 +140,8 @@ func noArguments(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-func (c *config) pkiDir() string { return filepath.Join(c.DataDir, "pki") }
+func (c *config) pkiDir() string    { return filepath.Join(c.DataDir, "pki") }
+func (c *config) headsFile() string { return filepath.Join(c.DataDir, "audit-heads") }
 
 // makeDataDir makes the folder of all secrets, for this process's user only.
 func (c *config) makeDataDir() error {

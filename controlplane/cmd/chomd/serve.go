@@ -21,6 +21,7 @@ import (
 
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/api"
+	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/install"
@@ -58,8 +59,18 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	if err != nil {
 		return err
 	}
+	sealKey, err := authority.SealKey()
+	if err != nil {
+		return err
+	}
+	d.SetSealKey(sealKey)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	heads, err := audit.OpenHeads(d, c.headsFile(), log)
+	if err != nil {
+		return err
+	}
 
 	// The nouns.
 	accounts, organizations := account.New(d), organization.New(d)
@@ -128,6 +139,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	g.Go(func() error { return tasks.Run(running) })
 	g.Go(func() error { return servers.Run(running) })
 	g.Go(func() error { return sites.Run(running) })
+	g.Go(func() error { return heads.Run(running) })
 	g.Go(func() error { return agentsDoor.Run(running) })
 	g.Go(func() error { return agentsDoor.Serve(agents) })
 	g.Go(func() error { return c.servePeople(peoplesDoor, people) })

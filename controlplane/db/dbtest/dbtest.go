@@ -44,14 +44,15 @@ func Postgres(t testing.TB) *db.DB {
 	return Open(t, PostgresURL(t))
 }
 
-// Open opens a database and closes it at the end of the test. Two of them on
-// one URL of PostgreSQL stand for two processes.
+// Open opens a database and closes it at the end of the test; all have the same
+// key for seals. Two of them on one URL of PostgreSQL stand for two processes.
 func Open(t testing.TB, url string) *db.DB {
 	t.Helper()
 	d, err := db.Open(t.Context(), url)
 	if err != nil {
 		t.Fatalf("dbtest: %v", err)
 	}
+	d.SetSealKey([]byte("the key of all tests"))
 	t.Cleanup(func() {
 		if err := d.Close(); err != nil {
 			t.Errorf("dbtest: close: %v", err)

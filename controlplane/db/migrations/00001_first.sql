@@ -209,14 +209,34 @@ CREATE TABLE task_logs (
     PRIMARY KEY (task_id, sequence)
 );
 
+-- One chain for each organization: an event's hash is a MAC, by a key that is not in the database, over all its columns and
+-- the hash of the event before.
 CREATE TABLE audit_events (
-    id              TEXT PRIMARY KEY,
     organization_id TEXT NOT NULL,
+    sequence        BIGINT NOT NULL,
     happened_at     BIGINT NOT NULL,
-    account_id      TEXT NOT NULL,
+    actor           TEXT NOT NULL CHECK (actor IN ('system', 'console', 'stranger', 'person', 'organization', 'agent')),
+    actor_id        TEXT NOT NULL,
+    session_id      TEXT NOT NULL,
+    token_id        TEXT NOT NULL,
+    impersonator_id TEXT NOT NULL,
+    address         TEXT NOT NULL,
+    request_id      TEXT NOT NULL,
     action          TEXT NOT NULL,
     object          TEXT NOT NULL,
-    detail          TEXT NOT NULL
+    detail          TEXT NOT NULL,
+    outcome         TEXT NOT NULL CHECK (outcome IN ('done', 'refused')),
+    hash            BYTEA NOT NULL,
+    PRIMARY KEY (organization_id, sequence)
 );
 
-CREATE INDEX audit_events_organization ON audit_events (organization_id, happened_at);
+CREATE INDEX audit_events_time ON audit_events (organization_id, happened_at, sequence);
+CREATE INDEX audit_events_actor ON audit_events (organization_id, actor_id, happened_at, sequence);
+CREATE INDEX audit_events_object ON audit_events (organization_id, object, happened_at, sequence);
+
+-- The end of each chain.
+CREATE TABLE audit_heads (
+    organization_id TEXT PRIMARY KEY,
+    sequence        BIGINT NOT NULL,
+    hash            BYTEA NOT NULL
+);
