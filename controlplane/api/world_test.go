@@ -44,10 +44,12 @@ type world struct {
 	ours     tenant
 	theirs   tenant
 	platform string // a task on the server itself
+	mail     string // to somebody
 }
 
 type tenant struct {
 	organization, site, task string
+	webhook, delivery        string
 	owner, viewer            string // tokens
 }
 
@@ -64,9 +66,10 @@ func newWorld(t *testing.T, d *db.DB) *world {
 	accounts, organizations := account.New(d), organization.New(d)
 	closing, cancel := context.WithCancel(ctx)
 	w.closing = cancel
+	mails, webhooks := newNotices(t, d, log, organizations)
 	w.config = Config{
 		DB: d, Log: log, Accounts: accounts, Organizations: organizations, Fleet: servers, Sites: sites,
-		Tasks: tasks, Packages: install.NewPackages(""), Address: install.Address{URL: "http://127.0.0.1:8080", Agents: "127.0.0.1:8443"},
+		Tasks: tasks, Mails: mails, Webhooks: webhooks, Packages: install.NewPackages(""), Address: install.Address{URL: "http://127.0.0.1:8080", Agents: "127.0.0.1:8443"},
 		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing, Limits: limit.New(plenty),
 	}
 	t.Cleanup(cancel)
@@ -79,6 +82,9 @@ func newWorld(t *testing.T, d *db.DB) *world {
 	w.server = enrolled(t, servers, "web1")
 	w.ours = newTenant(t, d, organizations, sites, "ours")
 	w.theirs = newTenant(t, d, organizations, sites, "theirs")
+	w.ours.webhook, w.ours.delivery = newWebhook(t, d, webhooks, w.ours.organization)
+	w.theirs.webhook, w.theirs.delivery = newWebhook(t, d, webhooks, w.theirs.organization)
+	w.mail = newMail(t, d, mails)
 	must(t, db.InTx(ctx, d, func(tx *db.Tx) error {
 		made, err := task.Enqueue(ctx, tx, task.New{Server: w.server, Kind: task.Noop, Parameters: noop})
 		w.platform = made.ID
@@ -177,7 +183,7 @@ func must(t *testing.T, err error) {
 func (w *world) effects(t *testing.T) map[string]int {
 	t.Helper()
 	counts := map[string]int{}
-	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens"} {
+	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens", "webhooks", "webhook_deliveries", "mails"} {
 		var n int
 		must(t, w.db.Reader().QueryRow(t.Context(), `SELECT COUNT(*) FROM `+table).Scan(&n))
 		counts[table] = n
@@ -205,6 +211,7 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	request := dynamicpb.NewMessage(methods()[procedure].Input())
 	fields := request.Descriptor().Fields()
 	for name, value := range map[string]string{
+		"webhook_id": about.webhook, "delivery_id": about.delivery, "mail_id": w.mail, "recipient": "new@example.com", "url": "https://example.com/", "description": "new",
 		"organization_id": about.organization, "site_id": about.site, "task_id": about.task, "server_id": w.server,
 		"name": "new-name", "owner_email": "new@example.com", "email": "new@example.com", "type": "static",
 		"setup_secret": "chomsetup_" + strings.Repeat("A", 43),
@@ -221,7 +228,11 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	}
 	if field := fields.ByName("update_mask"); field != nil {
 		mask := request.Mutable(field).Message()
-		mask.Mutable(mask.Descriptor().Fields().ByName("paths")).List().Append(protoreflect.ValueOfString("domains"))
+		path := "domains"
+		if fields.ByName("domains") == nil {
+			path = "description"
+		}
+		mask.Mutable(mask.Descriptor().Fields().ByName("paths")).List().Append(protoreflect.ValueOfString(path))
 	}
 	return request
 }
