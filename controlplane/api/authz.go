@@ -15,6 +15,8 @@ import (
 	"chom.dev/proto/gen/chom/audit/v1/auditv1connect"
 	fleetv1 "chom.dev/proto/gen/chom/fleet/v1"
 	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
+	mailv1 "chom.dev/proto/gen/chom/mail/v1"
+	"chom.dev/proto/gen/chom/mail/v1/mailv1connect"
 	organizationv1 "chom.dev/proto/gen/chom/organization/v1"
 	"chom.dev/proto/gen/chom/organization/v1/organizationv1connect"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
@@ -23,6 +25,8 @@ import (
 	"chom.dev/proto/gen/chom/task/v1/taskv1connect"
 	tokenv1 "chom.dev/proto/gen/chom/token/v1"
 	"chom.dev/proto/gen/chom/token/v1/tokenv1connect"
+	webhookv1 "chom.dev/proto/gen/chom/webhook/v1"
+	"chom.dev/proto/gen/chom/webhook/v1/webhookv1connect"
 
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/fault"
@@ -214,6 +218,24 @@ var rules = map[string]rule{
 	taskv1connect.TaskServiceListTasksProcedure:  members(organization.Viewer, account.Read, asReached),
 	taskv1connect.TaskServiceCancelTaskProcedure: members(organization.Member, account.Deploy, asReached),
 	taskv1connect.TaskServiceWatchTaskProcedure:  members(organization.Viewer, account.Read, asReached),
+
+	// A URL may hold a secret between an organization and its receiver, so that not all members see it.
+	webhookv1connect.WebhookServiceCreateWebhookProcedure:       members(organization.Admin, account.Manage, allSites).justProved(), // shows a secret
+	webhookv1connect.WebhookServiceGetWebhookProcedure:          members(organization.Admin, account.Read, allSites),
+	webhookv1connect.WebhookServiceListWebhooksProcedure:        members(organization.Admin, account.Read, allSites),
+	webhookv1connect.WebhookServiceUpdateWebhookProcedure:       members(organization.Admin, account.Manage, allSites),
+	webhookv1connect.WebhookServiceDeleteWebhookProcedure:       members(organization.Admin, account.Manage, allSites),
+	webhookv1connect.WebhookServiceRotateWebhookSecretProcedure: members(organization.Admin, account.Manage, allSites).justProved().seldom(), // shows a secret
+	webhookv1connect.WebhookServiceTestWebhookProcedure:         members(organization.Admin, account.Manage, allSites),
+	webhookv1connect.WebhookServiceListDeliveriesProcedure:      members(organization.Admin, account.Read, allSites),
+	webhookv1connect.WebhookServiceGetDeliveryProcedure:         members(organization.Admin, account.Read, allSites),
+	webhookv1connect.WebhookServiceReplayDeliveryProcedure:      members(organization.Admin, account.Manage, allSites),
+
+	mailv1connect.MailServiceGetMailQueueProcedure: operators(account.Read),
+	mailv1connect.MailServiceListMailsProcedure:    operators(account.Read),
+	mailv1connect.MailServiceGetMailProcedure:      operators(account.Read),
+	mailv1connect.MailServiceRetryMailProcedure:    operators(account.Manage),
+	mailv1connect.MailServiceTestMailProcedure:     operators(account.Manage).seldom(),
 }
 
 // files hold the services behind the people's door.
@@ -228,6 +250,8 @@ var files = []protoreflect.FileDescriptor{
 	sitev1.File_chom_site_v1_site_service_proto,
 	taskv1.File_chom_task_v1_task_service_proto,
 	tokenv1.File_chom_token_v1_token_service_proto,
+	webhookv1.File_chom_webhook_v1_webhook_service_proto,
+	mailv1.File_chom_mail_v1_mail_service_proto,
 }
 
 // methods are all that people can call, by procedure.
