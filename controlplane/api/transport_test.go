@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
 
+	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/rest"
 )
 
@@ -231,10 +232,16 @@ func TestTransports(t *testing.T) {
 	before := w.effects(t)
 	ways := w.transports(t)
 	for _, procedure := range procedures() {
+		rule := rules[procedure]
+		// What everybody may do would have its effect in each way; how it is refused is seen with those who are not known.
+		anyone := !rest.ReadOnly(methods()[procedure]) && (rule.who == signedIn && !rule.session || rule.role == organization.Viewer)
 		for who, token := range map[string]string{
 			"nobody": "", "somebody with a wrong token": "chomop_" + strings.Repeat("A", 43),
 			"a viewer": w.ours.viewer, "another organization's owner": w.theirs.owner,
 		} {
+			if anyone && strings.HasPrefix(who, "a") {
+				continue
+			}
 			want := connect.CodeOf(w.call(t, token, procedure, w.valid(procedure, w.ours)))
 			for name, way := range ways {
 				if err := way(t, token, procedure, w.valid(procedure, w.ours)); connect.CodeOf(err) != want {
