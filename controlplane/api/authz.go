@@ -220,12 +220,12 @@ var rules = map[string]rule{
 	taskv1connect.TaskServiceWatchTaskProcedure:  members(organization.Viewer, account.Read, asReached),
 
 	// A URL may hold a secret between an organization and its receiver, so that not all members see it.
-	webhookv1connect.WebhookServiceCreateWebhookProcedure:       members(organization.Admin, account.Manage, allSites).justProved(), // shows a secret
+	webhookv1connect.WebhookServiceCreateWebhookProcedure:       members(organization.Admin, account.Manage, allSites).justProved().showsSecret(), // shows a secret
 	webhookv1connect.WebhookServiceGetWebhookProcedure:          members(organization.Admin, account.Read, allSites),
 	webhookv1connect.WebhookServiceListWebhooksProcedure:        members(organization.Admin, account.Read, allSites),
 	webhookv1connect.WebhookServiceUpdateWebhookProcedure:       members(organization.Admin, account.Manage, allSites),
 	webhookv1connect.WebhookServiceDeleteWebhookProcedure:       members(organization.Admin, account.Manage, allSites),
-	webhookv1connect.WebhookServiceRotateWebhookSecretProcedure: members(organization.Admin, account.Manage, allSites).justProved().seldom(), // shows a secret
+	webhookv1connect.WebhookServiceRotateWebhookSecretProcedure: members(organization.Admin, account.Manage, allSites).justProved().seldom().showsSecret(), // shows a secret
 	webhookv1connect.WebhookServiceTestWebhookProcedure:         members(organization.Admin, account.Manage, allSites),
 	webhookv1connect.WebhookServiceListDeliveriesProcedure:      members(organization.Admin, account.Read, allSites),
 	webhookv1connect.WebhookServiceGetDeliveryProcedure:         members(organization.Admin, account.Read, allSites),
