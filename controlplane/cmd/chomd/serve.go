@@ -69,6 +69,10 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 		return err
 	}
 	d.SetSealKey(sealKey)
+	keyring, err := c.openSecrets(ctx, d, log)
+	if err != nil {
+		return err
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
@@ -156,6 +160,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	g.Go(func() error { return heads.Run(running) })
 	g.Go(func() error { return organizations.Run(running) })
 	g.Go(func() error { return tokens.Run(running) })
+	g.Go(func() error { return keyring.Run(running, d) })
 	g.Go(func() error { return agentsDoor.Run(running) })
 	g.Go(func() error { return agentsDoor.Serve(agents) })
 	g.Go(func() error { return c.servePeople(peoplesDoor, people) })
