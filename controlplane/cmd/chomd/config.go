@@ -38,13 +38,14 @@ type config struct {
 	DataDir  string `koanf:"data-dir"`
 	Database string `koanf:"database"`
 
-	PeopleListen string `koanf:"people-listen"`
-	PeopleCert   string `koanf:"people-cert"`
-	PeopleKey    string `koanf:"people-key"`
-	InsecureHTTP bool   `koanf:"insecure-http"`
-	PublicURL    string `koanf:"public-url"`
-	people       `koanf:",squash"`
-	SignUp       string `koanf:"sign-up"`
+	PeopleListen  string `koanf:"people-listen"`
+	PeopleCert    string `koanf:"people-cert"`
+	PeopleKey     string `koanf:"people-key"`
+	InsecureHTTP  bool   `koanf:"insecure-http"`
+	PublicURL     string `koanf:"public-url"`
+	people        `koanf:",squash"`
+	outsideConfig `koanf:",squash"`
+	SignUp        string `koanf:"sign-up"`
 
 	AgentsListen string `koanf:"agents-listen"`
 	AgentAddress string `koanf:"agent-address"`
@@ -80,6 +81,7 @@ func configFlags(f *pflag.FlagSet) {
 	f.Bool("insecure-http", false, "allow plain HTTP for people-listen beyond loopback. Everybody on the way can read tokens: only for closed networks, such as a lab's bridge, or behind a proxy that speaks HTTPS")
 	f.String("public-url", "", "URL under which people and new servers reach people-listen (default its own address)")
 	peopleFlags(f)
+	outsideFlags(f)
 	f.String("sign-up", "open", "who may sign up: open for everybody with an e-mail address, invited for those whom a member invited or an operator named")
 	f.String("agents-listen", ":8443", "address for agents, TLS 1.3 with client certificates")
 	f.String("agent-address", "", "HOST:PORT under which agents reach agents-listen (default the host of public-url and the port of agents-listen)")
@@ -222,6 +224,7 @@ func (c *config) validate() error {
 		rule(false, "public-url", err.Error())
 	}
 	c.check(rule)
+	c.checkOutside(rule)
 	rule(slices.Contains([]string{"open", "invited"}, c.SignUp), "sign-up", "must be open or invited")
 	rule(isAddress(c.AgentsListen), "agents-listen", "must be HOST:PORT or :PORT")
 	if err := install.ValidateAgents(to.Agents); err != nil && (c.AgentAddress != "" || c.PublicURL != "" || !isEverywhere(c.PeopleListen)) {

@@ -9,14 +9,17 @@ import (
 	"maps"
 	"slices"
 
+	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
+	notices "chom.dev/controlplane/notify"
 	"chom.dev/controlplane/secret"
 	"chom.dev/controlplane/secret/keycommand"
+	"chom.dev/controlplane/webhook"
 )
 
 // sealedColumns are all columns with sealed values. One that is missing here is lost with the key that sealed it.
-var sealedColumns = []secret.Column{secret.ValuesColumn}
+var sealedColumns = append([]secret.Column{secret.ValuesColumn, account.Sealed, notices.Sealed}, webhook.Sealed...)
 
 // openSecrets gives the keys of the database, from where the configuration says.
 func (c *config) openSecrets(ctx context.Context, d *db.DB, log *slog.Logger) (*secret.Keyring, error) {
