@@ -23,7 +23,6 @@ import (
 	"chom.dev/controlplane/api"
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
-	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/install"
 	"chom.dev/controlplane/limit"
