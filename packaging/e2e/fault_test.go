@@ -259,7 +259,7 @@ for f in /etc/nginx/chom/sites/HANDLE.conf /etc/chom-agent/php/HANDLE.conf /etc/
 ls /etc/nginx/chom/sites /etc/nginx/chom/good /etc/nginx/chom/broken /etc/nginx/chom/snippets | grep HANDLE
 nginx -T 2>/dev/null | grep server_name | grep -c 'NAME[ ;]' | sed 's/^/server blocks: /'
 systemctl list-unit-files --plain --no-legend '*HANDLE*' | sort
-systemctl list-units --all --plain --no-legend '*HANDLE*' | grep -v -e chom-cron-HANDLE.service -e not-found | awk '{print $1, $3, $4}' | sort
+systemctl list-units --all --plain --no-legend '*HANDLE*' | grep -v -e chom-cron-HANDLE.service -e not-found | awk '{print $1, $3, $4}' | sed 's/timer active running/timer active waiting/' | sort # it may be firing
 mariadb --batch --skip-column-names -e "
 SELECT 'schema', schema_name FROM information_schema.schemata WHERE schema_name = 'sHANDLE';
 SELECT 'account', user, host, plugin FROM mysql.user WHERE user = 's-HANDLE';
