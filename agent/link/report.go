@@ -14,18 +14,19 @@ import (
 )
 
 const (
-	maxEvents    = 500       // limits of chom.link.v1.ReportRequest; sites have the same
-	maxRunning   = 100       //
-	maxSamples   = 2000      //
-	maxBatchSize = 256 << 10 // bytes of events in one report: small enough to be over in a moment on a slow line
-	reportTries  = 3         // in one session; a lost connection is noticed by Watch as well
-	maxFindings  = 32        // limits of chom.fleet.v1.Facts
-	maxAddresses = 64        //
+	maxEvents    = 500                  // limits of chom.link.v1.ReportRequest; sites have the same
+	maxRunning   = 100                  //
+	maxSamples   = 2000                 //
+	maxBatchSize = 256 << 10            // bytes of events in one report: small enough to be over in a moment on a slow line
+	reportTries  = 3                    // in one session; a lost connection is noticed by Watch as well
+	maxFindings  = 32                   // limits of chom.fleet.v1.Facts
+	maxAddresses = 64                   //
+	gatherFor    = 2 * time.Millisecond // what follows from an event at once is told with it
 	factsEvery   = 5 * time.Minute
 	sampleEvery  = time.Minute
 )
 
-// report sends what happened as soon as it did, one call at a time: what
+// report sends what happened a moment after it did, one call at a time: what
 // happens during a call goes with the next. Without anything to tell it sends
 // heartbeats.
 func (s *session) report(ctx context.Context) error {
@@ -40,6 +41,9 @@ func (s *session) report(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.cfg.Tasks.Wake():
+			if !sleep(ctx, gatherFor) {
+				return ctx.Err()
+			}
 		case <-beat.C:
 			due = true
 		case <-facts.C:

@@ -106,7 +106,7 @@ func (p *postgres) write(caller context.Context, o txOptions, fn func(*Tx) error
 			_ = tx.Rollback()
 		}
 	}()
-	if err := fn(&Tx{q: tx}); err != nil {
+	if err := fn(&Tx{q: tx, forUpdate: " FOR UPDATE"}); err != nil {
 		return err
 	}
 	committing = true

@@ -107,14 +107,15 @@ func (ts *Tasks) offerAt(ctx context.Context, server string, epoch int64, since,
 		}
 		out.Lost = out.Lost || w.state == Unknown && w.lost.After(since)
 	}
-	if len(pick(open, now)) == 0 {
+	picked := pick(open, now)
+	if len(picked) == 0 {
 		return out, nil
 	}
 	fail.Point("task.offer")
 	var created []time.Time
 	err = db.InTx(ctx, ts.db, func(tx *db.Tx) error {
 		out.Offers, created = nil, nil
-		return ts.offer(ctx, tx, server, epoch, now, func(t Task, so *orderv1.SignedOrder) {
+		return ts.offer(ctx, tx, server, epoch, picked, now, func(t Task, so *orderv1.SignedOrder) {
 			out.Offers = append(out.Offers, so)
 			if t.Attempt == 1 {
 				created = append(created, t.Created)
@@ -134,14 +135,16 @@ func (ts *Tasks) offerAt(ctx context.Context, server string, epoch int64, since,
 }
 
 // offer takes the server's link, on which all of its offers and its Hello wait
-// for each other, and offers what may be offered.
-func (ts *Tasks) offer(ctx context.Context, tx *db.Tx, server string, epoch int64, now time.Time, give func(Task, *orderv1.SignedOrder)) error {
+// for each other, and offers what was picked. That it was picked before the link
+// was ours does no harm: what stood before a task in its lane has ended for good,
+// and whether the task itself still waits shows when it is locked.
+func (ts *Tasks) offer(ctx context.Context, tx *db.Tx, server string, epoch int64, picked []string, now time.Time, give func(Task, *orderv1.SignedOrder)) error {
 	var fence int64
 	err := tx.QueryRow(ctx, `
 		UPDATE server_links
 		SET fence = fence + $2
 		WHERE server_id = $1
-		RETURNING fence`, server, slots).Scan(&fence)
+		RETURNING fence`, server, len(picked)).Scan(&fence)
 	if errors.Is(err, sql.ErrNoRows) {
 		return ErrStale
 	}
@@ -161,32 +164,18 @@ func (ts *Tasks) offer(ctx context.Context, tx *db.Tx, server string, epoch int6
 	if current != epoch || state != "active" && state != "draining" {
 		return ErrStale
 	}
-	open, err := openTasks(ctx, tx, server)
-	if err != nil {
-		return err
-	}
-	picked := pick(open, now)
-	if len(picked) == 0 {
-		return errNothing
-	}
-	fence -= slots
+	fence -= int64(len(picked))
+	changed := false
 	for _, id := range picked {
-		t, err := lock(ctx, tx, server, id)
+		t, parameters, seal, err := lockOrder(ctx, tx, server, id)
 		if err != nil {
 			return err
 		}
 		fence++
 		if !t.offer(fence, now) {
-			continue // it was canceled a moment ago
+			continue // it was canceled or offered a moment ago
 		}
-		var parameters, seal []byte
-		err = tx.QueryRow(ctx, `
-			SELECT parameters, seal
-			FROM tasks
-			WHERE id = $1`, id).Scan(&parameters, &seal)
-		if err != nil {
-			return err
-		}
+		changed = true
 		var so *orderv1.SignedOrder
 		if !tx.CheckSeal(seal, t.sealed(parameters)...) {
 			ts.log.Error("task was made or changed outside of CHOM and is not sent", "task", id, "server", server)
@@ -203,7 +192,20 @@ func (ts *Tasks) offer(ctx context.Context, tx *db.Tx, server string, epoch int6
 			give(t, so)
 		}
 	}
+	if !changed {
+		return errNothing
+	}
 	return nil
+}
+
+// lockOrder is lock, with what the order is made of.
+func lockOrder(ctx context.Context, tx *db.Tx, server, id string) (t Task, parameters, seal []byte, err error) {
+	t, err = scan(tx.QueryRow(ctx, `
+		SELECT `+columns+`, parameters, seal
+		FROM tasks
+		WHERE id = $1
+		AND server_id = $2`+tx.ForUpdate(), id, server), &parameters, &seal)
+	return t, parameters, seal, err
 }
 
 func openTasks(ctx context.Context, q db.Querier, server string) ([]waiting, error) {
