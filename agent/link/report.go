@@ -14,16 +14,16 @@ import (
 )
 
 const (
-	maxEvents    = 500                  // limits of chom.link.v1.ReportRequest; sites have the same
-	maxRunning   = 100                  //
-	maxSamples   = 2000                 //
-	maxBatchSize = 256 << 10            // bytes of events in one report: small enough to be over in a moment on a slow line
-	reportTries  = 3                    // in one session; a lost connection is noticed by Watch as well
-	maxFindings  = 32                   // limits of chom.fleet.v1.Facts
-	maxAddresses = 64                   //
-	gatherFor    = 2 * time.Millisecond // what follows from an event at once is told with it
+	maxEvents    = 500       // limits of chom.link.v1.ReportRequest; sites have the same
+	maxRunning   = 100       //
+	maxSamples   = 2000      //
+	maxBatchSize = 256 << 10 // bytes of events in one report: small enough to be over in a moment on a slow line
+	reportTries  = 3         // in one session; a lost connection is noticed by Watch as well
+	maxFindings  = 32        // limits of chom.fleet.v1.Facts
+	maxAddresses = 64        //
 	factsEvery   = 5 * time.Minute
 	sampleEvery  = time.Minute
+	gatherFor    = 2 * time.Millisecond // what follows from an event at once is told with it
 )
 
 // report sends what happened a moment after it did, one call at a time: what

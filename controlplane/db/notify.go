@@ -22,7 +22,7 @@ type wake struct{ topic, payload string }
 // would serialize all commits.
 //
 // A process that is alone spares itself that. It learns of others as they come:
-// whoever begins to listen says so, and is answered by all whom that is news to.
+// whoever begins to listen says so, and is answered.
 type wakes struct {
 	log    *slog.Logger
 	self   string // tells our own notifications from those of others
@@ -271,7 +271,7 @@ func (w *wakes) receive() error {
 		if err := json.Unmarshal([]byte(n.Payload), &m); err != nil || m.From == w.self {
 			continue // somebody else's text, or our own
 		}
-		w.meet(m.From)
+		w.meet(m.From, len(m.Hints) == 0)
 		for _, h := range m.Hints {
 			w.deliver(wake{h[0], h[1]})
 		}
@@ -287,13 +287,13 @@ func (w *wakes) listen(since time.Time) {
 	w.queue()
 }
 
-// meet notes that there is another process. Until now it was told nothing: it is
-// to look for itself.
-func (w *wakes) meet(process string) {
+// meet notes that there is another process. One that greets may have been told
+// nothing until now: it is to look for itself.
+func (w *wakes) meet(process string, greets bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.others[process] {
-		w.others[process] = true
+	w.others[process] = true
+	if greets {
 		w.queue(wake{})
 	}
 }

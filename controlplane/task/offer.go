@@ -33,6 +33,8 @@ type Outbox struct {
 	// Lost says that an attempt became UNKNOWN after since (see Offer): the
 	// agent should be made to say Hello again, since only its journal knows.
 	Lost bool
+	// Waiting says that tasks wait for others to end (TopicFree), or rest.
+	Waiting bool
 }
 
 // waiting is what the choice of the next offers needs of an open task.
@@ -101,13 +103,18 @@ func (ts *Tasks) offerAt(ctx context.Context, server string, epoch int64, since,
 		return Outbox{}, fmt.Errorf("offer to server %s: %w", server, err)
 	}
 	var out Outbox
+	queued := 0
 	for _, w := range open {
 		if w.cancel && w.state != Queued {
 			out.Cancels = append(out.Cancels, &linkv1.Cancel{TaskId: w.id, Attempt: w.attempt})
 		}
 		out.Lost = out.Lost || w.state == Unknown && w.lost.After(since)
+		if w.state == Queued {
+			queued++
+		}
 	}
 	picked := pick(open, now)
+	out.Waiting = queued > len(picked)
 	if len(picked) == 0 {
 		return out, nil
 	}
@@ -151,23 +158,10 @@ func (ts *Tasks) offer(ctx context.Context, tx *db.Tx, server string, epoch int6
 	if err != nil {
 		return err
 	}
-	// Only after the link is ours can the epoch not change any more.
-	var current int64
-	var state string
-	err = tx.QueryRow(ctx, `
-		SELECT epoch, state
-		FROM servers
-		WHERE id = $1`, server).Scan(&current, &state)
-	if err != nil {
-		return err
-	}
-	if current != epoch || state != "active" && state != "draining" {
-		return ErrStale
-	}
 	fence -= int64(len(picked))
 	changed := false
 	for _, id := range picked {
-		t, parameters, seal, err := lockOrder(ctx, tx, server, id)
+		t, parameters, seal, err := lockOrder(ctx, tx, server, epoch, id)
 		if err != nil {
 			return err
 		}
@@ -198,13 +192,20 @@ func (ts *Tasks) offer(ctx context.Context, tx *db.Tx, server string, epoch int6
 	return nil
 }
 
-// lockOrder is lock, with what the order is made of.
-func lockOrder(ctx context.Context, tx *db.Tx, server, id string) (t Task, parameters, seal []byte, err error) {
+// lockOrder is lock, with what the order is made of. It says ErrStale when the
+// epoch is over or the server not in service; only after the link is ours can
+// that not change any more.
+func lockOrder(ctx context.Context, tx *db.Tx, server string, epoch int64, id string) (t Task, parameters, seal []byte, err error) {
+	var serves int
 	t, err = scan(tx.QueryRow(ctx, `
-		SELECT `+columns+`, parameters, seal
+		SELECT `+columns+`, parameters, seal,
+			(SELECT COUNT(*) FROM servers WHERE id = tasks.server_id AND epoch = $3 AND state IN ('active', 'draining'))
 		FROM tasks
 		WHERE id = $1
-		AND server_id = $2`+tx.ForUpdate(), id, server), &parameters, &seal)
+		AND server_id = $2`+tx.ForUpdate(), id, server, epoch), &parameters, &seal, &serves)
+	if err == nil && serves == 0 {
+		err = ErrStale
+	}
 	return t, parameters, seal, err
 }
 

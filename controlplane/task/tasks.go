@@ -125,8 +125,7 @@ func (ts *Tasks) save(ctx context.Context, tx *db.Tx, t *Task, result *orderv1.R
 		}
 		return nil
 	}
-	// Its end may let the next one begin.
-	tx.Notify(TopicServer, t.Server)
+	tx.Notify(TopicFree, t.Server)
 	kind, seconds := t.Kind, t.Ended.Sub(t.Created).Seconds()
 	tx.AfterCommit(func() { ts.metrics.ended.WithLabelValues(string(kind), string(state)).Observe(seconds) })
 	if fn := ts.ended[t.Kind]; fn != nil {
