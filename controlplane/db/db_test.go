@@ -190,25 +190,6 @@ func TestInTx(t *testing.T) {
 
 func TestRead(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		t.Run("a snapshot does not move", func(t *testing.T) {
-			set(t, d, "a", "old")
-			err := d.Read(t.Context(), func(q db.Querier) error {
-				for _, want := range []string{"old", "old"} {
-					var v string
-					if err := q.QueryRow(t.Context(), `SELECT value FROM settings WHERE name = 'a'`).Scan(&v); err != nil {
-						return err
-					}
-					if v != want {
-						t.Errorf("got %q", v)
-					}
-					set(t, d, "a", "new")
-				}
-				return nil
-			})
-			if err != nil || get(t, d, "a") != "new" {
-				t.Errorf("err %v, value %q", err, get(t, d, "a"))
-			}
-		})
 		t.Run("placeholders may come in any order and more than once", func(t *testing.T) {
 			var a, b, c string
 			err := d.Reader().QueryRow(t.Context(), `SELECT CAST($2 AS TEXT), CAST($1 AS TEXT), CAST($2 AS TEXT)`, "one", "two").Scan(&a, &b, &c)
@@ -223,10 +204,6 @@ func TestRead(t *testing.T) {
 			err := db.InTx(t.Context(), d, func(tx *db.Tx) error { return put(t.Context(), tx, "z", "1") })
 			if fault.KindOf(err) != fault.KindUnavailable {
 				t.Errorf("write: %v", err)
-			}
-			err = d.Read(t.Context(), func(db.Querier) error { return nil })
-			if fault.KindOf(err) != fault.KindUnavailable {
-				t.Errorf("read: %v", err)
 			}
 		})
 	})
@@ -436,12 +413,13 @@ func TestListen(t *testing.T) {
 		url := dbtest.PostgresURL(t)
 		wire, first := tap(t, url), dbtest.Open(t, url)
 		heard := listen(t, first)
-		time.Sleep(1100 * time.Millisecond) // nobody has answered its greeting
+		eventually(t, func() bool { return strings.Contains(wire.all(), `"h":null`) }) // its greeting
+		time.Sleep(1100 * time.Millisecond)                                            // and nobody answers
 		first.Notify("server", "s1")
 		first.Notify("server", "s2")
 		eventually(t, func() bool { return heard.count("server", "s2") == 1 })
 		time.Sleep(100 * time.Millisecond)
-		if text := wire.all(); !strings.Contains(text, `"h":null`) || strings.Contains(text, "s2") {
+		if text := wire.all(); strings.Contains(text, "s2") {
 			t.Errorf("it said %s", text)
 		}
 		second := dbtest.Open(t, url)
