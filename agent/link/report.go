@@ -23,9 +23,10 @@ const (
 	maxAddresses = 64        //
 	factsEvery   = 5 * time.Minute
 	sampleEvery  = time.Minute
+	gatherFor    = 2 * time.Millisecond // what follows from an event at once is told with it
 )
 
-// report sends what happened as soon as it did, one call at a time: what
+// report sends what happened a moment after it did, one call at a time: what
 // happens during a call goes with the next. Without anything to tell it sends
 // heartbeats.
 func (s *session) report(ctx context.Context) error {
@@ -40,6 +41,9 @@ func (s *session) report(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.cfg.Tasks.Wake():
+			if !sleep(ctx, gatherFor) {
+				return ctx.Err()
+			}
 		case <-beat.C:
 			due = true
 		case <-facts.C:

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -146,6 +147,21 @@ func TestEngine(t *testing.T) {
 			o := h.offer(h.order(func(o *orderv1.Order) { o.GetNoop().Steps = steps }))
 			if r := h.result(o); r.Outcome != refused || !strings.Contains(r.Error, want) {
 				t.Errorf("result is %v, want %q", r, want)
+			}
+		}
+	})
+
+	t.Run("names in Hello whatever was offered before", func(t *testing.T) {
+		h := newHost(t).start()
+		defer h.end()
+		for range 50 {
+			o := h.offer(h.order())
+			held, err := h.engine.Holdings()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.ContainsFunc(held.Journal, func(e *linkv1.JournalEntry) bool { return e.TaskId == o.TaskId }) {
+				t.Fatal("an order is on its way into the journal, and would be offered again")
 			}
 		}
 	})
@@ -458,6 +474,9 @@ func TestOrderOfWork(t *testing.T) {
 		defer h.end()
 		for range 105 {
 			h.offer(h.order())
+		}
+		if err := h.journal.Beat(); err != nil { // comes after all of them
+			t.Fatal(err)
 		}
 		if n := h.engine.Busy(); n != 100 {
 			t.Errorf("%d orders were taken", n)

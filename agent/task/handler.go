@@ -11,9 +11,9 @@ import (
 // Handler knows how one kind of order is done.
 type Handler interface {
 	// Plan says which steps the order takes. It decides and touches nothing:
-	// it is called before the order is accepted, under a lock, and again after
-	// each restart, when it must give the same steps under the same names. An
-	// error refuses the order, with its text as the reason.
+	// it is called before the order is accepted, while the journal waits, and
+	// again after each restart, when it must give the same steps under the same
+	// names. An error refuses the order, with its text as the reason.
 	Plan(Order) (Plan, error)
 }
 

@@ -69,7 +69,7 @@ func New(c Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the people's door: %w", err)
 	}
-	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxBody)}
+	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxBody), connect.WithCompressMinBytes(minCompressed)}
 	d := &door{
 		db: c.DB, log: c.Log, accounts: c.Accounts, organizations: c.Organizations,
 		validator: validator, metrics: counted, errors: connect.NewErrorWriter(options...), closing: c.Closing,

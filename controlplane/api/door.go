@@ -47,10 +47,11 @@ var errClosing = fault.Unavailable("the control plane is going down", time.Secon
 
 // Limits of one call.
 const (
-	maxBody      = 1 << 20          // bytes; the largest request we know has 300 KiB
-	bodyTimeout  = 20 * time.Second // to send it
-	unaryTimeout = 25 * time.Second // a site login waits up to 15 s for its host
-	sendTimeout  = 20 * time.Second // for each message of a stream: who reads slower is cut off
+	maxBody       = 1 << 20          // bytes; the largest request we know has 300 KiB
+	minCompressed = 1 << 10          // bytes; a smaller answer takes longer to pack than to send
+	bodyTimeout   = 20 * time.Second // to send it
+	unaryTimeout  = 25 * time.Second // a site login waits up to 15 s for its host
+	sendTimeout   = 20 * time.Second // for each message of a stream: who reads slower is cut off
 )
 
 // call is what is known of a call. It travels in the context.

@@ -41,7 +41,6 @@ type DB struct {
 type engine interface {
 	name() string
 	reader() Querier
-	read(ctx context.Context, fn func(Querier) error) error
 	write(ctx context.Context, o txOptions, fn func(*Tx) error) error
 	migrator(ctx context.Context) (migrator, error)
 	ping(ctx context.Context) error
@@ -127,15 +126,6 @@ func (d *DB) Ping(ctx context.Context) error {
 // Reader gives the pool of readers: each statement sees what was committed
 // when it began. Never write through it; SQLite refuses it.
 func (d *DB) Reader() Querier { return d.engine.reader() }
-
-// Read runs fn with a snapshot: all its statements see the same state. It holds
-// a connection: fn must be short and must not use the Reader beside q.
-func (d *DB) Read(ctx context.Context, fn func(q Querier) error) error {
-	if d.closed.Load() {
-		return unavailable(errClosed)
-	}
-	return unavailable(d.engine.read(ctx, fn))
-}
 
 // Micros is a time as it is stored: microseconds since 1970. The zero time is 0.
 func Micros(t time.Time) int64 {

@@ -26,8 +26,10 @@ func (s *Server) Report(ctx context.Context, req *linkv1.ReportRequest) (*linkv1
 	if err != nil {
 		return nil, err
 	}
-	if err := s.tasks.Renew(ctx, c.peer.Server, req.GetRunning(), now); err != nil {
-		return nil, err
+	if c.agent.renews(now) {
+		if err := s.tasks.Renew(ctx, c.peer.Server, req.GetRunning(), now); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.sites.Observe(ctx, c.agent.id, req.GetSites()); err != nil {
 		return nil, err

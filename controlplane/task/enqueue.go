@@ -22,6 +22,9 @@ const (
 	// TopicServer says that a server may have something to do or to stop; the
 	// payload is the server's id.
 	TopicServer = "server"
+	// TopicFree says that a task of a server has ended, so that the next one may
+	// begin where some wait for that (see Outbox); the payload is the server's id.
+	TopicFree = "free"
 	// TopicTask says that a task changed; the payload is the task's id.
 	TopicTask = "task"
 )

@@ -26,8 +26,8 @@ import (
 // then tried again for ever: only a broken database deserves one. It is not
 // called for tasks that Enqueue supersedes.
 //
-// The transaction is ReadCommitted: lock a row (UPDATE ... RETURNING) before
-// deciding from it.
+// The transaction is ReadCommitted: lock a row (Tx.ForUpdate) before deciding
+// from it.
 type Ended func(ctx context.Context, tx *db.Tx, t Task, result *orderv1.Result) error
 
 // Tasks is the queue. Make it with NewTasks.
@@ -79,17 +79,17 @@ func NewTasks(d *db.DB, signer ed25519.PrivateKey, log *slog.Logger, reg prometh
 // ends. It gives sql.ErrNoRows when the server has no such task.
 func lock(ctx context.Context, tx *db.Tx, server, id string) (Task, error) {
 	return scan(tx.QueryRow(ctx, `
-		UPDATE tasks
-		SET version = version + 1
+		SELECT `+columns+`
+		FROM tasks
 		WHERE id = $1
-		AND server_id = $2
-		RETURNING `+columns, id, server))
+		AND server_id = $2`+tx.ForUpdate(), id, server))
 }
 
 // save writes what the state machine changed, and tells whoever looks on. When
 // the task has just ended it calls the noun.
 func (ts *Tasks) save(ctx context.Context, tx *db.Tx, t *Task, result *orderv1.Result) error {
 	fail.Point("task." + string(t.State) + ".save")
+	t.version++
 	_, err := tx.Exec(ctx, `
 		UPDATE tasks
 		SET state = $2,
@@ -104,15 +104,19 @@ func (ts *Tasks) save(ctx context.Context, tx *db.Tx, t *Task, result *orderv1.R
 			cancel_requested_at = $11,
 			error = $12,
 			started_at = $13,
-			ended_at = $14
+			ended_at = $14,
+			version = $15
 		WHERE id = $1`,
 		t.ID, string(t.State), int64(t.Attempt), t.fence, int64(t.StepCount), t.eventSequence, t.logSequence, t.logBytes,
 		db.Micros(t.notBefore), db.NullMicros(t.lease), db.NullMicros(t.CancelRequested), t.Error,
-		db.NullMicros(t.Started), db.NullMicros(t.Ended))
+		db.NullMicros(t.Started), db.NullMicros(t.Ended), t.version)
 	if err != nil {
 		return fmt.Errorf("save task %s: %w", t.ID, err)
 	}
-	tx.Notify(TopicTask, t.ID)
+	// An offer is no news: in a moment what the agent says to it is.
+	if t.State != Offered || !t.CancelRequested.IsZero() {
+		tx.Notify(TopicTask, t.ID)
+	}
 	state := t.State
 	tx.AfterCommit(func() { fail.Point("task." + string(state) + ".committed") })
 	if !t.State.Ended() {
@@ -121,8 +125,7 @@ func (ts *Tasks) save(ctx context.Context, tx *db.Tx, t *Task, result *orderv1.R
 		}
 		return nil
 	}
-	// Its end may let the next one begin.
-	tx.Notify(TopicServer, t.Server)
+	tx.Notify(TopicFree, t.Server)
 	kind, seconds := t.Kind, t.Ended.Sub(t.Created).Seconds()
 	tx.AfterCommit(func() { ts.metrics.ended.WithLabelValues(string(kind), string(state)).Observe(seconds) })
 	if fn := ts.ended[t.Kind]; fn != nil {
