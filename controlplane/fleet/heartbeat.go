@@ -46,8 +46,11 @@ const (
 	lastFlush = 2 * time.Second
 )
 
-// Run writes heartbeats once a second until ctx ends, then the last of them.
+// Run writes heartbeats once a second until ctx ends, then the last of them. Beside that it has servers prepared again.
 func (f *Fleet) Run(ctx context.Context) error {
+	var loops sync.WaitGroup
+	defer loops.Wait()
+	loops.Go(func() { f.runPrepares(ctx) })
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
 	failing := false

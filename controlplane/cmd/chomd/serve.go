@@ -64,7 +64,8 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	// The nouns.
 	accounts, organizations := account.New(d), organization.New(d)
 	servers := fleet.New(d, log)
-	tasks, err := task.NewTasks(d, authority.Signer(), log, registry, task.OnEnd(task.ConvergeSite, site.Ended))
+	tasks, err := task.NewTasks(d, authority.Signer(), log, registry,
+		task.OnEnd(task.ConvergeSite, site.Ended), task.OnEnd(task.PrepareServer, fleet.PrepareEnded))
 	if err != nil {
 		return err
 	}
