@@ -38,6 +38,8 @@ type Tasks struct {
 	ended   map[Kind]Ended
 	metrics *metrics
 
+	retention time.Duration
+
 	mu       sync.Mutex
 	watchers map[string]map[chan struct{}]struct{} // by task
 }
@@ -47,6 +49,9 @@ type Option func(*Tasks)
 
 // OnEnd names who hears of the end of tasks of a kind.
 func OnEnd(k Kind, fn Ended) Option { return func(ts *Tasks) { ts.ended[k] = fn } }
+
+// Retain keeps tasks for that long after their end instead of DefaultRetention.
+func Retain(d time.Duration) Option { return func(ts *Tasks) { ts.retention = d } }
 
 // NewTasks makes the queue. Signer signs the orders, and the database gets a key
 // that is derived from it to seal what Enqueue writes: call it before the first
@@ -65,7 +70,7 @@ func NewTasks(d *db.DB, signer ed25519.PrivateKey, log *slog.Logger, reg prometh
 	}
 	d.SetSealKey(sealKey)
 	ts := &Tasks{
-		db: d, signer: signer, log: log, metrics: m,
+		db: d, signer: signer, log: log, metrics: m, retention: DefaultRetention,
 		ended:    map[Kind]Ended{},
 		watchers: map[string]map[chan struct{}]struct{}{},
 	}
@@ -145,8 +150,8 @@ func (ts *Tasks) change(ctx context.Context, tx *db.Tx, server, id string, decid
 	return ts.save(ctx, tx, &t, nil)
 }
 
-// Run does what time brings: leases that end, deadlines, and the wake-ups of
-// those who Watch. It ends with its context.
+// Run does what time brings: leases that end, deadlines, what is forgotten of
+// the past, and the wake-ups of those who Watch. It ends with its context.
 func (ts *Tasks) Run(ctx context.Context) error {
 	var loops sync.WaitGroup
 	defer loops.Wait()
@@ -159,7 +164,7 @@ func (ts *Tasks) Run(ctx context.Context) error {
 	// While this process was away agents went on and could not say so. They are
 	// heard before anything expires.
 	last := time.Now()
-	hold := last.Add(runLease)
+	hold, prune := last.Add(runLease), last.Add(pruneEvery)
 	for {
 		select {
 		case <-ctx.Done():
@@ -170,7 +175,7 @@ func (ts *Tasks) Run(ctx context.Context) error {
 		// Leases and deadlines are wall-clock times. When that clock was set, they
 		// mean nothing until the agents have been heard of again.
 		if jump := now.Round(0).Sub(last.Round(0)) - now.Sub(last); jump.Abs() > jumpMin {
-			hold = now.Add(runLease)
+			hold, prune = now.Add(runLease), now.Add(pruneEvery)
 			ts.log.Warn("the clock was set; nothing expires for a while", "by", jump, "for", runLease)
 		}
 		last = now
@@ -182,6 +187,9 @@ func (ts *Tasks) Run(ctx context.Context) error {
 		}
 		if err := ts.Sweep(ctx, now); err != nil && ctx.Err() == nil {
 			ts.log.Error("tasks were not swept; they are in two seconds", "err", err)
+		}
+		if !now.Before(prune) {
+			prune = ts.pruneAndTell(ctx, now)
 		}
 	}
 }

@@ -65,7 +65,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	accounts, organizations := account.New(d), organization.New(d)
 	servers := fleet.New(d, log)
 	tasks, err := task.NewTasks(d, authority.Signer(), log, registry,
-		task.OnEnd(task.ConvergeSite, site.Ended), task.OnEnd(task.PrepareServer, fleet.PrepareEnded))
+		task.OnEnd(task.ConvergeSite, site.Ended), task.OnEnd(task.PrepareServer, fleet.PrepareEnded), task.Retain(c.TaskRetention))
 	if err != nil {
 		return err
 	}
