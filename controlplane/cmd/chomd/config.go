@@ -67,7 +67,7 @@ func configFlags(f *pflag.FlagSet) {
 	f.String("data-dir", "/var/lib/chomd", "where the database and the keys lie; made with mode 0700")
 	f.String("database", "", "sqlite:PATH or postgres://...; a URL with a password belongs into the file, not here (default sqlite:DATA-DIR/chom.db)")
 	f.String("people-listen", "127.0.0.1:8080", "address for people: API, install script, packages")
-	f.String("people-cert", "", "certificate chain in PEM for people-listen; with people-key it speaks HTTPS")
+	f.String("people-cert", "", "certificate chain in PEM for people-listen; with people-key it speaks HTTPS. Both are read again when they change")
 	f.String("people-key", "", "its key in PEM")
 	f.Bool("insecure-http", false, "allow plain HTTP for people-listen beyond loopback. Everybody on the way can read tokens: only for closed networks, such as a lab's bridge, or behind a proxy that speaks HTTPS")
 	f.String("public-url", "", "URL under which people and new servers reach people-listen (default its own address)")
