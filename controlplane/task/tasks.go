@@ -3,8 +3,6 @@ package task
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/hkdf"
-	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -64,7 +62,7 @@ func NewTasks(d *db.DB, signer ed25519.PrivateKey, log *slog.Logger, reg prometh
 	if err != nil {
 		return nil, fmt.Errorf("open tasks: %w", err)
 	}
-	sealKey, err := hkdf.Key(sha256.New, signer.Seed(), nil, "chom task seal v1", sha256.Size)
+	sealKey, err := sealKey(signer)
 	if err != nil {
 		return nil, fmt.Errorf("open tasks: %w", err)
 	}

@@ -69,6 +69,14 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	if err != nil {
 		return err
 	}
+	if former := authority.FormerSigner(); former != nil {
+		if err := tasks.Reseal(ctx, former); err != nil {
+			return err
+		}
+		if err := authority.ForgetFormer(); err != nil {
+			return err
+		}
+	}
 	wordPress, err := c.wordPress()
 	if err != nil {
 		return err
