@@ -116,7 +116,8 @@ func saveBeatsStatement(rows int) string {
 	}
 	b.WriteString(`) AS seen
 		WHERE server_links.server_id = seen.column1
-		  AND COALESCE(server_links.last_seen_at, 0) < seen.column2`)
+		  AND (COALESCE(server_links.last_seen_at, 0) < seen.column2 OR server_links.last_seen_at > seen.column2 + `)
+	fmt.Fprintf(&b, "%d)", OnlineFor.Microseconds()) // by a clock that has been set back since
 	return b.String()
 }
 

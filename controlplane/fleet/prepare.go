@@ -169,10 +169,10 @@ func (f *Fleet) prepareDue(ctx context.Context, now time.Time) ([]contract.Serve
 		WHERE s.prepare_again_at IS NOT NULL
 		  AND (s.prepare_again_at <= $1 OR s.prepare_again_at > $2)
 		  AND s.state IN ('active', 'draining')
-		  AND l.last_seen_at >= $3
+		  AND l.last_seen_at BETWEEN $3 AND $4
 		ORDER BY s.prepare_again_at
-		LIMIT $4`,
-		db.Micros(now), db.Micros(now.Add(task.LongestRest)), db.Micros(now.Add(-OnlineFor)), prepareBatch)
+		LIMIT $5`,
+		db.Micros(now), db.Micros(now.Add(task.LongestRest)), db.Micros(now.Add(-OnlineFor)), db.Micros(now.Add(OnlineFor)), prepareBatch)
 	if err != nil {
 		return nil, err
 	}

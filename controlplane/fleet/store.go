@@ -74,9 +74,10 @@ func scan(row interface{ Scan(...any) error }, now time.Time) (Server, error) {
 	return s, nil
 }
 
-// online says whether a server that was last heard of at seen counts as there.
+// online says whether a server that was last heard of at seen counts as there. The clocks of replicas differ, so seen may be
+// ahead, but not by more than it counts for: that was a clock which has been set back since.
 func online(state State, seen, now time.Time) bool {
-	return state.speaks() && !seen.IsZero() && now.Sub(seen) <= OnlineFor
+	return state.speaks() && !seen.IsZero() && now.Sub(seen).Abs() <= OnlineFor
 }
 
 // Get returns one server, also a removed one.

@@ -62,10 +62,10 @@ func (s *Sites) TryAgain(ctx context.Context, now time.Time) (int, error) {
 		  AND (s.again_at <= $1 OR s.again_at > $2)
 		  AND s.observed_generation <= s.generation
 		  AND v.state IN ('active', 'draining')
-		  AND l.last_seen_at >= $3
+		  AND l.last_seen_at BETWEEN $3 AND $4
 		ORDER BY s.again_at
-		LIMIT $4`,
-		db.Micros(now), db.Micros(now.Add(task.LongestRest)), db.Micros(now.Add(-fleet.OnlineFor)), againBatch)
+		LIMIT $5`,
+		db.Micros(now), db.Micros(now.Add(task.LongestRest)), db.Micros(now.Add(-fleet.OnlineFor)), db.Micros(now.Add(fleet.OnlineFor)), againBatch)
 	if err != nil {
 		return 0, fmt.Errorf("find sites to order again: %w", err)
 	}

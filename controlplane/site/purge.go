@@ -41,6 +41,23 @@ func (s *Sites) Purge(ctx context.Context, now time.Time) (int, error) {
 	return len(due), nil
 }
 
+// refreshTrash gives every site in the trash its whole time again. After the clock was set nobody knows how long each has been
+// there: what was deleted while it was years behind would be gone as soon as it is right, and what is purged is gone.
+func (s *Sites) refreshTrash(ctx context.Context, now time.Time) error {
+	err := db.InTx(ctx, s.db, func(tx *db.Tx) error {
+		_, err := tx.Exec(ctx, `
+			UPDATE sites
+			SET purge_at = $1
+			WHERE phase = 'trashed'`,
+			db.Micros(now.Add(s.config.TrashPeriod)))
+		return err
+	}, db.ReadCommitted())
+	if err != nil {
+		return fmt.Errorf("refresh the trash: %w", err)
+	}
+	return nil
+}
+
 // place names a site to whoever looks through the sites of all organizations.
 type place struct {
 	organization contract.OrganizationID

@@ -3,50 +3,62 @@ package site
 import (
 	"context"
 	"time"
+
+	"chom.dev/controlplane/clock"
 )
 
-// lookEvery is how often sites are looked for that leave the trash or are tried again: seconds mean nothing to either.
-const lookEvery = 10 * time.Second
-
-// A clock that is set forward makes sites look overdue that are not, and what is purged is gone. So after a jump nothing is
-// purged for a while, in which somebody may set the clock right.
 const (
-	jumpMin   = 5 * time.Minute
-	jumpPause = time.Hour
+	// lookEvery is how often sites are looked for that leave the trash or are tried again: seconds mean nothing to either.
+	lookEvery = 10 * time.Second
+	// jumpMin is what makes times in the trash worthless: less means nothing after seven days.
+	jumpMin = 5 * time.Minute
+	// startHold is how long nothing leaves the trash after the start: a clock may be years ahead until somebody sets it.
+	startHold = time.Hour
 )
-
-// jumped says whether the wall clock went on by much more than the time that passed.
-func jumped(before, now time.Time) bool {
-	passed := now.Sub(before)                  // by the monotonic clock
-	shown := now.Round(0).Sub(before.Round(0)) // by the wall clock
-	return jumpedBy(shown - passed)
-}
-
-func jumpedBy(d time.Duration) bool { return d > jumpMin }
 
 // Run does what time brings, until ctx ends: it has sites removed whose time in the trash is over, and orders those again
 // whose last task failed.
 func (s *Sites) Run(ctx context.Context) error {
 	ticker := time.NewTicker(min(lookEvery, max(s.config.TrashPeriod/4, time.Second))) // a short period is kept as well
 	defer ticker.Stop()
-	before, pause := time.Now(), time.Time{}
+	l := s.newLook(time.Now())
 	for {
-		now := time.Now()
-		if jumped(before, now) {
-			pause = now.Add(jumpPause)
-			s.log.WarnContext(ctx, "the clock was set forward; nothing leaves the trash for a while", "for", jumpPause)
-		}
-		before = now
-		if !now.Before(pause) {
-			s.purgeAndTell(ctx, now)
-		}
-		s.tryAgainAndTell(ctx, now)
+		s.look(ctx, l, time.Now())
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
 		}
 	}
+}
+
+// look is what Run knows from one look to the next.
+type look struct {
+	watch     clock.Watch
+	purgeFrom time.Time
+	set       bool // the clock was set, and the trash does not take account of it yet
+}
+
+func (s *Sites) newLook(now time.Time) *look {
+	return &look{purgeFrom: now.Add(min(startHold, s.config.TrashPeriod))}
+}
+
+func (s *Sites) look(ctx context.Context, l *look, now time.Time) {
+	if jump := l.watch.Jump(now); jump.Abs() > jumpMin {
+		s.log.WarnContext(ctx, "the clock was set; sites in the trash get their whole time again", "by", jump)
+		l.set = true
+	}
+	if l.set {
+		err := s.refreshTrash(ctx, now)
+		if err != nil && ctx.Err() == nil {
+			s.log.ErrorContext(ctx, "nothing leaves the trash: its times cannot be set", "err", err)
+		}
+		l.set = err != nil
+	}
+	if !l.set && !now.Before(l.purgeFrom) {
+		s.purgeAndTell(ctx, now)
+	}
+	s.tryAgainAndTell(ctx, now)
 }
 
 func (s *Sites) purgeAndTell(ctx context.Context, now time.Time) {

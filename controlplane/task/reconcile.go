@@ -82,7 +82,8 @@ func (ts *Tasks) Reconcile(ctx context.Context, tx *db.Tx, server string, journa
 }
 
 // Renew keeps the leases of the attempts that the agent of a server says it
-// runs. It writes only when a lease needs it, and brings UNKNOWN ones back.
+// runs. It writes only when a lease needs it, which one that is longer than any
+// does too: the clock was set back since. It brings UNKNOWN ones back.
 func (ts *Tasks) Renew(ctx context.Context, server string, running []*linkv1.JournalEntry, now time.Time) error {
 	for _, e := range running {
 		var n int
@@ -92,8 +93,8 @@ func (ts *Tasks) Renew(ctx context.Context, server string, running []*linkv1.Jou
 			WHERE id = $1
 			AND server_id = $2
 			AND attempt = $3
-			AND (state IN ('offered', 'unknown') OR state = 'running' AND lease_expires_at < $4)`,
-			e.GetTaskId(), server, int64(e.GetAttempt()), db.Micros(now.Add(runLease*2/3))).Scan(&n)
+			AND (state IN ('offered', 'unknown') OR state = 'running' AND (lease_expires_at < $4 OR lease_expires_at > $5))`,
+			e.GetTaskId(), server, int64(e.GetAttempt()), db.Micros(now.Add(runLease*2/3)), db.Micros(now.Add(runLease))).Scan(&n)
 		if err != nil {
 			return fmt.Errorf("renew lease of task %s: %w", e.GetTaskId(), err)
 		}

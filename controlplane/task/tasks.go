@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"chom.dev/controlplane/clock"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fail"
 	orderv1 "chom.dev/proto/gen/chom/order/v1"
@@ -159,10 +160,8 @@ func (ts *Tasks) Run(ctx context.Context) error {
 	})
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	// While this process was away agents went on and could not say so. They are
-	// heard before anything expires.
-	last := time.Now()
-	hold, prune := last.Add(runLease), last.Add(pruneEvery)
+	var h holds
+	h.look(time.Now())
 	for {
 		select {
 		case <-ctx.Done():
@@ -170,24 +169,20 @@ func (ts *Tasks) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 		now := time.Now()
-		// Leases and deadlines are wall-clock times. When that clock was set, they
-		// mean nothing until the agents have been heard of again.
-		if jump := now.Round(0).Sub(last.Round(0)) - now.Sub(last); jump.Abs() > jumpMin {
-			hold, prune = now.Add(runLease), now.Add(pruneEvery)
+		if jump := h.look(now); jump.Abs() > jumpMin {
 			ts.log.Warn("the clock was set; nothing expires for a while", "by", jump, "for", runLease)
 		}
-		last = now
 		if err := ts.count(ctx); err != nil && ctx.Err() == nil {
 			ts.log.Error("tasks were not counted", "err", err)
 		}
-		if now.Before(hold) {
+		if now.Before(h.expire) {
 			continue
 		}
 		if err := ts.Sweep(ctx, now); err != nil && ctx.Err() == nil {
 			ts.log.Error("tasks were not swept; they are in two seconds", "err", err)
 		}
-		if !now.Before(prune) {
-			prune = ts.pruneAndTell(ctx, now)
+		if !now.Before(h.prune) {
+			h.prune = ts.pruneAndTell(ctx, now)
 		}
 	}
 }
@@ -198,6 +193,25 @@ const (
 	// jumpMin is far above what a slewed clock differs in two seconds.
 	jumpMin = 10 * time.Second
 )
+
+// holds are until when Run ends and deletes nothing. While this process was away
+// agents went on and could not say so, and after somebody has set the wall clock
+// leases, deadlines and ages mean nothing: in both cases the agents are heard of
+// before anything expires.
+type holds struct {
+	watch  clock.Watch
+	expire time.Time
+	prune  time.Time
+}
+
+// look gives by how much the clock was set since the last look.
+func (h *holds) look(now time.Time) time.Duration {
+	jump := h.watch.Jump(now)
+	if h.expire.IsZero() || jump.Abs() > jumpMin {
+		h.expire, h.prune = now.Add(runLease), now.Add(pruneEvery)
+	}
+	return jump
+}
 
 // Sweep ends leases and tasks whose time is over at now. Run calls it.
 func (ts *Tasks) Sweep(ctx context.Context, now time.Time) error {
