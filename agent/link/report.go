@@ -126,6 +126,11 @@ func (s *session) call(ctx context.Context, req *linkv1.ReportRequest, batch tas
 		return err
 	}
 	s.heard(max(s.heartbeat, silentFor) + callFor + slack)
+	if t := res.ServerTime; t.IsValid() && t.Seconds > 0 {
+		if by := s.cfg.Clock.SetBack(t.AsTime()); by > 0 {
+			s.cfg.Log.Warn("the control plane's clock was set back", "by", by.Round(time.Second))
+		}
+	}
 	for _, r := range res.Refused {
 		s.cfg.Log.Warn("event was refused", "task", r.TaskId, "attempt", r.Attempt, "sequence", r.Sequence, "reason", r.Reason)
 	}

@@ -136,7 +136,7 @@ func (e *Engine) do(ctx context.Context, a *attempt) error {
 	case cause != nil:
 		result = &orderv1.Result{Outcome: orderv1.Outcome_OUTCOME_CANCELED, Error: cause.Error()}
 	default:
-		result = &orderv1.Result{Outcome: orderv1.Outcome_OUTCOME_FAILED, Error: Line(err.Error(), maxText)}
+		result = &orderv1.Result{Outcome: orderv1.Outcome_OUTCOME_FAILED, Error: Line(err.Error(), maxText), Permanent: IsPermanent(err)}
 	}
 	observed := e.observe(ctx, a)
 	if ctx.Err() != nil {

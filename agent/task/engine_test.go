@@ -217,7 +217,7 @@ func TestSteps(t *testing.T) {
 	t.Run("end the attempt after five tries", func(t *testing.T) {
 		n := 0
 		_, _, r := run(t, Step{Name: "down", Do: func(context.Context, *Log) error { n++; return errors.New("connection refused") }})
-		if r.Outcome != failed || n != 5 || r.Error != "down: connection refused" {
+		if r.Outcome != failed || n != 5 || r.Error != "down: connection refused" || r.Permanent {
 			t.Errorf("after %d tries: %v", n, r)
 		}
 	})
@@ -226,8 +226,8 @@ func TestSteps(t *testing.T) {
 		h, o, r := run(t,
 			Step{Name: "bad", Do: func(context.Context, *Log) error { n++; return fmt.Errorf("x: %w", Permanent(errors.New("never"))) }},
 			Step{Name: "after", Do: func(context.Context, *Log) error { t.Error("went on"); return nil }})
-		if want := "accepted 2, start bad, failed bad, failed"; r.Outcome != failed || n != 1 || h.story(o) != want {
-			t.Errorf("story is %q, want %q", h.story(o), want)
+		if want := "accepted 2, start bad, failed bad, failed"; r.Outcome != failed || n != 1 || h.story(o) != want || !r.Permanent {
+			t.Errorf("story is %q, want %q, and the result %v", h.story(o), want, r)
 		}
 	})
 	t.Run("have failed when their effect is not there afterwards", func(t *testing.T) {

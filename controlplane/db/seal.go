@@ -21,7 +21,12 @@ func (tx *Tx) Seal(parts ...[]byte) []byte {
 	if tx.sealKey == nil {
 		return []byte{}
 	}
-	m := hmac.New(sha256.New, tx.sealKey)
+	return Seal(tx.sealKey, parts...)
+}
+
+// Seal is Tx.Seal by a key of the caller's.
+func Seal(key []byte, parts ...[]byte) []byte {
+	m := hmac.New(sha256.New, key)
 	for _, p := range parts {
 		var n [8]byte
 		binary.BigEndian.PutUint64(n[:], uint64(len(p)))

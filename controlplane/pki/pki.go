@@ -6,7 +6,7 @@
 // write access to the database can't command an agent:
 //
 //	roots.pem   the roots: previous (certificate only), current and next (with keys)
-//	signer.pem  the Ed25519 key that signs orders
+//	signer.pem  the Ed25519 key that signs orders, and for a while the one before
 //
 // Both are readable by their owner only; files that others can read are
 // refused. Replicas share them as copies.
@@ -26,12 +26,19 @@
 // that was away meets a listener certificate by a root that it knew as next. Two
 // rotations while it is away would lock it out, so Rotate refuses a second one
 // within 30 days: after these an agent needs an operator anyhow.
+//
+// # Rotation of the signer
+//
+// Agents are told the signer's public key in every Hello, over a link that the
+// roots vouch for, and before any order. So a new key needs nothing but a restart,
+// at any time and as often as one likes. What waits in the database is sealed by
+// the key before, which is kept for the one start that seals it anew (package
+// task, Reseal).
 package pki
 
 import (
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
@@ -66,10 +73,10 @@ const LinkName = "link.chom.internal"
 
 // Authority is the private CA. It is safe for concurrent use.
 type Authority struct {
-	dir    string
-	mu     sync.RWMutex
-	roots  roots
-	signer ed25519.PrivateKey
+	dir     string
+	mu      sync.RWMutex
+	roots   roots
+	signers signers
 }
 
 // roots are the CA's generations; previous is nil before the first rotation.
@@ -93,7 +100,7 @@ func Open(dir string) (*Authority, error) {
 	if err := a.loadRoots(); err != nil {
 		return nil, fmt.Errorf("open authority %s: %w", dir, err)
 	}
-	if err := a.loadSigner(); err != nil {
+	if err := a.loadSigners(); err != nil {
 		return nil, fmt.Errorf("open authority %s: %w", dir, err)
 	}
 	return a, nil
@@ -139,14 +146,6 @@ func (a *Authority) Roots() [][]byte {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	return [][]byte{a.roots.current.cert.Raw, a.roots.next.cert.Raw}
-}
-
-// Signer is the key that signs orders.
-func (a *Authority) Signer() ed25519.PrivateKey { return a.signer }
-
-// SignerKeys gives the public keys whose orders agents must accept.
-func (a *Authority) SignerKeys() [][]byte {
-	return [][]byte{a.signer.Public().(ed25519.PublicKey)}
 }
 
 // pool is what client certificates may be signed by.

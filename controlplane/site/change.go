@@ -146,7 +146,7 @@ func (s *Sites) change(ctx context.Context, organization contract.OrganizationID
 		if err != nil {
 			return err
 		}
-		site.Wanted.Generation = nextGeneration(site)
+		site.Wanted.Generation, site.failures = nextGeneration(site), 0
 		if ordered, err = s.converge(ctx, tx, site); err != nil {
 			return err
 		}

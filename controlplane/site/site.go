@@ -17,7 +17,8 @@
 //	                      DELETING --> gone: no row, its names are free
 //
 //	UPDATING  a change of an ACTIVE or SUSPENDED site is on its way
-//	FAILED    the host could not be brought to what is wanted; Problem says why. Each change tries again.
+//	FAILED    the host could not be brought to what is wanted; Problem says why, and when it is tried again by itself. Each
+//	          change, and each Hello of the agent, tries at once.
 //
 // Each change gives the whole wanted state a new generation, writes it and the task that carries it out in one transaction,
 // and answers. A generation is above the former one and above what the host was last seen to hold, so that a host which knows
@@ -58,7 +59,7 @@ type Site struct {
 	Wanted       Wanted
 	Observed     *Observed // nil before the first report
 	State        State
-	Problem      string // why it is FAILED or differs from what is wanted
+	Problem      string // why it is FAILED or differs from what is wanted, and when that is tried again
 	LastTask     string // id of its newest task, empty when there never was one
 	CreatedAt    time.Time
 	UpdatedAt    time.Time
@@ -66,6 +67,8 @@ type Site struct {
 	PurgeAt      time.Time // zero when it is not in the trash
 
 	lastTaskState task.State // of LastTask; empty when there is none
+	failures      int        // of tasks for this generation, in a row
+	againAt       time.Time  // when it is ordered again by itself; zero when its last task has not failed
 }
 
 // Wanted is everything that a host needs to know of a site.

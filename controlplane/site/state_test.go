@@ -1,9 +1,6 @@
 package site
 
-import (
-	"testing"
-	"time"
-)
+import "testing"
 
 func TestDerive(t *testing.T) {
 	w := func(phase Phase, generation uint64) Wanted { return Wanted{Phase: phase, Generation: generation} }
@@ -47,21 +44,5 @@ func TestDerive(t *testing.T) {
 				t.Errorf("got %d %q, want %d %q", state, problem, test.state, test.problem)
 			}
 		})
-	}
-}
-
-func TestJumped(t *testing.T) {
-	before := time.Now()
-	// Without its monotonic part a time is what only the wall clock says; with it, both went on alike.
-	if jumped(before, before.Add(8*24*time.Hour)) {
-		t.Error("a week that passed is no jump")
-	}
-	for name, test := range map[string]struct {
-		shown time.Duration
-		want  bool
-	}{"set forward": {8 * 24 * time.Hour, true}, "set a little": {time.Minute, false}, "set back": {-time.Hour, false}} {
-		if got := jumpedBy(test.shown - time.Minute); got != test.want {
-			t.Errorf("%s: %t", name, got)
-		}
 	}
 }

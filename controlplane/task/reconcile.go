@@ -108,16 +108,16 @@ func (ts *Tasks) Renew(ctx context.Context, server string, running []*linkv1.Jou
 	return nil
 }
 
-// due gives a server's attempts whose leases are lost or have less than two
-// thirds left, by task.
+// due gives a server's attempts whose leases are lost, have less than two thirds
+// left, or are longer than any (the clock was set back since), by task.
 func (ts *Tasks) due(ctx context.Context, server string, now time.Time) (map[string]uint32, error) {
 	rows, err := ts.db.Reader().Query(ctx, `
 		SELECT id, attempt
 		FROM tasks
 		WHERE server_id = $1
 		AND state IN ('queued', 'offered', 'running', 'unknown')
-		AND (state = 'unknown' OR state = 'offered' AND lease_expires_at < $2 OR state = 'running' AND lease_expires_at < $3)`,
-		server, db.Micros(now.Add(offerLease*2/3)), db.Micros(now.Add(runLease*2/3)))
+		AND (state = 'unknown' OR state = 'offered' AND lease_expires_at < $2 OR state = 'running' AND (lease_expires_at < $3 OR lease_expires_at > $4))`,
+		server, db.Micros(now.Add(offerLease*2/3)), db.Micros(now.Add(runLease*2/3)), db.Micros(now.Add(runLease)))
 	if err != nil {
 		return nil, err
 	}

@@ -3,8 +3,6 @@ package task
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/hkdf"
-	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -14,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"chom.dev/controlplane/clock"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fail"
 	orderv1 "chom.dev/proto/gen/chom/order/v1"
@@ -38,6 +37,8 @@ type Tasks struct {
 	ended   map[Kind]Ended
 	metrics *metrics
 
+	retention time.Duration
+
 	mu       sync.Mutex
 	watchers map[string]map[chan struct{}]struct{} // by task
 }
@@ -47,6 +48,9 @@ type Option func(*Tasks)
 
 // OnEnd names who hears of the end of tasks of a kind.
 func OnEnd(k Kind, fn Ended) Option { return func(ts *Tasks) { ts.ended[k] = fn } }
+
+// Retain keeps tasks for that long after their end instead of DefaultRetention.
+func Retain(d time.Duration) Option { return func(ts *Tasks) { ts.retention = d } }
 
 // NewTasks makes the queue. Signer signs the orders, and the database gets a key
 // that is derived from it to seal what Enqueue writes: call it before the first
@@ -59,13 +63,13 @@ func NewTasks(d *db.DB, signer ed25519.PrivateKey, log *slog.Logger, reg prometh
 	if err != nil {
 		return nil, fmt.Errorf("open tasks: %w", err)
 	}
-	sealKey, err := hkdf.Key(sha256.New, signer.Seed(), nil, "chom task seal v1", sha256.Size)
+	sealKey, err := sealKey(signer)
 	if err != nil {
 		return nil, fmt.Errorf("open tasks: %w", err)
 	}
 	d.SetSealKey(sealKey)
 	ts := &Tasks{
-		db: d, signer: signer, log: log, metrics: m,
+		db: d, signer: signer, log: log, metrics: m, retention: DefaultRetention,
 		ended:    map[Kind]Ended{},
 		watchers: map[string]map[chan struct{}]struct{}{},
 	}
@@ -148,8 +152,8 @@ func (ts *Tasks) change(ctx context.Context, tx *db.Tx, server, id string, decid
 	return ts.save(ctx, tx, &t, nil)
 }
 
-// Run does what time brings: leases that end, deadlines, and the wake-ups of
-// those who Watch. It ends with its context.
+// Run does what time brings: leases that end, deadlines, what is forgotten of
+// the past, and the wake-ups of those who Watch. It ends with its context.
 func (ts *Tasks) Run(ctx context.Context) error {
 	var loops sync.WaitGroup
 	defer loops.Wait()
@@ -159,10 +163,8 @@ func (ts *Tasks) Run(ctx context.Context) error {
 	})
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	// While this process was away agents went on and could not say so. They are
-	// heard before anything expires.
-	last := time.Now()
-	hold := last.Add(runLease)
+	var h holds
+	h.look(time.Now())
 	for {
 		select {
 		case <-ctx.Done():
@@ -170,21 +172,20 @@ func (ts *Tasks) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 		now := time.Now()
-		// Leases and deadlines are wall-clock times. When that clock was set, they
-		// mean nothing until the agents have been heard of again.
-		if jump := now.Round(0).Sub(last.Round(0)) - now.Sub(last); jump.Abs() > jumpMin {
-			hold = now.Add(runLease)
+		if jump := h.look(now); jump.Abs() > jumpMin {
 			ts.log.Warn("the clock was set; nothing expires for a while", "by", jump, "for", runLease)
 		}
-		last = now
 		if err := ts.count(ctx); err != nil && ctx.Err() == nil {
 			ts.log.Error("tasks were not counted", "err", err)
 		}
-		if now.Before(hold) {
+		if now.Before(h.expire) {
 			continue
 		}
 		if err := ts.Sweep(ctx, now); err != nil && ctx.Err() == nil {
 			ts.log.Error("tasks were not swept; they are in two seconds", "err", err)
+		}
+		if !now.Before(h.prune) {
+			h.prune = ts.pruneAndTell(ctx, now)
 		}
 	}
 }
@@ -195,6 +196,25 @@ const (
 	// jumpMin is far above what a slewed clock differs in two seconds.
 	jumpMin = 10 * time.Second
 )
+
+// holds are until when Run ends and deletes nothing. While this process was away
+// agents went on and could not say so, and after somebody has set the wall clock
+// leases, deadlines and ages mean nothing: in both cases the agents are heard of
+// before anything expires.
+type holds struct {
+	watch  clock.Watch
+	expire time.Time
+	prune  time.Time
+}
+
+// look gives by how much the clock was set since the last look.
+func (h *holds) look(now time.Time) time.Duration {
+	jump := h.watch.Jump(now)
+	if h.expire.IsZero() || jump.Abs() > jumpMin {
+		h.expire, h.prune = now.Add(runLease), now.Add(pruneEvery)
+	}
+	return jump
+}
 
 // Sweep ends leases and tasks whose time is over at now. Run calls it.
 func (ts *Tasks) Sweep(ctx context.Context, now time.Time) error {

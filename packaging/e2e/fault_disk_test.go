@@ -63,7 +63,7 @@ systemctl start chom-agent`, "DIR", dir))
 // fillDisks is I05: whatever is full, a change fails with a word about it, what
 // is served stays, the agent goes on reporting, and space heals it.
 func fillDisks(t *testing.T, w *shared, h *host, waste *rubbish) {
-	waste.empty(t) // a removal that fails is tried again only minutes later
+	waste.empty(t) // a removal that fails is tried again only a minute later
 	s, _ := w.create(t, h, "static")
 	t.Run("configuration of nginx", func(t *testing.T) {
 		before := sh(t, h, "nginx -T 2>/dev/null | sha256sum")
@@ -158,7 +158,7 @@ func full(t *testing.T, task *taskv1.Task) {
 
 // stopDatabase is I12.
 func stopDatabase(t *testing.T, w *shared, h *host, waste *rubbish) {
-	waste.empty(t) // a removal that fails is tried again only minutes later
+	waste.empty(t) // a removal that fails is tried again only a minute later
 	start := func() { sh(t, h, "systemctl start mariadb") }
 	defer start()
 	t.Run("for a moment", func(t *testing.T) {
@@ -265,7 +265,7 @@ func (c *cutWriter) Write(b []byte) (int, error) {
 
 // stopNginx is I14: nginx is stopped, then somebody else sits on its port.
 func stopNginx(t *testing.T, w *shared, h *host, waste *rubbish) {
-	waste.empty(t) // a removal that fails is tried again only minutes later
+	waste.empty(t) // a removal that fails is tried again only a minute later
 	s, _ := w.create(t, h, "static")
 	t.Run("stopped", func(t *testing.T) {
 		sh(t, h, "systemctl stop nginx")

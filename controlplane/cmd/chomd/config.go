@@ -28,6 +28,7 @@ import (
 
 	"chom.dev/controlplane/install"
 	"chom.dev/controlplane/site"
+	"chom.dev/controlplane/task"
 )
 
 // config is all that an operator decides. A key is the same word in a flag (--data-dir), in the environment (CHOMD_DATA_DIR) and
@@ -49,6 +50,7 @@ type config struct {
 	MetricsListen string `koanf:"metrics-listen"`
 
 	TrashPeriod      time.Duration `koanf:"trash-period"`
+	TaskRetention    time.Duration `koanf:"task-retention"`
 	WordPressURL     string        `koanf:"wordpress-url"`
 	WordPressVersion string        `koanf:"wordpress-version"`
 	WordPressSHA256  string        `koanf:"wordpress-sha256"`
@@ -65,7 +67,7 @@ func configFlags(f *pflag.FlagSet) {
 	f.String("data-dir", "/var/lib/chomd", "where the database and the keys lie; made with mode 0700")
 	f.String("database", "", "sqlite:PATH or postgres://...; a URL with a password belongs into the file, not here (default sqlite:DATA-DIR/chom.db)")
 	f.String("people-listen", "127.0.0.1:8080", "address for people: API, install script, packages")
-	f.String("people-cert", "", "certificate chain in PEM for people-listen; with people-key it speaks HTTPS")
+	f.String("people-cert", "", "certificate chain in PEM for people-listen; with people-key it speaks HTTPS. Both are read again when they change")
 	f.String("people-key", "", "its key in PEM")
 	f.Bool("insecure-http", false, "allow plain HTTP for people-listen beyond loopback. Everybody on the way can read tokens: only for closed networks, such as a lab's bridge, or behind a proxy that speaks HTTPS")
 	f.String("public-url", "", "URL under which people and new servers reach people-listen (default its own address)")
@@ -74,6 +76,7 @@ func configFlags(f *pflag.FlagSet) {
 	f.String("packages-dir", "", "folder with chom-agent_amd64.deb and chom-agent_arm64.deb, which new servers install")
 	f.String("metrics-listen", "127.0.0.1:9464", "address of /metrics, in clear and without a token: keep it on loopback or in a closed network; empty for none")
 	f.Duration("trash-period", site.DefaultTrashPeriod, "how long a deleted site can be restored")
+	f.Duration("task-retention", task.DefaultRetention, "how long a task is remembered after its end, with its steps and its log; the newest of each site and server is for as long as that is there")
 	f.String("wordpress-url", "", "archive (tar.gz) that new WordPress sites are installed from")
 	f.String("wordpress-version", "", "its release, for example 6.8.1")
 	f.String("wordpress-sha256", "", "its SHA-256 in hex; an agent uses no other bytes")
@@ -206,6 +209,7 @@ func (c *config) validate() error {
 	}
 	rule(c.MetricsListen == "" || isAddress(c.MetricsListen), "metrics-listen", "must be HOST:PORT, or empty for none")
 	rule(c.TrashPeriod >= time.Second && c.TrashPeriod <= 365*24*time.Hour, "trash-period", "must be 1s to 8760h")
+	rule(c.TaskRetention >= 24*time.Hour && c.TaskRetention <= 10*365*24*time.Hour, "task-retention", "must be 24h to 87600h")
 	if c.PackagesDir != "" {
 		info, err := os.Stat(c.PackagesDir)
 		rule(err == nil && info.IsDir(), "packages-dir", "must be a folder")

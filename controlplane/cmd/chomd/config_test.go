@@ -63,6 +63,7 @@ func TestConfig(t *testing.T) {
 		"a URL with shell in it":          {args: []string{"--public-url", "http://x$(id)"}, want: "public-url: must be http(s)://HOST"},
 		"an agent address without port":   {args: []string{"--agent-address", "x.example"}, want: "agent-address: must be HOST:PORT"},
 		"a trash period of nothing":       {args: []string{"--trash-period", "0s"}, want: "trash-period: must be"},
+		"a history of an hour":            {args: []string{"--task-retention", "1h"}, want: "task-retention: must be 24h to 87600h"},
 		"a trash period of words":         {file: "trash-period: a week\n", want: "trash-period"},
 		"half a WordPress release":        {args: []string{"--wordpress-url", "http://x.example/wp.tar.gz"}, want: "wordpress-version: must be"},
 		"a short checksum":                {args: []string{"--wordpress-url", "http://x.example/wp.tar.gz", "--wordpress-version", "6.8.1", "--wordpress-sha256", "abc"}, want: "wordpress-sha256: must be"},

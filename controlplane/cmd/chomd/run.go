@@ -7,12 +7,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"chom.dev/controlplane/db"
-	"chom.dev/controlplane/pki"
 )
 
 // Exit codes.
@@ -58,21 +56,6 @@ CHOMD_DATA_DIR), then a file in YAML whose keys are the flags' names (--config).
 		}
 		return cmd
 	}
-	keys := &cobra.Command{Use: "pki", Short: "The private certificate authority", Args: noArguments, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	keys.AddCommand(configured("rotate", "Replace the current root by the next one",
-		`Rotate is for a root whose key may have leaked. Agents learn the new pair when they next connect; those that
-stay away for longer than 30 days must enrol anew. Restart chomd afterwards. It refuses to run twice in 30 days.`,
-		func(_ context.Context, c config) error {
-			authority, err := pki.Open(c.pkiDir())
-			if err != nil {
-				return err
-			}
-			if err := authority.Rotate(time.Now()); err != nil {
-				return err
-			}
-			_, err = fmt.Fprintln(out, "The roots are rotated. Restart chomd; join tokens that were made before do not work any more.")
-			return err
-		}))
 	root.AddCommand(
 		configured("serve", "Run the control plane",
 			`Serve brings the database to this release's schema, opens the people's and the agents' listener and works
@@ -109,7 +92,7 @@ At its first start it prints a one-time secret with which chom login makes the f
 			_, err := fmt.Fprintln(out, "chomd", version)
 			return err
 		}},
-		keys,
+		keysCommand(configured, out),
 	)
 	err := root.ExecuteContext(ctx)
 	if err == nil {

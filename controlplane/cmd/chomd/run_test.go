@@ -216,6 +216,7 @@ func TestCommands(t *testing.T) {
 		{"an unknown command", []string{"nonsense"}, exitUsage, "takes no argument"},
 		{"migrate", []string{"migrate", "--data-dir", filepath.Join(dir, "m")}, exitOK, "schema version"},
 		{"rotate", []string{"pki", "rotate", "--data-dir", filepath.Join(dir, "m")}, exitOK, "The roots are rotated"},
+		{"rotate the signer", []string{"pki", "rotate-signer", "--data-dir", filepath.Join(dir, "m")}, exitOK, "The signer is rotated"},
 		{"rotate too soon", []string{"pki", "rotate", "--data-dir", filepath.Join(dir, "m")}, exitFailed, "30 days"},
 		{"an address that is taken", []string{"serve", "--data-dir", filepath.Join(dir, "s"), "--people-listen", "127.0.0.1:1"}, exitFailed, ""},
 	} {

@@ -1,0 +1,27 @@
+// Package clock notices when somebody sets the machine's clock while the
+// process runs. What happens by the wall clock, as leases, deadlines and times
+// in the trash do, means nothing then, until it was looked at anew. It knows
+// nothing of a clock that was wrong from the start: who deletes things waits a
+// while after the start, in which it may be set.
+package clock
+
+import "time"
+
+// Watch compares the wall clock with the monotonic one, which nobody can set.
+// The zero value is ready; it is not for concurrent use.
+type Watch struct{ last time.Time }
+
+// Jump says by how much the wall clock went on more than the time that passed
+// since the last call: below zero when it was set back. A clock that is slewed
+// differs by parts of a thousand; a machine that slept shows its sleep. Now must
+// come from time.Now as it is.
+func (w *Watch) Jump(now time.Time) time.Duration {
+	last := w.last
+	w.last = now
+	if last.IsZero() {
+		return 0
+	}
+	passed := now.Sub(last)                  // by the monotonic clock
+	shown := now.Round(0).Sub(last.Round(0)) // by the wall clock
+	return shown - passed
+}
