@@ -2,7 +2,6 @@ package site
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"strings"
 
@@ -32,30 +31,11 @@ func (starter) Start(ctx context.Context, c host.Command) (host.Process, error) 
 	for _, dir := range c.Writable {
 		unit.Properties = append(unit.Properties, run.Property{Key: "ReadWritePaths", Value: dir})
 	}
-	running, err := run.Running(ctx, unit.Service())
+	started, err := unit.Start(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if running {
-		if err := run.Stop(ctx, unit.Service()); err != nil {
-			return nil, fmt.Errorf("end older plugin: %w", err)
-		}
-	}
-	cmd, err := unit.Command()
-	if err != nil {
-		return nil, err
-	}
-	p := &process{unit: unit.Service(), wait: cmd.Wait}
-	if p.stdout, err = cmd.StdoutPipe(); err != nil {
-		return nil, err
-	}
-	if p.stderr, err = cmd.StderrPipe(); err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	return p, nil
+	return process{started, unit.Service()}, nil
 }
 
 func environment(pairs []string) map[string]string {
@@ -67,17 +47,12 @@ func environment(pairs []string) map[string]string {
 	return env
 }
 
-// process is a plugin's unit and the client that waits for it.
+// process is a plugin's unit.
 type process struct {
-	unit           string
-	wait           func() error
-	stdout, stderr io.ReadCloser
+	*run.Started
+	id string
 }
 
-func (p *process) Stdout() io.ReadCloser { return p.stdout }
-func (p *process) Stderr() io.ReadCloser { return p.stderr }
-func (p *process) Wait() error           { return p.wait() }
-func (p *process) ID() string            { return p.unit }
-
-// Kill ends the unit; its client ends with it.
-func (p *process) Kill(ctx context.Context) error { return run.Stop(ctx, p.unit) }
+func (p process) Stdout() io.ReadCloser { return p.Started.Stdout }
+func (p process) Stderr() io.ReadCloser { return p.Started.Stderr }
+func (p process) ID() string            { return p.id }
