@@ -2,12 +2,50 @@ package site
 
 import (
 	"context"
+	"errors"
 	"io"
 	"strings"
 
 	"chom.dev/agent/run"
+	"chom.dev/agent/task"
 	"chom.dev/plugins/host"
+	"chom.dev/plugins/sdk"
 )
+
+// withPlugin lets the attempt's plugin do something. It runs as the site's user
+// from its first use to the attempt's end, or until it failed: another try gets
+// a new one.
+func (c *converge) withPlugin(ctx context.Context, do func(*host.Session) error) (err error) {
+	if c.session == nil {
+		var readable []string
+		if c.needs.NeedsArchive {
+			readable = append(readable, ArchiveDir)
+		}
+		if c.session, err = c.plugins.Open(ctx, host.User{Handle: c.handle, UID: c.uid, GID: c.uid}, c.typ, readable...); err != nil {
+			return err
+		}
+	}
+	if err := do(c.session); err != nil {
+		c.endPlugin()
+		return pluginError(err)
+	}
+	return nil
+}
+
+func (c *converge) endPlugin() {
+	if c.session != nil {
+		c.session.Close()
+		c.session = nil
+	}
+}
+
+func pluginError(err error) error {
+	var field *sdk.FieldError
+	if errors.As(err, &field) || sdk.IsPermanent(err) || errors.Is(err, sdk.ErrUnsupported) {
+		return task.Permanent(err)
+	}
+	return err
+}
 
 // starter runs plugins as the site's user, in a transient unit with the whole
 // sandbox of a site.
