@@ -124,6 +124,9 @@ func (e *Engine) do(ctx context.Context, a *attempt) error {
 	a.mu.Unlock()
 	e.trace(what, a.order, "", "")
 
+	if a.plan.End != nil {
+		defer a.plan.End()
+	}
 	err := e.steps(running, a)
 	var result *orderv1.Result
 	switch cause := context.Cause(running); {

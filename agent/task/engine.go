@@ -289,14 +289,19 @@ func (e *Engine) Cancel(task string, number uint32) {
 		e.resend(key)
 		return
 	}
+	ended := false
 	e.submit(a, func() journal.Entry {
-		if !a.rec.Ended.IsZero() {
-			return journal.Entry{} // its end is on the way into the journal
+		if ended = !a.rec.Ended.IsZero(); ended {
+			return journal.Entry{} // its end is in the journal, or on the way there
 		}
 		a.rec.Canceled = true
 		rec := a.rec
 		return journal.Entry{Attempt: &rec} // not waited for: it is asked again if it is lost
 	})
+	if ended {
+		e.resend(key)
+		return
+	}
 	a.cancel(errCanceled)
 }
 

@@ -270,6 +270,40 @@ func TestSteps(t *testing.T) {
 	})
 }
 
+func TestPlanEnds(t *testing.T) {
+	setup := func(t *testing.T, s Step) (*host, *atomic.Int32) {
+		ends := new(atomic.Int32)
+		h := newHost(t)
+		h.handlers[Noop] = HandlerFunc(func(Order) (Plan, error) {
+			return Plan{Steps: []Step{s}, End: func() { ends.Add(1) }}, nil
+		})
+		return h.start(), ends
+	}
+	t.Run("once, after the last step, whatever came of it", func(t *testing.T) {
+		for _, err := range []error{nil, Permanent(errors.New("never"))} {
+			var early atomic.Bool
+			var ends *atomic.Int32
+			var h *host
+			h, ends = setup(t, Step{Name: "only", Do: func(context.Context, *Log) error { early.Store(ends.Load() > 0); return err }})
+			h.result(h.offer(h.order()))
+			h.end()
+			if ends.Load() != 1 || early.Load() {
+				t.Errorf("with the step's error %v it ended %d times, before its step: %v", err, ends.Load(), early.Load())
+			}
+		}
+	})
+	t.Run("when the attempt is left to the next process", func(t *testing.T) {
+		runs := make(chan struct{})
+		h, ends := setup(t, Step{Name: "long", Do: func(ctx context.Context, _ *Log) error { close(runs); <-ctx.Done(); return ctx.Err() }})
+		h.offer(h.order())
+		<-runs
+		h.end()
+		if ends.Load() != 1 {
+			t.Errorf("it ended %d times", ends.Load())
+		}
+	})
+}
+
 // blocker is a step that says when it runs and waits until told.
 type blocker struct {
 	runs chan string
@@ -342,6 +376,21 @@ func TestCancel(t *testing.T) {
 	t.Run("of an attempt that ended tells its result again", func(t *testing.T) {
 		h, b := setup(t)
 		close(b.goOn)
+		o := h.offer(h.order())
+		h.result(o)
+		h.events = map[string][]*linkv1.TaskEvent{}
+		h.engine.Cancel(o.TaskId, 1)
+		if r := h.result(o); r.Outcome != succeeded {
+			t.Error(r)
+		}
+	})
+	t.Run("of one whose plan has yet to end, too", func(t *testing.T) {
+		end := make(chan struct{})
+		h := newHost(t)
+		h.handlers[Noop] = HandlerFunc(func(Order) (Plan, error) { return Plan{End: func() { <-end }}, nil })
+		h.start()
+		t.Cleanup(h.end)
+		defer close(end)
 		o := h.offer(h.order())
 		h.result(o)
 		h.events = map[string][]*linkv1.TaskEvent{}
