@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -173,14 +174,19 @@ func (s *serverService) PingServer(ctx context.Context, r *fleetv1.PingServerReq
 	if err != nil {
 		return nil, err
 	}
+	wanted := task.New{
+		Server:     id.String(),
+		Kind:       task.Noop,
+		Parameters: &orderv1.Noop{Steps: r.GetSteps(), StepDuration: r.GetStepDuration()},
+		CreatedBy:  audit.Actor(ctx),
+	}
+	if r.GetTimeout() != nil {
+		wanted.Timeout = r.GetTimeout().AsDuration()
+		wanted.Deadline = time.Now().Add(wanted.Timeout)
+	}
 	var ordered task.Task
 	err = db.InTx(ctx, s.db, func(tx *db.Tx) error {
-		ordered, err = task.Enqueue(ctx, tx, task.New{
-			Server:     id.String(),
-			Kind:       task.Noop,
-			Parameters: &orderv1.Noop{Steps: r.GetSteps(), StepDuration: r.GetStepDuration()},
-			CreatedBy:  audit.Actor(ctx),
-		})
+		ordered, err = task.Enqueue(ctx, tx, wanted)
 		if err != nil {
 			return err
 		}

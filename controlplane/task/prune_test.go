@@ -78,6 +78,9 @@ func TestPrune(t *testing.T) {
 				}
 				left = append(left, id)
 			}
+			if err := rows.Err(); err != nil {
+				t.Fatal(err)
+			}
 			return left
 		}
 

@@ -33,7 +33,8 @@ func limited(t *testing.T, h *host, dir string, free int64, act func(grow func()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.LimitDir(ctx, dir, 64<<20); err != nil { // room for the copy itself
+	const room = 64 << 20
+	if err := h.LimitDir(ctx, dir, used+room); err != nil { // for the copy itself
 		t.Fatal(err)
 	}
 	defer func() {
@@ -44,6 +45,7 @@ umount DIR
 find DIR -mindepth 1 -delete
 cp --archive /var/tmp/kept/. DIR/
 rm -rf /var/tmp/kept
+systemctl try-restart 'chom-php-*' # which hold what was there before
 systemctl start chom-agent`, "DIR", dir))
 	}()
 	if err := h.LimitDir(ctx, dir, used+free); err != nil {
@@ -53,7 +55,7 @@ systemctl start chom-agent`, "DIR", dir))
 	sh(t, h, strings.ReplaceAll("dd if=/dev/zero of=DIR/filler bs=4096 2>/dev/null; true", "DIR", dir))
 	act(func() {
 		sh(t, h, "rm -f "+dir+"/filler")
-		if err := h.LimitDir(ctx, dir, 64<<20); err != nil {
+		if err := h.LimitDir(ctx, dir, used+room); err != nil {
 			t.Fatal(err)
 		}
 	})
