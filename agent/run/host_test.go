@@ -185,13 +185,13 @@ func TestSandboxOnHost(t *testing.T) {
 	if err := os.MkdirAll(own+"/public", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	const name = "chom-test-sandbox.service"
+	name := "chom-test-" + h.String() + ".service"
 	path := "/etc/systemd/system/" + name
 	t.Cleanup(func() {
-		_, stopErr := Cmd{Path: "/usr/bin/systemctl", Args: []string{"stop", name}}.Run(context.Background())
-		if err := errors.Join(stopErr, os.RemoveAll(own), os.Remove(path)); err != nil {
+		if err := errors.Join(Stop(context.Background(), name), os.RemoveAll(own), os.Remove(path)); err != nil {
 			t.Error(err)
 		}
+		_, _ = Cmd{Path: "/usr/bin/systemctl", Args: []string{"reset-failed", name}}.Run(context.Background()) // may not have come to that
 	})
 	unit, err := SiteUnit{Handle: h, Name: "sandbox", Argv: []string{"/usr/bin/sleep", "60"}, ReadOnly: []string{"/usr/share/dict"}, RuntimeDir: "chom-test/x"}.Unit()
 	if err != nil {

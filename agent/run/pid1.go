@@ -3,9 +3,6 @@ package run
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
-	"strconv"
 	"sync"
 	"syscall"
 
@@ -35,9 +32,8 @@ type exit struct {
 }
 
 const (
-	privateSocket = "unix:path=/run/systemd/private"
-	managerPath   = "/org/freedesktop/systemd1"
-	systemd1      = "org.freedesktop.systemd1"
+	managerPath = "/org/freedesktop/systemd1"
+	systemd1    = "org.freedesktop.systemd1"
 
 	errUnitExists = systemd1 + ".UnitExists"
 	errNoSuchUnit = systemd1 + ".NoSuchUnit"
@@ -50,15 +46,9 @@ func connect(service string) (*pid1, error) {
 		ended:   make(map[dbus.ObjectPath]string),
 		news:    make(chan struct{}, 1),
 	}
-	conn, err := dbus.Dial(privateSocket, dbus.WithSignalHandler(p))
-	if err != nil {
-		return nil, fmt.Errorf("connect to systemd: %w", err)
-	}
-	if err := conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Geteuid()))}); err != nil {
-		return nil, fmt.Errorf("connect to systemd: %w", errors.Join(err, conn.Close()))
-	}
-	p.conn = conn
-	return p, nil
+	var err error
+	p.conn, err = DialPID1(dbus.WithSignalHandler(p))
+	return p, err
 }
 
 func (p *pid1) close() { _ = p.conn.Close() } // nothing that was sent waits in it
