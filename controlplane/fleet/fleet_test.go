@@ -40,7 +40,7 @@ func keyHash(name string) []byte {
 	return sum[:]
 }
 
-func noTask(context.Context, *db.Tx, contract.ServerID) (string, error) { return "the-task", nil }
+func replaced(context.Context, *db.Tx, contract.ServerID) error { return nil }
 
 func opened(context.Context, *db.Tx, bool) error { return nil }
 
@@ -66,7 +66,7 @@ func (w *world) create(t testing.TB, name string) (Server, JoinToken) {
 
 func (w *world) enroll(ctx context.Context, token JoinToken, id, key string) (Enrolled, error) {
 	return w.Enroll(ctx, Enrollment{Token: token.Text, ID: id, KeyHash: keyHash(key), Facts: Facts{Hostname: "h", Prepared: true}},
-		w.now, w.issue(w.now), noTask)
+		w.now, w.issue(w.now), replaced)
 }
 
 // host makes a server that has enrolled with a key, and gives who it is.
