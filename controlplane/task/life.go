@@ -24,7 +24,7 @@ const (
 
 // offer starts the next attempt, unless the task rests.
 func (t *Task) offer(fence int64, now time.Time) bool {
-	if t.State != Queued || now.Before(t.notBefore) {
+	if t.State != Queued || rests(t.notBefore, now) {
 		return false
 	}
 	t.State = Offered

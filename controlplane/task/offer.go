@@ -68,7 +68,7 @@ func pick(open []waiting, now time.Time) []string {
 			continue
 		}
 		busy[w.lane()] = w.lane() != "" // taken, or rests: in both cases no other one of its lane passes
-		if len(picked) < free && !w.rests(now) && now.Before(w.deadline) {
+		if len(picked) < free && !rests(w.notBefore, now) && now.Before(w.deadline) {
 			picked = append(picked, w.id)
 		}
 	}
@@ -87,10 +87,10 @@ func (w waiting) lane() string {
 	}
 }
 
-// rests says that its agent refused it and is not asked again yet. A rest that
-// is longer than any was set by a clock that has been set back since.
-func (w waiting) rests(now time.Time) bool {
-	left := w.notBefore.Sub(now)
+// rests says that an agent refused a task and is not asked again yet. A rest
+// that is longer than any was set by a clock that has been set back since.
+func rests(notBefore, now time.Time) bool {
+	left := notBefore.Sub(now)
 	return left > 0 && left <= refusalsMax*refusalPause
 }
 
