@@ -94,7 +94,7 @@ func (u Unit) settings() ([]setting, error) {
 		say("ExecStart", []command{{argv[0], argv, false}}),
 		say("Slice", cmp.Or(u.Slice, "chom.slice")),
 		say("WorkingDirectory", cmp.Or(u.Dir, "/")),
-		say("Environment", append(slices.Clone(env), sorted(u.Env)...)),
+		say("Environment", environment(u.Env)),
 		say("TimeoutStartUSec", micros(cmp.Or(u.Timeout, defaultTimeout))), // it ends by itself when nobody is left to end it
 		say("TimeoutStopUSec", micros(2*time.Second)),
 	}
@@ -114,10 +114,17 @@ func (u Unit) settings() ([]setting, error) {
 	return all, nil
 }
 
-func sorted(env map[string]string) []string {
+// environment is the fixed one of all programs, and what a unit wants besides or instead: systemd refuses a name that comes
+// twice.
+func environment(wanted map[string]string) []string {
 	var out []string
-	for k, v := range env {
-		out = append(out, k+"="+v)
+	for _, assignment := range env {
+		if name, _, _ := strings.Cut(assignment, "="); wanted[name] == "" {
+			out = append(out, assignment)
+		}
+	}
+	for name, value := range wanted {
+		out = append(out, name+"="+value)
 	}
 	slices.Sort(out)
 	return out
