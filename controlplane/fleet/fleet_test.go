@@ -112,7 +112,7 @@ func exec(t testing.TB, d *db.DB, query string, args ...any) {
 func organization(t testing.TB, d *db.DB, name string) contract.OrganizationID {
 	t.Helper()
 	id := contract.NewOrganizationID()
-	exec(t, d, `INSERT INTO organizations (id, name, created_at) VALUES ($1, $2, 1)`, id, name)
+	exec(t, d, `INSERT INTO organizations (id, name, state, require_second_factor, created_at) VALUES ($1, $2, 'active', FALSE, 1)`, id, name)
 	return id
 }
 
