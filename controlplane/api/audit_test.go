@@ -41,7 +41,8 @@ func TestAuditFailsClosed(t *testing.T) {
 			}
 		}
 		for _, want := range []string{"CreateOrganization", "CreateServer", "CreateJoinToken", "DrainServer", "PrepareServer", "PingServer", "CancelTask", "ExportAuditEvents",
-			"CreateSite", "UpdateSite", "SuspendSite", "DeleteSite"} {
+			"CreateSite", "UpdateSite", "SuspendSite", "DeleteSite",
+			"CreateWebhook", "UpdateWebhook", "RotateWebhookSecret", "TestWebhook", "ReplayDelivery", "DeleteWebhook", "RetryMail", "TestMail"} {
 			if !slices.Contains(failed, want) {
 				t.Errorf("%s did not fail", want)
 			}

@@ -24,6 +24,7 @@ import (
 	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/limit"
 	"chom.dev/controlplane/organization"
+	"chom.dev/controlplane/repeat"
 	"chom.dev/controlplane/rest"
 	"chom.dev/controlplane/token"
 )
@@ -37,6 +38,7 @@ type door struct {
 	cookies       cookies
 	organizations *organization.Organizations
 	limits        *limit.Limiter
+	repeats       *repeat.Repeats
 	validator     protovalidate.Validator
 	metrics       *metrics
 	refusals      *refusals
@@ -260,7 +262,20 @@ func (d *door) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 				answer, err = nil, shown
 			}
 		}()
-		return next(ctx, request)
+		answer, err = next(ctx, request)
+		if err == nil {
+			tag(answer)
+		}
+		return answer, err
+	}
+}
+
+// tag writes the ETag of the thing in an answer into its header.
+func tag(answer connect.AnyResponse) {
+	if message, ok := answer.Any().(proto.Message); ok {
+		if etag := rest.ETagOf(message.ProtoReflect()); etag != "" {
+			answer.Header().Set("ETag", etag)
+		}
 	}
 }
 
@@ -351,6 +366,9 @@ func (d *door) end(ctx context.Context, err error) *connect.Error {
 // refuse ends a request with an error before a handler sees it, in the words of its protocol.
 func (d *door) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	shown := d.end(r.Context(), err)
+	if shown.Code() == connect.CodeUnauthenticated {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+	}
 	switch {
 	case strings.HasPrefix(r.URL.Path, "/api/"):
 		rest.WriteError(w, shown)

@@ -37,6 +37,7 @@ func (d *door) message() connect.HandlerOption {
 		check(d.validate),   // the rules that the protos state
 		check(d.membership), // the caller's role in the organization that the request names, and the sites that it reaches
 		again{d},            // all of that once more, every few seconds of a stream
+		once{d, methods()},  // a repeat with the same key gets the first one's answer
 	)
 }
 

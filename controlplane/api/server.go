@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -100,7 +101,13 @@ func (s *serverService) GetServer(ctx context.Context, r *fleetv1.GetServerReque
 }
 
 func (s *serverService) ListServers(ctx context.Context, r *fleetv1.ListServersRequest) (*fleetv1.ListServersResponse, error) {
-	found, next, err := s.fleet.List(ctx, r.GetPageSize(), r.GetPageToken())
+	var states []fleet.State
+	for state, message := range serverStates {
+		if slices.Contains(r.GetStates(), message) {
+			states = append(states, state)
+		}
+	}
+	found, next, err := s.fleet.List(ctx, r.GetPageSize(), r.GetPageToken(), states...)
 	if err != nil {
 		return nil, err
 	}

@@ -28,6 +28,7 @@ import (
 	"chom.dev/controlplane/limit"
 	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/pki"
+	"chom.dev/controlplane/repeat"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
 	"chom.dev/controlplane/token"
@@ -54,6 +55,7 @@ type world struct {
 	ours     tenant
 	theirs   tenant
 	platform string // a task on the server itself
+	mail     string // to somebody
 }
 
 // What the world is reached by, and its operator signs in with.
@@ -65,6 +67,7 @@ const (
 type tenant struct {
 	organization, site, task     string
 	account, invitation, token   string // of the viewer, to somebody, the organization's own
+	webhook, delivery            string
 	owner, admin, member, viewer string // texts of tokens
 }
 
@@ -83,10 +86,11 @@ func newWorld(t *testing.T, d *db.DB) *world {
 	w.organizations, w.tokens, w.sites = organization.New(d, organization.Config{URL: publicURL}), w.accounts.Tokens, sites
 	closing, cancel := context.WithCancel(ctx)
 	w.closing = cancel
+	mails, webhooks := newNotices(t, d, log, w.organizations)
 	w.config = Config{
 		DB: d, Log: log, Accounts: accounts, Tokens: w.tokens, Organizations: w.organizations, Fleet: servers, Sites: sites,
-		Tasks: tasks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},
-		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing, Limits: limit.New(plenty),
+		Tasks: tasks, Mails: mails, Webhooks: webhooks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},
+		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing, Limits: limit.New(plenty), Repeats: repeat.New(d, log),
 	}
 	t.Cleanup(cancel)
 	w.url = w.replica(t, func(*Config) {})
@@ -101,6 +105,9 @@ func newWorld(t *testing.T, d *db.DB) *world {
 	w.server = enrolled(t, servers, "web1")
 	w.ours = newTenant(t, w, sites, "ours")
 	w.theirs = newTenant(t, w, sites, "theirs")
+	w.ours.webhook, w.ours.delivery = newWebhook(t, d, webhooks, w.ours.organization)
+	w.theirs.webhook, w.theirs.delivery = newWebhook(t, d, webhooks, w.theirs.organization)
+	w.mail = newMail(t, d, mails)
 	must(t, db.InTx(ctx, d, func(tx *db.Tx) error {
 		made, err := task.Enqueue(ctx, tx, task.New{Server: w.server, Kind: task.Noop, Parameters: noop})
 		w.platform = made.ID
@@ -225,7 +232,7 @@ func must(t *testing.T, err error) {
 func (w *world) effects(t *testing.T) map[string]int {
 	t.Helper()
 	counts := map[string]int{}
-	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens", "invitations", "member_sites", "token_sites"} {
+	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens", "invitations", "member_sites", "token_sites", "webhooks", "webhook_deliveries", "mails"} {
 		var n int
 		must(t, w.db.Reader().QueryRow(t.Context(), `SELECT COUNT(*) FROM `+table).Scan(&n))
 		counts[table] = n
@@ -261,6 +268,7 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	request := dynamicpb.NewMessage(methods()[procedure].Input())
 	fields := request.Descriptor().Fields()
 	for name, value := range map[string]string{
+		"webhook_id": about.webhook, "delivery_id": about.delivery, "mail_id": w.mail, "recipient": "new@example.com", "url": "https://example.com/", "description": "new",
 		"organization_id": about.organization, "site_id": about.site, "task_id": about.task, "server_id": w.server,
 		"account_id": about.account, "invitation_id": about.invitation, "token_id": about.token, "reason": "they asked for help",
 		"name": "new-name", "email": "new@example.com", "type": "static",
@@ -292,7 +300,7 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 			request.Set(field, protoreflect.ValueOfEnum(1)) // viewer, read
 		}
 	}
-	for _, part := range []string{"domains", "require_second_factor", "site_ids"} {
+	for _, part := range []string{"domains", "require_second_factor", "site_ids", "description"} {
 		if fields.ByName(protoreflect.Name(part)) != nil {
 			addMask(request, part)
 		}
@@ -325,6 +333,6 @@ func testDoor(t *testing.T, w *world, log *strings.Builder) *door {
 	return &door{
 		db: w.db, log: slog.New(slog.NewTextHandler(&lockedWriter{to: log}, nil)), accounts: w.accounts.Accounts, tokens: w.accounts.Tokens, organizations: w.organizations,
 		validator: validator, metrics: counted, refusals: &refusals{db: w.db, metrics: counted}, errors: connect.NewErrorWriter(), closing: context.Background(),
-		limits: limit.New(plenty), pages: http.NewCrossOriginProtection(),
+		limits: limit.New(plenty), repeats: repeat.New(w.db, slog.New(slog.DiscardHandler)), pages: http.NewCrossOriginProtection(),
 	}
 }

@@ -15,9 +15,18 @@ func (d *DB) SetSealKey(key []byte) {
 }
 
 // Seal gives a MAC over the parts and their borders. A row that carries it
-// can't be made or changed by somebody who has nothing but the database. Without
-// a key it is empty, and CheckSeal says no to everything.
+// can't be made or changed by somebody who has nothing but the database, and
+// says nothing about the parts. Without a key it is empty, and CheckSeal says no
+// to everything.
 func (tx *Tx) Seal(parts ...[]byte) []byte { return seal(tx.sealKey, parts) }
+
+// Seal is Tx.Seal outside of a transaction.
+func (d *DB) Seal(parts ...[]byte) []byte {
+	if key := d.sealKey.Load(); key != nil {
+		return seal(*key, parts)
+	}
+	return seal(nil, parts)
+}
 
 // CheckSeal says whether seal was made over the same parts.
 func (tx *Tx) CheckSeal(seal []byte, parts ...[]byte) bool { return checkSeal(tx.sealKey, seal, parts) }

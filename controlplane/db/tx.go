@@ -98,12 +98,16 @@ func InTx(ctx context.Context, d *DB, fn func(tx *Tx) error, opts ...TxOption) e
 		opt(&o)
 	}
 	var done *Tx
+	first := firstOf(ctx)
 	turn := d.turns.newTurn()
 	defer turn.leave()
 	run := func(tx *Tx) error {
 		done = tx
 		if key := d.sealKey.Load(); key != nil {
 			tx.sealKey = *key
+		}
+		if err := first.begin(ctx, tx); err != nil {
+			return err
 		}
 		if err := fn(tx); err != nil {
 			return err
@@ -144,6 +148,7 @@ func InTx(ctx context.Context, d *DB, fn func(tx *Tx) error, opts ...TxOption) e
 		}
 	}
 	turn.leave()
+	first.committed()
 	d.wakes.send(done.wakes)
 	for _, f := range done.after {
 		f()

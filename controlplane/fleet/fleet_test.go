@@ -261,6 +261,29 @@ func TestList(t *testing.T) {
 				t.Errorf("got %s", got)
 			}
 		})
+		t.Run("gives those in some states", func(t *testing.T) {
+			for want, states := range map[string][]State{"[s3]": {Removed}, "[s0 s1 s2 s3 s4]": {Removed, Pending}, "[]": {Active, Quarantined}} {
+				var names []string
+				found, _, err := w.List(t.Context(), 0, "", states...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, s := range found {
+					names = append(names, s.Name)
+				}
+				if got := fmt.Sprint(names); got != want {
+					t.Errorf("%v gave %s, want %s", states, got, want)
+				}
+			}
+		})
+		t.Run("refuses a token of another filter", func(t *testing.T) {
+			_, next, err := w.List(t.Context(), 2, "", Pending)
+			if err != nil || next == "" {
+				t.Fatalf("got %q, %v", next, err)
+			}
+			_, _, err = w.List(t.Context(), 2, next)
+			wantKind(t, err, fault.KindInvalid)
+		})
 		t.Run("refuses a token of nobody's", func(t *testing.T) {
 			_, _, err := w.List(t.Context(), 2, "xyz")
 			wantKind(t, err, fault.KindInvalid)

@@ -97,24 +97,25 @@ func (f *Fleet) ByName(ctx context.Context, name string) (Server, error) {
 	return s, nil
 }
 
-// List returns a page of the servers, oldest first, and the token of the next page. Removed ones are left out; Get still
-// knows them.
-func (f *Fleet) List(ctx context.Context, size int32, token string) ([]Server, string, error) {
+// List returns a page of the servers in one of the states, oldest first, and the token of the next page. No state stands for
+// all but Removed.
+func (f *Fleet) List(ctx context.Context, size int32, token string, states ...State) ([]Server, string, error) {
 	limit, err := page.Size(size)
 	if err != nil {
 		return nil, "", err
 	}
-	query := page.Query{"servers"}
+	wanted := page.Words(states)
+	query := page.Query{"servers", wanted}
 	after, err := query.After(token)
 	if err != nil {
 		return nil, "", err
 	}
 	rows, err := f.db.Reader().Query(ctx, columns+`
 		WHERE s.id > $1
-		  AND s.state <> 'removed'
+		  AND ($2 = '' AND s.state <> 'removed' OR $2 LIKE '% ' || s.state || ' %')
 		ORDER BY s.id
-		LIMIT $2`,
-		after, limit+1)
+		LIMIT $3`,
+		after, wanted, limit+1)
 	if err != nil {
 		return nil, "", fmt.Errorf("list servers: %w", err)
 	}

@@ -32,6 +32,7 @@ package site
 import (
 	"cmp"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"chom.dev/controlplane/db"
@@ -123,6 +124,9 @@ func (w Wanted) onHost() Phase {
 // URL is the address of the home page.
 func (s *Site) URL() string { return "http://" + s.Wanted.Domains[0].String() + "/" }
 
+// ETag names what is wanted of the site: it changes with each change of that, and with nothing that happens on the host.
+func (s *Site) ETag() string { return strconv.FormatUint(s.Wanted.Generation, 10) }
+
 // Errors.
 var (
 	ErrNotFound   = fault.NotFound("site")
@@ -130,6 +134,7 @@ var (
 	ErrRequestID  = fault.Conflict("request_id: this id was used for another request already")
 	ErrInTrash    = fault.Conflict("the site is in the trash: restore it first")
 	ErrNotInTrash = fault.Conflict("the site is not in the trash")
+	ErrChanged    = fault.Changed("the site was changed meanwhile: look at it again, then decide anew")
 	ErrPurging    = fault.Conflict("the site is being removed for good")
 )
 

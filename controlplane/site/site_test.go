@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -317,6 +318,42 @@ func TestFailure(t *testing.T) {
 		w.work(t, well)
 		if n := w.count(t, `SELECT COUNT(*) FROM sites`); n != 0 {
 			t.Errorf("%d sites left", n)
+		}
+	})
+}
+
+// TestETag has two people change a site that both have looked at.
+func TestETag(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d)
+		ctx := t.Context()
+		made := w.create(t, w.request("blog"))
+		seen := w.get(t, made.ID).ETag()
+		w.work(t, well)
+		if got := w.get(t, made.ID).ETag(); got != seen {
+			t.Errorf("the host's work changed it from %s to %s", seen, got)
+		}
+		var won, late atomic.Int64
+		var all sync.WaitGroup
+		for i := range 20 {
+			all.Go(func() {
+				_, _, err := w.sites.Update(ctx, w.organization, made.ID, site.Change{ETag: seen, Limits: &site.Limits{CPUPercent: uint32(50 + i)}})
+				switch {
+				case err == nil:
+					won.Add(1)
+				case errors.Is(err, site.ErrChanged) && fault.KindOf(err) == fault.KindChanged:
+					late.Add(1)
+				default:
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if won.Load() != 1 || late.Load() != 19 || w.get(t, made.ID).Wanted.Generation != 2 {
+			t.Errorf("%d changed it, %d were late, generation %d", won.Load(), late.Load(), w.get(t, made.ID).Wanted.Generation)
+		}
+		if _, _, err := w.sites.Update(ctx, w.organization, made.ID, site.Change{Limits: &site.Limits{CPUPercent: 50}}); err != nil {
+			t.Errorf("without one: %v", err)
 		}
 	})
 }

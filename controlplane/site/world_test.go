@@ -169,3 +169,13 @@ func (w *world) count(t *testing.T, query string, args ...any) (n int) {
 	}
 	return n
 }
+
+// all are the organization's sites, those in the trash too.
+func (w *world) all(t *testing.T) []*site.Site {
+	t.Helper()
+	found, _, err := w.sites.List(t.Context(), w.organization, 0, "", site.Filter{Trashed: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}

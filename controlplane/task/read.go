@@ -10,6 +10,7 @@ import (
 
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/page"
 )
 
 // Get gives a task of an organization with the steps of its newest attempt.
@@ -73,6 +74,8 @@ type Query struct {
 	Site         string
 	Server       string
 	Sites        []string // only those about these; nil for all
+	States       []State  // only those in one of these; nil for all
+	Kinds        []Kind   // only those of one of these; nil for all
 	Before       string   // a task's id: only older ones
 	Limit        int      // 0 means 50, at most 500
 }
@@ -93,9 +96,11 @@ func (ts *Tasks) List(ctx context.Context, query Query) ([]Task, error) {
 		AND ($3 = '' OR server_id = $3)
 		AND ($4 = '' OR id < $4)
 		AND ($5 OR site_id <> '' AND $6 LIKE '%' || site_id || '%')
+		AND ($7 = '' OR $7 LIKE '% ' || state || ' %')
+		AND ($8 = '' OR $8 LIKE '% ' || kind || ' %')
 		ORDER BY id DESC
-		LIMIT $7`, query.Organization, query.Site, query.Server, query.Before,
-		query.Sites == nil, strings.Join(query.Sites, " "), min(limit, 500))
+		LIMIT $9`, query.Organization, query.Site, query.Server, query.Before,
+		query.Sites == nil, strings.Join(query.Sites, " "), page.Words(query.States), page.Words(query.Kinds), min(limit, 500))
 	if err != nil {
 		return nil, fmt.Errorf("list tasks: %w", err)
 	}

@@ -23,14 +23,17 @@ import (
 	"chom.dev/controlplane/api"
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
-	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/install"
 	"chom.dev/controlplane/limit"
 	"chom.dev/controlplane/link"
+	notices "chom.dev/controlplane/notify"
 	"chom.dev/controlplane/organization"
+	"chom.dev/controlplane/outbox"
 	"chom.dev/controlplane/password"
 	"chom.dev/controlplane/pki"
+	"chom.dev/controlplane/repeat"
+	"chom.dev/controlplane/secret"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
 	"chom.dev/controlplane/token"
@@ -68,6 +71,10 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 		return err
 	}
 	d.SetSealKey(sealKey)
+	keyring, err := c.openSecrets(ctx, d, log)
+	if err != nil {
+		return err
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
@@ -88,15 +95,31 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	defer agents.Close() //nolint:errcheck // its server closes it first
 	address := c.addresses(people.Addr().String(), agents.Addr().String())
 
+	// What reaches people and programs outside.
+	mails, err := c.openMails(d, keyring, log, registry, address)
+	if err != nil {
+		return err
+	}
+	outside, err := outbox.Open(d, log, registry)
+	if err != nil {
+		return err
+	}
+
 	// The nouns.
-	organizations := organization.New(d, organization.Config{Log: log, ClosePeriod: c.ClosePeriod, URL: address.URL})
+	organizations := organization.New(d, organization.Config{Log: log, ClosePeriod: c.ClosePeriod, URL: address.URL, Mail: mails.Enqueue})
+	webhooks, err := c.openWebhooks(d, keyring, log, mails, organizations, address)
+	if err != nil {
+		return err
+	}
+	outside.Add(mails.Queue())
+	outside.Add(webhooks.Queue())
 	tokens := token.New(d, log, organizations)
 	limits, err := c.limiter(log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, limits.Close()) }()
-	accounts, err := c.accounts(d, log, tokens, limits, address)
+	accounts, err := c.accounts(d, log, mails, keyring, tokens, limits, address)
 	if err != nil {
 		return err
 	}
@@ -129,10 +152,11 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	if err != nil {
 		return err
 	}
+	repeats := repeat.New(d, log)
 	handler, err := api.New(api.Config{
 		DB: d, Log: log, Metrics: registry, Accounts: accounts, Organizations: organizations, Tokens: tokens, Fleet: servers, Sites: sites, Tasks: tasks,
-		Packages: packages, Address: address, Pin: authority.Pin(), Ready: d.Ping, TLS: c.tls(), Closing: closing,
-		Limits: limits, Proxies: proxies, Origins: origins,
+		Mails: mails, Webhooks: webhooks, Packages: packages, Address: address, Pin: authority.Pin(), Ready: d.Ping, TLS: c.tls(), Closing: closing,
+		Limits: limits, Repeats: repeats, Proxies: proxies, Origins: origins,
 	})
 	if err != nil {
 		return err
@@ -150,9 +174,12 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	g.Go(func() error { return accounts.Run(running) })
 	g.Go(func() error { return servers.Run(running) })
 	g.Go(func() error { return sites.Run(running) })
+	g.Go(func() error { return repeats.Run(running) })
 	g.Go(func() error { return heads.Run(running) })
 	g.Go(func() error { return organizations.Run(running) })
 	g.Go(func() error { return tokens.Run(running) })
+	g.Go(func() error { return keyring.Run(running, d) })
+	g.Go(func() error { return outside.Run(running) })
 	g.Go(func() error { return agentsDoor.Run(running) })
 	g.Go(func() error { return agentsDoor.Serve(agents) })
 	g.Go(func() error { return c.servePeople(peoplesDoor, people) })
@@ -196,30 +223,15 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 }
 
 // accounts are the people who may call.
-func (c *config) accounts(d *db.DB, log *slog.Logger, tokens *token.Tokens, limits *limit.Limiter, address install.Address) (*account.Accounts, error) {
+func (c *config) accounts(d *db.DB, log *slog.Logger, mails *notices.Mails, keyring *secret.Keyring, tokens *token.Tokens, limits *limit.Limiter, address install.Address) (*account.Accounts, error) {
 	needs := account.Config{
-		Log: log, Passwords: password.NewHasher(password.Today), Mails: noMail{}, Seals: noKeys{}, Limits: tries{limits}, Tokens: tokens, URL: address.URL,
+		Log: log, Passwords: password.NewHasher(password.Today), Mails: mails, Seals: keyring, Limits: tries{limits}, Tokens: tokens, URL: address.URL,
 	}
 	if c.SignUp == "invited" {
 		needs.Invited = func(context.Context, *db.Tx, string) (bool, error) { return false, nil }
 	}
 	return account.New(d, needs)
 }
-
-// noMail is a control plane without a mail server: what would send a mail fails.
-type noMail struct{}
-
-func (noMail) Enqueue(context.Context, *db.Tx, account.Mail) error {
-	return fault.Unavailable("this control plane has no mail server", 0, nil)
-}
-
-// noKeys is a control plane without a keyring: what would keep a secret fails.
-type noKeys struct{}
-
-var errNoKeys = fault.Unavailable("this control plane has no keyring", 0, nil)
-
-func (noKeys) Seal(account.Place, []byte) ([]byte, error) { return nil, errNoKeys }
-func (noKeys) Open(account.Place, []byte) ([]byte, error) { return nil, errNoKeys }
 
 // tries bounds guessing by the same counts as the door's.
 type tries struct{ *limit.Limiter }

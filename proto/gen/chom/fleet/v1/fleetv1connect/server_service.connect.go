@@ -72,7 +72,7 @@ type ServerServiceClient interface {
 	CreateJoinToken(context.Context, *v1.CreateJoinTokenRequest) (*v1.CreateJoinTokenResponse, error)
 	// GetServer returns one server.
 	GetServer(context.Context, *v1.GetServerRequest) (*v1.GetServerResponse, error)
-	// ListServers returns all servers, oldest first.
+	// ListServers returns servers, oldest first.
 	ListServers(context.Context, *v1.ListServersRequest) (*v1.ListServersResponse, error)
 	// DrainServer keeps new sites away from a server; those on it stay and are served.
 	DrainServer(context.Context, *v1.DrainServerRequest) (*v1.DrainServerResponse, error)
@@ -274,7 +274,7 @@ type ServerServiceHandler interface {
 	CreateJoinToken(context.Context, *v1.CreateJoinTokenRequest) (*v1.CreateJoinTokenResponse, error)
 	// GetServer returns one server.
 	GetServer(context.Context, *v1.GetServerRequest) (*v1.GetServerResponse, error)
-	// ListServers returns all servers, oldest first.
+	// ListServers returns servers, oldest first.
 	ListServers(context.Context, *v1.ListServersRequest) (*v1.ListServersResponse, error)
 	// DrainServer keeps new sites away from a server; those on it stay and are served.
 	DrainServer(context.Context, *v1.DrainServerRequest) (*v1.DrainServerResponse, error)
