@@ -92,7 +92,7 @@ func New(c Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the people's door: %w", err)
 	}
-	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxBody), connect.WithCodec(rest.Codec{})}
+	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxBody), connect.WithCompressMinBytes(minCompressed), connect.WithCodec(rest.Codec{})}
 	pages, err := c.pages()
 	if err != nil {
 		return nil, fmt.Errorf("open the people's door: %w", err)

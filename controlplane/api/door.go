@@ -61,10 +61,11 @@ var errClosing = fault.Unavailable("the control plane is going down", time.Secon
 
 // Limits of one call.
 const (
-	maxBody      = rest.MaxBody
-	bodyTimeout  = 20 * time.Second // to send it
-	unaryTimeout = 25 * time.Second // a site login waits up to 15 s for its host
-	sendTimeout  = 20 * time.Second // for each message of a stream: who reads slower is cut off
+	maxBody       = rest.MaxBody
+	minCompressed = 1 << 10          // bytes; a smaller answer takes longer to pack than to send
+	bodyTimeout   = 20 * time.Second // to send it
+	unaryTimeout  = 25 * time.Second // a site login waits up to 15 s for its host
+	sendTimeout   = 20 * time.Second // for each message of a stream: who reads slower is cut off
 )
 
 // call is what is known of a request. It travels in the context.

@@ -216,7 +216,7 @@ func enrolled(t *testing.T, servers *fleet.Fleet, name string) string {
 		func(contract.ServerID) (pki.Certificate, error) {
 			return pki.Certificate{DER: []byte(name), Serial: name, KeyHash: []byte(name), Expires: time.Now().Add(time.Hour)}, nil
 		},
-		func(context.Context, *db.Tx, contract.ServerID) (string, error) { return "", nil })
+		func(context.Context, *db.Tx, contract.ServerID) error { return nil })
 	must(t, err)
 	return made.ID.String()
 }

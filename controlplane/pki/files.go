@@ -2,8 +2,6 @@ package pki
 
 import (
 	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -47,43 +45,6 @@ func (a *Authority) loadRoots() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", rootsFile, err)
 	}
-	return nil
-}
-
-func (a *Authority) loadSigner() error {
-	path := filepath.Join(a.dir, signerFile)
-	text, err := keyfile.Read(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		_, key, err := ed25519.GenerateKey(rand.Reader)
-		if err != nil {
-			return err
-		}
-		block, err := keyBlock(key, "")
-		if err != nil {
-			return err
-		}
-		if err := keyfile.Write(path, pem.EncodeToMemory(block)); err != nil {
-			return err
-		}
-		a.signer = key
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	block, rest := pem.Decode(text)
-	if block == nil || len(rest) != 0 {
-		return fmt.Errorf("%s: must hold one PEM block", signerFile)
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return fmt.Errorf("%s: not a private key", signerFile) // the error could hold parts of it
-	}
-	signer, ok := key.(ed25519.PrivateKey)
-	if !ok {
-		return fmt.Errorf("%s: not an Ed25519 key", signerFile)
-	}
-	a.signer = signer
 	return nil
 }
 

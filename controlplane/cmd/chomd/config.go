@@ -30,6 +30,7 @@ import (
 	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/secret/keycommand"
 	"chom.dev/controlplane/site"
+	"chom.dev/controlplane/task"
 )
 
 // config is all that an operator decides. A key is the same word in a flag (--data-dir), in the environment (CHOMD_DATA_DIR) and
@@ -58,6 +59,7 @@ type config struct {
 
 	TrashPeriod      time.Duration `koanf:"trash-period"`
 	ClosePeriod      time.Duration `koanf:"close-period"`
+	TaskRetention    time.Duration `koanf:"task-retention"`
 	WordPressURL     string        `koanf:"wordpress-url"`
 	WordPressVersion string        `koanf:"wordpress-version"`
 	WordPressSHA256  string        `koanf:"wordpress-sha256"`
@@ -76,7 +78,7 @@ func configFlags(f *pflag.FlagSet) {
 	f.String("data-dir", "/var/lib/chomd", "where the database and the keys lie; made with mode 0700")
 	f.String("database", "", "sqlite:PATH or postgres://...; a URL with a password belongs into the file, not here (default sqlite:DATA-DIR/chom.db)")
 	f.String("people-listen", "127.0.0.1:8080", "address for people: API, install script, packages")
-	f.String("people-cert", "", "certificate chain in PEM for people-listen; with people-key it speaks HTTPS")
+	f.String("people-cert", "", "certificate chain in PEM for people-listen; with people-key it speaks HTTPS. Both are read again when they change")
 	f.String("people-key", "", "its key in PEM")
 	f.Bool("insecure-http", false, "allow plain HTTP for people-listen beyond loopback. Everybody on the way can read tokens: only for closed networks, such as a lab's bridge, or behind a proxy that speaks HTTPS")
 	f.String("public-url", "", "URL under which people and new servers reach people-listen (default its own address)")
@@ -91,6 +93,7 @@ func configFlags(f *pflag.FlagSet) {
 	f.String("secrets-key-command", "", "program with arguments, without a shell, that prints these keys instead, for example from a KMS; it begins with an absolute path")
 	f.Duration("trash-period", site.DefaultTrashPeriod, "how long a deleted site can be restored")
 	f.Duration("close-period", organization.DefaultClosePeriod, "how long a closed organization can be reopened; its sites go to the trash then")
+	f.Duration("task-retention", task.DefaultRetention, "how long a task is remembered after its end, with its steps and its log; the newest of each site and server is for as long as that is there")
 	f.String("wordpress-url", "", "archive (tar.gz) that new WordPress sites are installed from")
 	f.String("wordpress-version", "", "its release, for example 6.8.1")
 	f.String("wordpress-sha256", "", "its SHA-256 in hex; an agent uses no other bytes")
@@ -238,6 +241,7 @@ func (c *config) validate() error {
 	}
 	rule(c.TrashPeriod >= time.Second && c.TrashPeriod <= 365*24*time.Hour, "trash-period", "must be 1s to 8760h")
 	rule(c.ClosePeriod >= time.Second && c.ClosePeriod <= 365*24*time.Hour, "close-period", "must be 1s to 8760h")
+	rule(c.TaskRetention >= 24*time.Hour && c.TaskRetention <= 10*365*24*time.Hour, "task-retention", "must be 24h to 87600h")
 	if c.PackagesDir != "" {
 		info, err := os.Stat(c.PackagesDir)
 		rule(err == nil && info.IsDir(), "packages-dir", "must be a folder")

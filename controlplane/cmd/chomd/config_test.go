@@ -67,6 +67,7 @@ func TestConfig(t *testing.T) {
 		"a key file that moves":           {args: []string{"--secrets-key", "keys/secrets.key"}, want: "secrets-key: must be an absolute path"},
 		"a key command for a shell":       {args: []string{"--secrets-key-command", "sh -c id"}, want: "secrets-key-command: must begin with the absolute path"},
 		"a trash period of nothing":       {args: []string{"--trash-period", "0s"}, want: "trash-period: must be"},
+		"a history of an hour":            {args: []string{"--task-retention", "1h"}, want: "task-retention: must be 24h to 87600h"},
 		"a trash period of words":         {file: "trash-period: a week\n", want: "trash-period"},
 		"half a WordPress release":        {args: []string{"--wordpress-url", "http://x.example/wp.tar.gz"}, want: "wordpress-version: must be"},
 		"a short checksum":                {args: []string{"--wordpress-url", "http://x.example/wp.tar.gz", "--wordpress-version", "6.8.1", "--wordpress-sha256", "abc"}, want: "wordpress-sha256: must be"},

@@ -7,12 +7,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"chom.dev/controlplane/db"
-	"chom.dev/controlplane/pki"
 )
 
 // Exit codes.
@@ -58,21 +56,6 @@ CHOMD_DATA_DIR), then a file in YAML whose keys are the flags' names (--config).
 		}
 		return cmd
 	}
-	keys := &cobra.Command{Use: "pki", Short: "The private certificate authority", Args: noArguments, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	keys.AddCommand(configured("rotate", "Replace the current root by the next one",
-		`Rotate is for a root whose key may have leaked. Agents learn the new pair when they next connect; those that
-stay away for longer than 30 days must enrol anew. Restart chomd afterwards. It refuses to run twice in 30 days.`,
-		func(_ context.Context, c config) error {
-			authority, err := pki.Open(c.pkiDir())
-			if err != nil {
-				return err
-			}
-			if err := authority.Rotate(time.Now()); err != nil {
-				return err
-			}
-			_, err = fmt.Fprintln(out, "The roots are rotated. Restart chomd; join tokens that were made before do not work any more.")
-			return err
-		}))
 	trail := &cobra.Command{Use: "audit", Short: "The history of who did what", Args: noArguments, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	trail.AddCommand(configured("verify", "Check that no audit event was changed, taken out or cut off",
 		`Verify reads all events and names, for each organization whose history is not as it was recorded, the first event that
@@ -139,9 +122,9 @@ At its first start it prints a one-time secret with which chom login makes the f
 			_, err := fmt.Fprintln(out, "chomd", version)
 			return err
 		}},
-		keys,
 		trail,
 		sealed,
+		keysCommand(configured, out),
 	)
 	err := root.ExecuteContext(ctx)
 	if err == nil {

@@ -66,11 +66,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	if err != nil {
 		return err
 	}
-	sealKey, err := authority.SealKey()
-	if err != nil {
-		return err
-	}
-	d.SetSealKey(sealKey)
+	d.SetSealKey(authority.SealKey())
 	keyring, err := c.openSecrets(ctx, d, log)
 	if err != nil {
 		return err
@@ -124,9 +120,18 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 		return err
 	}
 	servers := fleet.New(d, log)
-	tasks, err := task.NewTasks(d, authority.Signer(), log, registry, task.OnEnd(task.ConvergeSite, site.Ended))
+	tasks, err := task.NewTasks(d, authority.Signer(), log, registry,
+		task.OnEnd(task.ConvergeSite, site.Ended), task.OnEnd(task.PrepareServer, fleet.PrepareEnded), task.Retain(c.TaskRetention))
 	if err != nil {
 		return err
+	}
+	if former := authority.FormerSigner(); former != nil {
+		if err := tasks.Reseal(ctx, former); err != nil {
+			return err
+		}
+		if err := authority.ForgetFormer(); err != nil {
+			return err
+		}
 	}
 	wordPress, err := c.wordPress()
 	if err != nil {
@@ -161,9 +166,12 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	if err != nil {
 		return err
 	}
-	peoplesDoor, err := c.peopleServer(handler, log)
-	if err != nil {
-		return err
+	peoplesDoor := newPeopleServer(handler, log)
+	var shown *certificate // nil where people speak plain HTTP
+	if c.tls() {
+		if shown, err = openCertificate(c.PeopleCert, c.PeopleKey, log); err != nil {
+			return err
+		}
 	}
 
 	// All of it, until ctx ends or a part does.
@@ -182,7 +190,10 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	g.Go(func() error { return outside.Run(running) })
 	g.Go(func() error { return agentsDoor.Run(running) })
 	g.Go(func() error { return agentsDoor.Serve(agents) })
-	g.Go(func() error { return c.servePeople(peoplesDoor, people) })
+	if shown != nil {
+		g.Go(func() error { return shown.Run(running) })
+	}
+	g.Go(func() error { return servePeople(peoplesDoor, people, shown) })
 	stopMetrics, err := c.serveMetrics(g, registry)
 	if err != nil {
 		return errors.Join(err, peoplesDoor.Close(), agentsDoor.Shutdown(ctx))
@@ -250,8 +261,8 @@ const (
 	idleFor        = 2 * time.Minute
 )
 
-func (c *config) peopleServer(handler http.Handler, log *slog.Logger) (*http.Server, error) {
-	server := &http.Server{
+func newPeopleServer(handler http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: headersWithin,
 		IdleTimeout:       idleFor,
@@ -260,26 +271,19 @@ func (c *config) peopleServer(handler http.Handler, log *slog.Logger) (*http.Ser
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
 		Protocols:         new(http.Protocols),
 	}
-	server.Protocols.SetHTTP1(true)
-	if !c.tls() {
-		server.Protocols.SetUnencryptedHTTP2(true) // for gRPC
-		return server, nil
-	}
-	server.Protocols.SetHTTP2(true)
-	certificate, err := tls.LoadX509KeyPair(c.PeopleCert, c.PeopleKey)
-	if err != nil {
-		return nil, fmt.Errorf("read people-cert and people-key: %w", err)
-	}
-	server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
-	return server, nil
 }
 
-func (c *config) servePeople(server *http.Server, listener net.Listener) error {
+// servePeople speaks HTTPS with a certificate, and plain HTTP without one.
+func servePeople(server *http.Server, listener net.Listener, shown *certificate) error {
 	listener = netutil.LimitListener(listener, maxConnections)
+	server.Protocols.SetHTTP1(true)
 	var err error
-	if c.tls() {
+	if shown != nil {
+		server.Protocols.SetHTTP2(true)
+		server.TLSConfig = &tls.Config{GetCertificate: shown.Get, MinVersion: tls.VersionTLS12}
 		err = server.ServeTLS(listener, "", "")
 	} else {
+		server.Protocols.SetUnencryptedHTTP2(true) // for gRPC
 		err = server.Serve(listener)
 	}
 	if errors.Is(err, http.ErrServerClosed) {
