@@ -47,6 +47,9 @@ type rule struct {
 	// fresh asks a session for a proof of the last minutes that its person still sits there (step-up): for what destroys and
 	// for what shows secrets.
 	fresh bool
+	// bounded says of a method that is not about one organization that its handler keeps to the bounds of the caller. All others
+	// of these refuse who is bound to an organization or to sites, and thus operators who act for somebody.
+	bounded bool
 	// class is how often it may be called: a class of package limit. Empty stands for Auth where anybody may call, for
 	// Operator where an operator does, and else for API.
 	class string
@@ -105,6 +108,12 @@ func (r rule) seldom() rule {
 	return r
 }
 
+// withinBounds lets bound callers in.
+func (r rule) withinBounds() rule {
+	r.bounded = true
+	return r
+}
+
 // themselves asks for the person besides: no organization's token, nobody who acts for them.
 func (r rule) themselves() rule {
 	r.inPerson = true
@@ -124,7 +133,7 @@ func (r rule) showsSecret() rule {
 // is the operators' alone.
 var rules = map[string]rule{
 	accountv1connect.AccountServiceCreateFirstOperatorProcedure:  everybody().showsSecret(), // the secret is the proof
-	accountv1connect.AccountServiceGetCallerProcedure:            person(account.Read),
+	accountv1connect.AccountServiceGetCallerProcedure:            person(account.Read).withinBounds(),
 	accountv1connect.AccountServiceSignUpProcedure:               everybody(),
 	accountv1connect.AccountServiceVerifyEmailProcedure:          everybody(), // here and below: the mailed secret is the proof
 	accountv1connect.AccountServiceRequestPasswordResetProcedure: everybody(),
@@ -167,16 +176,16 @@ var rules = map[string]rule{
 
 	organizationv1connect.OrganizationServiceCreateOrganizationProcedure: person(account.Manage),
 	organizationv1connect.OrganizationServiceGetOrganizationProcedure:    members(organization.Viewer, account.Read, asReached),
-	organizationv1connect.OrganizationServiceListOrganizationsProcedure:  person(account.Read), // shows what the caller may see
+	organizationv1connect.OrganizationServiceListOrganizationsProcedure:  person(account.Read).withinBounds(), // shows what the caller may see
 	organizationv1connect.OrganizationServiceUpdateOrganizationProcedure: members(organization.Owner, account.Manage, allSites),
-	organizationv1connect.OrganizationServiceCloseOrganizationProcedure:  members(organization.Owner, account.Manage, allSites).justProved(),
+	organizationv1connect.OrganizationServiceCloseOrganizationProcedure:  members(organization.Owner, account.Manage, allSites).justProved().seldom(),
 	organizationv1connect.OrganizationServiceReopenOrganizationProcedure: members(organization.Owner, account.Manage, allSites),
 
 	organizationv1connect.OrganizationServiceListMembersProcedure:       members(organization.Viewer, account.Read, allSites),
 	organizationv1connect.OrganizationServiceUpdateMemberProcedure:      members(organization.Admin, account.Manage, allSites).justProved(), // hands out rights
 	organizationv1connect.OrganizationServiceRemoveMemberProcedure:      members(organization.Admin, account.Manage, allSites),
 	organizationv1connect.OrganizationServiceLeaveOrganizationProcedure: members(organization.Viewer, account.Manage, asReached).themselves(),
-	organizationv1connect.OrganizationServiceTransferOwnershipProcedure: members(organization.Owner, account.Manage, allSites).justProved().themselves(),
+	organizationv1connect.OrganizationServiceTransferOwnershipProcedure: members(organization.Owner, account.Manage, allSites).justProved().seldom().themselves(),
 
 	organizationv1connect.OrganizationServiceCreateInvitationProcedure: members(organization.Admin, account.Manage, allSites).justProved().themselves().showsSecret(),
 	organizationv1connect.OrganizationServiceListInvitationsProcedure:  members(organization.Admin, account.Read, allSites),
@@ -184,13 +193,13 @@ var rules = map[string]rule{
 	organizationv1connect.OrganizationServiceGetInvitationProcedure:    everybody(), // its token is the proof
 	organizationv1connect.OrganizationServiceAcceptInvitationProcedure: person(account.Manage),
 
-	tokenv1connect.TokenServiceCreateTokenProcedure:             person(account.Manage).justProved().showsSecret(),
+	tokenv1connect.TokenServiceCreateTokenProcedure:             person(account.Manage).justProved().seldom().showsSecret(),
 	tokenv1connect.TokenServiceListTokensProcedure:              person(account.Read),
 	tokenv1connect.TokenServiceRevokeTokenProcedure:             person(account.Manage),
-	tokenv1connect.TokenServiceCreateOrganizationTokenProcedure: members(organization.Admin, account.Manage, allSites).justProved().themselves().showsSecret(),
+	tokenv1connect.TokenServiceCreateOrganizationTokenProcedure: members(organization.Admin, account.Manage, allSites).justProved().seldom().themselves().showsSecret(),
 	tokenv1connect.TokenServiceListOrganizationTokensProcedure:  members(organization.Admin, account.Read, allSites),
 	tokenv1connect.TokenServiceRevokeOrganizationTokenProcedure: members(organization.Admin, account.Manage, allSites),
-	tokenv1connect.TokenServiceStartImpersonationProcedure:      operators(account.Manage).justProved().showsSecret(),
+	tokenv1connect.TokenServiceStartImpersonationProcedure:      operators(account.Manage).justProved().seldom().showsSecret(),
 	tokenv1connect.TokenServiceEndImpersonationProcedure:        operators(account.Manage),
 
 	fleetv1connect.ServerServiceCreateServerProcedure:    operators(account.Manage).showsSecret(),
@@ -328,13 +337,13 @@ func decideCaller(rule rule, caller *account.Caller, now time.Time) error {
 		return fault.Denied("only operators may do this")
 	case (rule.who == signedIn || rule.inPerson) && caller.ID == "":
 		return fault.Denied("an organization's token may not do this: it is for people")
-	case rule.who != inOrganization && (caller.Organization != "" || caller.Sites != nil) && rule.scope > account.Read:
+	case rule.who != inOrganization && !rule.bounded && (caller.Organization != "" || caller.Sites != nil):
 		return fault.Denied("this token is bound to one organization or to some sites")
 	case caller.Scope < rule.scope:
 		return fault.Denied(fmt.Sprintf("this needs a token with the scope %s; yours has %s", rule.scope, caller.Scope))
 	case rule.session && caller.Session == "":
 		return errNoSession
-	case caller.Impersonator != "" && (rule.fresh || rule.inPerson || rule.who == signedIn && rule.scope > account.Read):
+	case caller.Impersonator != "" && (rule.fresh || rule.inPerson):
 		return errActing
 	case rule.fresh && !caller.Fresh(now):
 		return errStale
@@ -345,7 +354,7 @@ func decideCaller(rule rule, caller *account.Caller, now time.Time) error {
 // errNoSession is what a token hears where it will not do.
 var errNoSession = fault.Denied("only a person who is signed in with a browser may do this: a token will not do")
 
-// errActing keeps an operator who acts for a member from what is that person's alone, and from what destroys, shows secrets or
+// errActing keeps an operator who acts for a member from what only the person can do, and from what destroys, shows secrets or
 // hands out rights.
 var errActing = fault.Denied("an operator who acts for somebody else may not do this")
 

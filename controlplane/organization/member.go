@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,6 +25,11 @@ type Person struct {
 	Role    Role
 	Sites   []string // the only ones that they are granted, UUIDs; nil for all
 	Since   time.Time
+}
+
+// ETag names what the member is: it changes with each change of that.
+func (p Person) ETag() string {
+	return etag(string(p.Role), sitesInWords(slices.Sorted(slices.Values(p.Sites))), strconv.FormatBool(p.Sites == nil))
 }
 
 // maxMembers bounds an organization.
@@ -114,10 +121,12 @@ type MemberChange struct {
 	// Sites to be bound to, nil for all; ignored unless Bounds.
 	Sites  []string
 	Bounds bool
+	// ETag is what the caller saw: the change is for nothing else; empty for any.
+	ETag string
 }
 
-// UpdateMember changes a member's role or the sites that they reach. Errors: ErrNotFound, ErrNoMember, ErrLastOwner, a
-// fault of kind NotFound for a site that the organization does not have, a Denied for who may not, an Invalid that names the
+// UpdateMember changes a member's role or the sites that they reach. Errors: ErrNotFound, ErrNoMember, ErrChanged, ErrLastOwner,
+// a fault of kind NotFound for a site that the organization does not have, a Denied for who may not, an Invalid that names the
 // field.
 func (o *Organizations) UpdateMember(ctx context.Context, caller account.Caller, id contract.OrganizationID, accountID string, change MemberChange) (Person, error) {
 	var changed Person
@@ -132,6 +141,9 @@ func (o *Organizations) UpdateMember(ctx context.Context, caller account.Caller,
 		}
 		if err := locked.Acting.mayChange(before.Role); err != nil {
 			return err
+		}
+		if change.ETag != "" && change.ETag != before.ETag() {
+			return ErrChanged
 		}
 		role := before.Role
 		if change.Role != "" {

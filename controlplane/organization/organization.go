@@ -21,8 +21,12 @@ package organization
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"log/slog"
 	"regexp"
+	"strconv"
+	"strings"
 	"time"
 
 	"chom.dev/controlplane/db"
@@ -43,6 +47,17 @@ type Organization struct {
 	CreatedAt           time.Time
 }
 
+// ETag names what the organization is: it changes with each change of that.
+func (o Organization) ETag() string {
+	return etag(o.Name, string(o.State), strconv.FormatBool(o.RequireSecondFactor))
+}
+
+// etag is a short name for texts that hold no line break.
+func etag(parts ...string) string {
+	sum := sha256.Sum256([]byte(strings.Join(parts, "\n")))
+	return hex.EncodeToString(sum[:8])
+}
+
 // State is an organization's life; the package comment draws it.
 type State string
 
@@ -57,6 +72,7 @@ const (
 var (
 	ErrNotFound  = fault.NotFound("organization")
 	ErrNameTaken = fault.Conflict("there is an organization with this name already")
+	ErrChanged   = fault.Changed("this was changed meanwhile: look at it again, then decide anew")
 	ErrClosing   = fault.Conflict("the organization is being closed: an owner can reopen it")
 )
 
