@@ -63,6 +63,11 @@ bench: ## Measure every promised figure; ONLY=name runs one, BENCH_JSON=file als
 prove: ## The long forms: every fault at every step, on both Debian releases (root)
 	@CHOM_PROVE=1 packaging/setup/test.sh
 
+.PHONY: mutants
+mutants: ## Remove one check at a time and show that the tests notice; ONLY="word word" for some
+	@packaging/setup/deps.sh test
+	@go run ./packaging/mutants $(ONLY)
+
 ##@ Change it
 .PHONY: generate
 generate: ## Regenerate proto/gen from the protos

@@ -1,7 +1,31 @@
-// Package account is people and programs that may call the control plane, and the tokens by which they prove who they are.
+// Package account is people who may call the control plane: how they sign up, how they prove who they are, and how they stay
+// signed in. What they may do is not decided here: an operator runs the platform itself, and everybody else has rights
+// through the organizations that they are a member of (package organization).
 //
-// An account is an e-mail address. An operator runs the platform itself; everybody else has rights through the
-// organizations that they are a member of (package organization). No password exists yet.
+// # Signing up and signing in
+//
+//	SignUp ---- mail ----> VerifyEmail, with the password --> account, session
+//	Login, with address and password ----------------------> session
+//	                        \-> login under way, 10 min ----> session, with a code or a passkey as second factor
+//	BeginPasskeyLogin ------> LoginWithPasskey -------------> session, with a passkey alone
+//
+// Until VerifyEmail there is no account at all, only a row of what somebody wants: who signs up with the address of somebody
+// else gets nothing, whatever its owner clicks. A login under way is no session either. It is found by nothing but the calls
+// that complete it, so a right password alone opens no door.
+//
+// # Sessions
+//
+//	login --> session --> StepUp, change of password or second factor: the same session with a new secret
+//	             |
+//	             +--> over: Logout, revoked, 24 h unused, 14 days old, password reset, replaced by another login
+//
+// A session is a row, looked up at each call, so that whatever ends it ends it at once everywhere. The browser holds 256
+// random bits in a cookie, the database their hash. A session library was considered: those that were found keep a
+// session as an opaque value under its token, which can neither be listed and revoked by person nor change in the
+// transaction of the login, with its audit event. One small table does.
+//
+// A session counts as fresh for 5 minutes after its person proved who they are. What destroys, what shows secrets and
+// what changes how one signs in asks for that.
 //
 // # The first operator
 //
@@ -16,18 +40,21 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"database/sql"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net/url"
 	"strings"
 	"time"
 
+	"github.com/go-webauthn/webauthn/webauthn"
 	"github.com/google/uuid"
 
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/password"
 	"chom.dev/proto/contract"
 )
 
@@ -41,26 +68,95 @@ type Account struct {
 	Operator bool
 }
 
+// Client is where a call comes from, as far as that can be known. Its texts are a stranger's.
+type Client struct {
+	// Address is the IP address, without a port.
+	Address string
+	// UserAgent is what the browser says it is.
+	UserAgent string
+	// Device is the secret by which a browser is known in which somebody signed in before; empty for one that has none.
+	Device string
+}
+
+// Config is what accounts need of others.
+type Config struct {
+	Log       *slog.Logger
+	Passwords *password.Hasher
+	Mails     Mailer
+	Seals     Sealer
+	Limits    Limiter
+	Tokens    Issuer
+	// URL is the one under which people reach the control plane, without a slash at its end. Links in mails and the names
+	// to which passkeys are bound come from it and never from a request.
+	URL string
+	// Invited closes the sign-up for addresses of which it says false; nil leaves it open to everybody. Those whom somebody
+	// has named already, as the owner of an organization, may always.
+	Invited func(ctx context.Context, tx *db.Tx, email string) (bool, error)
+}
+
+// Sealer encrypts what must be read again, by keys that are not in the database. It is secret.Keyring.
+type Sealer interface {
+	Seal(p Place, plain []byte) ([]byte, error)
+	Open(p Place, sealed []byte) ([]byte, error)
+}
+
+// Place is where a sealed value lies. It opens nowhere else.
+type Place struct{ Organization, Table, Column, Row string }
+
+// Limiter bounds guessing.
+type Limiter interface {
+	// Allow counts a try of a class under a key. It returns the fault that refuses the try when it is one too many.
+	Allow(ctx context.Context, key, class string) error
+}
+
+// Classes of tries: ClassAuth, 5 a minute, for whatever could be guessed; ClassSensitive, 2 a minute, for what sends mail.
+const (
+	ClassAuth      = "auth"
+	ClassSensitive = "sensitive"
+)
+
 // Accounts keeps them. It is safe for concurrent use.
-type Accounts struct{ db *db.DB }
+type Accounts struct {
+	db        *db.DB
+	log       *slog.Logger
+	passwords *password.Hasher
+	mails     Mailer
+	seals     Sealer
+	limits    Limiter
+	tokens    Issuer
+	url       string
+	host      string
+	invited   func(ctx context.Context, tx *db.Tx, email string) (bool, error)
+	passkeys  *webauthn.WebAuthn // nil where the URL names an IP address, which passkeys cannot be bound to
+	used      used
+}
 
 // New keeps accounts in a database.
-func New(d *db.DB) *Accounts { return &Accounts{db: d} }
+func New(d *db.DB, c Config) (*Accounts, error) {
+	u, err := url.Parse(c.URL)
+	if err != nil || u.Host == "" {
+		return nil, fmt.Errorf("keep accounts: the public URL %q names no host", c.URL)
+	}
+	a := &Accounts{
+		db: d, log: c.Log, passwords: c.Passwords, mails: c.Mails, seals: c.Seals, limits: c.Limits, tokens: c.Tokens,
+		url: c.URL, host: u.Hostname(), invited: c.Invited, used: used{at: map[string]time.Time{}},
+	}
+	if a.passkeys, err = newPasskeys(u); err != nil {
+		return nil, fmt.Errorf("keep accounts: %w", err)
+	}
+	return a, nil
+}
 
 // Ensure returns the id of the account with this address, which it makes where there is none. email must be parsed.
 func Ensure(ctx context.Context, tx *db.Tx, email contract.Email) (string, error) {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return "", fmt.Errorf("make account: %w", err)
-	}
 	// The update changes nothing, but makes RETURNING speak of the row that was there.
 	var found string
-	err = tx.QueryRow(ctx, `
+	err := tx.QueryRow(ctx, `
 		INSERT INTO accounts (id, email, operator, created_at)
 		VALUES ($1, $2, FALSE, $3)
 		ON CONFLICT (email) DO UPDATE SET email = excluded.email
 		RETURNING id`,
-		id.String(), address(email), db.Micros(time.Now())).Scan(&found)
+		newID(), address(email), db.Micros(time.Now())).Scan(&found)
 	if err != nil {
 		return "", fmt.Errorf("make account: %w", err)
 	}
@@ -70,18 +166,10 @@ func Ensure(ctx context.Context, tx *db.Tx, email contract.Email) (string, error
 // address is how an e-mail address is stored and compared.
 func address(e contract.Email) string { return strings.ToLower(e.String()) }
 
-// Tokens are 256 random bits behind a prefix that says what they are, so that a leaked one is recognised by scanners and
-// none is taken for another kind.
-const (
-	operatorPrefix = "chomop_"
-	setupPrefix    = "chomsetup_"
-	secretLength   = 43 // 32 bytes in base64 without padding
-)
+// setupPrefix says what the first operator's secret is.
+const setupPrefix = "chomsetup_"
 
-// operatorTokenLife ends a token that was forgotten somewhere.
-const operatorTokenLife = 365 * 24 * time.Hour
-
-// newSecret makes a token; only its hash may be stored. A fast hash is enough for 256 random bits.
+// newSecret makes 256 random bits behind a prefix; only their hash may be stored. A fast hash is enough for so many.
 func newSecret(prefix string) (secret string, hash []byte) {
 	var b [32]byte
 	rand.Read(b[:]) // never fails: crypto/rand ends the program instead
@@ -94,56 +182,33 @@ func hashOf(secret string) []byte {
 	return sum[:]
 }
 
-// errUnknownToken is the one answer to a token that is malformed, unknown, expired or revoked.
-var errUnknownToken = fault.Unauthenticated("the token is not valid (any more)")
+// newID sorts by birth.
+func newID() string { return uuid.Must(uuid.NewV7()).String() }
 
-// Authenticate returns the caller that a token stands for. A revoked or expired token is refused from that moment on.
-func (a *Accounts) Authenticate(ctx context.Context, token string) (Caller, error) {
-	if !strings.HasPrefix(token, operatorPrefix) || len(token) != len(operatorPrefix)+secretLength {
-		return Caller{}, errUnknownToken
-	}
-	found := Caller{Scope: Manage}
-	err := a.db.Reader().QueryRow(ctx, `
-		SELECT t.id,
-		       a.id,
-		       a.email,
-		       a.operator
-		FROM tokens t
-		JOIN accounts a ON a.id = t.account_id
-		WHERE t.secret_hash = $1
-		  AND t.revoked_at IS NULL
-		  AND t.expires_at > $2`,
-		hashOf(token), db.Micros(time.Now())).Scan(&found.Token, &found.ID, &found.Email, &found.Operator)
-	if errors.Is(err, sql.ErrNoRows) {
-		return Caller{}, errUnknownToken
-	}
-	if err != nil {
-		return Caller{}, fmt.Errorf("authenticate: %w", err)
-	}
-	return found, nil
-}
-
-// insertToken gives an account a token that it must be shown now or never.
-func insertToken(ctx context.Context, tx *db.Tx, account string) (string, error) {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return "", fmt.Errorf("make token: %w", err)
-	}
-	token, hash := newSecret(operatorPrefix)
-	now := time.Now()
-	if _, err := tx.Exec(ctx, `
-		INSERT INTO tokens (id, account_id, secret_hash, created_at, expires_at)
-		VALUES ($1, $2, $3, $4, $5)`,
-		id.String(), account, hash, db.Micros(now), db.Micros(now.Add(operatorTokenLife))); err != nil {
-		return "", fmt.Errorf("make token: %w", err)
-	}
-	return token, nil
-}
-
-func recordOperator(ctx context.Context, tx *db.Tx, account string) error {
-	actor := audit.ActorOf(ctx) // a stranger, who was none
+// record writes the event that a person did something to an account, their own.
+func record(ctx context.Context, tx *db.Tx, account, action, detail string) error {
+	actor := audit.ActorOf(ctx) // perhaps a stranger, until this very call
 	actor.Kind, actor.ID = audit.Person, account
 	return audit.Record(audit.As(ctx, actor), tx, audit.Event{
-		Organization: audit.Platform, Action: "account.create_first_operator", Object: account,
+		Organization: audit.Platform, Action: action, Object: account, Detail: detail,
 	})
+}
+
+// recordRefused leaves a trace of a proof that was wrong. account is empty for somebody whom nobody knows: they cost the same
+// write, so that how long an answer takes does not tell who is known.
+func (a *Accounts) recordRefused(ctx context.Context, account, detail string) error {
+	return db.InTx(ctx, a.db, func(tx *db.Tx) error {
+		return audit.Record(ctx, tx, audit.Event{
+			Organization: audit.Platform, Action: "account.refuse", Object: account, Detail: detail, Refused: true,
+		})
+	})
+}
+
+// invalid names the field whose typed value was refused.
+func invalid(field string, err error) error {
+	var wrong *contract.InvalidError
+	if errors.As(err, &wrong) {
+		return fault.Invalid(field, wrong.Rule)
+	}
+	return err
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"chom.dev/controlplane/account"
+	"chom.dev/controlplane/account/accounttest"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/db/dbtest"
 	"chom.dev/controlplane/fault"
@@ -15,9 +16,9 @@ import (
 func TestFirstOperator(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
-		accounts := account.New(d)
+		accounts := accounttest.New(t, d)
 
-		if _, _, err := accounts.CreateFirstOperator(ctx, "chomsetup_"+strings.Repeat("A", 43), "a@example.com"); !errors.Is(err, account.ErrSetUp) {
+		if _, _, err := accounts.CreateFirstOperator(ctx, "chomsetup_"+strings.Repeat("A", 43), "a@example.com", ""); !errors.Is(err, account.ErrSetUp) {
 			t.Fatalf("before a secret was made: %v", err)
 		}
 		former, err := accounts.PrepareFirstOperator(ctx)
@@ -29,13 +30,13 @@ func TestFirstOperator(t *testing.T) {
 			t.Fatalf("got the same secret twice, %v", err)
 		}
 		for name, wrong := range map[string]string{"a former secret": former, "a guess": "chomsetup_" + strings.Repeat("A", 43)} {
-			if _, _, err := accounts.CreateFirstOperator(ctx, wrong, "a@example.com"); !errors.Is(err, account.ErrSetupSecret) {
+			if _, _, err := accounts.CreateFirstOperator(ctx, wrong, "a@example.com", ""); !errors.Is(err, account.ErrSetupSecret) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		for field, request := range map[string][2]string{"email": {secret, "no address"}, "setup_secret": {"", "a@example.com"}} {
+		for field, request := range map[string][3]string{"email": {secret, "no address", ""}, "setup_secret": {"", "a@example.com", ""}, "password": {secret, "a@example.com", "1234567890"}} {
 			var f *fault.Fault
-			if _, _, err := accounts.CreateFirstOperator(ctx, request[0], request[1]); !errors.As(err, &f) || f.Field() != field {
+			if _, _, err := accounts.CreateFirstOperator(ctx, request[0], request[1], request[2]); !errors.As(err, &f) || f.Field() != field {
 				t.Errorf("a bad %s: %v", field, err)
 			}
 		}
@@ -45,7 +46,7 @@ func TestFirstOperator(t *testing.T) {
 		var tokens []string
 		for range 10 {
 			wg.Go(func() {
-				_, token, err := accounts.CreateFirstOperator(ctx, secret, "Anna@Example.com")
+				_, token, err := accounts.CreateFirstOperator(ctx, secret, "Anna@Example.com", accounttest.Password)
 				mu.Lock()
 				defer mu.Unlock()
 				if err == nil {
@@ -59,54 +60,26 @@ func TestFirstOperator(t *testing.T) {
 		if len(tokens) != 1 {
 			t.Fatalf("%d first operators", len(tokens))
 		}
-		if _, _, err := accounts.CreateFirstOperator(ctx, secret, "b@example.com"); !errors.Is(err, account.ErrSetUp) {
+		if _, _, err := accounts.CreateFirstOperator(ctx, secret, "b@example.com", ""); !errors.Is(err, account.ErrSetUp) {
 			t.Errorf("the door is still there: %v", err)
 		}
 		if again, err := accounts.PrepareFirstOperator(ctx); err != nil || again != "" {
 			t.Errorf("a later start printed %q, %v", again, err)
 		}
-		caller, err := accounts.Authenticate(ctx, tokens[0])
+		caller, err := accounts.Tokens.Authenticate(ctx, tokens[0], "127.0.0.1")
 		if err != nil || !caller.Operator || caller.Email != "anna@example.com" {
 			t.Errorf("the token belongs to %+v, %v", caller, err)
 		}
+		if caller := accounts.Caller(t, login(t, accounts, "anna@example.com", accounttest.Password).Secret); !caller.Operator {
+			t.Errorf("the password belongs to %+v", caller)
+		}
 
 		var events, secrets int
-		if err := d.Reader().QueryRow(ctx, `SELECT COUNT(*) FROM audit_events WHERE actor_id = $1`, caller.ID).Scan(&events); err != nil || events != 1 {
+		if err := d.Reader().QueryRow(ctx, `SELECT COUNT(*) FROM audit_events WHERE actor_id = $1 AND action = 'account.create_first_operator'`, caller.ID).Scan(&events); err != nil || events != 1 {
 			t.Errorf("%d audit events, %v", events, err)
 		}
 		if err := d.Reader().QueryRow(ctx, `SELECT COUNT(*) FROM settings WHERE value = $1 OR value = $2`, secret, tokens[0]).Scan(&secrets); err != nil || secrets != 0 {
 			t.Errorf("%d secrets stored, %v", secrets, err)
-		}
-	})
-}
-
-func TestAuthenticate(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		ctx := t.Context()
-		accounts := account.New(d)
-		secret, err := accounts.PrepareFirstOperator(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, token, err := accounts.CreateFirstOperator(ctx, secret, "a@example.com")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for name, wrong := range map[string]string{
-			"nothing": "", "another prefix": "chomxx_" + token[7:], "a setup secret": secret, "more behind": token + "A",
-			"another token": "chomop_" + strings.Repeat("A", 43), "NUL": "chomop_" + strings.Repeat("\x00", 43),
-		} {
-			if _, err := accounts.Authenticate(ctx, wrong); fault.KindOf(err) != fault.KindUnauthenticated {
-				t.Errorf("%s: %v", name, err)
-			}
-		}
-		for _, end := range []string{`UPDATE tokens SET revoked_at = 1`, `UPDATE tokens SET revoked_at = NULL, expires_at = 1`} {
-			if err := db.InTx(ctx, d, func(tx *db.Tx) error { _, err := tx.Exec(ctx, end); return err }); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := accounts.Authenticate(ctx, token); fault.KindOf(err) != fault.KindUnauthenticated {
-				t.Errorf("after %q: %v", end, err)
-			}
 		}
 	})
 }

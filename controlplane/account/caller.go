@@ -28,6 +28,8 @@ type Caller struct {
 	FreshUntil time.Time
 	// Impersonator is the operator's account that acts as Account in a session; empty when the person is there themselves.
 	Impersonator string
+	// From is where the call comes from.
+	From Client
 }
 
 // Fresh reports whether the caller proved just now that they are still who signed in. A token cannot be asked again: one

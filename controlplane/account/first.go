@@ -1,20 +1,26 @@
 package account
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"regexp"
+	"time"
 
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/password"
 	"chom.dev/proto/contract"
 )
 
 // setupSetting holds the hash of the setup secret, in hex. It is there only while there is no operator.
 const setupSetting = "setup_secret_sha256"
+
+// operatorTokenLife ends a token that was forgotten somewhere.
+const operatorTokenLife = 365 * 24 * time.Hour
 
 var setupPattern = regexp.MustCompile(`^chomsetup_[A-Za-z0-9_-]{43}$`)
 
@@ -56,15 +62,31 @@ func (a *Accounts) PrepareFirstOperator(ctx context.Context) (string, error) {
 	return secret, nil
 }
 
-// CreateFirstOperator consumes the secret and makes the operator and its token. It says ErrSetUp once there is an operator,
-// whatever the secret, and ErrSetupSecret while there is none and the secret is wrong.
-func (a *Accounts) CreateFirstOperator(ctx context.Context, secret string, rawEmail string) (Account, string, error) {
+// CreateFirstOperator consumes the secret and makes the operator and its token. With a password, they may sign in as well; it may
+// be empty. The address counts as verified: who reads the console vouches for it. It says ErrSetUp once there is an
+// operator, whatever the secret, and ErrSetupSecret while there is none and the secret is wrong.
+func (a *Accounts) CreateFirstOperator(ctx context.Context, secret, rawEmail, chosen string) (Account, string, error) {
 	if !setupPattern.MatchString(secret) {
 		return Account{}, "", fault.Invalid("setup_secret", "must be as chomd printed it: chomsetup_ and 43 characters")
 	}
 	email, err := contract.ParseEmail(rawEmail)
 	if err != nil {
 		return Account{}, "", invalid("email", err)
+	}
+	var passwordHash sql.NullString
+	if chosen != "" {
+		// Nobody may have passwords hashed who does not hold the secret.
+		if err := isSetupSecret(ctx, a.db.Reader(), secret); err != nil {
+			return Account{}, "", err
+		}
+		if err := password.Check("password", chosen, address(email)); err != nil {
+			return Account{}, "", err
+		}
+		hash, err := a.passwords.Hash(ctx, chosen)
+		if err != nil {
+			return Account{}, "", err
+		}
+		passwordHash = sql.NullString{String: hash, Valid: true}
 	}
 	var made Account
 	var token string
@@ -76,25 +98,27 @@ func (a *Accounts) CreateFirstOperator(ctx context.Context, secret string, rawEm
 			return err
 		}
 		if consumed == 0 {
-			var one int
-			err := tx.QueryRow(ctx, `SELECT 1 FROM settings WHERE name = $1`, setupSetting).Scan(&one)
-			if errors.Is(err, sql.ErrNoRows) {
-				return ErrSetUp
-			}
-			return errors.Join(err, ErrSetupSecret)
+			return cmp.Or(isSetupSecret(ctx, tx, secret), error(ErrSetUp))
 		}
 		id, err := Ensure(ctx, tx, email)
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, `UPDATE accounts SET operator = TRUE WHERE id = $1`, id); err != nil {
+		if _, err := tx.Exec(ctx, `
+			UPDATE accounts
+			SET operator      = TRUE,
+			    password_hash = $2,
+			    verified_at   = $3
+			WHERE id = $1`,
+			id, passwordHash, db.Micros(time.Now())); err != nil {
 			return err
 		}
-		if token, err = insertToken(ctx, tx, id); err != nil {
+		if err := record(ctx, tx, id, "account.create_first_operator", ""); err != nil {
 			return err
 		}
 		made = Account{ID: id, Email: address(email), Operator: true}
-		return recordOperator(ctx, tx, id)
+		token, err = a.tokens.Issue(ctx, tx, id, "first operator", Manage, time.Now().Add(operatorTokenLife))
+		return err
 	})
 	if err != nil {
 		return Account{}, "", fmt.Errorf("create first operator: %w", err)
@@ -102,11 +126,17 @@ func (a *Accounts) CreateFirstOperator(ctx context.Context, secret string, rawEm
 	return made, token, nil
 }
 
-// invalid names the field whose typed value was refused.
-func invalid(field string, err error) error {
-	var wrong *contract.InvalidError
-	if errors.As(err, &wrong) {
-		return fault.Invalid(field, wrong.Rule)
+// isSetupSecret says ErrSetUp once there is an operator, and ErrSetupSecret when the secret is wrong.
+func isSetupSecret(ctx context.Context, q db.Querier, secret string) error {
+	var right string
+	err := q.QueryRow(ctx, `SELECT value FROM settings WHERE name = $1`, setupSetting).Scan(&right)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return ErrSetUp
+	case err != nil:
+		return err
+	case right != hex.EncodeToString(hashOf(secret)):
+		return ErrSetupSecret
 	}
-	return err
+	return nil
 }

@@ -27,6 +27,7 @@ import (
 	"chom.dev/proto/gen/chom/organization/v1/organizationv1connect"
 	"chom.dev/proto/gen/chom/site/v1/sitev1connect"
 	"chom.dev/proto/gen/chom/task/v1/taskv1connect"
+	"chom.dev/proto/gen/chom/token/v1/tokenv1connect"
 	"chom.dev/proto/gen/chom/webhook/v1/webhookv1connect"
 
 	"chom.dev/controlplane/account"
@@ -40,6 +41,7 @@ import (
 	"chom.dev/controlplane/rest"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
+	"chom.dev/controlplane/token"
 	"chom.dev/controlplane/webhook"
 )
 
@@ -50,6 +52,7 @@ type Config struct {
 	Metrics       prometheus.Registerer
 	Accounts      *account.Accounts
 	Organizations *organization.Organizations
+	Tokens        *token.Tokens
 	Fleet         *fleet.Fleet
 	Sites         *site.Sites
 	Tasks         *task.Tasks
@@ -92,7 +95,7 @@ func New(c Config) (http.Handler, error) {
 		return nil, fmt.Errorf("open the people's door: %w", err)
 	}
 	d := &door{
-		db: c.DB, log: c.Log, accounts: c.Accounts, organizations: c.Organizations, limits: c.Limits,
+		db: c.DB, log: c.Log, accounts: c.Accounts, tokens: c.Tokens, cookies: newCookies(c.Address.URL), organizations: c.Organizations, limits: c.Limits,
 		validator: validator, metrics: counted, refusals: &refusals{db: c.DB, metrics: counted}, errors: connect.NewErrorWriter(options...), closing: c.Closing,
 		proxies: c.Proxies, origins: c.Origins, pages: pages, tls: c.TLS,
 	}
@@ -110,12 +113,16 @@ func New(c Config) (http.Handler, error) {
 
 	mux := http.NewServeMux()
 	mount := func(path string, handler http.Handler) { mux.Handle(path, d.call(handler)) }
-	mount(accountv1connect.NewAccountServiceHandler(&accountService{c.Accounts}, guarded...))
+	mount(accountv1connect.NewAccountServiceHandler(&accountService{c.Accounts, d.cookies}, guarded...))
+	mount(accountv1connect.NewSessionServiceHandler(&sessionService{c.Accounts, d.cookies}, guarded...))
+	mount(accountv1connect.NewSecondFactorServiceHandler(&secondFactorService{c.Accounts, d.cookies}, guarded...))
+	mount(accountv1connect.NewDeviceLoginServiceHandler(&deviceLoginService{c.Accounts}, guarded...))
 	mount(auditv1connect.NewAuditServiceHandler(&auditService{c.DB, audit.New(c.DB)}, guarded...))
 	mount(mailv1connect.NewMailServiceHandler(&mailService{c.Mails}, guarded...))
 	mount(organizationv1connect.NewOrganizationServiceHandler(&organizationService{c.Organizations}, guarded...))
 	mount(fleetv1connect.NewServerServiceHandler(&serverService{c.DB, c.Fleet, c.Packages, c.Address, c.Pin}, guarded...))
 	mount(sitev1connect.NewSiteServiceHandler(&siteService{c.Sites}, guarded...))
+	mount(tokenv1connect.NewTokenServiceHandler(&tokenService{c.Tokens}, guarded...))
 	mount(taskv1connect.NewTaskServiceHandler(&taskService{c.DB, c.Tasks}, guarded...))
 	mount(webhookv1connect.NewWebhookServiceHandler(&webhookService{c.Webhooks}, guarded...))
 
@@ -124,8 +131,10 @@ func New(c Config) (http.Handler, error) {
 	// Health and reflection are public: they say nothing that the source does not.
 	mux.Handle(grpchealth.NewHandler(health{c.Ready}, options...))
 	reflector := grpcreflect.NewStaticReflector(
-		accountv1connect.AccountServiceName, auditv1connect.AuditServiceName, organizationv1connect.OrganizationServiceName, fleetv1connect.ServerServiceName,
-		mailv1connect.MailServiceName, sitev1connect.SiteServiceName, taskv1connect.TaskServiceName, webhookv1connect.WebhookServiceName, grpchealth.HealthV1ServiceName,
+		accountv1connect.AccountServiceName, accountv1connect.SessionServiceName, accountv1connect.SecondFactorServiceName,
+		accountv1connect.DeviceLoginServiceName, auditv1connect.AuditServiceName, organizationv1connect.OrganizationServiceName, fleetv1connect.ServerServiceName,
+		mailv1connect.MailServiceName, sitev1connect.SiteServiceName, taskv1connect.TaskServiceName, tokenv1connect.TokenServiceName,
+		webhookv1connect.WebhookServiceName, grpchealth.HealthV1ServiceName,
 	)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options...))
 	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, options...))

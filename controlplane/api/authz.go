@@ -23,6 +23,8 @@ import (
 	"chom.dev/proto/gen/chom/site/v1/sitev1connect"
 	taskv1 "chom.dev/proto/gen/chom/task/v1"
 	"chom.dev/proto/gen/chom/task/v1/taskv1connect"
+	tokenv1 "chom.dev/proto/gen/chom/token/v1"
+	"chom.dev/proto/gen/chom/token/v1/tokenv1connect"
 	webhookv1 "chom.dev/proto/gen/chom/webhook/v1"
 	"chom.dev/proto/gen/chom/webhook/v1/webhookv1connect"
 
@@ -48,6 +50,10 @@ type rule struct {
 	// class is how often it may be called: a class of package limit. Empty stands for Auth where anybody may call, for
 	// Operator where an operator does, and else for API.
 	class string
+	// session refuses tokens: for what changes how a person signs in.
+	session bool
+	// inPerson refuses organizations' own tokens and operators who act for somebody else: for what only a person can do.
+	inPerson bool
 }
 
 type who uint8
@@ -79,6 +85,12 @@ func person(scope account.Scope) rule    { return rule{who: signedIn, scope: sco
 func operators(scope account.Scope) rule { return rule{who: operator, scope: scope} }
 func everybody() rule                    { return rule{who: anybody} }
 
+// withSession asks for a session besides: no token will do.
+func (r rule) withSession() rule {
+	r.session = true
+	return r
+}
+
 // justProved asks for a fresh session besides.
 func (r rule) justProved() rule {
 	r.fresh = true
@@ -91,22 +103,87 @@ func (r rule) seldom() rule {
 	return r
 }
 
+// themselves asks for the person besides: no organization's token, nobody who acts for them.
+func (r rule) themselves() rule {
+	r.inPerson = true
+	return r
+}
+
 // rules is the one place that says who may do what: a row for each method of each service behind the people's door. A method
 // without a row cannot be called, and the program does not start (checkRules).
 //
 // Work on servers themselves belongs to the platform, which the nil UUID stands for where an organization is named: that
 // is the operators' alone.
 var rules = map[string]rule{
-	accountv1connect.AccountServiceCreateFirstOperatorProcedure: everybody(), // the secret is the proof
-	accountv1connect.AccountServiceGetCallerProcedure:           person(account.Read),
+	accountv1connect.AccountServiceCreateFirstOperatorProcedure:  everybody(), // the secret is the proof
+	accountv1connect.AccountServiceGetCallerProcedure:            person(account.Read),
+	accountv1connect.AccountServiceSignUpProcedure:               everybody(),
+	accountv1connect.AccountServiceVerifyEmailProcedure:          everybody(), // here and below: the mailed secret is the proof
+	accountv1connect.AccountServiceRequestPasswordResetProcedure: everybody(),
+	accountv1connect.AccountServiceResetPasswordProcedure:        everybody(),
+	accountv1connect.AccountServiceChangePasswordProcedure:       person(account.Manage).withSession().justProved(),
+	accountv1connect.AccountServiceRequestEmailChangeProcedure:   person(account.Manage).withSession().justProved(),
+	accountv1connect.AccountServiceConfirmEmailChangeProcedure:   everybody(),
+
+	accountv1connect.SessionServiceLoginProcedure:               everybody(),
+	accountv1connect.SessionServiceLoginWithCodeProcedure:       everybody(), // the login's token and the code are the proof
+	accountv1connect.SessionServiceBeginPasskeyLoginProcedure:   everybody(),
+	accountv1connect.SessionServiceLoginWithPasskeyProcedure:    everybody(), // the passkey is the proof
+	accountv1connect.SessionServiceLogoutProcedure:              person(account.Read),
+	accountv1connect.SessionServiceListSessionsProcedure:        person(account.Read),
+	accountv1connect.SessionServiceRevokeSessionProcedure:       person(account.Manage),
+	accountv1connect.SessionServiceRevokeOtherSessionsProcedure: person(account.Manage),
+	accountv1connect.SessionServiceStepUpProcedure:              person(account.Manage).withSession(),
+	accountv1connect.SessionServiceBeginPasskeyStepUpProcedure:  person(account.Manage).withSession(),
+	accountv1connect.SessionServiceStepUpWithPasskeyProcedure:   person(account.Manage).withSession(),
+
+	accountv1connect.SecondFactorServiceBeginTotpProcedure:           person(account.Manage).withSession().justProved(),
+	accountv1connect.SecondFactorServiceConfirmTotpProcedure:         person(account.Manage).withSession(), // what BeginTotp made is the proof
+	accountv1connect.SecondFactorServiceDeleteTotpProcedure:          person(account.Manage).withSession().justProved(),
+	accountv1connect.SecondFactorServiceCreateRecoveryCodesProcedure: person(account.Manage).withSession().justProved(),
+	accountv1connect.SecondFactorServiceBeginPasskeyProcedure:        person(account.Manage).withSession().justProved(),
+	accountv1connect.SecondFactorServiceCreatePasskeyProcedure:       person(account.Manage).withSession(), // what BeginPasskey made is the proof
+	accountv1connect.SecondFactorServiceListPasskeysProcedure:        person(account.Read),
+	accountv1connect.SecondFactorServiceUpdatePasskeyProcedure:       person(account.Manage).withSession(),
+	accountv1connect.SecondFactorServiceDeletePasskeyProcedure:       person(account.Manage).withSession().justProved(),
+
+	accountv1connect.DeviceLoginServiceBeginDeviceLoginProcedure:   everybody(),
+	accountv1connect.DeviceLoginServicePollDeviceLoginProcedure:    everybody(), // the device code is the proof
+	accountv1connect.DeviceLoginServiceGetDeviceLoginProcedure:     person(account.Manage).withSession(),
+	accountv1connect.DeviceLoginServiceApproveDeviceLoginProcedure: person(account.Manage).withSession().justProved(), // makes a token
+	accountv1connect.DeviceLoginServiceDenyDeviceLoginProcedure:    person(account.Manage).withSession(),
 
 	auditv1connect.AuditServiceListAuditEventsProcedure:   members(organization.Admin, account.Read, allSites),
 	auditv1connect.AuditServiceExportAuditEventsProcedure: members(organization.Admin, account.Read, allSites),
 	auditv1connect.AuditServiceListMyAuditEventsProcedure: person(account.Read), // shows what is the caller's own
 
-	organizationv1connect.OrganizationServiceCreateOrganizationProcedure: operators(account.Manage),
+	organizationv1connect.OrganizationServiceCreateOrganizationProcedure: person(account.Manage),
 	organizationv1connect.OrganizationServiceGetOrganizationProcedure:    members(organization.Viewer, account.Read, asReached),
 	organizationv1connect.OrganizationServiceListOrganizationsProcedure:  person(account.Read), // shows what the caller may see
+	organizationv1connect.OrganizationServiceUpdateOrganizationProcedure: members(organization.Owner, account.Manage, allSites),
+	organizationv1connect.OrganizationServiceCloseOrganizationProcedure:  members(organization.Owner, account.Manage, allSites).justProved(),
+	organizationv1connect.OrganizationServiceReopenOrganizationProcedure: members(organization.Owner, account.Manage, allSites),
+
+	organizationv1connect.OrganizationServiceListMembersProcedure:       members(organization.Viewer, account.Read, allSites),
+	organizationv1connect.OrganizationServiceUpdateMemberProcedure:      members(organization.Admin, account.Manage, allSites).justProved(), // hands out rights
+	organizationv1connect.OrganizationServiceRemoveMemberProcedure:      members(organization.Admin, account.Manage, allSites),
+	organizationv1connect.OrganizationServiceLeaveOrganizationProcedure: members(organization.Viewer, account.Manage, asReached).themselves(),
+	organizationv1connect.OrganizationServiceTransferOwnershipProcedure: members(organization.Owner, account.Manage, allSites).justProved().themselves(),
+
+	organizationv1connect.OrganizationServiceCreateInvitationProcedure: members(organization.Admin, account.Manage, allSites).justProved().themselves(),
+	organizationv1connect.OrganizationServiceListInvitationsProcedure:  members(organization.Admin, account.Read, allSites),
+	organizationv1connect.OrganizationServiceRevokeInvitationProcedure: members(organization.Admin, account.Manage, allSites),
+	organizationv1connect.OrganizationServiceGetInvitationProcedure:    everybody(), // its token is the proof
+	organizationv1connect.OrganizationServiceAcceptInvitationProcedure: person(account.Manage),
+
+	tokenv1connect.TokenServiceCreateTokenProcedure:             person(account.Manage).justProved(),
+	tokenv1connect.TokenServiceListTokensProcedure:              person(account.Read),
+	tokenv1connect.TokenServiceRevokeTokenProcedure:             person(account.Manage),
+	tokenv1connect.TokenServiceCreateOrganizationTokenProcedure: members(organization.Admin, account.Manage, allSites).justProved().themselves(),
+	tokenv1connect.TokenServiceListOrganizationTokensProcedure:  members(organization.Admin, account.Read, allSites),
+	tokenv1connect.TokenServiceRevokeOrganizationTokenProcedure: members(organization.Admin, account.Manage, allSites),
+	tokenv1connect.TokenServiceStartImpersonationProcedure:      operators(account.Manage).justProved(),
+	tokenv1connect.TokenServiceEndImpersonationProcedure:        operators(account.Manage),
 
 	fleetv1connect.ServerServiceCreateServerProcedure:    operators(account.Manage),
 	fleetv1connect.ServerServiceCreateJoinTokenProcedure: operators(account.Manage),
@@ -157,10 +234,14 @@ var rules = map[string]rule{
 var files = []protoreflect.FileDescriptor{
 	accountv1.File_chom_account_v1_account_service_proto,
 	auditv1.File_chom_audit_v1_audit_service_proto,
+	accountv1.File_chom_account_v1_session_service_proto,
+	accountv1.File_chom_account_v1_second_factor_service_proto,
+	accountv1.File_chom_account_v1_device_login_service_proto,
 	organizationv1.File_chom_organization_v1_organization_service_proto,
 	fleetv1.File_chom_fleet_v1_server_service_proto,
 	sitev1.File_chom_site_v1_site_service_proto,
 	taskv1.File_chom_task_v1_task_service_proto,
+	tokenv1.File_chom_token_v1_token_service_proto,
 	webhookv1.File_chom_webhook_v1_webhook_service_proto,
 	mailv1.File_chom_mail_v1_mail_service_proto,
 }
@@ -237,17 +318,28 @@ func decideCaller(rule rule, caller *account.Caller, now time.Time) error {
 		return fault.Unauthenticated(`sign in, or send a token as "Authorization: Bearer <token>"`)
 	case rule.who == operator && !caller.Operator:
 		return fault.Denied("only operators may do this")
-	case rule.who == signedIn && caller.ID == "":
+	case (rule.who == signedIn || rule.inPerson) && caller.ID == "":
 		return fault.Denied("an organization's token may not do this: it is for people")
 	case rule.who != inOrganization && (caller.Organization != "" || caller.Sites != nil) && rule.scope > account.Read:
 		return fault.Denied("this token is bound to one organization or to some sites")
 	case caller.Scope < rule.scope:
 		return fault.Denied(fmt.Sprintf("this needs a token with the scope %s; yours has %s", rule.scope, caller.Scope))
+	case rule.session && caller.Session == "":
+		return errNoSession
+	case caller.Impersonator != "" && (rule.fresh || rule.inPerson || rule.who == signedIn && rule.scope > account.Read):
+		return errActing
 	case rule.fresh && !caller.Fresh(now):
 		return errStale
 	}
 	return nil
 }
+
+// errNoSession is what a token hears where it will not do.
+var errNoSession = fault.Denied("only a person who is signed in with a browser may do this: a token will not do")
+
+// errActing keeps an operator who acts for a member from what is that person's alone, and from what destroys, shows secrets or
+// hands out rights.
+var errActing = fault.Denied("an operator who acts for somebody else may not do this")
 
 // errStale asks a session for a new proof.
 var errStale = fault.Stale("confirm that it is you: prove your second factor or your password again, then repeat this")

@@ -25,6 +25,7 @@ import (
 	"chom.dev/controlplane/limit"
 	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/rest"
+	"chom.dev/controlplane/token"
 )
 
 // door is what every request goes through, in the order that order.go lists.
@@ -32,6 +33,8 @@ type door struct {
 	db            *db.DB
 	log           *slog.Logger
 	accounts      *account.Accounts
+	tokens        *token.Tokens
+	cookies       cookies
 	organizations *organization.Organizations
 	limits        *limit.Limiter
 	validator     protovalidate.Validator
@@ -66,6 +69,7 @@ const (
 type call struct {
 	id         string
 	address    netip.Addr
+	from       account.Client  // the same, with what a browser says of itself
 	caller     *account.Caller // nil for nobody
 	rule       rule
 	reach      []string // sites of the organization in the request that the caller is bound to; nil for all
@@ -91,6 +95,14 @@ func callerOf(ctx context.Context) account.Caller {
 	return account.Caller{}
 }
 
+// clientOf is where a call comes from.
+func clientOf(ctx context.Context) account.Client {
+	if c := callOf(ctx); c != nil {
+		return c.from
+	}
+	return account.Client{}
+}
+
 // reachOf are the sites that the caller is bound to in the organization of the request; nil for all. Handlers of methods
 // that the table calls asReached must ask.
 func reachOf(ctx context.Context) []string {
@@ -104,6 +116,7 @@ func reachOf(ctx context.Context) []string {
 func (d *door) identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := &call{id: rand.Text(), address: addressOf(r, d.proxies), controller: http.NewResponseController(w)}
+		c.from = account.Client{Address: c.address.String(), UserAgent: r.UserAgent(), Device: d.cookies.device(r)}
 		w.Header().Set("X-Request-Id", c.id)
 		ctx := audit.As(context.WithValue(r.Context(), callKey{}, c), actorOf(c)) // a stranger, until recognized
 		next.ServeHTTP(w, r.WithContext(ctx))

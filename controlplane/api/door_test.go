@@ -90,7 +90,11 @@ func bearer(token string) connect.UnaryInterceptorFunc {
 // TestLists sends what no list should take.
 func TestLists(t *testing.T) {
 	w := sqliteWorld(t)
-	for _, procedure := range []string{"/chom.site.v1.SiteService/ListSites", "/chom.task.v1.TaskService/ListTasks", "/chom.fleet.v1.ServerService/ListServers", "/chom.organization.v1.OrganizationService/ListOrganizations", "/chom.audit.v1.AuditService/ListAuditEvents", "/chom.audit.v1.AuditService/ListMyAuditEvents"} {
+	for _, procedure := range []string{"/chom.site.v1.SiteService/ListSites", "/chom.task.v1.TaskService/ListTasks", "/chom.fleet.v1.ServerService/ListServers", "/chom.organization.v1.OrganizationService/ListOrganizations",
+		"/chom.organization.v1.OrganizationService/ListMembers", "/chom.organization.v1.OrganizationService/ListInvitations",
+		"/chom.token.v1.TokenService/ListTokens", "/chom.token.v1.TokenService/ListOrganizationTokens",
+		"/chom.audit.v1.AuditService/ListAuditEvents", "/chom.audit.v1.AuditService/ListMyAuditEvents",
+	} {
 		for name, value := range map[string]any{
 			"page_size -1":                int32(-1),
 			"page_size 2^31":              int32(1<<31 - 1),

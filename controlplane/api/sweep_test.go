@@ -180,7 +180,7 @@ func TestHostile(t *testing.T) {
 					put(request, text)
 					for way, call := range ways {
 						tried++
-						err := call(t, w.operator, procedure, request)
+						err := call(t, w.operatorFor(procedure), procedure, request)
 						if connect.CodeOf(err) != connect.CodeInvalidArgument {
 							t.Errorf("%s by %s, %s in %s: %v", procedure, way, name, path, err)
 							continue

@@ -4,10 +4,10 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/sha256"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"path"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +17,10 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
 
+	accountv1 "chom.dev/proto/gen/chom/account/v1"
+
 	"chom.dev/controlplane/account"
+	"chom.dev/controlplane/account/accounttest"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/db/dbtest"
 	"chom.dev/controlplane/fleet"
@@ -27,6 +30,7 @@ import (
 	"chom.dev/controlplane/pki"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
+	"chom.dev/controlplane/token"
 	"chom.dev/proto/contract"
 )
 
@@ -39,7 +43,13 @@ type world struct {
 	closing context.CancelFunc
 	config  Config
 
+	accounts      *accounttest.World
+	organizations *organization.Organizations
+	tokens        *token.Tokens
+	sites         *site.Sites
+
 	operator string // a token
+	session  string // the operator's, fresh
 	server   string
 	ours     tenant
 	theirs   tenant
@@ -47,10 +57,17 @@ type world struct {
 	mail     string // to somebody
 }
 
+// What the world is reached by, and its operator signs in with.
+const (
+	publicURL     = "http://localhost:8080"
+	operatorEmail = "operator@example.com"
+)
+
 type tenant struct {
-	organization, site, task string
-	webhook, delivery        string
-	owner, viewer            string // tokens
+	organization, site, task     string
+	account, invitation, token   string // of the viewer, to somebody, the organization's own
+	webhook, delivery            string
+	owner, admin, member, viewer string // texts of tokens
 }
 
 func newWorld(t *testing.T, d *db.DB) *world {
@@ -63,13 +80,15 @@ func newWorld(t *testing.T, d *db.DB) *world {
 	tasks, err := task.NewTasks(d, signer, log, prometheus.NewRegistry(), task.OnEnd(task.ConvergeSite, site.Ended))
 	must(t, err)
 	servers, sites := fleet.New(d, log), site.New(d, tasks, log, site.Config{})
-	accounts, organizations := account.New(d), organization.New(d)
+	w.accounts = accounttest.New(t, d, func(c *account.Config) { c.URL = publicURL })
+	accounts := w.accounts.Accounts
+	w.organizations, w.tokens, w.sites = organization.New(d, organization.Config{URL: publicURL}), w.accounts.Tokens, sites
 	closing, cancel := context.WithCancel(ctx)
 	w.closing = cancel
-	mails, webhooks := newNotices(t, d, log, organizations)
+	mails, webhooks := newNotices(t, d, log, w.organizations)
 	w.config = Config{
-		DB: d, Log: log, Accounts: accounts, Organizations: organizations, Fleet: servers, Sites: sites,
-		Tasks: tasks, Mails: mails, Webhooks: webhooks, Packages: install.NewPackages(""), Address: install.Address{URL: "http://127.0.0.1:8080", Agents: "127.0.0.1:8443"},
+		DB: d, Log: log, Accounts: accounts, Tokens: w.tokens, Organizations: w.organizations, Fleet: servers, Sites: sites,
+		Tasks: tasks, Mails: mails, Webhooks: webhooks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},
 		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing, Limits: limit.New(plenty),
 	}
 	t.Cleanup(cancel)
@@ -77,11 +96,14 @@ func newWorld(t *testing.T, d *db.DB) *world {
 
 	secret, err := accounts.PrepareFirstOperator(ctx)
 	must(t, err)
-	_, w.operator, err = accounts.CreateFirstOperator(ctx, secret, "operator@example.com")
+	_, w.operator, err = accounts.CreateFirstOperator(ctx, secret, operatorEmail, accounttest.Password)
 	must(t, err)
+	opened, err := accounts.Login(ctx, operatorEmail, accounttest.Password, accounttest.Browser, "")
+	must(t, err)
+	w.session = opened.SignedIn.Secret
 	w.server = enrolled(t, servers, "web1")
-	w.ours = newTenant(t, d, organizations, sites, "ours")
-	w.theirs = newTenant(t, d, organizations, sites, "theirs")
+	w.ours = newTenant(t, w, sites, "ours")
+	w.theirs = newTenant(t, w, sites, "theirs")
 	w.ours.webhook, w.ours.delivery = newWebhook(t, d, webhooks, w.ours.organization)
 	w.theirs.webhook, w.theirs.delivery = newWebhook(t, d, webhooks, w.theirs.organization)
 	w.mail = newMail(t, d, mails)
@@ -116,46 +138,72 @@ func (w *world) replica(t *testing.T, change func(*Config)) string {
 // plenty is for tests that call often.
 var plenty = limit.Rates{limit.Auth: 1e6, limit.API: 1e6, limit.Operator: 1e6, limit.Sensitive: 1e6}
 
-func newTenant(t *testing.T, d *db.DB, organizations *organization.Organizations, sites *site.Sites, name string) tenant {
+func newTenant(t *testing.T, w *world, sites *site.Sites, name string) tenant {
 	t.Helper()
 	ctx := t.Context()
-	o, err := organizations.Create(ctx, name, "owner@"+name+".example")
+	o, err := w.organizations.Create(ctx, name, "owner@"+name+".example")
 	must(t, err)
 	s, ordered, err := sites.Create(ctx, site.Request{Organization: o.ID, Name: "site", Type: "static", Domains: []string{name + ".example.com"}})
 	must(t, err)
-	return tenant{
-		organization: o.ID.String(), site: s.ID.String(), task: ordered.ID,
-		owner: member(t, d, o.ID, "owner@"+name+".example", organization.Owner), viewer: member(t, d, o.ID, "viewer@"+name+".example", organization.Viewer),
-	}
+	made := tenant{organization: o.ID.String(), site: s.ID.String(), task: ordered.ID}
+	var owner account.Caller
+	owner, made.owner = w.member(t, made.organization, "owner@"+name+".example", organization.Owner)
+	_, made.admin = w.member(t, made.organization, "admin@"+name+".example", organization.Admin)
+	_, made.member = w.member(t, made.organization, "member@"+name+".example", organization.Member)
+	var viewer account.Caller
+	viewer, made.viewer = w.member(t, made.organization, "viewer@"+name+".example", organization.Viewer)
+	made.account = viewer.ID
+	invited, _, err := w.organizations.Invite(ctx, owner, o.ID, organization.Offer{Email: "invited@" + name + ".example", Role: organization.Viewer})
+	must(t, err)
+	made.invitation = invited.ID
+	own, _, err := w.tokens.CreateForOrganization(ctx, owner, token.Request{Name: "ci", Organization: o.ID, Role: organization.Viewer, Scope: account.Read})
+	must(t, err)
+	made.token = own.ID
+	return made
 }
 
-// member makes somebody with a role and gives them a token, which no call does yet.
-func member(t *testing.T, d *db.DB, organization contract.OrganizationID, email string, role organization.Role) string {
+// member makes somebody with a role and gives them a token.
+func (w *world) member(t *testing.T, organization, email string, role organization.Role) (account.Caller, string) {
 	t.Helper()
-	token := "chomop_" + (rand.Text() + rand.Text())[:43]
+	person := w.join(t, organization, email, role)
+	var text string
+	must(t, db.InTx(t.Context(), w.db, func(tx *db.Tx) error {
+		var err error
+		text, err = w.tokens.Issue(t.Context(), tx, person, "test", account.Manage, time.Now().Add(time.Hour))
+		return err
+	}))
+	return w.caller(t, text), text
+}
+
+// join makes somebody with a role, and undoes what else became of them. It returns the account.
+func (w *world) join(t *testing.T, organization, email string, role organization.Role) string {
+	t.Helper()
 	address, err := contract.ParseEmail(email)
 	must(t, err)
-	must(t, db.InTx(t.Context(), d, func(tx *db.Tx) error {
-		id, err := account.Ensure(t.Context(), tx, address)
-		if err != nil {
+	var person string
+	must(t, db.InTx(t.Context(), w.db, func(tx *db.Tx) error {
+		if person, err = account.Ensure(t.Context(), tx, address); err != nil {
 			return err
 		}
-		hash := sha256.Sum256([]byte(token))
-		for _, statement := range []struct {
-			text string
-			args []any
-		}{
-			{`INSERT INTO members (organization_id, account_id, role, created_at) VALUES ($1, $2, $3, 1) ON CONFLICT DO NOTHING`, []any{organization, id, string(role)}},
-			{`INSERT INTO tokens (id, account_id, secret_hash, created_at, expires_at) VALUES ($1, $2, $3, 1, $4)`,
-				[]any{rand.Text(), id, hash[:], db.Micros(time.Now().Add(time.Hour))}},
-		} {
-			if _, err := tx.Exec(t.Context(), statement.text, statement.args...); err != nil {
-				return err
-			}
+		if _, err := tx.Exec(t.Context(), `UPDATE accounts SET verified_at = 1 WHERE id = $1`, person); err != nil {
+			return err
 		}
-		return nil
+		_, err = tx.Exec(t.Context(), `
+			INSERT INTO members (organization_id, account_id, role, all_sites, created_at)
+			VALUES ($1, $2, $3, TRUE, 1)
+			ON CONFLICT (organization_id, account_id) DO UPDATE SET role = excluded.role, all_sites = TRUE`,
+			organization, person, string(role))
+		return err
 	}))
-	return token
+	return person
+}
+
+// caller is who a token stands for.
+func (w *world) caller(t *testing.T, text string) account.Caller {
+	t.Helper()
+	found, err := w.tokens.Authenticate(t.Context(), text, "127.0.0.1")
+	must(t, err)
+	return found
 }
 
 // enrolled makes a server whose host is ready for sites.
@@ -183,7 +231,7 @@ func must(t *testing.T, err error) {
 func (w *world) effects(t *testing.T) map[string]int {
 	t.Helper()
 	counts := map[string]int{}
-	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens", "webhooks", "webhook_deliveries", "mails"} {
+	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens", "invitations", "member_sites", "token_sites", "webhooks", "webhook_deliveries", "mails"} {
 		var n int
 		must(t, w.db.Reader().QueryRow(t.Context(), `SELECT COUNT(*) FROM `+table).Scan(&n))
 		counts[table] = n
@@ -201,6 +249,14 @@ func (w *world) count(t *testing.T, query string, args ...any) (n int) {
 	return n
 }
 
+// operatorFor is what the operator calls a method with: a token, or a session where that will not do.
+func (w *world) operatorFor(procedure string) string {
+	if rules[procedure].session {
+		return w.session
+	}
+	return w.operator
+}
+
 // set writes a field of a request by its name.
 func set(m *dynamicpb.Message, name string, value any) {
 	m.Set(m.Descriptor().Fields().ByName(protoreflect.Name(name)), protoreflect.ValueOf(value))
@@ -213,12 +269,21 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	for name, value := range map[string]string{
 		"webhook_id": about.webhook, "delivery_id": about.delivery, "mail_id": w.mail, "recipient": "new@example.com", "url": "https://example.com/", "description": "new",
 		"organization_id": about.organization, "site_id": about.site, "task_id": about.task, "server_id": w.server,
-		"name": "new-name", "owner_email": "new@example.com", "email": "new@example.com", "type": "static",
-		"setup_secret": "chomsetup_" + strings.Repeat("A", 43),
+		"account_id": about.account, "invitation_id": about.invitation, "token_id": about.token, "reason": "they asked for help",
+		"name": "new-name", "email": "new@example.com", "type": "static",
+		"setup_secret": "chomsetup_" + strings.Repeat("A", 43), "password": accounttest.Password, "code": "000000", "user_code": "BCDF-GHJK",
+		"credential": "{}", "session_id": about.site, "passkey_id": about.site, "login_token": bearerOf("chomlogin_"),
+		"challenge_token": bearerOf("chomask_"), "device_code": bearerOf("chomdevice_"), "token": bearerOf(mailed[path.Base(procedure)]),
 	} {
 		if fields.ByName(protoreflect.Name(name)) != nil {
 			set(request, name, value)
 		}
+	}
+	if strings.HasSuffix(procedure, "/Login") {
+		set(request, "email", operatorEmail)
+	}
+	if field := fields.ByName("scope"); field != nil {
+		request.Set(field, protoreflect.ValueOfEnum(protoreflect.EnumNumber(accountv1.Scope_SCOPE_MANAGE)))
 	}
 	if strings.HasSuffix(procedure, "/CreateServer") {
 		request.Clear(fields.ByName("organization_id"))
@@ -226,16 +291,30 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	if field := fields.ByName("domains"); field != nil {
 		request.Mutable(field).List().Append(protoreflect.ValueOfString("new.example.com"))
 	}
-	if field := fields.ByName("update_mask"); field != nil {
-		mask := request.Mutable(field).Message()
-		path := "domains"
-		if fields.ByName("domains") == nil {
-			path = "description"
+	if field := fields.ByName("site_ids"); field != nil {
+		request.Mutable(field).List().Append(protoreflect.ValueOfString(about.site))
+	}
+	for _, name := range []protoreflect.Name{"role", "scope"} {
+		if field := fields.ByName(name); field != nil {
+			request.Set(field, protoreflect.ValueOfEnum(1)) // viewer, read
 		}
-		mask.Mutable(mask.Descriptor().Fields().ByName("paths")).List().Append(protoreflect.ValueOfString(path))
+	}
+	for _, part := range []string{"domains", "require_second_factor", "site_ids", "description"} {
+		if fields.ByName(protoreflect.Name(part)) != nil {
+			addMask(request, part)
+		}
 	}
 	return request
 }
+
+// mailed are the prefixes of secrets in mailed links, by the method that takes them.
+var mailed = map[string]string{
+	"VerifyEmail": "chomverify_", "ResetPassword": "chomreset_", "ConfirmEmailChange": "chomemail_",
+	"GetInvitation": "chominv_", "AcceptInvitation": "chominv_",
+}
+
+// bearerOf is a text of some kind that nobody was given.
+func bearerOf(prefix string) string { return prefix + strings.Repeat("0", 49) }
 
 // sqliteWorld is for what does not depend on the engine.
 func sqliteWorld(t *testing.T) *world {
@@ -251,7 +330,7 @@ func testDoor(t *testing.T, w *world, log *strings.Builder) *door {
 	counted, err := newMetrics(prometheus.NewRegistry())
 	must(t, err)
 	return &door{
-		db: w.db, log: slog.New(slog.NewTextHandler(&lockedWriter{to: log}, nil)), accounts: account.New(w.db), organizations: organization.New(w.db),
+		db: w.db, log: slog.New(slog.NewTextHandler(&lockedWriter{to: log}, nil)), accounts: w.accounts.Accounts, tokens: w.accounts.Tokens, organizations: w.organizations,
 		validator: validator, metrics: counted, refusals: &refusals{db: w.db, metrics: counted}, errors: connect.NewErrorWriter(), closing: context.Background(),
 		limits: limit.New(plenty), pages: http.NewCrossOriginProtection(),
 	}

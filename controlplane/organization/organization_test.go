@@ -24,7 +24,7 @@ func accountID(t *testing.T, d *db.DB, email string) string {
 func TestCreate(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
-		organizations := organization.New(d)
+		organizations := organization.New(d, organization.Config{})
 		acme, err := organizations.Create(ctx, "acme", "Anna@acme.example")
 		if err != nil {
 			t.Fatal(err)
@@ -78,7 +78,7 @@ func TestCreate(t *testing.T) {
 func TestList(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
-		organizations := organization.New(d)
+		organizations := organization.New(d, organization.Config{})
 		for i := range 5 {
 			if _, err := organizations.Create(ctx, fmt.Sprintf("o%d", i), fmt.Sprintf("p%d@example.com", i%2)); err != nil {
 				t.Fatal(err)
@@ -87,7 +87,7 @@ func TestList(t *testing.T) {
 		read := func(t *testing.T, caller account.Caller) (names []string) {
 			t.Helper()
 			for token := ""; ; {
-				found, next, err := organizations.List(ctx, caller, 2, token)
+				found, next, err := organizations.List(ctx, caller, 2, token, false)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -117,11 +117,11 @@ func TestList(t *testing.T) {
 			})
 		}
 		t.Run("refuses another caller's page token", func(t *testing.T) {
-			_, next, err := organizations.List(ctx, operator, 2, "")
+			_, next, err := organizations.List(ctx, operator, 2, "", false)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, _, err := organizations.List(ctx, member, 2, next); fault.KindOf(err) != fault.KindInvalid {
+			if _, _, err := organizations.List(ctx, member, 2, next, false); fault.KindOf(err) != fault.KindInvalid {
 				t.Errorf("got %v", err)
 			}
 		})

@@ -10,6 +10,7 @@ import (
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/task"
 	"chom.dev/proto/contract"
 )
@@ -21,11 +22,11 @@ type Change struct {
 	Limits   *Limits           // the whole new limits
 }
 
-// Update changes what is wanted of a site. Errors: ErrNotFound, ErrInTrash, a fault of kind Invalid that names the field, a
+// Update changes what is wanted of a site. Errors: ErrNotFound, ErrInTrash, organization.ErrClosing, a fault of kind Invalid that names the field, a
 // Conflict that names the domain which another site has.
 func (s *Sites) Update(ctx context.Context, organization contract.OrganizationID, id contract.SiteID, change Change) (*Site, task.Task, error) {
 	return s.change(ctx, organization, id, "site.update", func(tx *db.Tx, site *Site) (string, error) {
-		if err := living(site); err != nil {
+		if err := changeable(site); err != nil {
 			return "", err
 		}
 		var what []string
@@ -79,7 +80,7 @@ func (s *Sites) Suspend(ctx context.Context, organization contract.OrganizationI
 // Resume serves a suspended site again. On one that is not suspended it tries again what the host did not do.
 func (s *Sites) Resume(ctx context.Context, organization contract.OrganizationID, id contract.SiteID) (*Site, task.Task, error) {
 	return s.change(ctx, organization, id, "site.resume", func(_ *db.Tx, site *Site) (string, error) {
-		if err := living(site); err != nil {
+		if err := changeable(site); err != nil {
 			return "", err
 		}
 		site.Wanted.Phase = Active
@@ -112,6 +113,9 @@ func (s *Sites) Restore(ctx context.Context, organization contract.OrganizationI
 		case Active, Suspended:
 			return "", ErrNotInTrash
 		}
+		if err := open(site); err != nil {
+			return "", err
+		}
 		site.Wanted.Phase = Active
 		site.TrashedAt, site.PurgeAt = time.Time{}, time.Time{}
 		return "", nil
@@ -125,6 +129,22 @@ func living(site *Site) error {
 		return ErrPurging
 	case Trashed:
 		return ErrInTrash
+	}
+	return nil
+}
+
+// changeable refuses a site that is not living or not open.
+func changeable(site *Site) error {
+	if err := living(site); err != nil {
+		return err
+	}
+	return open(site)
+}
+
+// open refuses a site whose organization is closing: nobody wakes it before that is reopened.
+func open(site *Site) error {
+	if site.owner != organization.Active {
+		return organization.ErrClosing
 	}
 	return nil
 }
@@ -146,7 +166,7 @@ func (s *Sites) change(ctx context.Context, organization contract.OrganizationID
 		if err != nil {
 			return err
 		}
-		site.Wanted.Generation = nextGeneration(site)
+		site.renew()
 		if ordered, err = s.converge(ctx, tx, site); err != nil {
 			return err
 		}

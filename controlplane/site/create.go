@@ -40,7 +40,7 @@ var requestIDPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$`)
 //
 // A repeat with the same request id and the same content returns the first one's site and task; one with other content is
 // ErrRequestID. Other errors: a fault of kind Invalid that names the field, ErrNameTaken, a Conflict that names the domain
-// which another site has, organization.ErrNotFound, and what the fleet says when no server can take it.
+// which another site has, organization.ErrNotFound and ErrClosing, and what the fleet says when no server can take it.
 func (s *Sites) Create(ctx context.Context, n Request) (*Site, task.Task, error) {
 	wanted, err := s.parse(n)
 	if err != nil {
@@ -148,6 +148,7 @@ func (s *Sites) create(ctx context.Context, tx *db.Tx, n Request, wanted Wanted,
 		Wanted:       wanted,
 		CreatedAt:    now,
 		UpdatedAt:    now,
+		owner:        organization.Active,
 	}
 	if err := insert(ctx, tx, made, n.RequestID, hash); err != nil {
 		return nil, task.Task{}, err
@@ -206,16 +207,20 @@ func repeated(ctx context.Context, tx *db.Tx, n Request, hash []byte) (*Site, ta
 	return found, task.Task{ID: first}, nil
 }
 
-// free refuses an organization that does not exist, and a name that it has given already.
+// free refuses an organization that does not exist or is closing, and a name that it has given already.
 func free(ctx context.Context, tx *db.Tx, n Request) error {
-	var one int
-	err := tx.QueryRow(ctx, `SELECT 1 FROM organizations WHERE id = $1`, n.Organization).Scan(&one)
+	var owner organization.State
+	err := tx.QueryRow(ctx, `SELECT state FROM organizations WHERE id = $1`, n.Organization).Scan(&owner)
 	if errors.Is(err, sql.ErrNoRows) {
 		return organization.ErrNotFound
 	}
 	if err != nil {
 		return fmt.Errorf("look for organization: %w", err)
 	}
+	if owner != organization.Active {
+		return organization.ErrClosing
+	}
+	var one int
 	err = tx.QueryRow(ctx, `
 		SELECT 1
 		FROM sites

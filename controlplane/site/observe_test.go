@@ -219,7 +219,10 @@ func TestList(t *testing.T) {
 		}
 		for name, read := range map[string]func() error{
 			"another organization's": func() error { _, _, err := w.sites.List(ctx, w.stranger, 2, next, site.Filter{}); return err },
-			"another query's":        func() error { _, _, err := w.sites.List(ctx, w.organization, 2, next, site.Filter{Trashed: true}); return err },
+			"another query's": func() error {
+				_, _, err := w.sites.List(ctx, w.organization, 2, next, site.Filter{Trashed: true})
+				return err
+			},
 		} {
 			if err := read(); fault.KindOf(err) != fault.KindInvalid {
 				t.Errorf("%s page token: %v", name, err)

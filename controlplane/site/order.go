@@ -26,7 +26,7 @@ func (s *Site) desired() *sitev1.DesiredState {
 		OrganizationId: s.Organization.String(),
 		Handle:         s.Handle.String(),
 		Generation:     w.Generation,
-		Phase:          phaseProto[w.Phase],
+		Phase:          phaseProto[w.onHost()],
 		Type:           w.Type.String(),
 		Settings:       w.Settings,
 		Limits: &sitev1.Limits{

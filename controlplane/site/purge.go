@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"chom.dev/controlplane/audit"
+	"chom.dev/controlplane/clock"
 	"chom.dev/controlplane/db"
 	"chom.dev/proto/contract"
 )
@@ -20,36 +23,26 @@ const purgeAgainAfter = 3 * time.Minute
 // purgeBatch bounds how many hosts are given work at once.
 const purgeBatch = 100
 
-// A clock that is set forward makes sites look overdue that are not, and what is purged is gone. So after a jump nothing is
-// purged for a while, in which somebody may set the clock right.
-const (
-	jumpMin   = 5 * time.Minute
-	jumpPause = time.Hour
-)
-
-// jumped says whether the wall clock went on by much more than the time that passed.
-func jumped(before, now time.Time) bool {
-	passed := now.Sub(before)                  // by the monotonic clock
-	shown := now.Round(0).Sub(before.Round(0)) // by the wall clock
-	return jumpedBy(shown - passed)
+// Run has sites removed whose time in the trash is over, and follows what becomes of organizations, until ctx ends.
+func (s *Sites) Run(ctx context.Context) error {
+	var g errgroup.Group
+	g.Go(func() error { return s.emptyTrash(ctx) })
+	g.Go(func() error { return s.follow(ctx) })
+	return g.Wait()
 }
 
-func jumpedBy(d time.Duration) bool { return d > jumpMin }
-
-// Run has sites removed whose time in the trash is over, until ctx ends.
-func (s *Sites) Run(ctx context.Context) error {
+func (s *Sites) emptyTrash(ctx context.Context) error {
 	ticker := time.NewTicker(min(purgeEvery, max(s.config.TrashPeriod/4, time.Second))) // a short period is kept as well
 	defer ticker.Stop()
-	before, pause := time.Now(), time.Time{}
+	var wall clock.Wall
+	trusted := true
 	for {
 		now := time.Now()
-		if jumped(before, now) {
-			pause = now.Add(jumpPause)
-			s.log.WarnContext(ctx, "the clock was set forward; nothing leaves the trash for a while", "for", jumpPause)
-		}
-		before = now
-		if !now.Before(pause) {
+		if before := trusted; wall.Trust(now) {
+			trusted = true
 			s.purgeAndTell(ctx, now)
+		} else if trusted = false; before {
+			s.log.WarnContext(ctx, "the clock was set forward; nothing leaves the trash for a while")
 		}
 		select {
 		case <-ctx.Done():
@@ -127,7 +120,7 @@ func (s *Sites) purge(ctx context.Context, organization contract.OrganizationID,
 		}
 		site.Wanted.Phase = Absent
 		site.UpdatedAt = db.Time(db.Micros(now))
-		site.Wanted.Generation = nextGeneration(site)
+		site.renew()
 		if _, err := s.converge(ctx, tx, site); err != nil {
 			return err
 		}

@@ -19,6 +19,9 @@
 //	UPDATING  a change of an ACTIVE or SUSPENDED site is on its way
 //	FAILED    the host could not be brought to what is wanted; Problem says why. Each change tries again.
 //
+// The sites of an organization that is closing are frozen: their hosts suspend them whatever their phase is, nobody but Suspend
+// and Delete changes them, and they go on as they were when it is reopened (freeze.go).
+//
 // Each change gives the whole wanted state a new generation, writes it and the task that carries it out in one transaction,
 // and answers. A generation is above the former one and above what the host was last seen to hold, so that a host which knows
 // more than a restored database is never asked to go back in silence.
@@ -33,6 +36,7 @@ import (
 
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/task"
 	"chom.dev/proto/contract"
 )
@@ -66,6 +70,7 @@ type Site struct {
 	PurgeAt      time.Time // zero when it is not in the trash
 
 	lastTaskState task.State // of LastTask; empty when there is none
+	owner         organization.State
 }
 
 // Wanted is everything that a host needs to know of a site.
@@ -73,6 +78,7 @@ type Wanted struct {
 	Type       contract.SiteType
 	Generation uint64
 	Phase      Phase
+	Frozen     bool              // its organization is closing: its host suspends it, whatever the phase
 	Domains    []contract.Domain // the primary one first, at least one
 	Settings   map[string]string
 	Limits     Limits
@@ -104,6 +110,14 @@ type Observed struct {
 	PHPVersion string
 	At         time.Time
 	Problem    string
+}
+
+// onHost is the phase that the host is ordered to bring about.
+func (w Wanted) onHost() Phase {
+	if w.Frozen && w.Phase == Active {
+		return Suspended
+	}
+	return w.Phase
 }
 
 // URL is the address of the home page.

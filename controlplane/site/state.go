@@ -1,6 +1,10 @@
 package site
 
-import "fmt"
+import (
+	"fmt"
+
+	"chom.dev/controlplane/organization"
+)
 
 // State is a site's life as a person sees it; package comment draws it.
 type State uint8
@@ -48,7 +52,7 @@ func derive(w Wanted, o *Observed, last progress, lastProblem string) (State, st
 	if problem := problemOf(w, o, last, lastProblem); problem != "" {
 		return StateFailed, problem
 	}
-	if w.Phase == Suspended {
+	if w.onHost() == Suspended {
 		return StateSuspended, ""
 	}
 	return StateActive, ""
@@ -73,11 +77,11 @@ func problemOf(w Wanted, o *Observed, last progress, lastProblem string) string 
 	switch {
 	case o.Problem != "":
 		return o.Problem
-	case o.Phase != w.Phase:
+	case o.Phase != w.onHost():
 		return fmt.Sprintf("the host reports it as %s", orNothing(o.Phase))
-	case w.Phase == Active && o.HTTPStatus == 0:
+	case w.onHost() == Active && o.HTTPStatus == 0:
 		return "the home page did not answer"
-	case w.Phase == Active && o.HTTPStatus >= 500:
+	case w.onHost() == Active && o.HTTPStatus >= 500:
 		return fmt.Sprintf("the home page answered with status %d", o.HTTPStatus)
 	}
 	return ""
@@ -97,6 +101,12 @@ func orNothing(p Phase) string {
 		return "nothing"
 	}
 	return string(p)
+}
+
+// renew numbers a new wanted state. Whether it is frozen is looked up anew for each.
+func (s *Site) renew() {
+	s.Wanted.Frozen = s.owner != organization.Active
+	s.Wanted.Generation = nextGeneration(s)
 }
 
 // nextGeneration is above all that was ever wanted or seen.

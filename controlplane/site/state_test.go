@@ -1,14 +1,14 @@
 package site
 
-import (
-	"testing"
-	"time"
-)
+import "testing"
 
 func TestDerive(t *testing.T) {
 	w := func(phase Phase, generation uint64) Wanted { return Wanted{Phase: phase, Generation: generation} }
 	o := func(phase Phase, generation uint64, status uint32) *Observed {
 		return &Observed{Phase: phase, Generation: generation, HTTPStatus: status}
+	}
+	frozen := func(phase Phase, generation uint64) Wanted {
+		return Wanted{Phase: phase, Generation: generation, Frozen: true}
 	}
 	sick := o(Active, 1, 200)
 	sick.Problem = "the database is gone"
@@ -34,6 +34,10 @@ func TestDerive(t *testing.T) {
 		"changed, and the host is behind":    {w(Active, 2), o(Active, 1, 200), arrived, "", StateFailed, "the host holds generation 1, older than 2"},
 		"suspended":                          {w(Suspended, 2), o(Suspended, 2, 503), arrived, "", StateSuspended, ""},
 		"being suspended":                    {w(Suspended, 2), o(Active, 1, 200), onItsWay, "", StateUpdating, ""},
+		"frozen":                             {frozen(Active, 2), o(Suspended, 2, 503), arrived, "", StateSuspended, ""},
+		"frozen, but found served":           {frozen(Active, 2), o(Active, 2, 200), arrived, "", StateFailed, "the host reports it as active"},
+		"being frozen":                       {frozen(Active, 2), o(Active, 1, 200), onItsWay, "", StateUpdating, ""},
+		"frozen when it was suspended":       {frozen(Suspended, 3), o(Suspended, 3, 503), arrived, "", StateSuspended, ""},
 		"in the trash":                       {w(Trashed, 3), o(Trashed, 3, 0), arrived, "", StateTrashed, ""},
 		"on its way to the trash":            {w(Trashed, 3), o(Active, 2, 200), onItsWay, "", StateTrashed, ""},
 		"not quite in the trash":             {w(Trashed, 3), o(Active, 2, 200), broken, "the disk is full", StateTrashed, "the disk is full"},
@@ -47,21 +51,5 @@ func TestDerive(t *testing.T) {
 				t.Errorf("got %d %q, want %d %q", state, problem, test.state, test.problem)
 			}
 		})
-	}
-}
-
-func TestJumped(t *testing.T) {
-	before := time.Now()
-	// Without its monotonic part a time is what only the wall clock says; with it, both went on alike.
-	if jumped(before, before.Add(8*24*time.Hour)) {
-		t.Error("a week that passed is no jump")
-	}
-	for name, test := range map[string]struct {
-		shown time.Duration
-		want  bool
-	}{"set forward": {8 * 24 * time.Hour, true}, "set a little": {time.Minute, false}, "set back": {-time.Hour, false}} {
-		if got := jumpedBy(test.shown - time.Minute); got != test.want {
-			t.Errorf("%s: %t", name, got)
-		}
 	}
 }

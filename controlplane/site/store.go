@@ -23,6 +23,8 @@ const columns = `
 	       s.name,
 	       s.desired,
 	       s.phase,
+	       s.frozen,
+	       o.state,
 	       s.generation,
 	       s.observed,
 	       s.observed_generation,
@@ -34,15 +36,17 @@ const columns = `
 	       s.trashed_at,
 	       s.purge_at
 	FROM sites s
+	JOIN organizations o ON o.id = s.organization_id
 	LEFT JOIN tasks t ON t.organization_id = s.organization_id AND t.id = s.last_task_id`
 
 func scan(row interface{ Scan(...any) error }) (*Site, error) {
 	var s Site
 	var desired, observed []byte
 	var phase, lastProblem string
+	var frozen bool
 	var generation, observedGeneration, created, updated int64
 	var trashed, purge sql.NullInt64
-	if err := row.Scan(&s.Organization, &s.ID, &s.Handle, &s.Server, &s.Name, &desired, &phase, &generation, &observed, &observedGeneration,
+	if err := row.Scan(&s.Organization, &s.ID, &s.Handle, &s.Server, &s.Name, &desired, &phase, &frozen, &s.owner, &generation, &observed, &observedGeneration,
 		&lastProblem, &s.LastTask, &s.lastTaskState, &created, &updated, &trashed, &purge); err != nil {
 		return nil, err
 	}
@@ -50,7 +54,7 @@ func scan(row interface{ Scan(...any) error }) (*Site, error) {
 	if s.Wanted, err = parseDesired(desired); err != nil {
 		return nil, fmt.Errorf("site %s: %w", s.ID, err)
 	}
-	s.Wanted.Phase, s.Wanted.Generation = Phase(phase), uint64(generation)
+	s.Wanted.Phase, s.Wanted.Frozen, s.Wanted.Generation = Phase(phase), frozen, uint64(generation)
 	if observed != nil {
 		var o sitev1.ObservedState
 		if err := proto.Unmarshal(observed, &o); err != nil {
@@ -126,8 +130,8 @@ func insert(ctx context.Context, tx *db.Tx, s *Site, requestID string, requestHa
 	if _, err := tx.Exec(ctx, `
 		INSERT INTO sites (
 			organization_id, id, handle, server_id, name, type, request_id, request_hash,
-			desired, phase, generation, observed_generation, problem, last_task_id, created_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, '', '', $12, $12)`,
+			desired, phase, frozen, generation, observed_generation, problem, last_task_id, created_at, updated_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, FALSE, $11, 0, '', '', $12, $12)`,
 		s.Organization, s.ID, s.Handle, s.Server, s.Name, s.Wanted.Type,
 		sql.NullString{String: requestID, Valid: requestID != ""}, requestHash,
 		desired, string(s.Wanted.Phase), int64(s.Wanted.Generation), db.Micros(s.CreatedAt)); err != nil {
@@ -146,15 +150,16 @@ func update(ctx context.Context, tx *db.Tx, s *Site) error {
 		UPDATE sites
 		SET desired = $3,
 		    phase = $4,
-		    generation = $5,
+		    frozen = $5,
+		    generation = $6,
 		    problem = '',
-		    last_task_id = $6,
-		    updated_at = $7,
-		    trashed_at = $8,
-		    purge_at = $9
+		    last_task_id = $7,
+		    updated_at = $8,
+		    trashed_at = $9,
+		    purge_at = $10
 		WHERE organization_id = $1
 		  AND id = $2`,
-		s.Organization, s.ID, desired, string(s.Wanted.Phase), int64(s.Wanted.Generation), s.LastTask,
+		s.Organization, s.ID, desired, string(s.Wanted.Phase), s.Wanted.Frozen, int64(s.Wanted.Generation), s.LastTask,
 		db.Micros(s.UpdatedAt), db.NullMicros(s.TrashedAt), db.NullMicros(s.PurgeAt))
 	if err != nil {
 		return fmt.Errorf("update site %s: %w", s.ID, err)

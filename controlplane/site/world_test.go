@@ -50,7 +50,7 @@ func newWorld(t *testing.T, d *db.DB) *world {
 	})}
 	w.server = addServer(t, d, "web1")
 	for name, id := range map[string]*contract.OrganizationID{"acme": &w.organization, "other": &w.stranger} {
-		made, err := organization.New(d).Create(t.Context(), name, name+"@example.com")
+		made, err := organization.New(d, organization.Config{}).Create(t.Context(), name, name+"@example.com")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -107,7 +107,7 @@ func newWorld(t *testing.T, d *db.DB, dialer *outbound.Dialer) *world {
 	keys := secrettest.New()
 	mails, err := notify.New(d, keys, log, prometheus.NewRegistry(), notify.Config{PublicURL: publicURL})
 	must(t, err)
-	w := &world{db: d, organizations: organization.New(d)}
+	w := &world{db: d, organizations: organization.New(d, organization.Config{Log: log, URL: publicURL})}
 	w.Webhooks = New(d, log, Config{Keys: keys, Mails: mails, Organizations: w.organizations, Dialer: dialer, PublicURL: publicURL})
 	made, err := w.organizations.Create(t.Context(), "acme", "owner@acme.example")
 	must(t, err)

@@ -68,7 +68,7 @@ func agentSurface(t *testing.T, r *attackRange) {
 			t.Errorf("%s is in a log, an argument or the environment", what)
 		}
 	}
-	for _, pattern := range []string{`chom1\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]{20,}`, `chomop_[A-Za-z0-9_-]{20,}`, `-----BEGIN [A-Z ]*PRIVATE KEY-----`} {
+	for _, pattern := range []string{`chom1\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]{20,}`, `chom(pat|org|imp)_[A-Za-z0-9]{20,}`, `-----BEGIN [A-Z ]*PRIVATE KEY-----`} {
 		if found := regexp.MustCompile(pattern).FindString(journal); found != "" {
 			t.Errorf("a secret is in a log, an argument or the environment: %.12s...", found)
 		}

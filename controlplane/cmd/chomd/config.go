@@ -27,6 +27,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"chom.dev/controlplane/install"
+	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/site"
 )
 
@@ -42,6 +43,7 @@ type config struct {
 	InsecureHTTP bool   `koanf:"insecure-http"`
 	PublicURL    string `koanf:"public-url"`
 	people       `koanf:",squash"`
+	SignUp       string `koanf:"sign-up"`
 
 	AgentsListen string `koanf:"agents-listen"`
 	AgentAddress string `koanf:"agent-address"`
@@ -50,6 +52,7 @@ type config struct {
 	MetricsListen string `koanf:"metrics-listen"`
 
 	TrashPeriod      time.Duration `koanf:"trash-period"`
+	ClosePeriod      time.Duration `koanf:"close-period"`
 	WordPressURL     string        `koanf:"wordpress-url"`
 	WordPressVersion string        `koanf:"wordpress-version"`
 	WordPressSHA256  string        `koanf:"wordpress-sha256"`
@@ -71,11 +74,13 @@ func configFlags(f *pflag.FlagSet) {
 	f.Bool("insecure-http", false, "allow plain HTTP for people-listen beyond loopback. Everybody on the way can read tokens: only for closed networks, such as a lab's bridge, or behind a proxy that speaks HTTPS")
 	f.String("public-url", "", "URL under which people and new servers reach people-listen (default its own address)")
 	peopleFlags(f)
+	f.String("sign-up", "open", "who may sign up: open for everybody with an e-mail address, invited for those whom a member invited or an operator named")
 	f.String("agents-listen", ":8443", "address for agents, TLS 1.3 with client certificates")
 	f.String("agent-address", "", "HOST:PORT under which agents reach agents-listen (default the host of public-url and the port of agents-listen)")
 	f.String("packages-dir", "", "folder with chom-agent_amd64.deb and chom-agent_arm64.deb, which new servers install")
 	f.String("metrics-listen", "127.0.0.1:9464", "address of /metrics, in clear and without a token: keep it on loopback or in a closed network; empty for none")
 	f.Duration("trash-period", site.DefaultTrashPeriod, "how long a deleted site can be restored")
+	f.Duration("close-period", organization.DefaultClosePeriod, "how long a closed organization can be reopened; its sites go to the trash then")
 	f.String("wordpress-url", "", "archive (tar.gz) that new WordPress sites are installed from")
 	f.String("wordpress-version", "", "its release, for example 6.8.1")
 	f.String("wordpress-sha256", "", "its SHA-256 in hex; an agent uses no other bytes")
@@ -203,12 +208,14 @@ func (c *config) validate() error {
 		rule(false, "public-url", err.Error())
 	}
 	c.check(rule)
+	rule(slices.Contains([]string{"open", "invited"}, c.SignUp), "sign-up", "must be open or invited")
 	rule(isAddress(c.AgentsListen), "agents-listen", "must be HOST:PORT or :PORT")
 	if err := install.ValidateAgents(to.Agents); err != nil && (c.AgentAddress != "" || c.PublicURL != "" || !isEverywhere(c.PeopleListen)) {
 		rule(false, "agent-address", err.Error())
 	}
 	rule(c.MetricsListen == "" || isAddress(c.MetricsListen), "metrics-listen", "must be HOST:PORT, or empty for none")
 	rule(c.TrashPeriod >= time.Second && c.TrashPeriod <= 365*24*time.Hour, "trash-period", "must be 1s to 8760h")
+	rule(c.ClosePeriod >= time.Second && c.ClosePeriod <= 365*24*time.Hour, "close-period", "must be 1s to 8760h")
 	if c.PackagesDir != "" {
 		info, err := os.Stat(c.PackagesDir)
 		rule(err == nil && info.IsDir(), "packages-dir", "must be a folder")

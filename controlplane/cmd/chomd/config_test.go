@@ -63,6 +63,7 @@ func TestConfig(t *testing.T) {
 		"another database":                {args: []string{"--database", "mysql://x"}, want: "database: must begin with"},
 		"a URL with shell in it":          {args: []string{"--public-url", "http://x$(id)"}, want: "public-url: must be http(s)://HOST"},
 		"an agent address without port":   {args: []string{"--agent-address", "x.example"}, want: "agent-address: must be HOST:PORT"},
+		"a sign-up for some":              {args: []string{"--sign-up", "friends"}, want: "sign-up: must be open or invited"},
 		"a trash period of nothing":       {args: []string{"--trash-period", "0s"}, want: "trash-period: must be"},
 		"a trash period of words":         {file: "trash-period: a week\n", want: "trash-period"},
 		"half a WordPress release":        {args: []string{"--wordpress-url", "http://x.example/wp.tar.gz"}, want: "wordpress-version: must be"},

@@ -23,13 +23,17 @@ import (
 	"chom.dev/controlplane/api"
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/install"
+	"chom.dev/controlplane/limit"
 	"chom.dev/controlplane/link"
 	"chom.dev/controlplane/organization"
+	"chom.dev/controlplane/password"
 	"chom.dev/controlplane/pki"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
+	"chom.dev/controlplane/token"
 )
 
 // stopWithin is how long an orderly end may take; systemd and impatient people kill after more.
@@ -72,8 +76,30 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 		return err
 	}
 
+	people, err := net.Listen("tcp", c.PeopleListen)
+	if err != nil {
+		return fmt.Errorf("listen for people: %w", err)
+	}
+	defer people.Close() //nolint:errcheck // its server closes it first
+	agents, err := net.Listen("tcp", c.AgentsListen)
+	if err != nil {
+		return fmt.Errorf("listen for agents: %w", err)
+	}
+	defer agents.Close() //nolint:errcheck // its server closes it first
+	address := c.addresses(people.Addr().String(), agents.Addr().String())
+
 	// The nouns.
-	accounts, organizations := account.New(d), organization.New(d)
+	organizations := organization.New(d, organization.Config{Log: log, ClosePeriod: c.ClosePeriod, URL: address.URL})
+	tokens := token.New(d, log, organizations)
+	limits, err := c.limiter(log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, limits.Close()) }()
+	accounts, err := c.accounts(d, log, tokens, limits, address)
+	if err != nil {
+		return err
+	}
 	servers := fleet.New(d, log)
 	tasks, err := task.NewTasks(d, authority.Signer(), log, registry, task.OnEnd(task.ConvergeSite, site.Ended))
 	if err != nil {
@@ -86,17 +112,6 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	sites := site.New(d, tasks, log, site.Config{TrashPeriod: c.TrashPeriod, WordPress: wordPress})
 
 	// The doors.
-	people, err := net.Listen("tcp", c.PeopleListen)
-	if err != nil {
-		return fmt.Errorf("listen for people: %w", err)
-	}
-	defer people.Close() //nolint:errcheck // its server closes it first
-	agents, err := net.Listen("tcp", c.AgentsListen)
-	if err != nil {
-		return fmt.Errorf("listen for agents: %w", err)
-	}
-	defer agents.Close() //nolint:errcheck // its server closes it first
-	address := c.addresses(people.Addr().String(), agents.Addr().String())
 	agentsDoor, err := link.New(link.Config{
 		DB: d, Log: log, Metrics: registry, Authority: authority, Fleet: servers, Tasks: tasks, Sites: sites,
 	})
@@ -106,11 +121,6 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	packages := install.NewPackages(c.PackagesDir)
 	closing, closeStreams := context.WithCancel(context.WithoutCancel(ctx))
 	defer closeStreams()
-	limits, err := c.limiter(log)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, limits.Close()) }()
 	proxies, err := c.proxies()
 	if err != nil {
 		return err
@@ -120,7 +130,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 		return err
 	}
 	handler, err := api.New(api.Config{
-		DB: d, Log: log, Metrics: registry, Accounts: accounts, Organizations: organizations, Fleet: servers, Sites: sites, Tasks: tasks,
+		DB: d, Log: log, Metrics: registry, Accounts: accounts, Organizations: organizations, Tokens: tokens, Fleet: servers, Sites: sites, Tasks: tasks,
 		Packages: packages, Address: address, Pin: authority.Pin(), Ready: d.Ping, TLS: c.tls(), Closing: closing,
 		Limits: limits, Proxies: proxies, Origins: origins,
 	})
@@ -137,9 +147,12 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	defer stopWork()
 	g, running := errgroup.WithContext(work)
 	g.Go(func() error { return tasks.Run(running) })
+	g.Go(func() error { return accounts.Run(running) })
 	g.Go(func() error { return servers.Run(running) })
 	g.Go(func() error { return sites.Run(running) })
 	g.Go(func() error { return heads.Run(running) })
+	g.Go(func() error { return organizations.Run(running) })
+	g.Go(func() error { return tokens.Run(running) })
 	g.Go(func() error { return agentsDoor.Run(running) })
 	g.Go(func() error { return agentsDoor.Serve(agents) })
 	g.Go(func() error { return c.servePeople(peoplesDoor, people) })
@@ -180,6 +193,40 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	}
 	log.Info("stopped")
 	return nil
+}
+
+// accounts are the people who may call.
+func (c *config) accounts(d *db.DB, log *slog.Logger, tokens *token.Tokens, limits *limit.Limiter, address install.Address) (*account.Accounts, error) {
+	needs := account.Config{
+		Log: log, Passwords: password.NewHasher(password.Today), Mails: noMail{}, Seals: noKeys{}, Limits: tries{limits}, Tokens: tokens, URL: address.URL,
+	}
+	if c.SignUp == "invited" {
+		needs.Invited = func(context.Context, *db.Tx, string) (bool, error) { return false, nil }
+	}
+	return account.New(d, needs)
+}
+
+// noMail is a control plane without a mail server: what would send a mail fails.
+type noMail struct{}
+
+func (noMail) Enqueue(context.Context, *db.Tx, account.Mail) error {
+	return fault.Unavailable("this control plane has no mail server", 0, nil)
+}
+
+// noKeys is a control plane without a keyring: what would keep a secret fails.
+type noKeys struct{}
+
+var errNoKeys = fault.Unavailable("this control plane has no keyring", 0, nil)
+
+func (noKeys) Seal(account.Place, []byte) ([]byte, error) { return nil, errNoKeys }
+func (noKeys) Open(account.Place, []byte) ([]byte, error) { return nil, errNoKeys }
+
+// tries bounds guessing by the same counts as the door's.
+type tries struct{ *limit.Limiter }
+
+// Allow implements account.Limiter.
+func (t tries) Allow(ctx context.Context, key, class string) error {
+	return t.Take(ctx, class, key).Err()
 }
 
 // Limits of the people's listener. Calls have their own (api/door.go).

@@ -9,34 +9,73 @@ CREATE TABLE settings (
 );
 
 CREATE TABLE accounts (
-    id         TEXT PRIMARY KEY,
-    email      TEXT NOT NULL UNIQUE,
-    operator   BOOLEAN NOT NULL,
-    created_at BIGINT NOT NULL
-);
-
-CREATE TABLE tokens (
-    id           TEXT PRIMARY KEY,
-    account_id   TEXT NOT NULL REFERENCES accounts (id),
-    secret_hash  BYTEA NOT NULL UNIQUE,
-    created_at   BIGINT NOT NULL,
-    expires_at   BIGINT NOT NULL,
-    revoked_at   BIGINT
+    id            TEXT PRIMARY KEY,
+    email         TEXT NOT NULL UNIQUE,
+    operator      BOOLEAN NOT NULL,
+    -- argon2id in PHC format; NULL for somebody who has none yet.
+    password_hash TEXT,
+    -- When its person showed that the address is theirs; NULL for one whom others named.
+    verified_at   BIGINT,
+    created_at    BIGINT NOT NULL
 );
 
 CREATE TABLE organizations (
-    id         TEXT PRIMARY KEY,
-    name       TEXT NOT NULL UNIQUE,
-    created_at BIGINT NOT NULL
+    id                    TEXT PRIMARY KEY,
+    name                  TEXT NOT NULL,
+    state                 TEXT NOT NULL CHECK (state IN ('active', 'closing', 'closed')),
+    -- When a closing organization is closed for good.
+    close_at              BIGINT,
+    require_second_factor BOOLEAN NOT NULL,
+    created_at            BIGINT NOT NULL,
+    CHECK ((state = 'closing') = (close_at IS NOT NULL))
 );
+
+-- The name of a closed organization is free.
+CREATE UNIQUE INDEX organizations_name ON organizations (name) WHERE state <> 'closed';
+CREATE INDEX organizations_ending ON organizations (state) WHERE state <> 'active';
 
 CREATE TABLE members (
     organization_id TEXT NOT NULL REFERENCES organizations (id),
     account_id      TEXT NOT NULL REFERENCES accounts (id),
     role            TEXT NOT NULL CHECK (role IN ('owner', 'admin', 'member', 'viewer')),
+    -- False: only those of member_sites.
+    all_sites       BOOLEAN NOT NULL,
     created_at      BIGINT NOT NULL,
-    PRIMARY KEY (organization_id, account_id)
+    PRIMARY KEY (organization_id, account_id),
+    CHECK (all_sites OR role IN ('member', 'viewer'))
 );
+
+CREATE INDEX members_account ON members (account_id);
+
+CREATE TABLE tokens (
+    id                TEXT PRIMARY KEY,
+    kind              TEXT NOT NULL CHECK (kind IN ('personal', 'organization', 'impersonation')),
+    secret_hash       BYTEA NOT NULL UNIQUE,
+    -- What people call it; the reason of an impersonation.
+    name              TEXT NOT NULL,
+    -- Whom it stands for; NULL for an organization's own.
+    account_id        TEXT REFERENCES accounts (id),
+    -- The only organization that it reaches; NULL for all of its person's.
+    organization_id   TEXT REFERENCES organizations (id),
+    -- What an organization's own may do; empty for the others.
+    role              TEXT NOT NULL CHECK (role IN ('', 'admin', 'member', 'viewer')),
+    scope             TEXT NOT NULL CHECK (scope IN ('read', 'deploy', 'manage')),
+    -- False: only those of token_sites.
+    all_sites         BOOLEAN NOT NULL,
+    -- Who made it: for an impersonation, the operator behind it.
+    created_by        TEXT NOT NULL REFERENCES accounts (id),
+    created_at        BIGINT NOT NULL,
+    expires_at        BIGINT NOT NULL,
+    revoked_at        BIGINT,
+    last_used_at      BIGINT,
+    last_used_address TEXT NOT NULL,
+    UNIQUE (organization_id, id),
+    CHECK ((kind = 'organization') = (account_id IS NULL)),
+    CHECK ((kind = 'organization') = (role <> '')),
+    CHECK (organization_id IS NOT NULL OR (kind = 'personal' AND all_sites))
+);
+
+CREATE INDEX tokens_account ON tokens (account_id, id);
 
 CREATE TABLE servers (
     id                     TEXT PRIMARY KEY,
@@ -121,6 +160,8 @@ CREATE TABLE sites (
     -- What is wanted: a serialized chom.site.v1.DesiredState and the parts of it that queries need.
     desired             BYTEA NOT NULL,
     phase               TEXT NOT NULL CHECK (phase IN ('active', 'suspended', 'trashed', 'absent')),
+    -- Its host was told to suspend it, whatever the phase, since its organization is closing.
+    frozen                BOOLEAN NOT NULL,
     generation          BIGINT NOT NULL,
     -- What was measured: a serialized chom.site.v1.ObservedState.
     observed            BYTEA,
@@ -140,6 +181,7 @@ CREATE TABLE sites (
 CREATE UNIQUE INDEX sites_name ON sites (organization_id, name) WHERE phase <> 'absent';
 CREATE INDEX sites_server ON sites (server_id);
 CREATE INDEX sites_purge ON sites (purge_at) WHERE purge_at IS NOT NULL;
+CREATE INDEX sites_frozen ON sites (organization_id) WHERE frozen;
 
 CREATE TABLE domains (
     name            TEXT PRIMARY KEY,

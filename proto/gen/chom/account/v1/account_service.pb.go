@@ -11,6 +11,7 @@ import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -29,7 +30,9 @@ type CreateFirstOperatorRequest struct {
 	// The one-time secret, chomsetup_...
 	SetupSecret string `protobuf:"bytes,1,opt,name=setup_secret,json=setupSecret,proto3" json:"setup_secret,omitempty"`
 	// The operator's e-mail address.
-	Email         string `protobuf:"bytes,2,opt,name=email,proto3" json:"email,omitempty"`
+	Email string `protobuf:"bytes,2,opt,name=email,proto3" json:"email,omitempty"`
+	// A password to sign in with on the page, 10 to 128 characters; empty for none yet.
+	Password      string `protobuf:"bytes,3,opt,name=password,proto3" json:"password,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -78,10 +81,17 @@ func (x *CreateFirstOperatorRequest) GetEmail() string {
 	return ""
 }
 
+func (x *CreateFirstOperatorRequest) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
 // CreateFirstOperatorResponse holds the operator's first token, shown once.
 type CreateFirstOperatorResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// API token, chomop_...; send it as "Authorization: Bearer <token>".
+	// API token, chompat_...; send it as "Authorization: Bearer <token>".
 	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	// The operator's account, a UUID.
 	AccountId     string `protobuf:"bytes,2,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
@@ -173,14 +183,28 @@ func (*GetCallerRequest) Descriptor() ([]byte, []int) {
 // GetCallerResponse says who the caller is.
 type GetCallerResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The account, a UUID.
+	// The account, a UUID; empty for an organization's own token.
 	AccountId string `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
 	// Its e-mail address.
 	Email string `protobuf:"bytes,2,opt,name=email,proto3" json:"email,omitempty"`
 	// The caller runs the platform.
-	Operator      bool `protobuf:"varint,3,opt,name=operator,proto3" json:"operator,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Operator bool `protobuf:"varint,3,opt,name=operator,proto3" json:"operator,omitempty"`
+	// What the account has besides a password.
+	Factors *Factors `protobuf:"bytes,4,opt,name=factors,proto3" json:"factors,omitempty"`
+	// The session of this call, a UUID; empty for a token.
+	SessionId string `protobuf:"bytes,5,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// The token of this call, a UUID; empty for a session.
+	TokenId string `protobuf:"bytes,6,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	// The most that the proof allows; a session allows all.
+	Scope Scope `protobuf:"varint,7,opt,name=scope,proto3,enum=chom.account.v1.Scope" json:"scope,omitempty"`
+	// The session was opened with a second factor, or, for a token, its person has one now.
+	SecondFactor bool `protobuf:"varint,8,opt,name=second_factor,json=secondFactor,proto3" json:"second_factor,omitempty"`
+	// Until when the session counts as just proved; unset for a token, and for a session that is not fresh.
+	FreshUntilTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=fresh_until_time,json=freshUntilTime,proto3" json:"fresh_until_time,omitempty"`
+	// The operator's account that acts as this one, a UUID; empty when the person is there themselves.
+	ImpersonatorId string `protobuf:"bytes,10,opt,name=impersonator_id,json=impersonatorId,proto3" json:"impersonator_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *GetCallerResponse) Reset() {
@@ -234,29 +258,751 @@ func (x *GetCallerResponse) GetOperator() bool {
 	return false
 }
 
+func (x *GetCallerResponse) GetFactors() *Factors {
+	if x != nil {
+		return x.Factors
+	}
+	return nil
+}
+
+func (x *GetCallerResponse) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
+	}
+	return ""
+}
+
+func (x *GetCallerResponse) GetTokenId() string {
+	if x != nil {
+		return x.TokenId
+	}
+	return ""
+}
+
+func (x *GetCallerResponse) GetScope() Scope {
+	if x != nil {
+		return x.Scope
+	}
+	return Scope_SCOPE_UNSPECIFIED
+}
+
+func (x *GetCallerResponse) GetSecondFactor() bool {
+	if x != nil {
+		return x.SecondFactor
+	}
+	return false
+}
+
+func (x *GetCallerResponse) GetFreshUntilTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FreshUntilTime
+	}
+	return nil
+}
+
+func (x *GetCallerResponse) GetImpersonatorId() string {
+	if x != nil {
+		return x.ImpersonatorId
+	}
+	return ""
+}
+
+// SignUpRequest is what somebody wants.
+type SignUpRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Their e-mail address.
+	Email string `protobuf:"bytes,1,opt,name=email,proto3" json:"email,omitempty"`
+	// The password of the account, 10 to 128 characters. The commonest ones and the address itself are refused.
+	Password      string `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignUpRequest) Reset() {
+	*x = SignUpRequest{}
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignUpRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignUpRequest) ProtoMessage() {}
+
+func (x *SignUpRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignUpRequest.ProtoReflect.Descriptor instead.
+func (*SignUpRequest) Descriptor() ([]byte, []int) {
+	return file_chom_account_v1_account_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SignUpRequest) GetEmail() string {
+	if x != nil {
+		return x.Email
+	}
+	return ""
+}
+
+func (x *SignUpRequest) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
+// SignUpResponse is always the same.
+type SignUpResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignUpResponse) Reset() {
+	*x = SignUpResponse{}
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignUpResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignUpResponse) ProtoMessage() {}
+
+func (x *SignUpResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignUpResponse.ProtoReflect.Descriptor instead.
+func (*SignUpResponse) Descriptor() ([]byte, []int) {
+	return file_chom_account_v1_account_service_proto_rawDescGZIP(), []int{5}
+}
+
+// VerifyEmailRequest shows that the address is theirs, and that it was they who signed up.
+type VerifyEmailRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The secret of the mailed link, chomverify_...
+	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	// The password that was given with the sign-up.
+	Password      string `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyEmailRequest) Reset() {
+	*x = VerifyEmailRequest{}
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyEmailRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyEmailRequest) ProtoMessage() {}
+
+func (x *VerifyEmailRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyEmailRequest.ProtoReflect.Descriptor instead.
+func (*VerifyEmailRequest) Descriptor() ([]byte, []int) {
+	return file_chom_account_v1_account_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *VerifyEmailRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *VerifyEmailRequest) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
+// VerifyEmailResponse says who is signed in.
+type VerifyEmailResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The account, a UUID.
+	AccountId     string `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyEmailResponse) Reset() {
+	*x = VerifyEmailResponse{}
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyEmailResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyEmailResponse) ProtoMessage() {}
+
+func (x *VerifyEmailResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyEmailResponse.ProtoReflect.Descriptor instead.
+func (*VerifyEmailResponse) Descriptor() ([]byte, []int) {
+	return file_chom_account_v1_account_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *VerifyEmailResponse) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+// RequestPasswordResetRequest names an address.
+type RequestPasswordResetRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The e-mail address.
+	Email         string `protobuf:"bytes,1,opt,name=email,proto3" json:"email,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RequestPasswordResetRequest) Reset() {
+	*x = RequestPasswordResetRequest{}
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RequestPasswordResetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RequestPasswordResetRequest) ProtoMessage() {}
+
+func (x *RequestPasswordResetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RequestPasswordResetRequest.ProtoReflect.Descriptor instead.
+func (*RequestPasswordResetRequest) Descriptor() ([]byte, []int) {
+	return file_chom_account_v1_account_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RequestPasswordResetRequest) GetEmail() string {
+	if x != nil {
+		return x.Email
+	}
+	return ""
+}
+
+// RequestPasswordResetResponse is always the same.
+type RequestPasswordResetResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RequestPasswordResetResponse) Reset() {
+	*x = RequestPasswordResetResponse{}
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RequestPasswordResetResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RequestPasswordResetResponse) ProtoMessage() {}
+
+func (x *RequestPasswordResetResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RequestPasswordResetResponse.ProtoReflect.Descriptor instead.
+func (*RequestPasswordResetResponse) Descriptor() ([]byte, []int) {
+	return file_chom_account_v1_account_service_proto_rawDescGZIP(), []int{9}
+}
+
+// ResetPasswordRequest holds the proof and the new password.
+type ResetPasswordRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The secret of the mailed link, chomreset_...
+	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	// The new password, 10 to 128 characters.
+	Password      string `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResetPasswordRequest) Reset() {
+	*x = ResetPasswordRequest{}
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResetPasswordRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResetPasswordRequest) ProtoMessage() {}
+
+func (x *ResetPasswordRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResetPasswordRequest.ProtoReflect.Descriptor instead.
+func (*ResetPasswordRequest) Descriptor() ([]byte, []int) {
+	return file_chom_account_v1_account_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ResetPasswordRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *ResetPasswordRequest) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
+// ResetPasswordResponse has no fields.
+type ResetPasswordResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResetPasswordResponse) Reset() {
+	*x = ResetPasswordResponse{}
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResetPasswordResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResetPasswordResponse) ProtoMessage() {}
+
+func (x *ResetPasswordResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResetPasswordResponse.ProtoReflect.Descriptor instead.
+func (*ResetPasswordResponse) Descriptor() ([]byte, []int) {
+	return file_chom_account_v1_account_service_proto_rawDescGZIP(), []int{11}
+}
+
+// ChangePasswordRequest holds the new password.
+type ChangePasswordRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The new password, 10 to 128 characters.
+	Password      string `protobuf:"bytes,1,opt,name=password,proto3" json:"password,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangePasswordRequest) Reset() {
+	*x = ChangePasswordRequest{}
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangePasswordRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangePasswordRequest) ProtoMessage() {}
+
+func (x *ChangePasswordRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangePasswordRequest.ProtoReflect.Descriptor instead.
+func (*ChangePasswordRequest) Descriptor() ([]byte, []int) {
+	return file_chom_account_v1_account_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ChangePasswordRequest) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
+// ChangePasswordResponse has no fields.
+type ChangePasswordResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangePasswordResponse) Reset() {
+	*x = ChangePasswordResponse{}
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangePasswordResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangePasswordResponse) ProtoMessage() {}
+
+func (x *ChangePasswordResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangePasswordResponse.ProtoReflect.Descriptor instead.
+func (*ChangePasswordResponse) Descriptor() ([]byte, []int) {
+	return file_chom_account_v1_account_service_proto_rawDescGZIP(), []int{13}
+}
+
+// RequestEmailChangeRequest names the new address.
+type RequestEmailChangeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The new e-mail address.
+	Email         string `protobuf:"bytes,1,opt,name=email,proto3" json:"email,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RequestEmailChangeRequest) Reset() {
+	*x = RequestEmailChangeRequest{}
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RequestEmailChangeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RequestEmailChangeRequest) ProtoMessage() {}
+
+func (x *RequestEmailChangeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RequestEmailChangeRequest.ProtoReflect.Descriptor instead.
+func (*RequestEmailChangeRequest) Descriptor() ([]byte, []int) {
+	return file_chom_account_v1_account_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RequestEmailChangeRequest) GetEmail() string {
+	if x != nil {
+		return x.Email
+	}
+	return ""
+}
+
+// RequestEmailChangeResponse is always the same.
+type RequestEmailChangeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RequestEmailChangeResponse) Reset() {
+	*x = RequestEmailChangeResponse{}
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RequestEmailChangeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RequestEmailChangeResponse) ProtoMessage() {}
+
+func (x *RequestEmailChangeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RequestEmailChangeResponse.ProtoReflect.Descriptor instead.
+func (*RequestEmailChangeResponse) Descriptor() ([]byte, []int) {
+	return file_chom_account_v1_account_service_proto_rawDescGZIP(), []int{15}
+}
+
+// ConfirmEmailChangeRequest shows that the new address is theirs.
+type ConfirmEmailChangeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The secret of the mailed link, chomemail_...
+	Token         string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmEmailChangeRequest) Reset() {
+	*x = ConfirmEmailChangeRequest{}
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmEmailChangeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmEmailChangeRequest) ProtoMessage() {}
+
+func (x *ConfirmEmailChangeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmEmailChangeRequest.ProtoReflect.Descriptor instead.
+func (*ConfirmEmailChangeRequest) Descriptor() ([]byte, []int) {
+	return file_chom_account_v1_account_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ConfirmEmailChangeRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+// ConfirmEmailChangeResponse has no fields.
+type ConfirmEmailChangeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmEmailChangeResponse) Reset() {
+	*x = ConfirmEmailChangeResponse{}
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmEmailChangeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmEmailChangeResponse) ProtoMessage() {}
+
+func (x *ConfirmEmailChangeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_account_v1_account_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmEmailChangeResponse.ProtoReflect.Descriptor instead.
+func (*ConfirmEmailChangeResponse) Descriptor() ([]byte, []int) {
+	return file_chom_account_v1_account_service_proto_rawDescGZIP(), []int{17}
+}
+
 var File_chom_account_v1_account_service_proto protoreflect.FileDescriptor
 
 const file_chom_account_v1_account_service_proto_rawDesc = "" +
 	"\n" +
-	"%chom/account/v1/account_service.proto\x12\x0fchom.account.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"m\n" +
+	"%chom/account/v1/account_service.proto\x12\x0fchom.account.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1dchom/account/v1/account.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x98\x01\n" +
 	"\x1aCreateFirstOperatorRequest\x12-\n" +
 	"\fsetup_secret\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\vsetupSecret\x12 \n" +
 	"\x05email\x18\x02 \x01(\tB\n" +
-	"\xbaH\ar\x05\x18\xfe\x01`\x01R\x05email\"R\n" +
+	"\xbaH\ar\x05\x18\xfe\x01`\x01R\x05email\x12)\n" +
+	"\bpassword\x18\x03 \x01(\tB\r\xbaH\n" +
+	"\xd8\x01\x01r\x05\x10\n" +
+	"\x18\x80\x01R\bpassword\"R\n" +
 	"\x1bCreateFirstOperatorResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1d\n" +
 	"\n" +
 	"account_id\x18\x02 \x01(\tR\taccountId\"\x12\n" +
-	"\x10GetCallerRequest\"d\n" +
+	"\x10GetCallerRequest\"\x94\x03\n" +
 	"\x11GetCallerResponse\x12\x1d\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tR\taccountId\x12\x14\n" +
 	"\x05email\x18\x02 \x01(\tR\x05email\x12\x1a\n" +
-	"\boperator\x18\x03 \x01(\bR\boperator2\x92\x02\n" +
+	"\boperator\x18\x03 \x01(\bR\boperator\x122\n" +
+	"\afactors\x18\x04 \x01(\v2\x18.chom.account.v1.FactorsR\afactors\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x05 \x01(\tR\tsessionId\x12\x19\n" +
+	"\btoken_id\x18\x06 \x01(\tR\atokenId\x12,\n" +
+	"\x05scope\x18\a \x01(\x0e2\x16.chom.account.v1.ScopeR\x05scope\x12#\n" +
+	"\rsecond_factor\x18\b \x01(\bR\fsecondFactor\x12D\n" +
+	"\x10fresh_until_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x0efreshUntilTime\x12'\n" +
+	"\x0fimpersonator_id\x18\n" +
+	" \x01(\tR\x0eimpersonatorId\"Y\n" +
+	"\rSignUpRequest\x12 \n" +
+	"\x05email\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x18\xfe\x01`\x01R\x05email\x12&\n" +
+	"\bpassword\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\n" +
+	"\x18\x80\x01R\bpassword\"\x10\n" +
+	"\x0eSignUpResponse\"w\n" +
+	"\x12VerifyEmailRequest\x129\n" +
+	"\x05token\x18\x01 \x01(\tB#\xbaH r\x1e2\x1c^chomverify_[0-9A-Za-z]{49}$R\x05token\x12&\n" +
+	"\bpassword\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\n" +
+	"\x18\x80\x01R\bpassword\"4\n" +
+	"\x13VerifyEmailResponse\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x01 \x01(\tR\taccountId\"?\n" +
+	"\x1bRequestPasswordResetRequest\x12 \n" +
+	"\x05email\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x18\xfe\x01`\x01R\x05email\"\x1e\n" +
+	"\x1cRequestPasswordResetResponse\"x\n" +
+	"\x14ResetPasswordRequest\x128\n" +
+	"\x05token\x18\x01 \x01(\tB\"\xbaH\x1fr\x1d2\x1b^chomreset_[0-9A-Za-z]{49}$R\x05token\x12&\n" +
+	"\bpassword\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\n" +
+	"\x18\x80\x01R\bpassword\"\x17\n" +
+	"\x15ResetPasswordResponse\"?\n" +
+	"\x15ChangePasswordRequest\x12&\n" +
+	"\bpassword\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\n" +
+	"\x18\x80\x01R\bpassword\"\x18\n" +
+	"\x16ChangePasswordResponse\"=\n" +
+	"\x19RequestEmailChangeRequest\x12 \n" +
+	"\x05email\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x18\xfe\x01`\x01R\x05email\"\x1c\n" +
+	"\x1aRequestEmailChangeResponse\"U\n" +
+	"\x19ConfirmEmailChangeRequest\x128\n" +
+	"\x05token\x18\x01 \x01(\tB\"\xbaH\x1fr\x1d2\x1b^chomemail_[0-9A-Za-z]{49}$R\x05token\"\x1c\n" +
+	"\x1aConfirmEmailChangeResponse2\xd8\t\n" +
 	"\x0eAccountService\x12\x93\x01\n" +
 	"\x13CreateFirstOperator\x12+.chom.account.v1.CreateFirstOperatorRequest\x1a,.chom.account.v1.CreateFirstOperatorResponse\"!\x82\xd3\xe4\x93\x02\x1b:\x01*\"\x16/api/v1/first-operator\x12j\n" +
-	"\tGetCaller\x12!.chom.account.v1.GetCallerRequest\x1a\".chom.account.v1.GetCallerResponse\"\x16\x82\xd3\xe4\x93\x02\x10\x12\x0e/api/v1/callerB\xb6\x01\n" +
+	"\tGetCaller\x12!.chom.account.v1.GetCallerRequest\x1a\".chom.account.v1.GetCallerResponse\"\x16\x82\xd3\xe4\x93\x02\x10\x12\x0e/api/v1/caller\x12f\n" +
+	"\x06SignUp\x12\x1e.chom.account.v1.SignUpRequest\x1a\x1f.chom.account.v1.SignUpResponse\"\x1b\x82\xd3\xe4\x93\x02\x15:\x01*\"\x10/api/v1/sign-ups\x12|\n" +
+	"\vVerifyEmail\x12#.chom.account.v1.VerifyEmailRequest\x1a$.chom.account.v1.VerifyEmailResponse\"\"\x82\xd3\xe4\x93\x02\x1c:\x01*\"\x17/api/v1/sign-ups:verify\x12\x97\x01\n" +
+	"\x14RequestPasswordReset\x12,.chom.account.v1.RequestPasswordResetRequest\x1a-.chom.account.v1.RequestPasswordResetResponse\"\"\x82\xd3\xe4\x93\x02\x1c:\x01*\"\x17/api/v1/password-resets\x12\x89\x01\n" +
+	"\rResetPassword\x12%.chom.account.v1.ResetPasswordRequest\x1a&.chom.account.v1.ResetPasswordResponse\")\x82\xd3\xe4\x93\x02#:\x01*\"\x1e/api/v1/password-resets:finish\x12\x8b\x01\n" +
+	"\x0eChangePassword\x12&.chom.account.v1.ChangePasswordRequest\x1a'.chom.account.v1.ChangePasswordResponse\"(\x82\xd3\xe4\x93\x02\":\x01*\"\x1d/api/v1/caller:changePassword\x12\x8f\x01\n" +
+	"\x12RequestEmailChange\x12*.chom.account.v1.RequestEmailChangeRequest\x1a+.chom.account.v1.RequestEmailChangeResponse\" \x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/api/v1/email-changes\x12\x97\x01\n" +
+	"\x12ConfirmEmailChange\x12*.chom.account.v1.ConfirmEmailChangeRequest\x1a+.chom.account.v1.ConfirmEmailChangeResponse\"(\x82\xd3\xe4\x93\x02\":\x01*\"\x1d/api/v1/email-changes:confirmB\xb6\x01\n" +
 	"\x13com.chom.account.v1B\x13AccountServiceProtoP\x01Z,chom.dev/proto/gen/chom/account/v1;accountv1\xa2\x02\x03CAX\xaa\x02\x0fChom.Account.V1\xca\x02\x0fChom\\Account\\V1\xe2\x02\x1bChom\\Account\\V1\\GPBMetadata\xea\x02\x11Chom::Account::V1b\x06proto3"
 
 var (
@@ -271,23 +1017,57 @@ func file_chom_account_v1_account_service_proto_rawDescGZIP() []byte {
 	return file_chom_account_v1_account_service_proto_rawDescData
 }
 
-var file_chom_account_v1_account_service_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_chom_account_v1_account_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_chom_account_v1_account_service_proto_goTypes = []any{
-	(*CreateFirstOperatorRequest)(nil),  // 0: chom.account.v1.CreateFirstOperatorRequest
-	(*CreateFirstOperatorResponse)(nil), // 1: chom.account.v1.CreateFirstOperatorResponse
-	(*GetCallerRequest)(nil),            // 2: chom.account.v1.GetCallerRequest
-	(*GetCallerResponse)(nil),           // 3: chom.account.v1.GetCallerResponse
+	(*CreateFirstOperatorRequest)(nil),   // 0: chom.account.v1.CreateFirstOperatorRequest
+	(*CreateFirstOperatorResponse)(nil),  // 1: chom.account.v1.CreateFirstOperatorResponse
+	(*GetCallerRequest)(nil),             // 2: chom.account.v1.GetCallerRequest
+	(*GetCallerResponse)(nil),            // 3: chom.account.v1.GetCallerResponse
+	(*SignUpRequest)(nil),                // 4: chom.account.v1.SignUpRequest
+	(*SignUpResponse)(nil),               // 5: chom.account.v1.SignUpResponse
+	(*VerifyEmailRequest)(nil),           // 6: chom.account.v1.VerifyEmailRequest
+	(*VerifyEmailResponse)(nil),          // 7: chom.account.v1.VerifyEmailResponse
+	(*RequestPasswordResetRequest)(nil),  // 8: chom.account.v1.RequestPasswordResetRequest
+	(*RequestPasswordResetResponse)(nil), // 9: chom.account.v1.RequestPasswordResetResponse
+	(*ResetPasswordRequest)(nil),         // 10: chom.account.v1.ResetPasswordRequest
+	(*ResetPasswordResponse)(nil),        // 11: chom.account.v1.ResetPasswordResponse
+	(*ChangePasswordRequest)(nil),        // 12: chom.account.v1.ChangePasswordRequest
+	(*ChangePasswordResponse)(nil),       // 13: chom.account.v1.ChangePasswordResponse
+	(*RequestEmailChangeRequest)(nil),    // 14: chom.account.v1.RequestEmailChangeRequest
+	(*RequestEmailChangeResponse)(nil),   // 15: chom.account.v1.RequestEmailChangeResponse
+	(*ConfirmEmailChangeRequest)(nil),    // 16: chom.account.v1.ConfirmEmailChangeRequest
+	(*ConfirmEmailChangeResponse)(nil),   // 17: chom.account.v1.ConfirmEmailChangeResponse
+	(*Factors)(nil),                      // 18: chom.account.v1.Factors
+	(Scope)(0),                           // 19: chom.account.v1.Scope
+	(*timestamppb.Timestamp)(nil),        // 20: google.protobuf.Timestamp
 }
 var file_chom_account_v1_account_service_proto_depIdxs = []int32{
-	0, // 0: chom.account.v1.AccountService.CreateFirstOperator:input_type -> chom.account.v1.CreateFirstOperatorRequest
-	2, // 1: chom.account.v1.AccountService.GetCaller:input_type -> chom.account.v1.GetCallerRequest
-	1, // 2: chom.account.v1.AccountService.CreateFirstOperator:output_type -> chom.account.v1.CreateFirstOperatorResponse
-	3, // 3: chom.account.v1.AccountService.GetCaller:output_type -> chom.account.v1.GetCallerResponse
-	2, // [2:4] is the sub-list for method output_type
-	0, // [0:2] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	18, // 0: chom.account.v1.GetCallerResponse.factors:type_name -> chom.account.v1.Factors
+	19, // 1: chom.account.v1.GetCallerResponse.scope:type_name -> chom.account.v1.Scope
+	20, // 2: chom.account.v1.GetCallerResponse.fresh_until_time:type_name -> google.protobuf.Timestamp
+	0,  // 3: chom.account.v1.AccountService.CreateFirstOperator:input_type -> chom.account.v1.CreateFirstOperatorRequest
+	2,  // 4: chom.account.v1.AccountService.GetCaller:input_type -> chom.account.v1.GetCallerRequest
+	4,  // 5: chom.account.v1.AccountService.SignUp:input_type -> chom.account.v1.SignUpRequest
+	6,  // 6: chom.account.v1.AccountService.VerifyEmail:input_type -> chom.account.v1.VerifyEmailRequest
+	8,  // 7: chom.account.v1.AccountService.RequestPasswordReset:input_type -> chom.account.v1.RequestPasswordResetRequest
+	10, // 8: chom.account.v1.AccountService.ResetPassword:input_type -> chom.account.v1.ResetPasswordRequest
+	12, // 9: chom.account.v1.AccountService.ChangePassword:input_type -> chom.account.v1.ChangePasswordRequest
+	14, // 10: chom.account.v1.AccountService.RequestEmailChange:input_type -> chom.account.v1.RequestEmailChangeRequest
+	16, // 11: chom.account.v1.AccountService.ConfirmEmailChange:input_type -> chom.account.v1.ConfirmEmailChangeRequest
+	1,  // 12: chom.account.v1.AccountService.CreateFirstOperator:output_type -> chom.account.v1.CreateFirstOperatorResponse
+	3,  // 13: chom.account.v1.AccountService.GetCaller:output_type -> chom.account.v1.GetCallerResponse
+	5,  // 14: chom.account.v1.AccountService.SignUp:output_type -> chom.account.v1.SignUpResponse
+	7,  // 15: chom.account.v1.AccountService.VerifyEmail:output_type -> chom.account.v1.VerifyEmailResponse
+	9,  // 16: chom.account.v1.AccountService.RequestPasswordReset:output_type -> chom.account.v1.RequestPasswordResetResponse
+	11, // 17: chom.account.v1.AccountService.ResetPassword:output_type -> chom.account.v1.ResetPasswordResponse
+	13, // 18: chom.account.v1.AccountService.ChangePassword:output_type -> chom.account.v1.ChangePasswordResponse
+	15, // 19: chom.account.v1.AccountService.RequestEmailChange:output_type -> chom.account.v1.RequestEmailChangeResponse
+	17, // 20: chom.account.v1.AccountService.ConfirmEmailChange:output_type -> chom.account.v1.ConfirmEmailChangeResponse
+	12, // [12:21] is the sub-list for method output_type
+	3,  // [3:12] is the sub-list for method input_type
+	3,  // [3:3] is the sub-list for extension type_name
+	3,  // [3:3] is the sub-list for extension extendee
+	0,  // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_chom_account_v1_account_service_proto_init() }
@@ -295,13 +1075,14 @@ func file_chom_account_v1_account_service_proto_init() {
 	if File_chom_account_v1_account_service_proto != nil {
 		return
 	}
+	file_chom_account_v1_account_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_account_v1_account_service_proto_rawDesc), len(file_chom_account_v1_account_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

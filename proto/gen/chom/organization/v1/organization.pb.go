@@ -22,19 +22,145 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// State is an organization's life.
+type State int32
+
+const (
+	// Not a state.
+	State_STATE_UNSPECIFIED State = 0
+	// It works.
+	State_STATE_ACTIVE State = 1
+	// An owner closed it: its sites are suspended, nothing is deleted, and ReopenOrganization undoes all of it until
+	// close_time.
+	State_STATE_CLOSING State = 2
+	// It is over. Its sites went to the trash at close_time and are removed when their time there ends. Only operators
+	// still see it.
+	State_STATE_CLOSED State = 3
+)
+
+// Enum value maps for State.
+var (
+	State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_ACTIVE",
+		2: "STATE_CLOSING",
+		3: "STATE_CLOSED",
+	}
+	State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_ACTIVE":      1,
+		"STATE_CLOSING":     2,
+		"STATE_CLOSED":      3,
+	}
+)
+
+func (x State) Enum() *State {
+	p := new(State)
+	*p = x
+	return p
+}
+
+func (x State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (State) Descriptor() protoreflect.EnumDescriptor {
+	return file_chom_organization_v1_organization_proto_enumTypes[0].Descriptor()
+}
+
+func (State) Type() protoreflect.EnumType {
+	return &file_chom_organization_v1_organization_proto_enumTypes[0]
+}
+
+func (x State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use State.Descriptor instead.
+func (State) EnumDescriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_proto_rawDescGZIP(), []int{0}
+}
+
+// Role is what a member may do. Each may do what the ones before it may.
+type Role int32
+
+const (
+	// Not a role.
+	Role_ROLE_UNSPECIFIED Role = 0
+	// Looks.
+	Role_ROLE_VIEWER Role = 1
+	// Works on sites.
+	Role_ROLE_MEMBER Role = 2
+	// Deletes sites; invites, changes and removes everybody but owners; makes the organization's tokens.
+	Role_ROLE_ADMIN Role = 3
+	// Everything: makes and removes owners, renames and closes the organization.
+	Role_ROLE_OWNER Role = 4
+)
+
+// Enum value maps for Role.
+var (
+	Role_name = map[int32]string{
+		0: "ROLE_UNSPECIFIED",
+		1: "ROLE_VIEWER",
+		2: "ROLE_MEMBER",
+		3: "ROLE_ADMIN",
+		4: "ROLE_OWNER",
+	}
+	Role_value = map[string]int32{
+		"ROLE_UNSPECIFIED": 0,
+		"ROLE_VIEWER":      1,
+		"ROLE_MEMBER":      2,
+		"ROLE_ADMIN":       3,
+		"ROLE_OWNER":       4,
+	}
+)
+
+func (x Role) Enum() *Role {
+	p := new(Role)
+	*p = x
+	return p
+}
+
+func (x Role) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Role) Descriptor() protoreflect.EnumDescriptor {
+	return file_chom_organization_v1_organization_proto_enumTypes[1].Descriptor()
+}
+
+func (Role) Type() protoreflect.EnumType {
+	return &file_chom_organization_v1_organization_proto_enumTypes[1]
+}
+
+func (x Role) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Role.Descriptor instead.
+func (Role) EnumDescriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_proto_rawDescGZIP(), []int{1}
+}
+
 // Organization is a tenant: it owns sites and has members.
 type Organization struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Name for people, unique: 1 to 63 of [a-z0-9-], beginning with a letter.
+	// Name for people, unique while it is not closed: 1 to 63 of [a-z0-9-], beginning with a letter.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// E-mail address of its owner.
+	// E-mail address of the member who has been an owner for the longest time.
 	OwnerEmail string `protobuf:"bytes,3,opt,name=owner_email,json=ownerEmail,proto3" json:"owner_email,omitempty"`
 	// When it was created.
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// What may happen to it.
+	State State `protobuf:"varint,5,opt,name=state,proto3,enum=chom.organization.v1.State" json:"state,omitempty"`
+	// When a closing organization is closed for good; unset in other states.
+	CloseTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=close_time,json=closeTime,proto3" json:"close_time,omitempty"`
+	// Members without a second factor are turned away until they have one.
+	RequireSecondFactor bool `protobuf:"varint,7,opt,name=require_second_factor,json=requireSecondFactor,proto3" json:"require_second_factor,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *Organization) Reset() {
@@ -95,18 +221,288 @@ func (x *Organization) GetCreateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Organization) GetState() State {
+	if x != nil {
+		return x.State
+	}
+	return State_STATE_UNSPECIFIED
+}
+
+func (x *Organization) GetCloseTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CloseTime
+	}
+	return nil
+}
+
+func (x *Organization) GetRequireSecondFactor() bool {
+	if x != nil {
+		return x.RequireSecondFactor
+	}
+	return false
+}
+
+// Member is a person in an organization.
+type Member struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The person's account, a UUID.
+	AccountId string `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	// Its e-mail address.
+	Email string `protobuf:"bytes,2,opt,name=email,proto3" json:"email,omitempty"`
+	// What they may do.
+	Role Role `protobuf:"varint,3,opt,name=role,proto3,enum=chom.organization.v1.Role" json:"role,omitempty"`
+	// They reach all sites, those of the future too. Owners and admins always do.
+	AllSites bool `protobuf:"varint,4,opt,name=all_sites,json=allSites,proto3" json:"all_sites,omitempty"`
+	// The only sites that they reach, when all_sites is false.
+	SiteIds []string `protobuf:"bytes,5,rep,name=site_ids,json=siteIds,proto3" json:"site_ids,omitempty"`
+	// When they became a member.
+	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Member) Reset() {
+	*x = Member{}
+	mi := &file_chom_organization_v1_organization_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Member) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Member) ProtoMessage() {}
+
+func (x *Member) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Member.ProtoReflect.Descriptor instead.
+func (*Member) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Member) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *Member) GetEmail() string {
+	if x != nil {
+		return x.Email
+	}
+	return ""
+}
+
+func (x *Member) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *Member) GetAllSites() bool {
+	if x != nil {
+		return x.AllSites
+	}
+	return false
+}
+
+func (x *Member) GetSiteIds() []string {
+	if x != nil {
+		return x.SiteIds
+	}
+	return nil
+}
+
+func (x *Member) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+// Invitation offers membership to whoever can read a mailbox. Its link is not part of it: that was shown once to the
+// inviter, and mailed.
+type Invitation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,2,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// Who is invited: only an account with this verified e-mail address can accept.
+	Email string `protobuf:"bytes,3,opt,name=email,proto3" json:"email,omitempty"`
+	// The role that is offered.
+	Role Role `protobuf:"varint,4,opt,name=role,proto3,enum=chom.organization.v1.Role" json:"role,omitempty"`
+	// The offer reaches all sites.
+	AllSites bool `protobuf:"varint,5,opt,name=all_sites,json=allSites,proto3" json:"all_sites,omitempty"`
+	// The only sites that it reaches, when all_sites is false.
+	SiteIds []string `protobuf:"bytes,6,rep,name=site_ids,json=siteIds,proto3" json:"site_ids,omitempty"`
+	// E-mail address of the member who invites.
+	InviterEmail string `protobuf:"bytes,7,opt,name=inviter_email,json=inviterEmail,proto3" json:"inviter_email,omitempty"`
+	// When it was made.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// When it ends by itself.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Invitation) Reset() {
+	*x = Invitation{}
+	mi := &file_chom_organization_v1_organization_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Invitation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Invitation) ProtoMessage() {}
+
+func (x *Invitation) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Invitation.ProtoReflect.Descriptor instead.
+func (*Invitation) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Invitation) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Invitation) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *Invitation) GetEmail() string {
+	if x != nil {
+		return x.Email
+	}
+	return ""
+}
+
+func (x *Invitation) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *Invitation) GetAllSites() bool {
+	if x != nil {
+		return x.AllSites
+	}
+	return false
+}
+
+func (x *Invitation) GetSiteIds() []string {
+	if x != nil {
+		return x.SiteIds
+	}
+	return nil
+}
+
+func (x *Invitation) GetInviterEmail() string {
+	if x != nil {
+		return x.InviterEmail
+	}
+	return ""
+}
+
+func (x *Invitation) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *Invitation) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
 var File_chom_organization_v1_organization_proto protoreflect.FileDescriptor
 
 const file_chom_organization_v1_organization_proto_rawDesc = "" +
 	"\n" +
-	"'chom/organization/v1/organization.proto\x12\x14chom.organization.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x90\x01\n" +
+	"'chom/organization/v1/organization.proto\x12\x14chom.organization.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x02\n" +
 	"\fOrganization\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
 	"\vowner_email\x18\x03 \x01(\tR\n" +
 	"ownerEmail\x12;\n" +
 	"\vcreate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTimeB\xd7\x01\n" +
+	"createTime\x121\n" +
+	"\x05state\x18\x05 \x01(\x0e2\x1b.chom.organization.v1.StateR\x05state\x129\n" +
+	"\n" +
+	"close_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tcloseTime\x122\n" +
+	"\x15require_second_factor\x18\a \x01(\bR\x13requireSecondFactor\"\xe2\x01\n" +
+	"\x06Member\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x01 \x01(\tR\taccountId\x12\x14\n" +
+	"\x05email\x18\x02 \x01(\tR\x05email\x12.\n" +
+	"\x04role\x18\x03 \x01(\x0e2\x1a.chom.organization.v1.RoleR\x04role\x12\x1b\n" +
+	"\tall_sites\x18\x04 \x01(\bR\ballSites\x12\x19\n" +
+	"\bsite_ids\x18\x05 \x03(\tR\asiteIds\x12;\n" +
+	"\vcreate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\"\xe2\x02\n" +
+	"\n" +
+	"Invitation\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
+	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x14\n" +
+	"\x05email\x18\x03 \x01(\tR\x05email\x12.\n" +
+	"\x04role\x18\x04 \x01(\x0e2\x1a.chom.organization.v1.RoleR\x04role\x12\x1b\n" +
+	"\tall_sites\x18\x05 \x01(\bR\ballSites\x12\x19\n" +
+	"\bsite_ids\x18\x06 \x03(\tR\asiteIds\x12#\n" +
+	"\rinviter_email\x18\a \x01(\tR\finviterEmail\x12;\n" +
+	"\vcreate_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12;\n" +
+	"\vexpire_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime*U\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fSTATE_ACTIVE\x10\x01\x12\x11\n" +
+	"\rSTATE_CLOSING\x10\x02\x12\x10\n" +
+	"\fSTATE_CLOSED\x10\x03*^\n" +
+	"\x04Role\x12\x14\n" +
+	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vROLE_VIEWER\x10\x01\x12\x0f\n" +
+	"\vROLE_MEMBER\x10\x02\x12\x0e\n" +
+	"\n" +
+	"ROLE_ADMIN\x10\x03\x12\x0e\n" +
+	"\n" +
+	"ROLE_OWNER\x10\x04B\xd7\x01\n" +
 	"\x18com.chom.organization.v1B\x11OrganizationProtoP\x01Z6chom.dev/proto/gen/chom/organization/v1;organizationv1\xa2\x02\x03COX\xaa\x02\x14Chom.Organization.V1\xca\x02\x14Chom\\Organization\\V1\xe2\x02 Chom\\Organization\\V1\\GPBMetadata\xea\x02\x16Chom::Organization::V1b\x06proto3"
 
 var (
@@ -121,18 +517,30 @@ func file_chom_organization_v1_organization_proto_rawDescGZIP() []byte {
 	return file_chom_organization_v1_organization_proto_rawDescData
 }
 
-var file_chom_organization_v1_organization_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_chom_organization_v1_organization_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_chom_organization_v1_organization_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_chom_organization_v1_organization_proto_goTypes = []any{
-	(*Organization)(nil),          // 0: chom.organization.v1.Organization
-	(*timestamppb.Timestamp)(nil), // 1: google.protobuf.Timestamp
+	(State)(0),                    // 0: chom.organization.v1.State
+	(Role)(0),                     // 1: chom.organization.v1.Role
+	(*Organization)(nil),          // 2: chom.organization.v1.Organization
+	(*Member)(nil),                // 3: chom.organization.v1.Member
+	(*Invitation)(nil),            // 4: chom.organization.v1.Invitation
+	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
 }
 var file_chom_organization_v1_organization_proto_depIdxs = []int32{
-	1, // 0: chom.organization.v1.Organization.create_time:type_name -> google.protobuf.Timestamp
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	5, // 0: chom.organization.v1.Organization.create_time:type_name -> google.protobuf.Timestamp
+	0, // 1: chom.organization.v1.Organization.state:type_name -> chom.organization.v1.State
+	5, // 2: chom.organization.v1.Organization.close_time:type_name -> google.protobuf.Timestamp
+	1, // 3: chom.organization.v1.Member.role:type_name -> chom.organization.v1.Role
+	5, // 4: chom.organization.v1.Member.create_time:type_name -> google.protobuf.Timestamp
+	1, // 5: chom.organization.v1.Invitation.role:type_name -> chom.organization.v1.Role
+	5, // 6: chom.organization.v1.Invitation.create_time:type_name -> google.protobuf.Timestamp
+	5, // 7: chom.organization.v1.Invitation.expire_time:type_name -> google.protobuf.Timestamp
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_chom_organization_v1_organization_proto_init() }
@@ -145,13 +553,14 @@ func file_chom_organization_v1_organization_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_organization_v1_organization_proto_rawDesc), len(file_chom_organization_v1_organization_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   1,
+			NumEnums:      2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_chom_organization_v1_organization_proto_goTypes,
 		DependencyIndexes: file_chom_organization_v1_organization_proto_depIdxs,
+		EnumInfos:         file_chom_organization_v1_organization_proto_enumTypes,
 		MessageInfos:      file_chom_organization_v1_organization_proto_msgTypes,
 	}.Build()
 	File_chom_organization_v1_organization_proto = out.File

@@ -11,6 +11,7 @@ import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -28,7 +29,8 @@ type CreateOrganizationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name for people, unique: 1 to 63 of [a-z0-9-], beginning with a letter.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// E-mail address of the owner; an account is made when there is none.
+	// Only for operators: e-mail address of the owner; an account is made when there is none, which its person has to
+	// sign up for. Empty means the caller.
 	OwnerEmail    string `protobuf:"bytes,2,opt,name=owner_email,json=ownerEmail,proto3" json:"owner_email,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -222,7 +224,9 @@ type ListOrganizationsRequest struct {
 	// Most organizations to return, 1 to 500; 0 means 50.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the page before; empty for the first.
-	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Also return closed ones. Only operators see them.
+	ShowClosed    bool `protobuf:"varint,3,opt,name=show_closed,json=showClosed,proto3" json:"show_closed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -269,6 +273,13 @@ func (x *ListOrganizationsRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListOrganizationsRequest) GetShowClosed() bool {
+	if x != nil {
+		return x.ShowClosed
+	}
+	return false
 }
 
 // ListOrganizationsResponse is one page of organizations.
@@ -326,34 +337,1522 @@ func (x *ListOrganizationsResponse) GetNextPageToken() string {
 	return ""
 }
 
+// UpdateOrganizationRequest says what to change.
+type UpdateOrganizationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The new name, as in CreateOrganizationRequest.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Whether members need a second factor.
+	RequireSecondFactor bool `protobuf:"varint,3,opt,name=require_second_factor,json=requireSecondFactor,proto3" json:"require_second_factor,omitempty"`
+	// What to change, at least one of: name, require_second_factor.
+	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,4,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateOrganizationRequest) Reset() {
+	*x = UpdateOrganizationRequest{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateOrganizationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateOrganizationRequest) ProtoMessage() {}
+
+func (x *UpdateOrganizationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateOrganizationRequest.ProtoReflect.Descriptor instead.
+func (*UpdateOrganizationRequest) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *UpdateOrganizationRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *UpdateOrganizationRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UpdateOrganizationRequest) GetRequireSecondFactor() bool {
+	if x != nil {
+		return x.RequireSecondFactor
+	}
+	return false
+}
+
+func (x *UpdateOrganizationRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.UpdateMask
+	}
+	return nil
+}
+
+// UpdateOrganizationResponse holds the changed organization.
+type UpdateOrganizationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	Organization  *Organization `protobuf:"bytes,1,opt,name=organization,proto3" json:"organization,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateOrganizationResponse) Reset() {
+	*x = UpdateOrganizationResponse{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateOrganizationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateOrganizationResponse) ProtoMessage() {}
+
+func (x *UpdateOrganizationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateOrganizationResponse.ProtoReflect.Descriptor instead.
+func (*UpdateOrganizationResponse) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *UpdateOrganizationResponse) GetOrganization() *Organization {
+	if x != nil {
+		return x.Organization
+	}
+	return nil
+}
+
+// CloseOrganizationRequest names an organization, twice.
+type CloseOrganizationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// Its name, typed by who closes it: a protection against slips.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloseOrganizationRequest) Reset() {
+	*x = CloseOrganizationRequest{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloseOrganizationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloseOrganizationRequest) ProtoMessage() {}
+
+func (x *CloseOrganizationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloseOrganizationRequest.ProtoReflect.Descriptor instead.
+func (*CloseOrganizationRequest) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CloseOrganizationRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *CloseOrganizationRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// CloseOrganizationResponse holds the closing organization.
+type CloseOrganizationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization; close_time says when it is over.
+	Organization  *Organization `protobuf:"bytes,1,opt,name=organization,proto3" json:"organization,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloseOrganizationResponse) Reset() {
+	*x = CloseOrganizationResponse{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloseOrganizationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloseOrganizationResponse) ProtoMessage() {}
+
+func (x *CloseOrganizationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloseOrganizationResponse.ProtoReflect.Descriptor instead.
+func (*CloseOrganizationResponse) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *CloseOrganizationResponse) GetOrganization() *Organization {
+	if x != nil {
+		return x.Organization
+	}
+	return nil
+}
+
+// ReopenOrganizationRequest names an organization.
+type ReopenOrganizationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ReopenOrganizationRequest) Reset() {
+	*x = ReopenOrganizationRequest{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReopenOrganizationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReopenOrganizationRequest) ProtoMessage() {}
+
+func (x *ReopenOrganizationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReopenOrganizationRequest.ProtoReflect.Descriptor instead.
+func (*ReopenOrganizationRequest) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ReopenOrganizationRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+// ReopenOrganizationResponse holds the active organization.
+type ReopenOrganizationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	Organization  *Organization `protobuf:"bytes,1,opt,name=organization,proto3" json:"organization,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReopenOrganizationResponse) Reset() {
+	*x = ReopenOrganizationResponse{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReopenOrganizationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReopenOrganizationResponse) ProtoMessage() {}
+
+func (x *ReopenOrganizationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReopenOrganizationResponse.ProtoReflect.Descriptor instead.
+func (*ReopenOrganizationResponse) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ReopenOrganizationResponse) GetOrganization() *Organization {
+	if x != nil {
+		return x.Organization
+	}
+	return nil
+}
+
+// ListMembersRequest asks for one page of members.
+type ListMembersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// Most members to return, 1 to 500; 0 means 50.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before; empty for the first.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMembersRequest) Reset() {
+	*x = ListMembersRequest{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMembersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMembersRequest) ProtoMessage() {}
+
+func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMembersRequest.ProtoReflect.Descriptor instead.
+func (*ListMembersRequest) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ListMembersRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *ListMembersRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListMembersRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListMembersResponse is one page of members.
+type ListMembersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The members.
+	Members []*Member `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
+	// Token of the next page; empty on the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMembersResponse) Reset() {
+	*x = ListMembersResponse{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMembersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMembersResponse) ProtoMessage() {}
+
+func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMembersResponse.ProtoReflect.Descriptor instead.
+func (*ListMembersResponse) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ListMembersResponse) GetMembers() []*Member {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *ListMembersResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// UpdateMemberRequest says what to change.
+type UpdateMemberRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The member's account.
+	AccountId string `protobuf:"bytes,2,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	// The new role. Owners and admins reach all sites: whoever becomes one loses a limit to some.
+	Role Role `protobuf:"varint,3,opt,name=role,proto3,enum=chom.organization.v1.Role" json:"role,omitempty"`
+	// Whether they reach all sites, those of the future too.
+	AllSites bool `protobuf:"varint,4,opt,name=all_sites,json=allSites,proto3" json:"all_sites,omitempty"`
+	// The only sites that they reach, when all_sites is false; for the roles viewer and member. None is a value too.
+	SiteIds []string `protobuf:"bytes,5,rep,name=site_ids,json=siteIds,proto3" json:"site_ids,omitempty"`
+	// What to change, at least one of: role, all_sites, site_ids. The last two belong together: either names both.
+	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,6,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateMemberRequest) Reset() {
+	*x = UpdateMemberRequest{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateMemberRequest) ProtoMessage() {}
+
+func (x *UpdateMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateMemberRequest.ProtoReflect.Descriptor instead.
+func (*UpdateMemberRequest) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *UpdateMemberRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *UpdateMemberRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *UpdateMemberRequest) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *UpdateMemberRequest) GetAllSites() bool {
+	if x != nil {
+		return x.AllSites
+	}
+	return false
+}
+
+func (x *UpdateMemberRequest) GetSiteIds() []string {
+	if x != nil {
+		return x.SiteIds
+	}
+	return nil
+}
+
+func (x *UpdateMemberRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.UpdateMask
+	}
+	return nil
+}
+
+// UpdateMemberResponse holds the changed member.
+type UpdateMemberResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The member.
+	Member        *Member `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateMemberResponse) Reset() {
+	*x = UpdateMemberResponse{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateMemberResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateMemberResponse) ProtoMessage() {}
+
+func (x *UpdateMemberResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateMemberResponse.ProtoReflect.Descriptor instead.
+func (*UpdateMemberResponse) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *UpdateMemberResponse) GetMember() *Member {
+	if x != nil {
+		return x.Member
+	}
+	return nil
+}
+
+// RemoveMemberRequest names a member.
+type RemoveMemberRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The member's account.
+	AccountId     string `protobuf:"bytes,2,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveMemberRequest) Reset() {
+	*x = RemoveMemberRequest{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveMemberRequest) ProtoMessage() {}
+
+func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
+func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RemoveMemberRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *RemoveMemberRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+// RemoveMemberResponse has no fields.
+type RemoveMemberResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveMemberResponse) Reset() {
+	*x = RemoveMemberResponse{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveMemberResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveMemberResponse) ProtoMessage() {}
+
+func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
+func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{17}
+}
+
+// LeaveOrganizationRequest names an organization.
+type LeaveOrganizationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *LeaveOrganizationRequest) Reset() {
+	*x = LeaveOrganizationRequest{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveOrganizationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveOrganizationRequest) ProtoMessage() {}
+
+func (x *LeaveOrganizationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveOrganizationRequest.ProtoReflect.Descriptor instead.
+func (*LeaveOrganizationRequest) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *LeaveOrganizationRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+// LeaveOrganizationResponse has no fields.
+type LeaveOrganizationResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaveOrganizationResponse) Reset() {
+	*x = LeaveOrganizationResponse{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveOrganizationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveOrganizationResponse) ProtoMessage() {}
+
+func (x *LeaveOrganizationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveOrganizationResponse.ProtoReflect.Descriptor instead.
+func (*LeaveOrganizationResponse) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{19}
+}
+
+// TransferOwnershipRequest names the new owner.
+type TransferOwnershipRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The member's account. Its person must be able to sign in.
+	AccountId     string `protobuf:"bytes,2,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferOwnershipRequest) Reset() {
+	*x = TransferOwnershipRequest{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferOwnershipRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferOwnershipRequest) ProtoMessage() {}
+
+func (x *TransferOwnershipRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferOwnershipRequest.ProtoReflect.Descriptor instead.
+func (*TransferOwnershipRequest) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *TransferOwnershipRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *TransferOwnershipRequest) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+// TransferOwnershipResponse holds the new owner.
+type TransferOwnershipResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The new owner.
+	Member        *Member `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferOwnershipResponse) Reset() {
+	*x = TransferOwnershipResponse{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferOwnershipResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferOwnershipResponse) ProtoMessage() {}
+
+func (x *TransferOwnershipResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferOwnershipResponse.ProtoReflect.Descriptor instead.
+func (*TransferOwnershipResponse) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *TransferOwnershipResponse) GetMember() *Member {
+	if x != nil {
+		return x.Member
+	}
+	return nil
+}
+
+// CreateInvitationRequest describes what is offered, and to whom.
+type CreateInvitationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// Who is invited.
+	Email string `protobuf:"bytes,2,opt,name=email,proto3" json:"email,omitempty"`
+	// The role that is offered, not above the inviter's own.
+	Role Role `protobuf:"varint,3,opt,name=role,proto3,enum=chom.organization.v1.Role" json:"role,omitempty"`
+	// The only sites that are offered, for the roles viewer and member; empty for all.
+	SiteIds       []string `protobuf:"bytes,4,rep,name=site_ids,json=siteIds,proto3" json:"site_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateInvitationRequest) Reset() {
+	*x = CreateInvitationRequest{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateInvitationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateInvitationRequest) ProtoMessage() {}
+
+func (x *CreateInvitationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateInvitationRequest.ProtoReflect.Descriptor instead.
+func (*CreateInvitationRequest) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *CreateInvitationRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *CreateInvitationRequest) GetEmail() string {
+	if x != nil {
+		return x.Email
+	}
+	return ""
+}
+
+func (x *CreateInvitationRequest) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *CreateInvitationRequest) GetSiteIds() []string {
+	if x != nil {
+		return x.SiteIds
+	}
+	return nil
+}
+
+// CreateInvitationResponse holds the invitation and its secret, which is shown here and never again.
+type CreateInvitationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The invitation.
+	Invitation *Invitation `protobuf:"bytes,1,opt,name=invitation,proto3" json:"invitation,omitempty"`
+	// The link that was mailed. Whoever holds it can accept, if the invited mailbox is theirs too.
+	Link          string `protobuf:"bytes,2,opt,name=link,proto3" json:"link,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateInvitationResponse) Reset() {
+	*x = CreateInvitationResponse{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateInvitationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateInvitationResponse) ProtoMessage() {}
+
+func (x *CreateInvitationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateInvitationResponse.ProtoReflect.Descriptor instead.
+func (*CreateInvitationResponse) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *CreateInvitationResponse) GetInvitation() *Invitation {
+	if x != nil {
+		return x.Invitation
+	}
+	return nil
+}
+
+func (x *CreateInvitationResponse) GetLink() string {
+	if x != nil {
+		return x.Link
+	}
+	return ""
+}
+
+// ListInvitationsRequest asks for one page of invitations.
+type ListInvitationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// Most invitations to return, 1 to 500; 0 means 50.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before; empty for the first.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListInvitationsRequest) Reset() {
+	*x = ListInvitationsRequest{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListInvitationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListInvitationsRequest) ProtoMessage() {}
+
+func (x *ListInvitationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListInvitationsRequest.ProtoReflect.Descriptor instead.
+func (*ListInvitationsRequest) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ListInvitationsRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *ListInvitationsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListInvitationsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListInvitationsResponse is one page of invitations.
+type ListInvitationsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The open invitations, oldest first.
+	Invitations []*Invitation `protobuf:"bytes,1,rep,name=invitations,proto3" json:"invitations,omitempty"`
+	// Token of the next page; empty on the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListInvitationsResponse) Reset() {
+	*x = ListInvitationsResponse{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListInvitationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListInvitationsResponse) ProtoMessage() {}
+
+func (x *ListInvitationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListInvitationsResponse.ProtoReflect.Descriptor instead.
+func (*ListInvitationsResponse) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ListInvitationsResponse) GetInvitations() []*Invitation {
+	if x != nil {
+		return x.Invitations
+	}
+	return nil
+}
+
+func (x *ListInvitationsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// RevokeInvitationRequest names an invitation.
+type RevokeInvitationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The invitation.
+	InvitationId  string `protobuf:"bytes,2,opt,name=invitation_id,json=invitationId,proto3" json:"invitation_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeInvitationRequest) Reset() {
+	*x = RevokeInvitationRequest{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeInvitationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeInvitationRequest) ProtoMessage() {}
+
+func (x *RevokeInvitationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeInvitationRequest.ProtoReflect.Descriptor instead.
+func (*RevokeInvitationRequest) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RevokeInvitationRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *RevokeInvitationRequest) GetInvitationId() string {
+	if x != nil {
+		return x.InvitationId
+	}
+	return ""
+}
+
+// RevokeInvitationResponse has no fields.
+type RevokeInvitationResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeInvitationResponse) Reset() {
+	*x = RevokeInvitationResponse{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeInvitationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeInvitationResponse) ProtoMessage() {}
+
+func (x *RevokeInvitationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeInvitationResponse.ProtoReflect.Descriptor instead.
+func (*RevokeInvitationResponse) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{27}
+}
+
+// GetInvitationRequest holds an invitation's secret.
+type GetInvitationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The part of the link behind "#": chominv_...
+	Token         string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetInvitationRequest) Reset() {
+	*x = GetInvitationRequest{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetInvitationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetInvitationRequest) ProtoMessage() {}
+
+func (x *GetInvitationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetInvitationRequest.ProtoReflect.Descriptor instead.
+func (*GetInvitationRequest) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *GetInvitationRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+// GetInvitationResponse says what the invitation is for.
+type GetInvitationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The invitation.
+	Invitation *Invitation `protobuf:"bytes,1,opt,name=invitation,proto3" json:"invitation,omitempty"`
+	// The organization's name.
+	OrganizationName string `protobuf:"bytes,2,opt,name=organization_name,json=organizationName,proto3" json:"organization_name,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *GetInvitationResponse) Reset() {
+	*x = GetInvitationResponse{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetInvitationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetInvitationResponse) ProtoMessage() {}
+
+func (x *GetInvitationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetInvitationResponse.ProtoReflect.Descriptor instead.
+func (*GetInvitationResponse) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *GetInvitationResponse) GetInvitation() *Invitation {
+	if x != nil {
+		return x.Invitation
+	}
+	return nil
+}
+
+func (x *GetInvitationResponse) GetOrganizationName() string {
+	if x != nil {
+		return x.OrganizationName
+	}
+	return ""
+}
+
+// AcceptInvitationRequest holds an invitation's secret.
+type AcceptInvitationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The part of the link behind "#": chominv_...
+	Token         string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptInvitationRequest) Reset() {
+	*x = AcceptInvitationRequest{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptInvitationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptInvitationRequest) ProtoMessage() {}
+
+func (x *AcceptInvitationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptInvitationRequest.ProtoReflect.Descriptor instead.
+func (*AcceptInvitationRequest) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *AcceptInvitationRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+// AcceptInvitationResponse says what the caller is now.
+type AcceptInvitationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	Organization *Organization `protobuf:"bytes,1,opt,name=organization,proto3" json:"organization,omitempty"`
+	// The caller's membership in it.
+	Member        *Member `protobuf:"bytes,2,opt,name=member,proto3" json:"member,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptInvitationResponse) Reset() {
+	*x = AcceptInvitationResponse{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptInvitationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptInvitationResponse) ProtoMessage() {}
+
+func (x *AcceptInvitationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptInvitationResponse.ProtoReflect.Descriptor instead.
+func (*AcceptInvitationResponse) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *AcceptInvitationResponse) GetOrganization() *Organization {
+	if x != nil {
+		return x.Organization
+	}
+	return nil
+}
+
+func (x *AcceptInvitationResponse) GetMember() *Member {
+	if x != nil {
+		return x.Member
+	}
+	return nil
+}
+
 var File_chom_organization_v1_organization_service_proto protoreflect.FileDescriptor
 
 const file_chom_organization_v1_organization_service_proto_rawDesc = "" +
 	"\n" +
-	"/chom/organization/v1/organization_service.proto\x12\x14chom.organization.v1\x1a\x1bbuf/validate/validate.proto\x1a'chom/organization/v1/organization.proto\x1a\x1cgoogle/api/annotations.proto\"{\n" +
+	"/chom/organization/v1/organization_service.proto\x12\x14chom.organization.v1\x1a\x1bbuf/validate/validate.proto\x1a'chom/organization/v1/organization.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\"~\n" +
 	"\x19CreateOrganizationRequest\x121\n" +
-	"\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x182\x16^[a-z][a-z0-9-]{0,62}$R\x04name\x12+\n" +
-	"\vowner_email\x18\x02 \x01(\tB\n" +
-	"\xbaH\ar\x05\x18\xfe\x01`\x01R\n" +
+	"\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x182\x16^[a-z][a-z0-9-]{0,62}$R\x04name\x12.\n" +
+	"\vowner_email\x18\x02 \x01(\tB\r\xbaH\n" +
+	"\xd8\x01\x01r\x05\x18\xfe\x01`\x01R\n" +
 	"ownerEmail\"d\n" +
 	"\x1aCreateOrganizationResponse\x12F\n" +
 	"\forganization\x18\x01 \x01(\v2\".chom.organization.v1.OrganizationR\forganization\"K\n" +
 	"\x16GetOrganizationRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\"a\n" +
 	"\x17GetOrganizationResponse\x12F\n" +
-	"\forganization\x18\x01 \x01(\v2\".chom.organization.v1.OrganizationR\forganization\"l\n" +
+	"\forganization\x18\x01 \x01(\v2\".chom.organization.v1.OrganizationR\forganization\"\x8d\x01\n" +
 	"\x18ListOrganizationsRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"\x8d\x01\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x12\x1f\n" +
+	"\vshow_closed\x18\x03 \x01(\bR\n" +
+	"showClosed\"\x8d\x01\n" +
 	"\x19ListOrganizationsResponse\x12H\n" +
 	"\rorganizations\x18\x01 \x03(\v2\".chom.organization.v1.OrganizationR\rorganizations\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xe9\x03\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xfd\x01\n" +
+	"\x19UpdateOrganizationRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x124\n" +
+	"\x04name\x18\x02 \x01(\tB \xbaH\x1d\xd8\x01\x01r\x182\x16^[a-z][a-z0-9-]{0,62}$R\x04name\x122\n" +
+	"\x15require_second_factor\x18\x03 \x01(\bR\x13requireSecondFactor\x12C\n" +
+	"\vupdate_mask\x18\x04 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\n" +
+	"updateMask\"d\n" +
+	"\x1aUpdateOrganizationResponse\x12F\n" +
+	"\forganization\x18\x01 \x01(\v2\".chom.organization.v1.OrganizationR\forganization\"\x80\x01\n" +
+	"\x18CloseOrganizationRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x121\n" +
+	"\x04name\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x182\x16^[a-z][a-z0-9-]{0,62}$R\x04name\"c\n" +
+	"\x19CloseOrganizationResponse\x12F\n" +
+	"\forganization\x18\x01 \x01(\v2\".chom.organization.v1.OrganizationR\forganization\"N\n" +
+	"\x19ReopenOrganizationRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\"d\n" +
+	"\x1aReopenOrganizationResponse\x12F\n" +
+	"\forganization\x18\x01 \x01(\v2\".chom.organization.v1.OrganizationR\forganization\"\x99\x01\n" +
+	"\x12ListMembersRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"u\n" +
+	"\x13ListMembersResponse\x126\n" +
+	"\amembers\x18\x01 \x03(\v2\x1c.chom.organization.v1.MemberR\amembers\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xbb\x02\n" +
+	"\x13UpdateMemberRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12'\n" +
+	"\n" +
+	"account_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\taccountId\x128\n" +
+	"\x04role\x18\x03 \x01(\x0e2\x1a.chom.organization.v1.RoleB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04role\x12\x1b\n" +
+	"\tall_sites\x18\x04 \x01(\bR\ballSites\x12,\n" +
+	"\bsite_ids\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10d\x18\x01\"\x05r\x03\xb0\x01\x01R\asiteIds\x12C\n" +
+	"\vupdate_mask\x18\x06 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\n" +
+	"updateMask\"L\n" +
+	"\x14UpdateMemberResponse\x124\n" +
+	"\x06member\x18\x01 \x01(\v2\x1c.chom.organization.v1.MemberR\x06member\"q\n" +
+	"\x13RemoveMemberRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12'\n" +
+	"\n" +
+	"account_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\taccountId\"\x16\n" +
+	"\x14RemoveMemberResponse\"M\n" +
+	"\x18LeaveOrganizationRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\"\x1b\n" +
+	"\x19LeaveOrganizationResponse\"v\n" +
+	"\x18TransferOwnershipRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12'\n" +
+	"\n" +
+	"account_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\taccountId\"Q\n" +
+	"\x19TransferOwnershipResponse\x124\n" +
+	"\x06member\x18\x01 \x01(\v2\x1c.chom.organization.v1.MemberR\x06member\"\xd8\x01\n" +
+	"\x17CreateInvitationRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12 \n" +
+	"\x05email\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x18\xfe\x01`\x01R\x05email\x12:\n" +
+	"\x04role\x18\x03 \x01(\x0e2\x1a.chom.organization.v1.RoleB\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04role\x12,\n" +
+	"\bsite_ids\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10d\x18\x01\"\x05r\x03\xb0\x01\x01R\asiteIds\"p\n" +
+	"\x18CreateInvitationResponse\x12@\n" +
+	"\n" +
+	"invitation\x18\x01 \x01(\v2 .chom.organization.v1.InvitationR\n" +
+	"invitation\x12\x12\n" +
+	"\x04link\x18\x02 \x01(\tR\x04link\"\x9d\x01\n" +
+	"\x16ListInvitationsRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"\x85\x01\n" +
+	"\x17ListInvitationsResponse\x12B\n" +
+	"\vinvitations\x18\x01 \x03(\v2 .chom.organization.v1.InvitationR\vinvitations\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"{\n" +
+	"\x17RevokeInvitationRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12-\n" +
+	"\rinvitation_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\finvitationId\"\x1a\n" +
+	"\x18RevokeInvitationResponse\"N\n" +
+	"\x14GetInvitationRequest\x126\n" +
+	"\x05token\x18\x01 \x01(\tB \xbaH\x1dr\x1b2\x19^chominv_[0-9A-Za-z]{49}$R\x05token\"\x86\x01\n" +
+	"\x15GetInvitationResponse\x12@\n" +
+	"\n" +
+	"invitation\x18\x01 \x01(\v2 .chom.organization.v1.InvitationR\n" +
+	"invitation\x12+\n" +
+	"\x11organization_name\x18\x02 \x01(\tR\x10organizationName\"Q\n" +
+	"\x17AcceptInvitationRequest\x126\n" +
+	"\x05token\x18\x01 \x01(\tB \xbaH\x1dr\x1b2\x19^chominv_[0-9A-Za-z]{49}$R\x05token\"\x98\x01\n" +
+	"\x18AcceptInvitationResponse\x12F\n" +
+	"\forganization\x18\x01 \x01(\v2\".chom.organization.v1.OrganizationR\forganization\x124\n" +
+	"\x06member\x18\x02 \x01(\v2\x1c.chom.organization.v1.MemberR\x06member2\xb5\x15\n" +
 	"\x13OrganizationService\x12\x99\x01\n" +
 	"\x12CreateOrganization\x12/.chom.organization.v1.CreateOrganizationRequest\x1a0.chom.organization.v1.CreateOrganizationResponse\" \x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/api/v1/organizations\x12\x9f\x01\n" +
 	"\x0fGetOrganization\x12,.chom.organization.v1.GetOrganizationRequest\x1a-.chom.organization.v1.GetOrganizationResponse\"/\x82\xd3\xe4\x93\x02)\x12'/api/v1/organizations/{organization_id}\x12\x93\x01\n" +
-	"\x11ListOrganizations\x12..chom.organization.v1.ListOrganizationsRequest\x1a/.chom.organization.v1.ListOrganizationsResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/api/v1/organizationsB\xde\x01\n" +
+	"\x11ListOrganizations\x12..chom.organization.v1.ListOrganizationsRequest\x1a/.chom.organization.v1.ListOrganizationsResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/api/v1/organizations\x12\xab\x01\n" +
+	"\x12UpdateOrganization\x12/.chom.organization.v1.UpdateOrganizationRequest\x1a0.chom.organization.v1.UpdateOrganizationResponse\"2\x82\xd3\xe4\x93\x02,:\x01*2'/api/v1/organizations/{organization_id}\x12\xae\x01\n" +
+	"\x11CloseOrganization\x12..chom.organization.v1.CloseOrganizationRequest\x1a/.chom.organization.v1.CloseOrganizationResponse\"8\x82\xd3\xe4\x93\x022:\x01*\"-/api/v1/organizations/{organization_id}:close\x12\xb2\x01\n" +
+	"\x12ReopenOrganization\x12/.chom.organization.v1.ReopenOrganizationRequest\x1a0.chom.organization.v1.ReopenOrganizationResponse\"9\x82\xd3\xe4\x93\x023:\x01*\"./api/v1/organizations/{organization_id}:reopen\x12\x9b\x01\n" +
+	"\vListMembers\x12(.chom.organization.v1.ListMembersRequest\x1a).chom.organization.v1.ListMembersResponse\"7\x82\xd3\xe4\x93\x021\x12//api/v1/organizations/{organization_id}/members\x12\xae\x01\n" +
+	"\fUpdateMember\x12).chom.organization.v1.UpdateMemberRequest\x1a*.chom.organization.v1.UpdateMemberResponse\"G\x82\xd3\xe4\x93\x02A:\x01*2</api/v1/organizations/{organization_id}/members/{account_id}\x12\xab\x01\n" +
+	"\fRemoveMember\x12).chom.organization.v1.RemoveMemberRequest\x1a*.chom.organization.v1.RemoveMemberResponse\"D\x82\xd3\xe4\x93\x02>*</api/v1/organizations/{organization_id}/members/{account_id}\x12\xae\x01\n" +
+	"\x11LeaveOrganization\x12..chom.organization.v1.LeaveOrganizationRequest\x1a/.chom.organization.v1.LeaveOrganizationResponse\"8\x82\xd3\xe4\x93\x022:\x01*\"-/api/v1/organizations/{organization_id}:leave\x12\xba\x01\n" +
+	"\x11TransferOwnership\x12..chom.organization.v1.TransferOwnershipRequest\x1a/.chom.organization.v1.TransferOwnershipResponse\"D\x82\xd3\xe4\x93\x02>:\x01*\"9/api/v1/organizations/{organization_id}:transferOwnership\x12\xb1\x01\n" +
+	"\x10CreateInvitation\x12-.chom.organization.v1.CreateInvitationRequest\x1a..chom.organization.v1.CreateInvitationResponse\">\x82\xd3\xe4\x93\x028:\x01*\"3/api/v1/organizations/{organization_id}/invitations\x12\xab\x01\n" +
+	"\x0fListInvitations\x12,.chom.organization.v1.ListInvitationsRequest\x1a-.chom.organization.v1.ListInvitationsResponse\";\x82\xd3\xe4\x93\x025\x123/api/v1/organizations/{organization_id}/invitations\x12\xbe\x01\n" +
+	"\x10RevokeInvitation\x12-.chom.organization.v1.RevokeInvitationRequest\x1a..chom.organization.v1.RevokeInvitationResponse\"K\x82\xd3\xe4\x93\x02E*C/api/v1/organizations/{organization_id}/invitations/{invitation_id}\x12\x8c\x01\n" +
+	"\rGetInvitation\x12*.chom.organization.v1.GetInvitationRequest\x1a+.chom.organization.v1.GetInvitationResponse\"\"\x82\xd3\xe4\x93\x02\x1c:\x01*\"\x17/api/v1/invitations:get\x12\x98\x01\n" +
+	"\x10AcceptInvitation\x12-.chom.organization.v1.AcceptInvitationRequest\x1a..chom.organization.v1.AcceptInvitationResponse\"%\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/api/v1/invitations:acceptB\xde\x01\n" +
 	"\x18com.chom.organization.v1B\x18OrganizationServiceProtoP\x01Z6chom.dev/proto/gen/chom/organization/v1;organizationv1\xa2\x02\x03COX\xaa\x02\x14Chom.Organization.V1\xca\x02\x14Chom\\Organization\\V1\xe2\x02 Chom\\Organization\\V1\\GPBMetadata\xea\x02\x16Chom::Organization::V1b\x06proto3"
 
 var (
@@ -368,7 +1867,7 @@ func file_chom_organization_v1_organization_service_proto_rawDescGZIP() []byte {
 	return file_chom_organization_v1_organization_service_proto_rawDescData
 }
 
-var file_chom_organization_v1_organization_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_chom_organization_v1_organization_service_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_chom_organization_v1_organization_service_proto_goTypes = []any{
 	(*CreateOrganizationRequest)(nil),  // 0: chom.organization.v1.CreateOrganizationRequest
 	(*CreateOrganizationResponse)(nil), // 1: chom.organization.v1.CreateOrganizationResponse
@@ -376,23 +1875,94 @@ var file_chom_organization_v1_organization_service_proto_goTypes = []any{
 	(*GetOrganizationResponse)(nil),    // 3: chom.organization.v1.GetOrganizationResponse
 	(*ListOrganizationsRequest)(nil),   // 4: chom.organization.v1.ListOrganizationsRequest
 	(*ListOrganizationsResponse)(nil),  // 5: chom.organization.v1.ListOrganizationsResponse
-	(*Organization)(nil),               // 6: chom.organization.v1.Organization
+	(*UpdateOrganizationRequest)(nil),  // 6: chom.organization.v1.UpdateOrganizationRequest
+	(*UpdateOrganizationResponse)(nil), // 7: chom.organization.v1.UpdateOrganizationResponse
+	(*CloseOrganizationRequest)(nil),   // 8: chom.organization.v1.CloseOrganizationRequest
+	(*CloseOrganizationResponse)(nil),  // 9: chom.organization.v1.CloseOrganizationResponse
+	(*ReopenOrganizationRequest)(nil),  // 10: chom.organization.v1.ReopenOrganizationRequest
+	(*ReopenOrganizationResponse)(nil), // 11: chom.organization.v1.ReopenOrganizationResponse
+	(*ListMembersRequest)(nil),         // 12: chom.organization.v1.ListMembersRequest
+	(*ListMembersResponse)(nil),        // 13: chom.organization.v1.ListMembersResponse
+	(*UpdateMemberRequest)(nil),        // 14: chom.organization.v1.UpdateMemberRequest
+	(*UpdateMemberResponse)(nil),       // 15: chom.organization.v1.UpdateMemberResponse
+	(*RemoveMemberRequest)(nil),        // 16: chom.organization.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 17: chom.organization.v1.RemoveMemberResponse
+	(*LeaveOrganizationRequest)(nil),   // 18: chom.organization.v1.LeaveOrganizationRequest
+	(*LeaveOrganizationResponse)(nil),  // 19: chom.organization.v1.LeaveOrganizationResponse
+	(*TransferOwnershipRequest)(nil),   // 20: chom.organization.v1.TransferOwnershipRequest
+	(*TransferOwnershipResponse)(nil),  // 21: chom.organization.v1.TransferOwnershipResponse
+	(*CreateInvitationRequest)(nil),    // 22: chom.organization.v1.CreateInvitationRequest
+	(*CreateInvitationResponse)(nil),   // 23: chom.organization.v1.CreateInvitationResponse
+	(*ListInvitationsRequest)(nil),     // 24: chom.organization.v1.ListInvitationsRequest
+	(*ListInvitationsResponse)(nil),    // 25: chom.organization.v1.ListInvitationsResponse
+	(*RevokeInvitationRequest)(nil),    // 26: chom.organization.v1.RevokeInvitationRequest
+	(*RevokeInvitationResponse)(nil),   // 27: chom.organization.v1.RevokeInvitationResponse
+	(*GetInvitationRequest)(nil),       // 28: chom.organization.v1.GetInvitationRequest
+	(*GetInvitationResponse)(nil),      // 29: chom.organization.v1.GetInvitationResponse
+	(*AcceptInvitationRequest)(nil),    // 30: chom.organization.v1.AcceptInvitationRequest
+	(*AcceptInvitationResponse)(nil),   // 31: chom.organization.v1.AcceptInvitationResponse
+	(*Organization)(nil),               // 32: chom.organization.v1.Organization
+	(*fieldmaskpb.FieldMask)(nil),      // 33: google.protobuf.FieldMask
+	(*Member)(nil),                     // 34: chom.organization.v1.Member
+	(Role)(0),                          // 35: chom.organization.v1.Role
+	(*Invitation)(nil),                 // 36: chom.organization.v1.Invitation
 }
 var file_chom_organization_v1_organization_service_proto_depIdxs = []int32{
-	6, // 0: chom.organization.v1.CreateOrganizationResponse.organization:type_name -> chom.organization.v1.Organization
-	6, // 1: chom.organization.v1.GetOrganizationResponse.organization:type_name -> chom.organization.v1.Organization
-	6, // 2: chom.organization.v1.ListOrganizationsResponse.organizations:type_name -> chom.organization.v1.Organization
-	0, // 3: chom.organization.v1.OrganizationService.CreateOrganization:input_type -> chom.organization.v1.CreateOrganizationRequest
-	2, // 4: chom.organization.v1.OrganizationService.GetOrganization:input_type -> chom.organization.v1.GetOrganizationRequest
-	4, // 5: chom.organization.v1.OrganizationService.ListOrganizations:input_type -> chom.organization.v1.ListOrganizationsRequest
-	1, // 6: chom.organization.v1.OrganizationService.CreateOrganization:output_type -> chom.organization.v1.CreateOrganizationResponse
-	3, // 7: chom.organization.v1.OrganizationService.GetOrganization:output_type -> chom.organization.v1.GetOrganizationResponse
-	5, // 8: chom.organization.v1.OrganizationService.ListOrganizations:output_type -> chom.organization.v1.ListOrganizationsResponse
-	6, // [6:9] is the sub-list for method output_type
-	3, // [3:6] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	32, // 0: chom.organization.v1.CreateOrganizationResponse.organization:type_name -> chom.organization.v1.Organization
+	32, // 1: chom.organization.v1.GetOrganizationResponse.organization:type_name -> chom.organization.v1.Organization
+	32, // 2: chom.organization.v1.ListOrganizationsResponse.organizations:type_name -> chom.organization.v1.Organization
+	33, // 3: chom.organization.v1.UpdateOrganizationRequest.update_mask:type_name -> google.protobuf.FieldMask
+	32, // 4: chom.organization.v1.UpdateOrganizationResponse.organization:type_name -> chom.organization.v1.Organization
+	32, // 5: chom.organization.v1.CloseOrganizationResponse.organization:type_name -> chom.organization.v1.Organization
+	32, // 6: chom.organization.v1.ReopenOrganizationResponse.organization:type_name -> chom.organization.v1.Organization
+	34, // 7: chom.organization.v1.ListMembersResponse.members:type_name -> chom.organization.v1.Member
+	35, // 8: chom.organization.v1.UpdateMemberRequest.role:type_name -> chom.organization.v1.Role
+	33, // 9: chom.organization.v1.UpdateMemberRequest.update_mask:type_name -> google.protobuf.FieldMask
+	34, // 10: chom.organization.v1.UpdateMemberResponse.member:type_name -> chom.organization.v1.Member
+	34, // 11: chom.organization.v1.TransferOwnershipResponse.member:type_name -> chom.organization.v1.Member
+	35, // 12: chom.organization.v1.CreateInvitationRequest.role:type_name -> chom.organization.v1.Role
+	36, // 13: chom.organization.v1.CreateInvitationResponse.invitation:type_name -> chom.organization.v1.Invitation
+	36, // 14: chom.organization.v1.ListInvitationsResponse.invitations:type_name -> chom.organization.v1.Invitation
+	36, // 15: chom.organization.v1.GetInvitationResponse.invitation:type_name -> chom.organization.v1.Invitation
+	32, // 16: chom.organization.v1.AcceptInvitationResponse.organization:type_name -> chom.organization.v1.Organization
+	34, // 17: chom.organization.v1.AcceptInvitationResponse.member:type_name -> chom.organization.v1.Member
+	0,  // 18: chom.organization.v1.OrganizationService.CreateOrganization:input_type -> chom.organization.v1.CreateOrganizationRequest
+	2,  // 19: chom.organization.v1.OrganizationService.GetOrganization:input_type -> chom.organization.v1.GetOrganizationRequest
+	4,  // 20: chom.organization.v1.OrganizationService.ListOrganizations:input_type -> chom.organization.v1.ListOrganizationsRequest
+	6,  // 21: chom.organization.v1.OrganizationService.UpdateOrganization:input_type -> chom.organization.v1.UpdateOrganizationRequest
+	8,  // 22: chom.organization.v1.OrganizationService.CloseOrganization:input_type -> chom.organization.v1.CloseOrganizationRequest
+	10, // 23: chom.organization.v1.OrganizationService.ReopenOrganization:input_type -> chom.organization.v1.ReopenOrganizationRequest
+	12, // 24: chom.organization.v1.OrganizationService.ListMembers:input_type -> chom.organization.v1.ListMembersRequest
+	14, // 25: chom.organization.v1.OrganizationService.UpdateMember:input_type -> chom.organization.v1.UpdateMemberRequest
+	16, // 26: chom.organization.v1.OrganizationService.RemoveMember:input_type -> chom.organization.v1.RemoveMemberRequest
+	18, // 27: chom.organization.v1.OrganizationService.LeaveOrganization:input_type -> chom.organization.v1.LeaveOrganizationRequest
+	20, // 28: chom.organization.v1.OrganizationService.TransferOwnership:input_type -> chom.organization.v1.TransferOwnershipRequest
+	22, // 29: chom.organization.v1.OrganizationService.CreateInvitation:input_type -> chom.organization.v1.CreateInvitationRequest
+	24, // 30: chom.organization.v1.OrganizationService.ListInvitations:input_type -> chom.organization.v1.ListInvitationsRequest
+	26, // 31: chom.organization.v1.OrganizationService.RevokeInvitation:input_type -> chom.organization.v1.RevokeInvitationRequest
+	28, // 32: chom.organization.v1.OrganizationService.GetInvitation:input_type -> chom.organization.v1.GetInvitationRequest
+	30, // 33: chom.organization.v1.OrganizationService.AcceptInvitation:input_type -> chom.organization.v1.AcceptInvitationRequest
+	1,  // 34: chom.organization.v1.OrganizationService.CreateOrganization:output_type -> chom.organization.v1.CreateOrganizationResponse
+	3,  // 35: chom.organization.v1.OrganizationService.GetOrganization:output_type -> chom.organization.v1.GetOrganizationResponse
+	5,  // 36: chom.organization.v1.OrganizationService.ListOrganizations:output_type -> chom.organization.v1.ListOrganizationsResponse
+	7,  // 37: chom.organization.v1.OrganizationService.UpdateOrganization:output_type -> chom.organization.v1.UpdateOrganizationResponse
+	9,  // 38: chom.organization.v1.OrganizationService.CloseOrganization:output_type -> chom.organization.v1.CloseOrganizationResponse
+	11, // 39: chom.organization.v1.OrganizationService.ReopenOrganization:output_type -> chom.organization.v1.ReopenOrganizationResponse
+	13, // 40: chom.organization.v1.OrganizationService.ListMembers:output_type -> chom.organization.v1.ListMembersResponse
+	15, // 41: chom.organization.v1.OrganizationService.UpdateMember:output_type -> chom.organization.v1.UpdateMemberResponse
+	17, // 42: chom.organization.v1.OrganizationService.RemoveMember:output_type -> chom.organization.v1.RemoveMemberResponse
+	19, // 43: chom.organization.v1.OrganizationService.LeaveOrganization:output_type -> chom.organization.v1.LeaveOrganizationResponse
+	21, // 44: chom.organization.v1.OrganizationService.TransferOwnership:output_type -> chom.organization.v1.TransferOwnershipResponse
+	23, // 45: chom.organization.v1.OrganizationService.CreateInvitation:output_type -> chom.organization.v1.CreateInvitationResponse
+	25, // 46: chom.organization.v1.OrganizationService.ListInvitations:output_type -> chom.organization.v1.ListInvitationsResponse
+	27, // 47: chom.organization.v1.OrganizationService.RevokeInvitation:output_type -> chom.organization.v1.RevokeInvitationResponse
+	29, // 48: chom.organization.v1.OrganizationService.GetInvitation:output_type -> chom.organization.v1.GetInvitationResponse
+	31, // 49: chom.organization.v1.OrganizationService.AcceptInvitation:output_type -> chom.organization.v1.AcceptInvitationResponse
+	34, // [34:50] is the sub-list for method output_type
+	18, // [18:34] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_chom_organization_v1_organization_service_proto_init() }
@@ -407,7 +1977,7 @@ func file_chom_organization_v1_organization_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_organization_v1_organization_service_proto_rawDesc), len(file_chom_organization_v1_organization_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

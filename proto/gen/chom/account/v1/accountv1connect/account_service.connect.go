@@ -39,6 +39,26 @@ const (
 	// AccountServiceGetCallerProcedure is the fully-qualified name of the AccountService's GetCaller
 	// RPC.
 	AccountServiceGetCallerProcedure = "/chom.account.v1.AccountService/GetCaller"
+	// AccountServiceSignUpProcedure is the fully-qualified name of the AccountService's SignUp RPC.
+	AccountServiceSignUpProcedure = "/chom.account.v1.AccountService/SignUp"
+	// AccountServiceVerifyEmailProcedure is the fully-qualified name of the AccountService's
+	// VerifyEmail RPC.
+	AccountServiceVerifyEmailProcedure = "/chom.account.v1.AccountService/VerifyEmail"
+	// AccountServiceRequestPasswordResetProcedure is the fully-qualified name of the AccountService's
+	// RequestPasswordReset RPC.
+	AccountServiceRequestPasswordResetProcedure = "/chom.account.v1.AccountService/RequestPasswordReset"
+	// AccountServiceResetPasswordProcedure is the fully-qualified name of the AccountService's
+	// ResetPassword RPC.
+	AccountServiceResetPasswordProcedure = "/chom.account.v1.AccountService/ResetPassword"
+	// AccountServiceChangePasswordProcedure is the fully-qualified name of the AccountService's
+	// ChangePassword RPC.
+	AccountServiceChangePasswordProcedure = "/chom.account.v1.AccountService/ChangePassword"
+	// AccountServiceRequestEmailChangeProcedure is the fully-qualified name of the AccountService's
+	// RequestEmailChange RPC.
+	AccountServiceRequestEmailChangeProcedure = "/chom.account.v1.AccountService/RequestEmailChange"
+	// AccountServiceConfirmEmailChangeProcedure is the fully-qualified name of the AccountService's
+	// ConfirmEmailChange RPC.
+	AccountServiceConfirmEmailChangeProcedure = "/chom.account.v1.AccountService/ConfirmEmailChange"
 )
 
 // AccountServiceClient is a client for the chom.account.v1.AccountService service.
@@ -46,8 +66,24 @@ type AccountServiceClient interface {
 	// CreateFirstOperator makes the first operator with the one-time secret that chomd printed on its console at its
 	// first start. Afterwards the call does not exist any more.
 	CreateFirstOperator(context.Context, *v1.CreateFirstOperatorRequest) (*v1.CreateFirstOperatorResponse, error)
-	// GetCaller says who the caller is.
+	// GetCaller says who the caller is, and how they proved it.
 	GetCaller(context.Context, *v1.GetCallerRequest) (*v1.GetCallerResponse, error)
+	// SignUp asks for an account. A mail follows: to confirm the address, or to say that it has an account. Where only the invited
+	// may sign up, others get none.
+	SignUp(context.Context, *v1.SignUpRequest) (*v1.SignUpResponse, error)
+	// VerifyEmail makes the account that a sign-up asked for, and signs in: the answer sets the cookie of a session.
+	VerifyEmail(context.Context, *v1.VerifyEmailRequest) (*v1.VerifyEmailResponse, error)
+	// RequestPasswordReset mails a link that works for 30 minutes.
+	RequestPasswordReset(context.Context, *v1.RequestPasswordResetRequest) (*v1.RequestPasswordResetResponse, error)
+	// ResetPassword sets a password by a mailed link. All sessions of the account end, and nobody is signed in.
+	ResetPassword(context.Context, *v1.ResetPasswordRequest) (*v1.ResetPasswordResponse, error)
+	// ChangePassword sets the password of the caller. Their other sessions end, and the cookie of this one changes. The session
+	// must be fresh.
+	ChangePassword(context.Context, *v1.ChangePasswordRequest) (*v1.ChangePasswordResponse, error)
+	// RequestEmailChange mails a link to a new address, which works for 24 hours. The session must be fresh.
+	RequestEmailChange(context.Context, *v1.RequestEmailChangeRequest) (*v1.RequestEmailChangeResponse, error)
+	// ConfirmEmailChange makes the new address that of the account, and tells the former one.
+	ConfirmEmailChange(context.Context, *v1.ConfirmEmailChangeRequest) (*v1.ConfirmEmailChangeResponse, error)
 }
 
 // NewAccountServiceClient constructs a client for the chom.account.v1.AccountService service. By
@@ -73,13 +109,62 @@ func NewAccountServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(accountServiceMethods.ByName("GetCaller")),
 			connect.WithClientOptions(opts...),
 		),
+		signUp: connect.NewClient[v1.SignUpRequest, v1.SignUpResponse](
+			httpClient,
+			baseURL+AccountServiceSignUpProcedure,
+			connect.WithSchema(accountServiceMethods.ByName("SignUp")),
+			connect.WithClientOptions(opts...),
+		),
+		verifyEmail: connect.NewClient[v1.VerifyEmailRequest, v1.VerifyEmailResponse](
+			httpClient,
+			baseURL+AccountServiceVerifyEmailProcedure,
+			connect.WithSchema(accountServiceMethods.ByName("VerifyEmail")),
+			connect.WithClientOptions(opts...),
+		),
+		requestPasswordReset: connect.NewClient[v1.RequestPasswordResetRequest, v1.RequestPasswordResetResponse](
+			httpClient,
+			baseURL+AccountServiceRequestPasswordResetProcedure,
+			connect.WithSchema(accountServiceMethods.ByName("RequestPasswordReset")),
+			connect.WithClientOptions(opts...),
+		),
+		resetPassword: connect.NewClient[v1.ResetPasswordRequest, v1.ResetPasswordResponse](
+			httpClient,
+			baseURL+AccountServiceResetPasswordProcedure,
+			connect.WithSchema(accountServiceMethods.ByName("ResetPassword")),
+			connect.WithClientOptions(opts...),
+		),
+		changePassword: connect.NewClient[v1.ChangePasswordRequest, v1.ChangePasswordResponse](
+			httpClient,
+			baseURL+AccountServiceChangePasswordProcedure,
+			connect.WithSchema(accountServiceMethods.ByName("ChangePassword")),
+			connect.WithClientOptions(opts...),
+		),
+		requestEmailChange: connect.NewClient[v1.RequestEmailChangeRequest, v1.RequestEmailChangeResponse](
+			httpClient,
+			baseURL+AccountServiceRequestEmailChangeProcedure,
+			connect.WithSchema(accountServiceMethods.ByName("RequestEmailChange")),
+			connect.WithClientOptions(opts...),
+		),
+		confirmEmailChange: connect.NewClient[v1.ConfirmEmailChangeRequest, v1.ConfirmEmailChangeResponse](
+			httpClient,
+			baseURL+AccountServiceConfirmEmailChangeProcedure,
+			connect.WithSchema(accountServiceMethods.ByName("ConfirmEmailChange")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // accountServiceClient implements AccountServiceClient.
 type accountServiceClient struct {
-	createFirstOperator *connect.Client[v1.CreateFirstOperatorRequest, v1.CreateFirstOperatorResponse]
-	getCaller           *connect.Client[v1.GetCallerRequest, v1.GetCallerResponse]
+	createFirstOperator  *connect.Client[v1.CreateFirstOperatorRequest, v1.CreateFirstOperatorResponse]
+	getCaller            *connect.Client[v1.GetCallerRequest, v1.GetCallerResponse]
+	signUp               *connect.Client[v1.SignUpRequest, v1.SignUpResponse]
+	verifyEmail          *connect.Client[v1.VerifyEmailRequest, v1.VerifyEmailResponse]
+	requestPasswordReset *connect.Client[v1.RequestPasswordResetRequest, v1.RequestPasswordResetResponse]
+	resetPassword        *connect.Client[v1.ResetPasswordRequest, v1.ResetPasswordResponse]
+	changePassword       *connect.Client[v1.ChangePasswordRequest, v1.ChangePasswordResponse]
+	requestEmailChange   *connect.Client[v1.RequestEmailChangeRequest, v1.RequestEmailChangeResponse]
+	confirmEmailChange   *connect.Client[v1.ConfirmEmailChangeRequest, v1.ConfirmEmailChangeResponse]
 }
 
 // CreateFirstOperator calls chom.account.v1.AccountService.CreateFirstOperator.
@@ -100,13 +185,92 @@ func (c *accountServiceClient) GetCaller(ctx context.Context, req *v1.GetCallerR
 	return nil, err
 }
 
+// SignUp calls chom.account.v1.AccountService.SignUp.
+func (c *accountServiceClient) SignUp(ctx context.Context, req *v1.SignUpRequest) (*v1.SignUpResponse, error) {
+	response, err := c.signUp.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// VerifyEmail calls chom.account.v1.AccountService.VerifyEmail.
+func (c *accountServiceClient) VerifyEmail(ctx context.Context, req *v1.VerifyEmailRequest) (*v1.VerifyEmailResponse, error) {
+	response, err := c.verifyEmail.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RequestPasswordReset calls chom.account.v1.AccountService.RequestPasswordReset.
+func (c *accountServiceClient) RequestPasswordReset(ctx context.Context, req *v1.RequestPasswordResetRequest) (*v1.RequestPasswordResetResponse, error) {
+	response, err := c.requestPasswordReset.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ResetPassword calls chom.account.v1.AccountService.ResetPassword.
+func (c *accountServiceClient) ResetPassword(ctx context.Context, req *v1.ResetPasswordRequest) (*v1.ResetPasswordResponse, error) {
+	response, err := c.resetPassword.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ChangePassword calls chom.account.v1.AccountService.ChangePassword.
+func (c *accountServiceClient) ChangePassword(ctx context.Context, req *v1.ChangePasswordRequest) (*v1.ChangePasswordResponse, error) {
+	response, err := c.changePassword.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RequestEmailChange calls chom.account.v1.AccountService.RequestEmailChange.
+func (c *accountServiceClient) RequestEmailChange(ctx context.Context, req *v1.RequestEmailChangeRequest) (*v1.RequestEmailChangeResponse, error) {
+	response, err := c.requestEmailChange.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ConfirmEmailChange calls chom.account.v1.AccountService.ConfirmEmailChange.
+func (c *accountServiceClient) ConfirmEmailChange(ctx context.Context, req *v1.ConfirmEmailChangeRequest) (*v1.ConfirmEmailChangeResponse, error) {
+	response, err := c.confirmEmailChange.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // AccountServiceHandler is an implementation of the chom.account.v1.AccountService service.
 type AccountServiceHandler interface {
 	// CreateFirstOperator makes the first operator with the one-time secret that chomd printed on its console at its
 	// first start. Afterwards the call does not exist any more.
 	CreateFirstOperator(context.Context, *v1.CreateFirstOperatorRequest) (*v1.CreateFirstOperatorResponse, error)
-	// GetCaller says who the caller is.
+	// GetCaller says who the caller is, and how they proved it.
 	GetCaller(context.Context, *v1.GetCallerRequest) (*v1.GetCallerResponse, error)
+	// SignUp asks for an account. A mail follows: to confirm the address, or to say that it has an account. Where only the invited
+	// may sign up, others get none.
+	SignUp(context.Context, *v1.SignUpRequest) (*v1.SignUpResponse, error)
+	// VerifyEmail makes the account that a sign-up asked for, and signs in: the answer sets the cookie of a session.
+	VerifyEmail(context.Context, *v1.VerifyEmailRequest) (*v1.VerifyEmailResponse, error)
+	// RequestPasswordReset mails a link that works for 30 minutes.
+	RequestPasswordReset(context.Context, *v1.RequestPasswordResetRequest) (*v1.RequestPasswordResetResponse, error)
+	// ResetPassword sets a password by a mailed link. All sessions of the account end, and nobody is signed in.
+	ResetPassword(context.Context, *v1.ResetPasswordRequest) (*v1.ResetPasswordResponse, error)
+	// ChangePassword sets the password of the caller. Their other sessions end, and the cookie of this one changes. The session
+	// must be fresh.
+	ChangePassword(context.Context, *v1.ChangePasswordRequest) (*v1.ChangePasswordResponse, error)
+	// RequestEmailChange mails a link to a new address, which works for 24 hours. The session must be fresh.
+	RequestEmailChange(context.Context, *v1.RequestEmailChangeRequest) (*v1.RequestEmailChangeResponse, error)
+	// ConfirmEmailChange makes the new address that of the account, and tells the former one.
+	ConfirmEmailChange(context.Context, *v1.ConfirmEmailChangeRequest) (*v1.ConfirmEmailChangeResponse, error)
 }
 
 // NewAccountServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -128,12 +292,68 @@ func NewAccountServiceHandler(svc AccountServiceHandler, opts ...connect.Handler
 		connect.WithSchema(accountServiceMethods.ByName("GetCaller")),
 		connect.WithHandlerOptions(opts...),
 	)
+	accountServiceSignUpHandler := connect.NewUnaryHandlerSimple(
+		AccountServiceSignUpProcedure,
+		svc.SignUp,
+		connect.WithSchema(accountServiceMethods.ByName("SignUp")),
+		connect.WithHandlerOptions(opts...),
+	)
+	accountServiceVerifyEmailHandler := connect.NewUnaryHandlerSimple(
+		AccountServiceVerifyEmailProcedure,
+		svc.VerifyEmail,
+		connect.WithSchema(accountServiceMethods.ByName("VerifyEmail")),
+		connect.WithHandlerOptions(opts...),
+	)
+	accountServiceRequestPasswordResetHandler := connect.NewUnaryHandlerSimple(
+		AccountServiceRequestPasswordResetProcedure,
+		svc.RequestPasswordReset,
+		connect.WithSchema(accountServiceMethods.ByName("RequestPasswordReset")),
+		connect.WithHandlerOptions(opts...),
+	)
+	accountServiceResetPasswordHandler := connect.NewUnaryHandlerSimple(
+		AccountServiceResetPasswordProcedure,
+		svc.ResetPassword,
+		connect.WithSchema(accountServiceMethods.ByName("ResetPassword")),
+		connect.WithHandlerOptions(opts...),
+	)
+	accountServiceChangePasswordHandler := connect.NewUnaryHandlerSimple(
+		AccountServiceChangePasswordProcedure,
+		svc.ChangePassword,
+		connect.WithSchema(accountServiceMethods.ByName("ChangePassword")),
+		connect.WithHandlerOptions(opts...),
+	)
+	accountServiceRequestEmailChangeHandler := connect.NewUnaryHandlerSimple(
+		AccountServiceRequestEmailChangeProcedure,
+		svc.RequestEmailChange,
+		connect.WithSchema(accountServiceMethods.ByName("RequestEmailChange")),
+		connect.WithHandlerOptions(opts...),
+	)
+	accountServiceConfirmEmailChangeHandler := connect.NewUnaryHandlerSimple(
+		AccountServiceConfirmEmailChangeProcedure,
+		svc.ConfirmEmailChange,
+		connect.WithSchema(accountServiceMethods.ByName("ConfirmEmailChange")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/chom.account.v1.AccountService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AccountServiceCreateFirstOperatorProcedure:
 			accountServiceCreateFirstOperatorHandler.ServeHTTP(w, r)
 		case AccountServiceGetCallerProcedure:
 			accountServiceGetCallerHandler.ServeHTTP(w, r)
+		case AccountServiceSignUpProcedure:
+			accountServiceSignUpHandler.ServeHTTP(w, r)
+		case AccountServiceVerifyEmailProcedure:
+			accountServiceVerifyEmailHandler.ServeHTTP(w, r)
+		case AccountServiceRequestPasswordResetProcedure:
+			accountServiceRequestPasswordResetHandler.ServeHTTP(w, r)
+		case AccountServiceResetPasswordProcedure:
+			accountServiceResetPasswordHandler.ServeHTTP(w, r)
+		case AccountServiceChangePasswordProcedure:
+			accountServiceChangePasswordHandler.ServeHTTP(w, r)
+		case AccountServiceRequestEmailChangeProcedure:
+			accountServiceRequestEmailChangeHandler.ServeHTTP(w, r)
+		case AccountServiceConfirmEmailChangeProcedure:
+			accountServiceConfirmEmailChangeHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -149,4 +369,32 @@ func (UnimplementedAccountServiceHandler) CreateFirstOperator(context.Context, *
 
 func (UnimplementedAccountServiceHandler) GetCaller(context.Context, *v1.GetCallerRequest) (*v1.GetCallerResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.account.v1.AccountService.GetCaller is not implemented"))
+}
+
+func (UnimplementedAccountServiceHandler) SignUp(context.Context, *v1.SignUpRequest) (*v1.SignUpResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.account.v1.AccountService.SignUp is not implemented"))
+}
+
+func (UnimplementedAccountServiceHandler) VerifyEmail(context.Context, *v1.VerifyEmailRequest) (*v1.VerifyEmailResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.account.v1.AccountService.VerifyEmail is not implemented"))
+}
+
+func (UnimplementedAccountServiceHandler) RequestPasswordReset(context.Context, *v1.RequestPasswordResetRequest) (*v1.RequestPasswordResetResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.account.v1.AccountService.RequestPasswordReset is not implemented"))
+}
+
+func (UnimplementedAccountServiceHandler) ResetPassword(context.Context, *v1.ResetPasswordRequest) (*v1.ResetPasswordResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.account.v1.AccountService.ResetPassword is not implemented"))
+}
+
+func (UnimplementedAccountServiceHandler) ChangePassword(context.Context, *v1.ChangePasswordRequest) (*v1.ChangePasswordResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.account.v1.AccountService.ChangePassword is not implemented"))
+}
+
+func (UnimplementedAccountServiceHandler) RequestEmailChange(context.Context, *v1.RequestEmailChangeRequest) (*v1.RequestEmailChangeResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.account.v1.AccountService.RequestEmailChange is not implemented"))
+}
+
+func (UnimplementedAccountServiceHandler) ConfirmEmailChange(context.Context, *v1.ConfirmEmailChangeRequest) (*v1.ConfirmEmailChangeResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.account.v1.AccountService.ConfirmEmailChange is not implemented"))
 }

@@ -42,16 +42,89 @@ const (
 	// OrganizationServiceListOrganizationsProcedure is the fully-qualified name of the
 	// OrganizationService's ListOrganizations RPC.
 	OrganizationServiceListOrganizationsProcedure = "/chom.organization.v1.OrganizationService/ListOrganizations"
+	// OrganizationServiceUpdateOrganizationProcedure is the fully-qualified name of the
+	// OrganizationService's UpdateOrganization RPC.
+	OrganizationServiceUpdateOrganizationProcedure = "/chom.organization.v1.OrganizationService/UpdateOrganization"
+	// OrganizationServiceCloseOrganizationProcedure is the fully-qualified name of the
+	// OrganizationService's CloseOrganization RPC.
+	OrganizationServiceCloseOrganizationProcedure = "/chom.organization.v1.OrganizationService/CloseOrganization"
+	// OrganizationServiceReopenOrganizationProcedure is the fully-qualified name of the
+	// OrganizationService's ReopenOrganization RPC.
+	OrganizationServiceReopenOrganizationProcedure = "/chom.organization.v1.OrganizationService/ReopenOrganization"
+	// OrganizationServiceListMembersProcedure is the fully-qualified name of the OrganizationService's
+	// ListMembers RPC.
+	OrganizationServiceListMembersProcedure = "/chom.organization.v1.OrganizationService/ListMembers"
+	// OrganizationServiceUpdateMemberProcedure is the fully-qualified name of the OrganizationService's
+	// UpdateMember RPC.
+	OrganizationServiceUpdateMemberProcedure = "/chom.organization.v1.OrganizationService/UpdateMember"
+	// OrganizationServiceRemoveMemberProcedure is the fully-qualified name of the OrganizationService's
+	// RemoveMember RPC.
+	OrganizationServiceRemoveMemberProcedure = "/chom.organization.v1.OrganizationService/RemoveMember"
+	// OrganizationServiceLeaveOrganizationProcedure is the fully-qualified name of the
+	// OrganizationService's LeaveOrganization RPC.
+	OrganizationServiceLeaveOrganizationProcedure = "/chom.organization.v1.OrganizationService/LeaveOrganization"
+	// OrganizationServiceTransferOwnershipProcedure is the fully-qualified name of the
+	// OrganizationService's TransferOwnership RPC.
+	OrganizationServiceTransferOwnershipProcedure = "/chom.organization.v1.OrganizationService/TransferOwnership"
+	// OrganizationServiceCreateInvitationProcedure is the fully-qualified name of the
+	// OrganizationService's CreateInvitation RPC.
+	OrganizationServiceCreateInvitationProcedure = "/chom.organization.v1.OrganizationService/CreateInvitation"
+	// OrganizationServiceListInvitationsProcedure is the fully-qualified name of the
+	// OrganizationService's ListInvitations RPC.
+	OrganizationServiceListInvitationsProcedure = "/chom.organization.v1.OrganizationService/ListInvitations"
+	// OrganizationServiceRevokeInvitationProcedure is the fully-qualified name of the
+	// OrganizationService's RevokeInvitation RPC.
+	OrganizationServiceRevokeInvitationProcedure = "/chom.organization.v1.OrganizationService/RevokeInvitation"
+	// OrganizationServiceGetInvitationProcedure is the fully-qualified name of the
+	// OrganizationService's GetInvitation RPC.
+	OrganizationServiceGetInvitationProcedure = "/chom.organization.v1.OrganizationService/GetInvitation"
+	// OrganizationServiceAcceptInvitationProcedure is the fully-qualified name of the
+	// OrganizationService's AcceptInvitation RPC.
+	OrganizationServiceAcceptInvitationProcedure = "/chom.organization.v1.OrganizationService/AcceptInvitation"
 )
 
 // OrganizationServiceClient is a client for the chom.organization.v1.OrganizationService service.
 type OrganizationServiceClient interface {
-	// CreateOrganization makes a tenant and its owner.
+	// CreateOrganization makes a tenant. It belongs to the caller; an operator may name somebody else. A person can own at
+	// most 20 that are not closed.
 	CreateOrganization(context.Context, *v1.CreateOrganizationRequest) (*v1.CreateOrganizationResponse, error)
 	// GetOrganization returns one organization.
 	GetOrganization(context.Context, *v1.GetOrganizationRequest) (*v1.GetOrganizationResponse, error)
-	// ListOrganizations returns all organizations that the caller may see, oldest first.
+	// ListOrganizations returns all organizations that the caller may see, oldest first: for operators all there are, for
+	// others those that they are a member of.
 	ListOrganizations(context.Context, *v1.ListOrganizationsRequest) (*v1.ListOrganizationsResponse, error)
+	// UpdateOrganization renames an organization, or demands a second factor of its members. Who demands it must have one.
+	UpdateOrganization(context.Context, *v1.UpdateOrganizationRequest) (*v1.UpdateOrganizationResponse, error)
+	// CloseOrganization suspends all sites of an organization at once and closes it for good when a period of grace ends,
+	// 30 days unless the operators set another; then its sites go to the trash. Its members cannot wake its sites
+	// meanwhile. It is refused while it is closing already.
+	CloseOrganization(context.Context, *v1.CloseOrganizationRequest) (*v1.CloseOrganizationResponse, error)
+	// ReopenOrganization undoes CloseOrganization while the period of grace lasts. Sites that a member had suspended stay
+	// suspended.
+	ReopenOrganization(context.Context, *v1.ReopenOrganizationRequest) (*v1.ReopenOrganizationResponse, error)
+	// ListMembers returns an organization's members, in the order of their accounts' age.
+	ListMembers(context.Context, *v1.ListMembersRequest) (*v1.ListMembersResponse, error)
+	// UpdateMember changes a member's role, or the sites that they reach.
+	UpdateMember(context.Context, *v1.UpdateMemberRequest) (*v1.UpdateMemberResponse, error)
+	// RemoveMember takes a person's membership, from their next call on. Tokens of the organization that they made go on:
+	// see TokenService.ListOrganizationTokens.
+	RemoveMember(context.Context, *v1.RemoveMemberRequest) (*v1.RemoveMemberResponse, error)
+	// LeaveOrganization ends the caller's own membership.
+	LeaveOrganization(context.Context, *v1.LeaveOrganizationRequest) (*v1.LeaveOrganizationResponse, error)
+	// TransferOwnership makes another member an owner and the caller, who must be one, an admin, in one step.
+	TransferOwnership(context.Context, *v1.TransferOwnershipRequest) (*v1.TransferOwnershipResponse, error)
+	// CreateInvitation mails an offer of membership and shows its link once. It works once, for 7 days, and only while the
+	// inviter may still give that role. At most 100 are open in an organization; a new one to the same address replaces the
+	// former.
+	CreateInvitation(context.Context, *v1.CreateInvitationRequest) (*v1.CreateInvitationResponse, error)
+	// ListInvitations returns the open invitations, oldest first, without their links.
+	ListInvitations(context.Context, *v1.ListInvitationsRequest) (*v1.ListInvitationsResponse, error)
+	// RevokeInvitation withdraws an open invitation.
+	RevokeInvitation(context.Context, *v1.RevokeInvitationRequest) (*v1.RevokeInvitationResponse, error)
+	// GetInvitation says what an invitation is for to whoever holds its token, before they sign in or up.
+	GetInvitation(context.Context, *v1.GetInvitationRequest) (*v1.GetInvitationResponse, error)
+	// AcceptInvitation makes the caller, whose verified e-mail address must be the invited one, a member.
+	AcceptInvitation(context.Context, *v1.AcceptInvitationRequest) (*v1.AcceptInvitationResponse, error)
 }
 
 // NewOrganizationServiceClient constructs a client for the chom.organization.v1.OrganizationService
@@ -83,6 +156,84 @@ func NewOrganizationServiceClient(httpClient connect.HTTPClient, baseURL string,
 			connect.WithSchema(organizationServiceMethods.ByName("ListOrganizations")),
 			connect.WithClientOptions(opts...),
 		),
+		updateOrganization: connect.NewClient[v1.UpdateOrganizationRequest, v1.UpdateOrganizationResponse](
+			httpClient,
+			baseURL+OrganizationServiceUpdateOrganizationProcedure,
+			connect.WithSchema(organizationServiceMethods.ByName("UpdateOrganization")),
+			connect.WithClientOptions(opts...),
+		),
+		closeOrganization: connect.NewClient[v1.CloseOrganizationRequest, v1.CloseOrganizationResponse](
+			httpClient,
+			baseURL+OrganizationServiceCloseOrganizationProcedure,
+			connect.WithSchema(organizationServiceMethods.ByName("CloseOrganization")),
+			connect.WithClientOptions(opts...),
+		),
+		reopenOrganization: connect.NewClient[v1.ReopenOrganizationRequest, v1.ReopenOrganizationResponse](
+			httpClient,
+			baseURL+OrganizationServiceReopenOrganizationProcedure,
+			connect.WithSchema(organizationServiceMethods.ByName("ReopenOrganization")),
+			connect.WithClientOptions(opts...),
+		),
+		listMembers: connect.NewClient[v1.ListMembersRequest, v1.ListMembersResponse](
+			httpClient,
+			baseURL+OrganizationServiceListMembersProcedure,
+			connect.WithSchema(organizationServiceMethods.ByName("ListMembers")),
+			connect.WithClientOptions(opts...),
+		),
+		updateMember: connect.NewClient[v1.UpdateMemberRequest, v1.UpdateMemberResponse](
+			httpClient,
+			baseURL+OrganizationServiceUpdateMemberProcedure,
+			connect.WithSchema(organizationServiceMethods.ByName("UpdateMember")),
+			connect.WithClientOptions(opts...),
+		),
+		removeMember: connect.NewClient[v1.RemoveMemberRequest, v1.RemoveMemberResponse](
+			httpClient,
+			baseURL+OrganizationServiceRemoveMemberProcedure,
+			connect.WithSchema(organizationServiceMethods.ByName("RemoveMember")),
+			connect.WithClientOptions(opts...),
+		),
+		leaveOrganization: connect.NewClient[v1.LeaveOrganizationRequest, v1.LeaveOrganizationResponse](
+			httpClient,
+			baseURL+OrganizationServiceLeaveOrganizationProcedure,
+			connect.WithSchema(organizationServiceMethods.ByName("LeaveOrganization")),
+			connect.WithClientOptions(opts...),
+		),
+		transferOwnership: connect.NewClient[v1.TransferOwnershipRequest, v1.TransferOwnershipResponse](
+			httpClient,
+			baseURL+OrganizationServiceTransferOwnershipProcedure,
+			connect.WithSchema(organizationServiceMethods.ByName("TransferOwnership")),
+			connect.WithClientOptions(opts...),
+		),
+		createInvitation: connect.NewClient[v1.CreateInvitationRequest, v1.CreateInvitationResponse](
+			httpClient,
+			baseURL+OrganizationServiceCreateInvitationProcedure,
+			connect.WithSchema(organizationServiceMethods.ByName("CreateInvitation")),
+			connect.WithClientOptions(opts...),
+		),
+		listInvitations: connect.NewClient[v1.ListInvitationsRequest, v1.ListInvitationsResponse](
+			httpClient,
+			baseURL+OrganizationServiceListInvitationsProcedure,
+			connect.WithSchema(organizationServiceMethods.ByName("ListInvitations")),
+			connect.WithClientOptions(opts...),
+		),
+		revokeInvitation: connect.NewClient[v1.RevokeInvitationRequest, v1.RevokeInvitationResponse](
+			httpClient,
+			baseURL+OrganizationServiceRevokeInvitationProcedure,
+			connect.WithSchema(organizationServiceMethods.ByName("RevokeInvitation")),
+			connect.WithClientOptions(opts...),
+		),
+		getInvitation: connect.NewClient[v1.GetInvitationRequest, v1.GetInvitationResponse](
+			httpClient,
+			baseURL+OrganizationServiceGetInvitationProcedure,
+			connect.WithSchema(organizationServiceMethods.ByName("GetInvitation")),
+			connect.WithClientOptions(opts...),
+		),
+		acceptInvitation: connect.NewClient[v1.AcceptInvitationRequest, v1.AcceptInvitationResponse](
+			httpClient,
+			baseURL+OrganizationServiceAcceptInvitationProcedure,
+			connect.WithSchema(organizationServiceMethods.ByName("AcceptInvitation")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -91,6 +242,19 @@ type organizationServiceClient struct {
 	createOrganization *connect.Client[v1.CreateOrganizationRequest, v1.CreateOrganizationResponse]
 	getOrganization    *connect.Client[v1.GetOrganizationRequest, v1.GetOrganizationResponse]
 	listOrganizations  *connect.Client[v1.ListOrganizationsRequest, v1.ListOrganizationsResponse]
+	updateOrganization *connect.Client[v1.UpdateOrganizationRequest, v1.UpdateOrganizationResponse]
+	closeOrganization  *connect.Client[v1.CloseOrganizationRequest, v1.CloseOrganizationResponse]
+	reopenOrganization *connect.Client[v1.ReopenOrganizationRequest, v1.ReopenOrganizationResponse]
+	listMembers        *connect.Client[v1.ListMembersRequest, v1.ListMembersResponse]
+	updateMember       *connect.Client[v1.UpdateMemberRequest, v1.UpdateMemberResponse]
+	removeMember       *connect.Client[v1.RemoveMemberRequest, v1.RemoveMemberResponse]
+	leaveOrganization  *connect.Client[v1.LeaveOrganizationRequest, v1.LeaveOrganizationResponse]
+	transferOwnership  *connect.Client[v1.TransferOwnershipRequest, v1.TransferOwnershipResponse]
+	createInvitation   *connect.Client[v1.CreateInvitationRequest, v1.CreateInvitationResponse]
+	listInvitations    *connect.Client[v1.ListInvitationsRequest, v1.ListInvitationsResponse]
+	revokeInvitation   *connect.Client[v1.RevokeInvitationRequest, v1.RevokeInvitationResponse]
+	getInvitation      *connect.Client[v1.GetInvitationRequest, v1.GetInvitationResponse]
+	acceptInvitation   *connect.Client[v1.AcceptInvitationRequest, v1.AcceptInvitationResponse]
 }
 
 // CreateOrganization calls chom.organization.v1.OrganizationService.CreateOrganization.
@@ -120,15 +284,166 @@ func (c *organizationServiceClient) ListOrganizations(ctx context.Context, req *
 	return nil, err
 }
 
+// UpdateOrganization calls chom.organization.v1.OrganizationService.UpdateOrganization.
+func (c *organizationServiceClient) UpdateOrganization(ctx context.Context, req *v1.UpdateOrganizationRequest) (*v1.UpdateOrganizationResponse, error) {
+	response, err := c.updateOrganization.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// CloseOrganization calls chom.organization.v1.OrganizationService.CloseOrganization.
+func (c *organizationServiceClient) CloseOrganization(ctx context.Context, req *v1.CloseOrganizationRequest) (*v1.CloseOrganizationResponse, error) {
+	response, err := c.closeOrganization.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ReopenOrganization calls chom.organization.v1.OrganizationService.ReopenOrganization.
+func (c *organizationServiceClient) ReopenOrganization(ctx context.Context, req *v1.ReopenOrganizationRequest) (*v1.ReopenOrganizationResponse, error) {
+	response, err := c.reopenOrganization.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListMembers calls chom.organization.v1.OrganizationService.ListMembers.
+func (c *organizationServiceClient) ListMembers(ctx context.Context, req *v1.ListMembersRequest) (*v1.ListMembersResponse, error) {
+	response, err := c.listMembers.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// UpdateMember calls chom.organization.v1.OrganizationService.UpdateMember.
+func (c *organizationServiceClient) UpdateMember(ctx context.Context, req *v1.UpdateMemberRequest) (*v1.UpdateMemberResponse, error) {
+	response, err := c.updateMember.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RemoveMember calls chom.organization.v1.OrganizationService.RemoveMember.
+func (c *organizationServiceClient) RemoveMember(ctx context.Context, req *v1.RemoveMemberRequest) (*v1.RemoveMemberResponse, error) {
+	response, err := c.removeMember.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// LeaveOrganization calls chom.organization.v1.OrganizationService.LeaveOrganization.
+func (c *organizationServiceClient) LeaveOrganization(ctx context.Context, req *v1.LeaveOrganizationRequest) (*v1.LeaveOrganizationResponse, error) {
+	response, err := c.leaveOrganization.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// TransferOwnership calls chom.organization.v1.OrganizationService.TransferOwnership.
+func (c *organizationServiceClient) TransferOwnership(ctx context.Context, req *v1.TransferOwnershipRequest) (*v1.TransferOwnershipResponse, error) {
+	response, err := c.transferOwnership.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// CreateInvitation calls chom.organization.v1.OrganizationService.CreateInvitation.
+func (c *organizationServiceClient) CreateInvitation(ctx context.Context, req *v1.CreateInvitationRequest) (*v1.CreateInvitationResponse, error) {
+	response, err := c.createInvitation.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListInvitations calls chom.organization.v1.OrganizationService.ListInvitations.
+func (c *organizationServiceClient) ListInvitations(ctx context.Context, req *v1.ListInvitationsRequest) (*v1.ListInvitationsResponse, error) {
+	response, err := c.listInvitations.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RevokeInvitation calls chom.organization.v1.OrganizationService.RevokeInvitation.
+func (c *organizationServiceClient) RevokeInvitation(ctx context.Context, req *v1.RevokeInvitationRequest) (*v1.RevokeInvitationResponse, error) {
+	response, err := c.revokeInvitation.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetInvitation calls chom.organization.v1.OrganizationService.GetInvitation.
+func (c *organizationServiceClient) GetInvitation(ctx context.Context, req *v1.GetInvitationRequest) (*v1.GetInvitationResponse, error) {
+	response, err := c.getInvitation.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// AcceptInvitation calls chom.organization.v1.OrganizationService.AcceptInvitation.
+func (c *organizationServiceClient) AcceptInvitation(ctx context.Context, req *v1.AcceptInvitationRequest) (*v1.AcceptInvitationResponse, error) {
+	response, err := c.acceptInvitation.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // OrganizationServiceHandler is an implementation of the chom.organization.v1.OrganizationService
 // service.
 type OrganizationServiceHandler interface {
-	// CreateOrganization makes a tenant and its owner.
+	// CreateOrganization makes a tenant. It belongs to the caller; an operator may name somebody else. A person can own at
+	// most 20 that are not closed.
 	CreateOrganization(context.Context, *v1.CreateOrganizationRequest) (*v1.CreateOrganizationResponse, error)
 	// GetOrganization returns one organization.
 	GetOrganization(context.Context, *v1.GetOrganizationRequest) (*v1.GetOrganizationResponse, error)
-	// ListOrganizations returns all organizations that the caller may see, oldest first.
+	// ListOrganizations returns all organizations that the caller may see, oldest first: for operators all there are, for
+	// others those that they are a member of.
 	ListOrganizations(context.Context, *v1.ListOrganizationsRequest) (*v1.ListOrganizationsResponse, error)
+	// UpdateOrganization renames an organization, or demands a second factor of its members. Who demands it must have one.
+	UpdateOrganization(context.Context, *v1.UpdateOrganizationRequest) (*v1.UpdateOrganizationResponse, error)
+	// CloseOrganization suspends all sites of an organization at once and closes it for good when a period of grace ends,
+	// 30 days unless the operators set another; then its sites go to the trash. Its members cannot wake its sites
+	// meanwhile. It is refused while it is closing already.
+	CloseOrganization(context.Context, *v1.CloseOrganizationRequest) (*v1.CloseOrganizationResponse, error)
+	// ReopenOrganization undoes CloseOrganization while the period of grace lasts. Sites that a member had suspended stay
+	// suspended.
+	ReopenOrganization(context.Context, *v1.ReopenOrganizationRequest) (*v1.ReopenOrganizationResponse, error)
+	// ListMembers returns an organization's members, in the order of their accounts' age.
+	ListMembers(context.Context, *v1.ListMembersRequest) (*v1.ListMembersResponse, error)
+	// UpdateMember changes a member's role, or the sites that they reach.
+	UpdateMember(context.Context, *v1.UpdateMemberRequest) (*v1.UpdateMemberResponse, error)
+	// RemoveMember takes a person's membership, from their next call on. Tokens of the organization that they made go on:
+	// see TokenService.ListOrganizationTokens.
+	RemoveMember(context.Context, *v1.RemoveMemberRequest) (*v1.RemoveMemberResponse, error)
+	// LeaveOrganization ends the caller's own membership.
+	LeaveOrganization(context.Context, *v1.LeaveOrganizationRequest) (*v1.LeaveOrganizationResponse, error)
+	// TransferOwnership makes another member an owner and the caller, who must be one, an admin, in one step.
+	TransferOwnership(context.Context, *v1.TransferOwnershipRequest) (*v1.TransferOwnershipResponse, error)
+	// CreateInvitation mails an offer of membership and shows its link once. It works once, for 7 days, and only while the
+	// inviter may still give that role. At most 100 are open in an organization; a new one to the same address replaces the
+	// former.
+	CreateInvitation(context.Context, *v1.CreateInvitationRequest) (*v1.CreateInvitationResponse, error)
+	// ListInvitations returns the open invitations, oldest first, without their links.
+	ListInvitations(context.Context, *v1.ListInvitationsRequest) (*v1.ListInvitationsResponse, error)
+	// RevokeInvitation withdraws an open invitation.
+	RevokeInvitation(context.Context, *v1.RevokeInvitationRequest) (*v1.RevokeInvitationResponse, error)
+	// GetInvitation says what an invitation is for to whoever holds its token, before they sign in or up.
+	GetInvitation(context.Context, *v1.GetInvitationRequest) (*v1.GetInvitationResponse, error)
+	// AcceptInvitation makes the caller, whose verified e-mail address must be the invited one, a member.
+	AcceptInvitation(context.Context, *v1.AcceptInvitationRequest) (*v1.AcceptInvitationResponse, error)
 }
 
 // NewOrganizationServiceHandler builds an HTTP handler from the service implementation. It returns
@@ -156,6 +471,84 @@ func NewOrganizationServiceHandler(svc OrganizationServiceHandler, opts ...conne
 		connect.WithSchema(organizationServiceMethods.ByName("ListOrganizations")),
 		connect.WithHandlerOptions(opts...),
 	)
+	organizationServiceUpdateOrganizationHandler := connect.NewUnaryHandlerSimple(
+		OrganizationServiceUpdateOrganizationProcedure,
+		svc.UpdateOrganization,
+		connect.WithSchema(organizationServiceMethods.ByName("UpdateOrganization")),
+		connect.WithHandlerOptions(opts...),
+	)
+	organizationServiceCloseOrganizationHandler := connect.NewUnaryHandlerSimple(
+		OrganizationServiceCloseOrganizationProcedure,
+		svc.CloseOrganization,
+		connect.WithSchema(organizationServiceMethods.ByName("CloseOrganization")),
+		connect.WithHandlerOptions(opts...),
+	)
+	organizationServiceReopenOrganizationHandler := connect.NewUnaryHandlerSimple(
+		OrganizationServiceReopenOrganizationProcedure,
+		svc.ReopenOrganization,
+		connect.WithSchema(organizationServiceMethods.ByName("ReopenOrganization")),
+		connect.WithHandlerOptions(opts...),
+	)
+	organizationServiceListMembersHandler := connect.NewUnaryHandlerSimple(
+		OrganizationServiceListMembersProcedure,
+		svc.ListMembers,
+		connect.WithSchema(organizationServiceMethods.ByName("ListMembers")),
+		connect.WithHandlerOptions(opts...),
+	)
+	organizationServiceUpdateMemberHandler := connect.NewUnaryHandlerSimple(
+		OrganizationServiceUpdateMemberProcedure,
+		svc.UpdateMember,
+		connect.WithSchema(organizationServiceMethods.ByName("UpdateMember")),
+		connect.WithHandlerOptions(opts...),
+	)
+	organizationServiceRemoveMemberHandler := connect.NewUnaryHandlerSimple(
+		OrganizationServiceRemoveMemberProcedure,
+		svc.RemoveMember,
+		connect.WithSchema(organizationServiceMethods.ByName("RemoveMember")),
+		connect.WithHandlerOptions(opts...),
+	)
+	organizationServiceLeaveOrganizationHandler := connect.NewUnaryHandlerSimple(
+		OrganizationServiceLeaveOrganizationProcedure,
+		svc.LeaveOrganization,
+		connect.WithSchema(organizationServiceMethods.ByName("LeaveOrganization")),
+		connect.WithHandlerOptions(opts...),
+	)
+	organizationServiceTransferOwnershipHandler := connect.NewUnaryHandlerSimple(
+		OrganizationServiceTransferOwnershipProcedure,
+		svc.TransferOwnership,
+		connect.WithSchema(organizationServiceMethods.ByName("TransferOwnership")),
+		connect.WithHandlerOptions(opts...),
+	)
+	organizationServiceCreateInvitationHandler := connect.NewUnaryHandlerSimple(
+		OrganizationServiceCreateInvitationProcedure,
+		svc.CreateInvitation,
+		connect.WithSchema(organizationServiceMethods.ByName("CreateInvitation")),
+		connect.WithHandlerOptions(opts...),
+	)
+	organizationServiceListInvitationsHandler := connect.NewUnaryHandlerSimple(
+		OrganizationServiceListInvitationsProcedure,
+		svc.ListInvitations,
+		connect.WithSchema(organizationServiceMethods.ByName("ListInvitations")),
+		connect.WithHandlerOptions(opts...),
+	)
+	organizationServiceRevokeInvitationHandler := connect.NewUnaryHandlerSimple(
+		OrganizationServiceRevokeInvitationProcedure,
+		svc.RevokeInvitation,
+		connect.WithSchema(organizationServiceMethods.ByName("RevokeInvitation")),
+		connect.WithHandlerOptions(opts...),
+	)
+	organizationServiceGetInvitationHandler := connect.NewUnaryHandlerSimple(
+		OrganizationServiceGetInvitationProcedure,
+		svc.GetInvitation,
+		connect.WithSchema(organizationServiceMethods.ByName("GetInvitation")),
+		connect.WithHandlerOptions(opts...),
+	)
+	organizationServiceAcceptInvitationHandler := connect.NewUnaryHandlerSimple(
+		OrganizationServiceAcceptInvitationProcedure,
+		svc.AcceptInvitation,
+		connect.WithSchema(organizationServiceMethods.ByName("AcceptInvitation")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/chom.organization.v1.OrganizationService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case OrganizationServiceCreateOrganizationProcedure:
@@ -164,6 +557,32 @@ func NewOrganizationServiceHandler(svc OrganizationServiceHandler, opts ...conne
 			organizationServiceGetOrganizationHandler.ServeHTTP(w, r)
 		case OrganizationServiceListOrganizationsProcedure:
 			organizationServiceListOrganizationsHandler.ServeHTTP(w, r)
+		case OrganizationServiceUpdateOrganizationProcedure:
+			organizationServiceUpdateOrganizationHandler.ServeHTTP(w, r)
+		case OrganizationServiceCloseOrganizationProcedure:
+			organizationServiceCloseOrganizationHandler.ServeHTTP(w, r)
+		case OrganizationServiceReopenOrganizationProcedure:
+			organizationServiceReopenOrganizationHandler.ServeHTTP(w, r)
+		case OrganizationServiceListMembersProcedure:
+			organizationServiceListMembersHandler.ServeHTTP(w, r)
+		case OrganizationServiceUpdateMemberProcedure:
+			organizationServiceUpdateMemberHandler.ServeHTTP(w, r)
+		case OrganizationServiceRemoveMemberProcedure:
+			organizationServiceRemoveMemberHandler.ServeHTTP(w, r)
+		case OrganizationServiceLeaveOrganizationProcedure:
+			organizationServiceLeaveOrganizationHandler.ServeHTTP(w, r)
+		case OrganizationServiceTransferOwnershipProcedure:
+			organizationServiceTransferOwnershipHandler.ServeHTTP(w, r)
+		case OrganizationServiceCreateInvitationProcedure:
+			organizationServiceCreateInvitationHandler.ServeHTTP(w, r)
+		case OrganizationServiceListInvitationsProcedure:
+			organizationServiceListInvitationsHandler.ServeHTTP(w, r)
+		case OrganizationServiceRevokeInvitationProcedure:
+			organizationServiceRevokeInvitationHandler.ServeHTTP(w, r)
+		case OrganizationServiceGetInvitationProcedure:
+			organizationServiceGetInvitationHandler.ServeHTTP(w, r)
+		case OrganizationServiceAcceptInvitationProcedure:
+			organizationServiceAcceptInvitationHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -183,4 +602,56 @@ func (UnimplementedOrganizationServiceHandler) GetOrganization(context.Context, 
 
 func (UnimplementedOrganizationServiceHandler) ListOrganizations(context.Context, *v1.ListOrganizationsRequest) (*v1.ListOrganizationsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.organization.v1.OrganizationService.ListOrganizations is not implemented"))
+}
+
+func (UnimplementedOrganizationServiceHandler) UpdateOrganization(context.Context, *v1.UpdateOrganizationRequest) (*v1.UpdateOrganizationResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.organization.v1.OrganizationService.UpdateOrganization is not implemented"))
+}
+
+func (UnimplementedOrganizationServiceHandler) CloseOrganization(context.Context, *v1.CloseOrganizationRequest) (*v1.CloseOrganizationResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.organization.v1.OrganizationService.CloseOrganization is not implemented"))
+}
+
+func (UnimplementedOrganizationServiceHandler) ReopenOrganization(context.Context, *v1.ReopenOrganizationRequest) (*v1.ReopenOrganizationResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.organization.v1.OrganizationService.ReopenOrganization is not implemented"))
+}
+
+func (UnimplementedOrganizationServiceHandler) ListMembers(context.Context, *v1.ListMembersRequest) (*v1.ListMembersResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.organization.v1.OrganizationService.ListMembers is not implemented"))
+}
+
+func (UnimplementedOrganizationServiceHandler) UpdateMember(context.Context, *v1.UpdateMemberRequest) (*v1.UpdateMemberResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.organization.v1.OrganizationService.UpdateMember is not implemented"))
+}
+
+func (UnimplementedOrganizationServiceHandler) RemoveMember(context.Context, *v1.RemoveMemberRequest) (*v1.RemoveMemberResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.organization.v1.OrganizationService.RemoveMember is not implemented"))
+}
+
+func (UnimplementedOrganizationServiceHandler) LeaveOrganization(context.Context, *v1.LeaveOrganizationRequest) (*v1.LeaveOrganizationResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.organization.v1.OrganizationService.LeaveOrganization is not implemented"))
+}
+
+func (UnimplementedOrganizationServiceHandler) TransferOwnership(context.Context, *v1.TransferOwnershipRequest) (*v1.TransferOwnershipResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.organization.v1.OrganizationService.TransferOwnership is not implemented"))
+}
+
+func (UnimplementedOrganizationServiceHandler) CreateInvitation(context.Context, *v1.CreateInvitationRequest) (*v1.CreateInvitationResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.organization.v1.OrganizationService.CreateInvitation is not implemented"))
+}
+
+func (UnimplementedOrganizationServiceHandler) ListInvitations(context.Context, *v1.ListInvitationsRequest) (*v1.ListInvitationsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.organization.v1.OrganizationService.ListInvitations is not implemented"))
+}
+
+func (UnimplementedOrganizationServiceHandler) RevokeInvitation(context.Context, *v1.RevokeInvitationRequest) (*v1.RevokeInvitationResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.organization.v1.OrganizationService.RevokeInvitation is not implemented"))
+}
+
+func (UnimplementedOrganizationServiceHandler) GetInvitation(context.Context, *v1.GetInvitationRequest) (*v1.GetInvitationResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.organization.v1.OrganizationService.GetInvitation is not implemented"))
+}
+
+func (UnimplementedOrganizationServiceHandler) AcceptInvitation(context.Context, *v1.AcceptInvitationRequest) (*v1.AcceptInvitationResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.organization.v1.OrganizationService.AcceptInvitation is not implemented"))
 }

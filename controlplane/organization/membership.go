@@ -1,0 +1,65 @@
+package organization
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"chom.dev/proto/contract"
+)
+
+// Membership is what an account is in an organization. The zero value is that of a stranger.
+type Membership struct {
+	// Role is empty for somebody who is no member, and where there is no such organization or it is closed.
+	Role Role
+	// Sites are the only ones that a member is granted, UUIDs; nil for all.
+	Sites []string
+	// NeedsSecondFactor says that the organization lets nobody in without one.
+	NeedsSecondFactor bool
+}
+
+// Reaches reports whether the member is granted a site.
+func (m Membership) Reaches(site string) bool {
+	return m.Sites == nil || slices.Contains(m.Sites, site)
+}
+
+// MembershipOf looks up what an account is in an organization now.
+func (o *Organizations) MembershipOf(ctx context.Context, id contract.OrganizationID, accountID string) (Membership, error) {
+	var found Membership
+	var all bool
+	var sites string
+	err := o.db.Reader().QueryRow(ctx, `
+		SELECT m.role,
+		       o.require_second_factor,
+		       m.all_sites,
+		       CASE WHEN m.all_sites THEN ''
+		            ELSE COALESCE((SELECT string_agg(s.site_id, ' ')
+		                           FROM member_sites s
+		                           WHERE s.organization_id = m.organization_id AND s.account_id = m.account_id), '') END
+		FROM members m
+		JOIN organizations o ON o.id = m.organization_id
+		WHERE m.organization_id = $1
+		  AND m.account_id = $2
+		  AND o.state <> 'closed'`,
+		id, accountID).Scan(&found.Role, &found.NeedsSecondFactor, &all, &sites)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Membership{}, nil
+	}
+	if err != nil {
+		return Membership{}, fmt.Errorf("look up membership: %w", err)
+	}
+	found.Sites = ParseSites(all, sites)
+	return found, nil
+}
+
+// ParseSites reads the bounds of a member, an invitation or a token as queries give them: whether there are none, and else the
+// ids, with spaces between. It gives nil for all sites; who is bound to none gets an empty list.
+func ParseSites(all bool, ids string) []string {
+	if all {
+		return nil
+	}
+	return append([]string{}, strings.Fields(ids)...)
+}
