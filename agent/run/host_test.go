@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -46,6 +47,28 @@ func TestUnitOnHost(t *testing.T) {
 			t.Fatalf("running %v, %v", running, err)
 		}
 	})
+	t.Run("tells of a signal, and of a program that isn't there", func(t *testing.T) {
+		var exit *ExitError
+		if _, err := (Unit{Name: "test-signal", Argv: []string{"/bin/sh", "-c", "kill -TERM $$"}}).Run(t.Context()); !errors.As(err, &exit) || exit.Signal != syscall.SIGTERM {
+			t.Errorf("got %v", err)
+		}
+		if _, err := (Unit{Name: "test-absent", Argv: []string{"/usr/bin/c4nary"}}).Run(t.Context()); !errors.As(err, &exit) || exit.Code != 203 {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("is not taken for one that ended well when systemd was executed anew meanwhile", func(t *testing.T) {
+		u := Unit{Name: "test-reexec", Argv: []string{"/bin/sh", "-c", "systemctl daemon-reexec; sleep 1; echo over"}}
+		res, err := u.Run(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "anew") || string(res.Stdout) != "over\n" {
+			t.Errorf("got %q, %v", res.Stdout, err)
+		}
+	})
+	t.Run("leaves nothing behind", func(t *testing.T) {
+		res, err := Cmd{Path: "/usr/bin/systemctl", Args: []string{"list-units", "--all", "--plain", "--no-legend", "chom-run-test-*"}}.Run(t.Context())
+		if err != nil || len(res.Stdout) > 0 {
+			t.Errorf("%s, %v", res.Stdout, err)
+		}
+	})
 	t.Run("is killed when its caller gives up", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(300*time.Millisecond, cancel)
@@ -59,25 +82,11 @@ func TestUnitOnHost(t *testing.T) {
 	})
 	t.Run("an older try of the same name, left by a dead agent, is ended first", func(t *testing.T) {
 		u := Unit{Name: "test-older", Argv: []string{"/usr/bin/sleep", "61"}}
-		cmd, err := u.Command()
-		if err != nil {
+		if _, err := u.Start(t.Context()); err != nil { // nobody waits for it: the agent is dead
 			t.Fatal(err)
 		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		for range 100 {
-			if running, _ := Running(t.Context(), u.Service()); running {
-				break
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
-		if err := cmd.Process.Kill(); err != nil { // the client dies as the agent would
-			t.Fatal(err)
-		}
-		_ = cmd.Wait() // killed
-		if running, _ := Running(t.Context(), u.Service()); !running {
-			t.Fatal("the unit died with its client; nothing is proved")
+		if running, err := Running(t.Context(), u.Service()); !running || err != nil {
+			t.Fatalf("running %v, %v: nothing is proved", running, err)
 		}
 		u.Argv = []string{"/usr/bin/echo", "second"}
 		res, err := u.Run(t.Context())
@@ -166,6 +175,69 @@ func TestSiteUnitOnHost(t *testing.T) {
 			t.Errorf("got %q, %v", res.Stdout, err)
 		}
 	})
+}
+
+// TestSandboxOnHost compares with what systemd makes of a unit file: transient
+// units say the same in another language.
+func TestSandboxOnHost(t *testing.T) {
+	h := contract.NewHandle()
+	own := SitesDir + "/" + h.String()
+	if err := os.MkdirAll(own+"/public", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	name := "chom-test-" + h.String() + ".service"
+	path := "/etc/systemd/system/" + name
+	t.Cleanup(func() {
+		if err := errors.Join(Stop(context.Background(), name), os.RemoveAll(own), os.Remove(path)); err != nil {
+			t.Error(err)
+		}
+		_, _ = Cmd{Path: "/usr/bin/systemctl", Args: []string{"reset-failed", name}}.Run(context.Background()) // may not have come to that
+	})
+	unit, err := SiteUnit{Handle: h, Name: "sandbox", Argv: []string{"/usr/bin/sleep", "60"}, ReadOnly: []string{"/usr/share/dict"}, RuntimeDir: "chom-test/x"}.Unit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	unit.User, unit.Group = "nobody", "nogroup"
+	unit.Properties = append(unit.Properties, Property{"ReadWritePaths", "/var/tmp"}, Property{"LimitNOFILE", "2048"})
+	text := "[Service]\nType=oneshot\nExecStart=/usr/bin/sleep 60\nUser=nobody\nGroup=nogroup\nSlice=" + unit.Slice +
+		"\nWorkingDirectory=" + unit.Dir + "\nTimeoutStartSec=60\nTimeoutStopSec=2\nEnvironment=" + strings.Join(env, " ") + "\n"
+	seen := map[string]bool{}
+	var asked []string
+	for _, p := range unit.Properties {
+		text += p.Key + "=" + p.Value + "\n"
+		if !seen[p.Key] {
+			seen[p.Key] = true
+			asked = append(asked, "--property="+p.Key)
+		}
+	}
+	for key := range types {
+		if !seen[key] {
+			t.Errorf("setting %s is not compared", key)
+		}
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (Cmd{Path: "/usr/bin/systemctl", Args: []string{"start", "--no-block", name}}).Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	started, err := unit.Start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = started.Wait() }() // it was killed
+	defer func() { _ = started.Kill(context.Background()) }()
+	asked = append(asked, "--property=User,Group,Slice,Type,WorkingDirectory,TimeoutStartUSec,TimeoutStopUSec,Environment,ActiveState")
+	show := func(service string) string {
+		res, err := Cmd{Path: "/usr/bin/systemctl", Args: append([]string{"show", service}, asked...)}.Run(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(res.Stdout)
+	}
+	if file, transient := show(name), show(unit.Service()); file != transient || !strings.Contains(file, "ActiveState=activating") {
+		t.Errorf("of the file:\n%s\ntransient:\n%s", file, transient)
+	}
 }
 
 func BenchmarkUnit(b *testing.B) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os/exec"
 	"slices"
 	"time"
 
@@ -68,17 +67,6 @@ func (s SiteUnit) Run(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	return u.Run(ctx)
-}
-
-// Command prepares the program for a caller that talks to it while it runs,
-// see Unit.Command. It also gives the name to Stop.
-func (s SiteUnit) Command() (cmd *exec.Cmd, service string, err error) {
-	u, err := s.Unit()
-	if err != nil {
-		return nil, "", err
-	}
-	cmd, err = u.Command()
-	return cmd, u.Service(), err
 }
 
 // SiteSandbox is the wall around everything that runs as a site's user: the

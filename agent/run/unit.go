@@ -1,20 +1,19 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os/exec"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
+	"sync"
 	"time"
-)
 
-// Property is one systemd unit setting, e.g. {"PrivateTmp", "yes"}.
-type Property struct{ Key, Value string }
+	"github.com/godbus/dbus/v5"
+)
 
 // Unit is a program that PID 1 runs for us in a transient service, outside of
 // the agent's own sandbox. Its name follows from what it does and for whom, so
@@ -32,24 +31,11 @@ type Unit struct {
 	Argv        []string
 	Env         map[string]string // no secrets: every user of the host can read it
 	Dir         string            // "" is "/"
-	Stdin       io.Reader         // the way in for secrets
+	Stdin       io.Reader         // the way in for secrets; a file is handed over itself
 	Timeout     time.Duration     // 0 is a minute
 	MaxOutput   int               // as in Cmd
 	Properties  []Property
 }
-
-const (
-	systemdRun = "/usr/bin/systemd-run"
-	systemctl  = "/usr/bin/systemctl"
-
-	// stopWithin bounds how long a canceled unit may take to die; systemd
-	// itself sends SIGKILL at once, this is for a process stuck in the kernel.
-	stopWithin = 10 * time.Second
-
-	// graceForClient lets systemd-run tell us the unit's end when the unit
-	// runs into its own RuntimeMaxSec at the same moment as our timer.
-	graceForClient = 2 * time.Second
-)
 
 var unitName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,100}[a-z0-9])?$`)
 
@@ -60,143 +46,86 @@ func (u Unit) Service() string { return "chom-run-" + u.Name + ".service" }
 // kills every process of the unit. A program that ran and failed gives an
 // *ExitError.
 func (u Unit) Run(ctx context.Context) (Result, error) {
-	if u.Timeout == 0 {
-		u.Timeout = defaultTimeout
-	}
-	args, err := u.args()
+	s, err := u.Start(ctx)
 	if err != nil {
 		return Result{}, err
 	}
-	// The unit holds our output pipes: it must die before the client that waits
-	// for their end is reaped.
-	unwatch := context.AfterFunc(ctx, func() { _ = Stop(context.WithoutCancel(ctx), u.Service()) }) // repeated below, where its error counts
-	defer unwatch()
-	c := Cmd{Path: systemdRun, Args: args, Stdin: u.Stdin, Timeout: u.Timeout + graceForClient, MaxOutput: u.MaxOutput}
-	res, err := c.Run(ctx)
-	if err != nil && nameTaken(res.Stderr) {
-		if err := Stop(ctx, u.Service()); err != nil {
-			return Result{}, fmt.Errorf("end older %s: %w", u.Service(), err)
-		}
-		res, err = c.Run(ctx)
+	killed := make(chan error, 1)
+	spare := context.AfterFunc(ctx, func() { killed <- s.Kill(context.WithoutCancel(ctx)) })
+	stdout, stderr := &head{limit: cmp.Or(u.MaxOutput, defaultMaxOutput)}, &tail{limit: stderrTail}
+	var read sync.WaitGroup
+	read.Go(func() { _, _ = io.Copy(stdout, s.Stdout) }) // what can't be read was not said
+	read.Go(func() { _, _ = io.Copy(stderr, s.Stderr) })
+	read.Wait()
+	err = s.Wait()
+	res := Result{Stdout: stdout.Bytes(), Stderr: stderr.Bytes(), Truncated: stdout.dropped}
+	if !spare() {
+		err = errors.Join(&ExitError{Path: u.Argv[0], Code: -1, Cause: ctx.Err()}, <-killed)
 	}
 	var exit *ExitError
 	if errors.As(err, &exit) {
-		exit.Path = u.Argv[0]
-		if exit.Cause != nil {
-			// Our client is dead, the unit is not. The caller's context is
-			// over, and still nothing may be left behind.
-			err = errors.Join(err, Stop(context.WithoutCancel(ctx), u.Service()))
-		}
+		exit.Stderr = lastLines(res.Stderr, stderrLines)
 	}
 	return res, err
 }
 
-// nameTaken recognizes systemd-run's refusal. The unit was not started then,
-// and no input was read.
-func nameTaken(stderr []byte) bool {
-	s := string(stderr)
-	return strings.Contains(s, "Failed to start transient service unit") &&
-		(strings.Contains(s, "already exists") || strings.Contains(s, "already loaded"))
-}
-
-// Command prepares the unit as a child process for callers that talk to it
-// while it runs: its stdin, stdout and stderr are those of the returned
-// command. Killing that process does not kill the unit; call Stop with
-// Service() for that, always, when done.
-func (u Unit) Command() (*exec.Cmd, error) {
-	args, err := u.args()
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.Command(systemdRun, args...)
-	cmd.Env, cmd.Dir, cmd.Stdin = env, "/", u.Stdin
-	return cmd, nil
-}
-
-// args is the whole command line of systemd-run.
-func (u Unit) args() ([]string, error) {
+// settings is all that PID 1 is told, but for the streams.
+func (u Unit) settings() ([]setting, error) {
 	if !unitName.MatchString(u.Name) {
 		return nil, fmt.Errorf("run: unit name %q must be a-z, 0-9 and hyphens", u.Name)
 	}
 	if err := checkArgv(u.Argv); err != nil {
 		return nil, err
 	}
-	slice := u.Slice
-	if slice == "" {
-		slice = "chom.slice"
+	argv := slices.Clone(u.Argv)
+	for i, a := range argv[1:] {
+		argv[i+1] = strings.ReplaceAll(a, "$", "$$") // systemd expands $NAME in arguments otherwise
 	}
-	args := []string{"--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", "--unit=" + u.Service(), "--slice=" + slice}
+	type command struct {
+		Path    string
+		Argv    []string
+		MayFail bool
+	}
+	micros := func(d time.Duration) uint64 { return uint64(d.Microseconds()) }
+	say := func(name string, value any) setting { return setting{name, dbus.MakeVariant(value)} }
+	all := []setting{
+		say("Type", "oneshot"),                   // the job of its start ends with the program
+		say("CollectMode", "inactive-or-failed"), // nothing is left behind
+		say("ExecStart", []command{{argv[0], argv, false}}),
+		say("Slice", cmp.Or(u.Slice, "chom.slice")),
+		say("WorkingDirectory", cmp.Or(u.Dir, "/")),
+		say("Environment", environment(u.Env)),
+		say("TimeoutStartUSec", micros(cmp.Or(u.Timeout, defaultTimeout))), // it ends by itself when nobody is left to end it
+		say("TimeoutStopUSec", micros(2*time.Second)),
+	}
 	if u.User != "" {
-		args = append(args, "--uid="+u.User)
+		all = append(all, say("User", u.User))
 	}
 	if u.Group != "" {
-		args = append(args, "--gid="+u.Group)
+		all = append(all, say("Group", u.Group))
 	}
-	if u.Dir != "" {
-		args = append(args, "--working-directory="+u.Dir)
-	}
-	props := []Property{{"TimeoutStopSec", "2s"}}
-	if u.Timeout != 0 {
-		// The unit ends by itself when nobody is left to end it.
-		props = append(props, Property{"RuntimeMaxSec", strconv.FormatInt(u.Timeout.Milliseconds(), 10) + "ms"})
-	}
-	for _, p := range append(props, u.Properties...) {
-		args = append(args, "--property="+p.Key+"="+p.Value)
-	}
-	for _, e := range append(slices.Clone(env), sorted(u.Env)...) {
-		args = append(args, "--setenv="+e)
-	}
-	args = append(args, "--", u.Argv[0])
-	for _, a := range u.Argv[1:] {
-		args = append(args, strings.ReplaceAll(a, "$", "$$")) // systemd expands $NAME in arguments otherwise
-	}
-	for _, a := range args {
-		if strings.ContainsAny(a, "\x00") {
-			return nil, fmt.Errorf("run %s: NUL byte in the unit's settings", u.Argv[0])
+	for _, p := range u.Properties {
+		s, err := p.setting()
+		if err != nil {
+			return nil, err
 		}
+		all = append(all, s)
 	}
-	return args, nil
+	return all, nil
 }
 
-func sorted(env map[string]string) []string {
+// environment is the fixed one of all programs, and what a unit wants besides or instead: systemd refuses a name that comes
+// twice.
+func environment(wanted map[string]string) []string {
 	var out []string
-	for k, v := range env {
-		out = append(out, k+"="+v)
+	for _, assignment := range env {
+		if name, _, _ := strings.Cut(assignment, "="); wanted[name] == "" {
+			out = append(out, assignment)
+		}
+	}
+	for name, value := range wanted {
+		out = append(out, name+"="+value)
 	}
 	slices.Sort(out)
 	return out
-}
-
-// Stop kills every process of a transient unit and waits until the unit is
-// gone. A unit that is not there is fine.
-func Stop(ctx context.Context, service string) error {
-	ctx, cancel := context.WithTimeout(ctx, stopWithin)
-	defer cancel()
-	// Both answer with an error when the unit is already gone; whether it is
-	// gets decided by Running alone.
-	_, killErr := Cmd{Path: systemctl, Args: []string{"kill", "--signal=SIGKILL", "--", service}}.Run(ctx)
-	_, stopErr := Cmd{Path: systemctl, Args: []string{"stop", "--", service}}.Run(ctx)
-	running, err := Running(ctx, service)
-	if err != nil {
-		return err
-	}
-	if running {
-		return fmt.Errorf("stop %s: still running: %w", service, errors.Join(killErr, stopErr))
-	}
-	return nil
-}
-
-// Running tells whether a unit has processes, for a restarted agent that finds
-// its own older work.
-func Running(ctx context.Context, service string) (bool, error) {
-	res, err := Cmd{Path: systemctl, Args: []string{"show", "--property=ActiveState", "--value", "--", service}}.Run(ctx)
-	if err != nil {
-		return false, err
-	}
-	switch state := strings.TrimSpace(string(res.Stdout)); state {
-	case "inactive", "failed", "":
-		return false, nil
-	default:
-		return true, nil
-	}
 }

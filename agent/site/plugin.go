@@ -2,13 +2,50 @@ package site
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"io"
 	"strings"
 
 	"chom.dev/agent/run"
+	"chom.dev/agent/task"
 	"chom.dev/plugins/host"
+	"chom.dev/plugins/sdk"
 )
+
+// withPlugin lets the attempt's plugin do something. It runs as the site's user
+// from its first use to the attempt's end, or until it failed: another try gets
+// a new one.
+func (c *converge) withPlugin(ctx context.Context, do func(*host.Session) error) (err error) {
+	if c.session == nil {
+		var readable []string
+		if c.needs.NeedsArchive {
+			readable = append(readable, ArchiveDir)
+		}
+		if c.session, err = c.plugins.Open(ctx, host.User{Handle: c.handle, UID: c.uid, GID: c.uid}, c.typ, readable...); err != nil {
+			return err
+		}
+	}
+	if err := do(c.session); err != nil {
+		c.endPlugin()
+		return pluginError(err)
+	}
+	return nil
+}
+
+func (c *converge) endPlugin() {
+	if c.session != nil {
+		c.session.Close()
+		c.session = nil
+	}
+}
+
+func pluginError(err error) error {
+	var field *sdk.FieldError
+	if errors.As(err, &field) || sdk.IsPermanent(err) || errors.Is(err, sdk.ErrUnsupported) {
+		return task.Permanent(err)
+	}
+	return err
+}
 
 // starter runs plugins as the site's user, in a transient unit with the whole
 // sandbox of a site.
@@ -32,30 +69,11 @@ func (starter) Start(ctx context.Context, c host.Command) (host.Process, error) 
 	for _, dir := range c.Writable {
 		unit.Properties = append(unit.Properties, run.Property{Key: "ReadWritePaths", Value: dir})
 	}
-	running, err := run.Running(ctx, unit.Service())
+	started, err := unit.Start(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if running {
-		if err := run.Stop(ctx, unit.Service()); err != nil {
-			return nil, fmt.Errorf("end older plugin: %w", err)
-		}
-	}
-	cmd, err := unit.Command()
-	if err != nil {
-		return nil, err
-	}
-	p := &process{unit: unit.Service(), wait: cmd.Wait}
-	if p.stdout, err = cmd.StdoutPipe(); err != nil {
-		return nil, err
-	}
-	if p.stderr, err = cmd.StderrPipe(); err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	return p, nil
+	return process{started, unit.Service()}, nil
 }
 
 func environment(pairs []string) map[string]string {
@@ -67,17 +85,12 @@ func environment(pairs []string) map[string]string {
 	return env
 }
 
-// process is a plugin's unit and the client that waits for it.
+// process is a plugin's unit.
 type process struct {
-	unit           string
-	wait           func() error
-	stdout, stderr io.ReadCloser
+	*run.Started
+	id string
 }
 
-func (p *process) Stdout() io.ReadCloser { return p.stdout }
-func (p *process) Stderr() io.ReadCloser { return p.stderr }
-func (p *process) Wait() error           { return p.wait() }
-func (p *process) ID() string            { return p.unit }
-
-// Kill ends the unit; its client ends with it.
-func (p *process) Kill(ctx context.Context) error { return run.Stop(ctx, p.unit) }
+func (p process) Stdout() io.ReadCloser { return p.Started.Stdout }
+func (p process) Stderr() io.ReadCloser { return p.Started.Stderr }
+func (p process) ID() string            { return p.id }

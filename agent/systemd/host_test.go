@@ -160,11 +160,8 @@ func TestSliceOnHost(t *testing.T) {
 		}
 	})
 	t.Run("killing the slice empties it", func(t *testing.T) {
-		cmd, err := run.Unit{Name: "test-slice", Slice: site.Slice(), Argv: []string{"/usr/bin/sleep", "600"}}.Command()
+		sleeper, err := run.Unit{Name: "test-slice", Slice: site.Slice(), Argv: []string{"/usr/bin/sleep", "600"}}.Start(ctx)
 		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
 		for range 100 {
@@ -176,7 +173,7 @@ func TestSliceOnHost(t *testing.T) {
 		if err := h.Kill(ctx, site.Slice()); err != nil {
 			t.Fatal(err)
 		}
-		if err := cmd.Wait(); err == nil {
+		if err := sleeper.Wait(); err == nil {
 			t.Fatal("it ended well")
 		}
 	})

@@ -66,7 +66,7 @@ func (h *Host) reloadIfStale(ctx context.Context, names []string) error {
 
 // DaemonReload makes systemd read all unit files.
 func (h *Host) DaemonReload(ctx context.Context) error {
-	conn, err := h.connect(ctx)
+	conn, err := h.connect()
 	if err != nil {
 		return err
 	}

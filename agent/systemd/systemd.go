@@ -15,6 +15,9 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/coreos/go-systemd/v22/dbus"
+	godbus "github.com/godbus/dbus/v5"
+
+	"chom.dev/agent/run"
 )
 
 // Host is the init system of this machine. It connects when first used and
@@ -43,7 +46,7 @@ func (h *Host) Close() {
 }
 
 // connect gives a live connection to PID 1's own socket.
-func (h *Host) connect(ctx context.Context) (*dbus.Conn, error) {
+func (h *Host) connect() (*dbus.Conn, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.conn != nil && h.conn.Connected() {
@@ -53,10 +56,9 @@ func (h *Host) connect(ctx context.Context) (*dbus.Conn, error) {
 		h.conn.Close()
 		h.conn = nil
 	}
-	// The connection outlives the call that made it.
-	conn, err := dbus.NewSystemdConnectionContext(context.WithoutCancel(ctx))
+	conn, err := dbus.NewConnection(func() (*godbus.Conn, error) { return run.DialPID1() })
 	if err != nil {
-		return nil, fmt.Errorf("connect to systemd: %w", err)
+		return nil, err
 	}
 	h.conn = conn
 	return conn, nil
@@ -76,7 +78,7 @@ type State struct {
 // State asks for a unit's state. A unit that doesn't exist is no error: its
 // Load is "not-found".
 func (h *Host) State(ctx context.Context, unit string) (State, error) {
-	conn, err := h.connect(ctx)
+	conn, err := h.connect()
 	if err != nil {
 		return State{}, err
 	}
@@ -134,7 +136,7 @@ func (h *Host) Kill(ctx context.Context, unit string) error {
 }
 
 func (h *Host) kill(ctx context.Context, unit string, who dbus.Who, sig syscall.Signal) error {
-	conn, err := h.connect(ctx)
+	conn, err := h.connect()
 	if err != nil {
 		return err
 	}
@@ -146,7 +148,7 @@ func (h *Host) kill(ctx context.Context, unit string, who dbus.Who, sig syscall.
 
 // ResetFailed lets a failed unit start again before its start limit allows.
 func (h *Host) ResetFailed(ctx context.Context, unit string) error {
-	conn, err := h.connect(ctx)
+	conn, err := h.connect()
 	if err != nil {
 		return err
 	}
@@ -160,7 +162,7 @@ type starter func(c *dbus.Conn, ctx context.Context, name, mode string, done cha
 
 // job submits a job and waits for its result.
 func (h *Host) job(ctx context.Context, verb, unit string, start starter) error {
-	conn, err := h.connect(ctx)
+	conn, err := h.connect()
 	if err != nil {
 		return err
 	}
@@ -210,7 +212,7 @@ func (h *Host) WaitActive(ctx context.Context, unit string) error {
 // Units lists loaded units whose names match a shell pattern, e.g.
 // "chom-run-*", as name to active state.
 func (h *Host) Units(ctx context.Context, pattern string) (map[string]string, error) {
-	conn, err := h.connect(ctx)
+	conn, err := h.connect()
 	if err != nil {
 		return nil, err
 	}

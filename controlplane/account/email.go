@@ -11,7 +11,6 @@ import (
 	"chom.dev/controlplane/bearer"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
-	"chom.dev/proto/contract"
 )
 
 const changePrefix = "chomemail_"
@@ -22,9 +21,9 @@ const changeWithin = 24 * time.Hour
 // RequestEmailChange mails a link to the new address of the caller, whose session must be fresh. Nothing changes until
 // ConfirmEmailChange. Its answer is the same where somebody else has that address: then no mail is sent.
 func (a *Accounts) RequestEmailChange(ctx context.Context, caller Caller, rawEmail string) error {
-	email, err := contract.ParseEmail(rawEmail)
+	email, err := parseEmail(rawEmail)
 	if err != nil {
-		return invalid("email", err)
+		return err
 	}
 	if address(email) == caller.Email {
 		return fault.Invalid("email", "is the address of this account already")

@@ -13,7 +13,6 @@ import (
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/password"
-	"chom.dev/proto/contract"
 )
 
 // setupSetting holds the hash of the setup secret, in hex. It is there only while there is no operator.
@@ -69,9 +68,9 @@ func (a *Accounts) CreateFirstOperator(ctx context.Context, secret, rawEmail, ch
 	if !setupPattern.MatchString(secret) {
 		return Account{}, "", fault.Invalid("setup_secret", "must be as chomd printed it: chomsetup_ and 43 characters")
 	}
-	email, err := contract.ParseEmail(rawEmail)
+	email, err := parseEmail(rawEmail)
 	if err != nil {
-		return Account{}, "", invalid("email", err)
+		return Account{}, "", err
 	}
 	var passwordHash sql.NullString
 	if chosen != "" {

@@ -10,7 +10,6 @@ import (
 	"chom.dev/controlplane/bearer"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
-	"chom.dev/proto/contract"
 )
 
 const loginPrefix = "chomlogin_"
@@ -39,9 +38,9 @@ type Login struct {
 // Login proves somebody by their password. instead is the session that the browser has; it ends. Errors: ErrCredentials,
 // fault.Unavailable when too many people sign in at once, and what the limiter says after 5 tries in a minute.
 func (a *Accounts) Login(ctx context.Context, rawEmail, secret string, from Client, instead string) (Login, error) {
-	email, err := contract.ParseEmail(rawEmail)
+	email, err := parseEmail(rawEmail)
 	if err != nil {
-		return Login{}, invalid("email", err)
+		return Login{}, err
 	}
 	who, passwordHash, err := a.provePassword(ctx, address(email), secret)
 	if err != nil {

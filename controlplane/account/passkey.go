@@ -38,7 +38,7 @@ type Passkey struct {
 
 // newPasskeys binds passkeys to the host of the public URL; nil where that is an IP address.
 func newPasskeys(public *url.URL) (*webauthn.WebAuthn, error) {
-	if protocol.ValidateRPID(public.Hostname()) != nil {
+	if isName := protocol.ValidateRPID(public.Hostname()) == nil; !isName {
 		return nil, nil
 	}
 	return webauthn.New(&webauthn.Config{

@@ -11,7 +11,6 @@ import (
 	"chom.dev/controlplane/bearer"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/password"
-	"chom.dev/proto/contract"
 )
 
 const resetPrefix = "chomreset_"
@@ -22,9 +21,9 @@ const resetWithin = 30 * time.Minute
 // RequestPasswordReset mails a link by which whoever has the address can set a password. Its answer is the same whether somebody
 // has it or not. An account that others named gets its first password in this way.
 func (a *Accounts) RequestPasswordReset(ctx context.Context, rawEmail string) error {
-	email, err := contract.ParseEmail(rawEmail)
+	email, err := parseEmail(rawEmail)
 	if err != nil {
-		return invalid("email", err)
+		return err
 	}
 	if err := a.limits.Allow(ctx, "reset:"+address(email), ClassSensitive); err != nil {
 		return err

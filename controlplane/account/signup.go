@@ -12,7 +12,6 @@ import (
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/password"
-	"chom.dev/proto/contract"
 )
 
 const verifyPrefix = "chomverify_"
@@ -26,9 +25,9 @@ var ErrLink = fault.Invalid("token", "is not valid (any more): a link works once
 // SignUp asks for an account. Its answer is the same whether there is one with the address or not, and whether the address may
 // sign up or not: what follows is a mail, to whoever has that address.
 func (a *Accounts) SignUp(ctx context.Context, rawEmail, secret string) error {
-	email, err := contract.ParseEmail(rawEmail)
+	email, err := parseEmail(rawEmail)
 	if err != nil {
-		return invalid("email", err)
+		return err
 	}
 	if err := password.Check("password", secret, address(email)); err != nil {
 		return err
@@ -79,9 +78,9 @@ func (a *Accounts) askToVerify(ctx context.Context, tx *db.Tx, email, passwordHa
 }
 
 // VerifyEmail makes the account that a mailed link is about, and signs in. The password must be the one that was given with the
-// sign-up: the link shows that the address is theirs, the password that they are who signed up. It says ErrLink, or
-// fault.Invalid about the password.
-func (a *Accounts) VerifyEmail(ctx context.Context, token, secret string, from Client) (SignedIn, error) {
+// sign-up: the link shows that the address is theirs, the password that they are who signed up. instead is the session that the
+// browser has; it ends. Errors: ErrLink, fault.Invalid about the password.
+func (a *Accounts) VerifyEmail(ctx context.Context, token, secret string, from Client, instead string) (SignedIn, error) {
 	hash, ok := bearer.Hash(verifyPrefix, token)
 	if !ok {
 		return SignedIn{}, ErrLink
@@ -115,7 +114,7 @@ func (a *Accounts) VerifyEmail(ctx context.Context, token, secret string, from C
 		if err != nil {
 			return err
 		}
-		opened, err = a.open(ctx, tx, who, from, opening{})
+		opened, err = a.open(ctx, tx, who, from, opening{with: "a confirmed address and password", instead: instead})
 		return err
 	})
 	if err != nil {

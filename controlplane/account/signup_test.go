@@ -72,17 +72,17 @@ func TestSignUp(t *testing.T) {
 			t.Errorf("the link is %s", link)
 		}
 		secret := w.Mails.Secret(t, anna, "verify_email")
-		if _, err := w.VerifyEmail(ctx, secret, other, accounttest.Browser); field(err) != "password" {
+		if _, err := w.VerifyEmail(ctx, secret, other, accounttest.Browser, ""); field(err) != "password" {
 			t.Errorf("with another password: %v", err)
 		}
-		opened, err := w.VerifyEmail(ctx, secret, accounttest.Password, accounttest.Browser)
+		opened, err := w.VerifyEmail(ctx, secret, accounttest.Password, accounttest.Browser, "")
 		if err != nil {
 			t.Fatal(err)
 		}
 		if caller := w.Caller(t, opened.Secret); caller.Email != anna || caller.Operator || caller.SecondFactor {
 			t.Errorf("signed in as %+v", caller)
 		}
-		if _, err := w.VerifyEmail(ctx, secret, accounttest.Password, accounttest.Browser); !errors.Is(err, account.ErrLink) {
+		if _, err := w.VerifyEmail(ctx, secret, accounttest.Password, accounttest.Browser, ""); !errors.Is(err, account.ErrLink) {
 			t.Errorf("a second time: %v", err)
 		}
 
@@ -108,13 +108,13 @@ func TestSignUp(t *testing.T) {
 			mails := w.Mails.To(victim, "verify_email")
 			_, attackers, _ := strings.Cut(mails[0].Values["link"], "#")
 			_, own, _ := strings.Cut(mails[1].Values["link"], "#")
-			if _, err := w.VerifyEmail(ctx, attackers, accounttest.Password, accounttest.Browser); field(err) != "password" {
+			if _, err := w.VerifyEmail(ctx, attackers, accounttest.Password, accounttest.Browser, ""); field(err) != "password" {
 				t.Errorf("the victim clicks the attacker's link: %v", err)
 			}
-			if _, err := w.VerifyEmail(ctx, own, accounttest.Password, accounttest.Browser); err != nil {
+			if _, err := w.VerifyEmail(ctx, own, accounttest.Password, accounttest.Browser, ""); err != nil {
 				t.Errorf("the victim clicks their own: %v", err)
 			}
-			if _, err := w.VerifyEmail(ctx, attackers, other, accounttest.Browser); !errors.Is(err, account.ErrLink) {
+			if _, err := w.VerifyEmail(ctx, attackers, other, accounttest.Browser, ""); !errors.Is(err, account.ErrLink) {
 				t.Errorf("the attacker's link works after that: %v", err)
 			}
 			if _, err := w.Login(ctx, victim, other, accounttest.Browser, ""); !errors.Is(err, account.ErrCredentials) {
@@ -141,7 +141,7 @@ func TestSignUp(t *testing.T) {
 			results := make(chan error, 10)
 			for range 10 {
 				wg.Go(func() {
-					_, err := w.VerifyEmail(ctx, secret, accounttest.Password, accounttest.Browser)
+					_, err := w.VerifyEmail(ctx, secret, accounttest.Password, accounttest.Browser, "")
 					results <- err
 				})
 			}
@@ -164,7 +164,7 @@ func TestSignUp(t *testing.T) {
 				t.Fatal(err)
 			}
 			run(t, d, `UPDATE sign_ups SET expires_at = 1 WHERE email = $1`, email)
-			if _, err := w.VerifyEmail(ctx, w.Mails.Secret(t, email, "verify_email"), accounttest.Password, accounttest.Browser); !errors.Is(err, account.ErrLink) {
+			if _, err := w.VerifyEmail(ctx, w.Mails.Secret(t, email, "verify_email"), accounttest.Password, accounttest.Browser, ""); !errors.Is(err, account.ErrLink) {
 				t.Errorf("got %v", err)
 			}
 		})

@@ -18,8 +18,8 @@ import (
 	"chom.dev/controlplane/fault"
 )
 
-// enrol gives somebody an authenticator app, confirmed by the code of the step before. What it returns makes codes of the steps
-// around now.
+// enrol gives somebody an authenticator app, none of whose codes was used yet, and returns what makes them: that of now is 0,
+// the next one 1.
 func enrol(t *testing.T, w *accounttest.World, caller account.Caller) (code func(step int) string) {
 	t.Helper()
 	setup, err := w.BeginTOTP(t.Context(), caller)
@@ -27,26 +27,28 @@ func enrol(t *testing.T, w *accounttest.World, caller account.Caller) (code func
 		t.Fatal(err)
 	}
 	code = codes(t, setup.Seed)
-	if _, _, err := w.ConfirmTOTP(t.Context(), caller, code(-1)); err != nil {
+	if _, _, err := w.ConfirmTOTP(t.Context(), caller, code(0)); err != nil {
 		t.Fatal(err)
 	}
+	run(t, w.DB, `UPDATE totps SET last_step = 0 WHERE account_id = $1`, caller.ID)
 	return code
 }
 
-// codes makes codes by the library, as an app would. Near the end of a step it waits for the next one, so that what a test calls
-// now does not move while it runs.
+// codes makes codes by the library, as an app would.
 func codes(t *testing.T, seed string) func(step int) string {
-	t.Helper()
-	if left := 30 - time.Now().Unix()%30; left < 5 {
-		time.Sleep(time.Duration(left) * time.Second)
-	}
-	now := time.Now()
 	return func(step int) string {
-		code, err := totp.GenerateCode(seed, now.Add(time.Duration(step)*30*time.Second))
+		code, err := totp.GenerateCode(seed, time.Now().Add(time.Duration(step)*30*time.Second))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return code
+	}
+}
+
+// early waits for a step to begin that has not gone on for long, so that a test whose codes depend on it is over before it ends.
+func early() {
+	if gone := time.Now().Unix() % 30; gone > 10 {
+		time.Sleep(time.Duration(30-gone) * time.Second)
 	}
 }
 
@@ -77,7 +79,8 @@ func TestTOTP(t *testing.T) {
 		if _, _, err := w.ConfirmTOTP(ctx, caller, "000000"); !errors.Is(err, account.ErrCode) {
 			t.Errorf("a wrong code: %v", err)
 		}
-		renewed, recovery, err := w.ConfirmTOTP(ctx, caller, code(0))
+		confirmed := code(0)
+		renewed, recovery, err := w.ConfirmTOTP(ctx, caller, confirmed)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -96,7 +99,7 @@ func TestTOTP(t *testing.T) {
 		}
 
 		t.Run("a code that confirmed it proves nothing more", func(t *testing.T) {
-			if _, err := w.StepUp(ctx, caller, account.Proof{Code: code(0)}); !errors.Is(err, account.ErrCode) {
+			if _, err := w.StepUp(ctx, caller, account.Proof{Code: confirmed}); !errors.Is(err, account.ErrCode) {
 				t.Errorf("got %v", err)
 			}
 		})
@@ -106,7 +109,7 @@ func TestTOTP(t *testing.T) {
 			if _, err := w.StepUp(ctx, caller, account.Proof{Code: next(0)}); !errors.Is(err, account.ErrCode) {
 				t.Errorf("the new one counts already: %v", err)
 			}
-			renewed, recovery, err := w.ConfirmTOTP(ctx, caller, next(-1))
+			renewed, recovery, err := w.ConfirmTOTP(ctx, caller, next(0))
 			if err != nil || recovery != nil {
 				t.Fatalf("%v, recovery codes %v", err, recovery)
 			}
@@ -114,7 +117,7 @@ func TestTOTP(t *testing.T) {
 			if _, err := w.StepUp(ctx, caller, account.Proof{Code: code(1)}); !errors.Is(err, account.ErrCode) {
 				t.Errorf("the former one counts still: %v", err)
 			}
-			renewed, err = w.StepUp(ctx, caller, account.Proof{Code: next(0)})
+			renewed, err = w.StepUp(ctx, caller, account.Proof{Code: next(1)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -151,7 +154,7 @@ func TestReplay(t *testing.T) {
 		half := func() string {
 			return must[account.Login](t)(w.Login(ctx, anna, accounttest.Password, accounttest.Browser, "")).Token
 		}
-		run(t, d, `UPDATE totps SET last_step = 0`)
+		early()
 		for step := -1; step <= 1; step++ {
 			const tries = 8
 			tokens := make([]string, tries)

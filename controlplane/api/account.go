@@ -42,7 +42,7 @@ func (s *accountService) SignUp(ctx context.Context, r *accountv1.SignUpRequest)
 }
 
 func (s *accountService) VerifyEmail(ctx context.Context, r *accountv1.VerifyEmailRequest) (*accountv1.VerifyEmailResponse, error) {
-	opened, err := s.accounts.VerifyEmail(ctx, r.GetToken(), r.GetPassword(), clientOf(ctx))
+	opened, err := s.accounts.VerifyEmail(ctx, r.GetToken(), r.GetPassword(), clientOf(ctx), callerOf(ctx).Session)
 	if err != nil {
 		return nil, err
 	}

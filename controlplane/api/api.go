@@ -38,6 +38,7 @@ import (
 	"chom.dev/controlplane/limit"
 	"chom.dev/controlplane/notify"
 	"chom.dev/controlplane/organization"
+	"chom.dev/controlplane/repeat"
 	"chom.dev/controlplane/rest"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
@@ -61,6 +62,8 @@ type Config struct {
 	Packages      *install.Packages
 	// Limits count calls; nil counts them in this process, at the default rates.
 	Limits *limit.Limiter
+	// Repeats keeps the keys of calls that may be sent twice; its Run is not the door's.
+	Repeats *repeat.Repeats
 	// Proxies are the networks of proxies in front of the door, whose X-Forwarded-For is believed.
 	Proxies []netip.Prefix
 	// Origins are those whose pages may read answers ("https://app.example.com"), or "*" for all; none by default.
@@ -89,13 +92,13 @@ func New(c Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the people's door: %w", err)
 	}
-	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxBody), connect.WithCodec(rest.Codec{})}
+	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxBody), connect.WithCompressMinBytes(minCompressed), connect.WithCodec(rest.Codec{})}
 	pages, err := c.pages()
 	if err != nil {
 		return nil, fmt.Errorf("open the people's door: %w", err)
 	}
 	d := &door{
-		db: c.DB, log: c.Log, accounts: c.Accounts, tokens: c.Tokens, cookies: newCookies(c.Address.URL), organizations: c.Organizations, limits: c.Limits,
+		db: c.DB, log: c.Log, accounts: c.Accounts, tokens: c.Tokens, cookies: newCookies(c.Address.URL), organizations: c.Organizations, limits: c.Limits, repeats: c.Repeats,
 		validator: validator, metrics: counted, refusals: &refusals{db: c.DB, metrics: counted}, errors: connect.NewErrorWriter(options...), closing: c.Closing,
 		proxies: c.Proxies, origins: c.Origins, pages: pages, tls: c.TLS,
 	}
@@ -133,8 +136,7 @@ func New(c Config) (http.Handler, error) {
 	reflector := grpcreflect.NewStaticReflector(
 		accountv1connect.AccountServiceName, accountv1connect.SessionServiceName, accountv1connect.SecondFactorServiceName,
 		accountv1connect.DeviceLoginServiceName, auditv1connect.AuditServiceName, organizationv1connect.OrganizationServiceName, fleetv1connect.ServerServiceName,
-		mailv1connect.MailServiceName, sitev1connect.SiteServiceName, taskv1connect.TaskServiceName, tokenv1connect.TokenServiceName,
-		webhookv1connect.WebhookServiceName, grpchealth.HealthV1ServiceName,
+		mailv1connect.MailServiceName, sitev1connect.SiteServiceName, taskv1connect.TaskServiceName, tokenv1connect.TokenServiceName, webhookv1connect.WebhookServiceName, grpchealth.HealthV1ServiceName,
 	)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options...))
 	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, options...))

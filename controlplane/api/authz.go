@@ -50,6 +50,8 @@ type rule struct {
 	// class is how often it may be called: a class of package limit. Empty stands for Auth where anybody may call, for
 	// Operator where an operator does, and else for API.
 	class string
+	// secret says that the answer shows something that is shown once: it is kept nowhere, not even for a repeat of the call.
+	secret bool
 	// session refuses tokens: for what changes how a person signs in.
 	session bool
 	// inPerson refuses organizations' own tokens and operators who act for somebody else: for what only a person can do.
@@ -109,13 +111,19 @@ func (r rule) themselves() rule {
 	return r
 }
 
+// showsSecret keeps the answer from being kept.
+func (r rule) showsSecret() rule {
+	r.secret = true
+	return r
+}
+
 // rules is the one place that says who may do what: a row for each method of each service behind the people's door. A method
 // without a row cannot be called, and the program does not start (checkRules).
 //
 // Work on servers themselves belongs to the platform, which the nil UUID stands for where an organization is named: that
 // is the operators' alone.
 var rules = map[string]rule{
-	accountv1connect.AccountServiceCreateFirstOperatorProcedure:  everybody(), // the secret is the proof
+	accountv1connect.AccountServiceCreateFirstOperatorProcedure:  everybody().showsSecret(), // the secret is the proof
 	accountv1connect.AccountServiceGetCallerProcedure:            person(account.Read),
 	accountv1connect.AccountServiceSignUpProcedure:               everybody(),
 	accountv1connect.AccountServiceVerifyEmailProcedure:          everybody(), // here and below: the mailed secret is the proof
@@ -134,15 +142,15 @@ var rules = map[string]rule{
 	accountv1connect.SessionServiceRevokeSessionProcedure:       person(account.Manage),
 	accountv1connect.SessionServiceRevokeOtherSessionsProcedure: person(account.Manage),
 	accountv1connect.SessionServiceStepUpProcedure:              person(account.Manage).withSession(),
-	accountv1connect.SessionServiceBeginPasskeyStepUpProcedure:  person(account.Manage).withSession(),
+	accountv1connect.SessionServiceBeginPasskeyStepUpProcedure:  person(account.Manage).withSession().showsSecret(),
 	accountv1connect.SessionServiceStepUpWithPasskeyProcedure:   person(account.Manage).withSession(),
 
-	accountv1connect.SecondFactorServiceBeginTotpProcedure:           person(account.Manage).withSession().justProved(),
-	accountv1connect.SecondFactorServiceConfirmTotpProcedure:         person(account.Manage).withSession(), // what BeginTotp made is the proof
+	accountv1connect.SecondFactorServiceBeginTotpProcedure:           person(account.Manage).withSession().justProved().showsSecret(),
+	accountv1connect.SecondFactorServiceConfirmTotpProcedure:         person(account.Manage).withSession().showsSecret(), // what BeginTotp made is the proof
 	accountv1connect.SecondFactorServiceDeleteTotpProcedure:          person(account.Manage).withSession().justProved(),
-	accountv1connect.SecondFactorServiceCreateRecoveryCodesProcedure: person(account.Manage).withSession().justProved(),
-	accountv1connect.SecondFactorServiceBeginPasskeyProcedure:        person(account.Manage).withSession().justProved(),
-	accountv1connect.SecondFactorServiceCreatePasskeyProcedure:       person(account.Manage).withSession(), // what BeginPasskey made is the proof
+	accountv1connect.SecondFactorServiceCreateRecoveryCodesProcedure: person(account.Manage).withSession().justProved().showsSecret(),
+	accountv1connect.SecondFactorServiceBeginPasskeyProcedure:        person(account.Manage).withSession().justProved().showsSecret(),
+	accountv1connect.SecondFactorServiceCreatePasskeyProcedure:       person(account.Manage).withSession().showsSecret(), // what BeginPasskey made is the proof
 	accountv1connect.SecondFactorServiceListPasskeysProcedure:        person(account.Read),
 	accountv1connect.SecondFactorServiceUpdatePasskeyProcedure:       person(account.Manage).withSession(),
 	accountv1connect.SecondFactorServiceDeletePasskeyProcedure:       person(account.Manage).withSession().justProved(),
@@ -170,23 +178,23 @@ var rules = map[string]rule{
 	organizationv1connect.OrganizationServiceLeaveOrganizationProcedure: members(organization.Viewer, account.Manage, asReached).themselves(),
 	organizationv1connect.OrganizationServiceTransferOwnershipProcedure: members(organization.Owner, account.Manage, allSites).justProved().themselves(),
 
-	organizationv1connect.OrganizationServiceCreateInvitationProcedure: members(organization.Admin, account.Manage, allSites).justProved().themselves(),
+	organizationv1connect.OrganizationServiceCreateInvitationProcedure: members(organization.Admin, account.Manage, allSites).justProved().themselves().showsSecret(),
 	organizationv1connect.OrganizationServiceListInvitationsProcedure:  members(organization.Admin, account.Read, allSites),
 	organizationv1connect.OrganizationServiceRevokeInvitationProcedure: members(organization.Admin, account.Manage, allSites),
 	organizationv1connect.OrganizationServiceGetInvitationProcedure:    everybody(), // its token is the proof
 	organizationv1connect.OrganizationServiceAcceptInvitationProcedure: person(account.Manage),
 
-	tokenv1connect.TokenServiceCreateTokenProcedure:             person(account.Manage).justProved(),
+	tokenv1connect.TokenServiceCreateTokenProcedure:             person(account.Manage).justProved().showsSecret(),
 	tokenv1connect.TokenServiceListTokensProcedure:              person(account.Read),
 	tokenv1connect.TokenServiceRevokeTokenProcedure:             person(account.Manage),
-	tokenv1connect.TokenServiceCreateOrganizationTokenProcedure: members(organization.Admin, account.Manage, allSites).justProved().themselves(),
+	tokenv1connect.TokenServiceCreateOrganizationTokenProcedure: members(organization.Admin, account.Manage, allSites).justProved().themselves().showsSecret(),
 	tokenv1connect.TokenServiceListOrganizationTokensProcedure:  members(organization.Admin, account.Read, allSites),
 	tokenv1connect.TokenServiceRevokeOrganizationTokenProcedure: members(organization.Admin, account.Manage, allSites),
-	tokenv1connect.TokenServiceStartImpersonationProcedure:      operators(account.Manage).justProved(),
+	tokenv1connect.TokenServiceStartImpersonationProcedure:      operators(account.Manage).justProved().showsSecret(),
 	tokenv1connect.TokenServiceEndImpersonationProcedure:        operators(account.Manage),
 
-	fleetv1connect.ServerServiceCreateServerProcedure:    operators(account.Manage),
-	fleetv1connect.ServerServiceCreateJoinTokenProcedure: operators(account.Manage),
+	fleetv1connect.ServerServiceCreateServerProcedure:    operators(account.Manage).showsSecret(),
+	fleetv1connect.ServerServiceCreateJoinTokenProcedure: operators(account.Manage).showsSecret(),
 	fleetv1connect.ServerServiceGetServerProcedure:       operators(account.Read),
 	fleetv1connect.ServerServiceListServersProcedure:     operators(account.Read),
 	fleetv1connect.ServerServiceDrainServerProcedure:     operators(account.Manage),
@@ -204,7 +212,7 @@ var rules = map[string]rule{
 	sitev1connect.SiteServiceResumeSiteProcedure:      members(organization.Member, account.Deploy, ofSite),
 	sitev1connect.SiteServiceDeleteSiteProcedure:      members(organization.Admin, account.Manage, ofSite).justProved().seldom(),
 	sitev1connect.SiteServiceRestoreSiteProcedure:     members(organization.Admin, account.Manage, ofSite),
-	sitev1connect.SiteServiceCreateSiteLoginProcedure: members(organization.Admin, account.Manage, ofSite).justProved().seldom(), // makes its bearer the site's administrator
+	sitev1connect.SiteServiceCreateSiteLoginProcedure: members(organization.Admin, account.Manage, ofSite).justProved().seldom().showsSecret(), // makes its bearer the site's administrator
 
 	taskv1connect.TaskServiceGetTaskProcedure:    members(organization.Viewer, account.Read, asReached),
 	taskv1connect.TaskServiceListTasksProcedure:  members(organization.Viewer, account.Read, asReached),
@@ -212,12 +220,12 @@ var rules = map[string]rule{
 	taskv1connect.TaskServiceWatchTaskProcedure:  members(organization.Viewer, account.Read, asReached),
 
 	// A URL may hold a secret between an organization and its receiver, so that not all members see it.
-	webhookv1connect.WebhookServiceCreateWebhookProcedure:       members(organization.Admin, account.Manage, allSites).justProved(), // shows a secret
+	webhookv1connect.WebhookServiceCreateWebhookProcedure:       members(organization.Admin, account.Manage, allSites).justProved().showsSecret(), // shows a secret
 	webhookv1connect.WebhookServiceGetWebhookProcedure:          members(organization.Admin, account.Read, allSites),
 	webhookv1connect.WebhookServiceListWebhooksProcedure:        members(organization.Admin, account.Read, allSites),
 	webhookv1connect.WebhookServiceUpdateWebhookProcedure:       members(organization.Admin, account.Manage, allSites),
 	webhookv1connect.WebhookServiceDeleteWebhookProcedure:       members(organization.Admin, account.Manage, allSites),
-	webhookv1connect.WebhookServiceRotateWebhookSecretProcedure: members(organization.Admin, account.Manage, allSites).justProved().seldom(), // shows a secret
+	webhookv1connect.WebhookServiceRotateWebhookSecretProcedure: members(organization.Admin, account.Manage, allSites).justProved().seldom().showsSecret(), // shows a secret
 	webhookv1connect.WebhookServiceTestWebhookProcedure:         members(organization.Admin, account.Manage, allSites),
 	webhookv1connect.WebhookServiceListDeliveriesProcedure:      members(organization.Admin, account.Read, allSites),
 	webhookv1connect.WebhookServiceGetDeliveryProcedure:         members(organization.Admin, account.Read, allSites),

@@ -62,7 +62,7 @@ func TestForeignPages(t *testing.T) {
 		"a program":                    {},
 		"the dashboard":                {"Sec-Fetch-Site": "same-origin", "Cookie": "a=b"},
 		"it, in an old browser":        {"Origin": own, "Cookie": "a=b"},
-		"it, behind a proxy":           {"Origin": "http://127.0.0.1:8080", "Cookie": "a=b"}, // the public URL
+		"it, behind a proxy":           {"Origin": publicURL, "Cookie": "a=b"},
 		"an address that was typed":    {"Sec-Fetch-Site": "none"},
 		"it, by a protocol of the API": {"Origin": own, "Cookie": "a=b", "Content-Type": "application/proto"},
 	} {

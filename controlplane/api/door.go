@@ -24,6 +24,7 @@ import (
 	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/limit"
 	"chom.dev/controlplane/organization"
+	"chom.dev/controlplane/repeat"
 	"chom.dev/controlplane/rest"
 	"chom.dev/controlplane/token"
 )
@@ -37,6 +38,7 @@ type door struct {
 	cookies       cookies
 	organizations *organization.Organizations
 	limits        *limit.Limiter
+	repeats       *repeat.Repeats
 	validator     protovalidate.Validator
 	metrics       *metrics
 	refusals      *refusals
@@ -59,10 +61,11 @@ var errClosing = fault.Unavailable("the control plane is going down", time.Secon
 
 // Limits of one call.
 const (
-	maxBody      = rest.MaxBody
-	bodyTimeout  = 20 * time.Second // to send it
-	unaryTimeout = 25 * time.Second // a site login waits up to 15 s for its host
-	sendTimeout  = 20 * time.Second // for each message of a stream: who reads slower is cut off
+	maxBody       = rest.MaxBody
+	minCompressed = 1 << 10          // bytes; a smaller answer takes longer to pack than to send
+	bodyTimeout   = 20 * time.Second // to send it
+	unaryTimeout  = 25 * time.Second // a site login waits up to 15 s for its host
+	sendTimeout   = 20 * time.Second // for each message of a stream: who reads slower is cut off
 )
 
 // call is what is known of a request. It travels in the context.
@@ -242,7 +245,20 @@ func (d *door) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 				answer, err = nil, shown
 			}
 		}()
-		return next(ctx, request)
+		answer, err = next(ctx, request)
+		if err == nil {
+			tag(answer)
+		}
+		return answer, err
+	}
+}
+
+// tag writes the ETag of the thing in an answer into its header.
+func tag(answer connect.AnyResponse) {
+	if message, ok := answer.Any().(proto.Message); ok {
+		if etag := rest.ETagOf(message.ProtoReflect()); etag != "" {
+			answer.Header().Set("ETag", etag)
+		}
 	}
 }
 
@@ -333,6 +349,9 @@ func (d *door) end(ctx context.Context, err error) *connect.Error {
 // refuse ends a request with an error before a handler sees it, in the words of its protocol.
 func (d *door) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	shown := d.end(r.Context(), err)
+	if shown.Code() == connect.CodeUnauthenticated {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+	}
 	switch {
 	case strings.HasPrefix(r.URL.Path, "/api/"):
 		rest.WriteError(w, shown)

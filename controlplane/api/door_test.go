@@ -18,6 +18,7 @@ import (
 	taskv1 "chom.dev/proto/gen/chom/task/v1"
 
 	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/rest"
 )
 
 // broken is a site service in which every call ends in some unhappy way.
@@ -87,14 +88,17 @@ func bearer(token string) connect.UnaryInterceptorFunc {
 	}
 }
 
-// TestLists sends what no list should take.
+// TestLists sends to each list what none should take.
 func TestLists(t *testing.T) {
 	w := sqliteWorld(t)
-	for _, procedure := range []string{"/chom.site.v1.SiteService/ListSites", "/chom.task.v1.TaskService/ListTasks", "/chom.fleet.v1.ServerService/ListServers", "/chom.organization.v1.OrganizationService/ListOrganizations",
-		"/chom.organization.v1.OrganizationService/ListMembers", "/chom.organization.v1.OrganizationService/ListInvitations",
-		"/chom.token.v1.TokenService/ListTokens", "/chom.token.v1.TokenService/ListOrganizationTokens",
-		"/chom.audit.v1.AuditService/ListAuditEvents", "/chom.audit.v1.AuditService/ListMyAuditEvents",
-	} {
+	router, err := rest.New(methods())
+	must(t, err)
+	tried := 0
+	for _, procedure := range procedures() {
+		if methods()[procedure].Input().Fields().ByName("page_token") == nil {
+			continue
+		}
+		tried++
 		for name, value := range map[string]any{
 			"page_size -1":                int32(-1),
 			"page_size 2^31":              int32(1<<31 - 1),
@@ -109,6 +113,23 @@ func TestLists(t *testing.T) {
 				t.Errorf("%s, %s: %v", procedure, name, err)
 			}
 		}
+		for _, route := range router.Routes() {
+			if route.Procedure != procedure {
+				continue
+			}
+			for field, value := range map[string]string{"order_by": "x; drop", "page_size": "2147483648", "states": "'; drop --", "filter": "1=1"} {
+				request := restRequest(t.Context(), t, w.url, route, w.valid(procedure, w.ours))
+				query := request.URL.Query()
+				query.Set(field, value)
+				request.URL.RawQuery = query.Encode()
+				if err := send(t, request, w.operator); connect.CodeOf(err) != connect.CodeInvalidArgument || namedField(err) != field {
+					t.Errorf("%s %s, %s: %v", route.Method, route.Path, field, err)
+				}
+			}
+		}
+	}
+	if tried < 4 {
+		t.Errorf("only %d lists were found", tried)
 	}
 }
 

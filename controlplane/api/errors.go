@@ -56,9 +56,6 @@ func toConnect(err error, requestID string) (shown *connect.Error, hidden bool) 
 		if f.Kind() == fault.KindStale {
 			attach(shown, &errdetails.ErrorInfo{Reason: StepUpRequired, Domain: errorDomain})
 		}
-		if f.Kind() == fault.KindUnauthenticated {
-			shown.Meta().Set("WWW-Authenticate", "Bearer")
-		}
 		if f.Kind() == fault.KindUnavailable || f.Kind() == fault.KindLimited {
 			after := max(f.RetryAfter(), time.Second)
 			attach(shown, &errdetails.RetryInfo{RetryDelay: durationpb.New(after)})

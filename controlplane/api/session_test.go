@@ -234,6 +234,7 @@ func TestFixation(t *testing.T) {
 		must(t, err)
 		request.Header.Set("Content-Type", "application/json")
 		request.Header.Set("Cookie", "chom_session="+w.session+"; chom_session=x")
+		request.Header.Set("Sec-Fetch-Site", "same-origin")
 		answer, err := http.DefaultClient.Do(request)
 		must(t, err)
 		answer.Body.Close()

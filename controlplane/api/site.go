@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"slices"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -74,7 +75,13 @@ func (s *siteService) ListSites(ctx context.Context, r *sitev1.ListSitesRequest)
 	if err != nil {
 		return nil, invalid("organization_id", err)
 	}
-	found, next, err := s.sites.List(ctx, organization, r.GetPageSize(), r.GetPageToken(), site.Filter{Trashed: r.GetShowTrashed(), Only: reachOf(ctx)})
+	filter := site.Filter{Trashed: r.GetShowTrashed(), NameContains: r.GetNameContains(), Type: r.GetType(), Server: r.GetServerId(), Only: reachOf(ctx)}
+	for state := site.StateCreating; state <= site.StateFailed; state++ {
+		if slices.Contains(r.GetStates(), siteStates[state]) {
+			filter.States = append(filter.States, state)
+		}
+	}
+	found, next, err := s.sites.List(ctx, organization, r.GetPageSize(), r.GetPageToken(), filter)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +96,7 @@ func (s *siteService) UpdateSite(ctx context.Context, r *sitev1.UpdateSiteReques
 	if err := site.CheckMask(r.GetUpdateMask().GetPaths()); err != nil {
 		return nil, err
 	}
-	var change site.Change
+	change := site.Change{ETag: r.GetEtag()}
 	for _, path := range r.GetUpdateMask().GetPaths() {
 		switch path {
 		case "domains":
@@ -213,6 +220,7 @@ func siteMessage(s *site.Site) *sitev1.Site {
 		UpdateTime: timestamppb.New(s.UpdatedAt),
 		LastTaskId: s.LastTask,
 		Handle:     s.Handle.String(),
+		Etag:       s.ETag(),
 	}
 	for _, domain := range s.Wanted.Domains {
 		m.Domains = append(m.Domains, domain.String())

@@ -47,7 +47,19 @@ func (s *taskService) ListTasks(ctx context.Context, r *taskv1.ListTasksRequest)
 	if err != nil {
 		return nil, err
 	}
-	query := page.Query{"tasks", r.GetOrganizationId(), r.GetSiteId(), r.GetServerId()}
+	var states []task.State
+	for _, wanted := range r.GetStates() {
+		if state, ok := task.ParseState(wanted); ok {
+			states = append(states, state)
+		}
+	}
+	var kinds []task.Kind
+	for _, wanted := range r.GetKinds() {
+		if kind, ok := task.ParseKind(wanted); ok {
+			kinds = append(kinds, kind)
+		}
+	}
+	query := page.Query{"tasks", r.GetOrganizationId(), r.GetSiteId(), r.GetServerId(), page.Words(states), page.Words(kinds)}
 	before, err := query.After(r.GetPageToken())
 	if err != nil {
 		return nil, err
@@ -57,6 +69,8 @@ func (s *taskService) ListTasks(ctx context.Context, r *taskv1.ListTasksRequest)
 		Site:         r.GetSiteId(),
 		Server:       r.GetServerId(),
 		Sites:        reachOf(ctx),
+		States:       states,
+		Kinds:        kinds,
 		Before:       before,
 		Limit:        size,
 	})

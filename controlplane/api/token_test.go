@@ -42,7 +42,7 @@ func TestScopes(t *testing.T) {
 						w.join(t, w.ours.organization, string(role)+"@ours.example", role)
 					}
 					rule := rules[procedure]
-					may := rule.who == anybody || scope >= rule.scope && (rule.who == signedIn && kind == token.Personal ||
+					may := rule.who == anybody || !rule.session && scope >= rule.scope && (rule.who == signedIn && kind == token.Personal ||
 						rule.who == inOrganization && role.AtLeast(rule.role) && !(rule.inPerson && kind == token.Organization)) && !(rule.fresh && scope < account.Manage)
 					err := w.call(t, text, procedure, w.valid(procedure, w.ours))
 					if got := connect.CodeOf(err); (got == connect.CodePermissionDenied) == may || got == connect.CodeUnauthenticated {

@@ -28,6 +28,7 @@ import (
 	"chom.dev/controlplane/limit"
 	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/pki"
+	"chom.dev/controlplane/repeat"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
 	"chom.dev/controlplane/token"
@@ -89,7 +90,7 @@ func newWorld(t *testing.T, d *db.DB) *world {
 	w.config = Config{
 		DB: d, Log: log, Accounts: accounts, Tokens: w.tokens, Organizations: w.organizations, Fleet: servers, Sites: sites,
 		Tasks: tasks, Mails: mails, Webhooks: webhooks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},
-		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing, Limits: limit.New(plenty),
+		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing, Limits: limit.New(plenty), Repeats: repeat.New(d, log),
 	}
 	t.Cleanup(cancel)
 	w.url = w.replica(t, func(*Config) {})
@@ -215,7 +216,7 @@ func enrolled(t *testing.T, servers *fleet.Fleet, name string) string {
 		func(contract.ServerID) (pki.Certificate, error) {
 			return pki.Certificate{DER: []byte(name), Serial: name, KeyHash: []byte(name), Expires: time.Now().Add(time.Hour)}, nil
 		},
-		func(context.Context, *db.Tx, contract.ServerID) (string, error) { return "", nil })
+		func(context.Context, *db.Tx, contract.ServerID) error { return nil })
 	must(t, err)
 	return made.ID.String()
 }
@@ -332,6 +333,6 @@ func testDoor(t *testing.T, w *world, log *strings.Builder) *door {
 	return &door{
 		db: w.db, log: slog.New(slog.NewTextHandler(&lockedWriter{to: log}, nil)), accounts: w.accounts.Accounts, tokens: w.accounts.Tokens, organizations: w.organizations,
 		validator: validator, metrics: counted, refusals: &refusals{db: w.db, metrics: counted}, errors: connect.NewErrorWriter(), closing: context.Background(),
-		limits: limit.New(plenty), pages: http.NewCrossOriginProtection(),
+		limits: limit.New(plenty), repeats: repeat.New(w.db, slog.New(slog.DiscardHandler)), pages: http.NewCrossOriginProtection(),
 	}
 }

@@ -40,7 +40,7 @@ func keyHash(name string) []byte {
 	return sum[:]
 }
 
-func noTask(context.Context, *db.Tx, contract.ServerID) (string, error) { return "the-task", nil }
+func replaced(context.Context, *db.Tx, contract.ServerID) error { return nil }
 
 func opened(context.Context, *db.Tx, bool) error { return nil }
 
@@ -66,7 +66,7 @@ func (w *world) create(t testing.TB, name string) (Server, JoinToken) {
 
 func (w *world) enroll(ctx context.Context, token JoinToken, id, key string) (Enrolled, error) {
 	return w.Enroll(ctx, Enrollment{Token: token.Text, ID: id, KeyHash: keyHash(key), Facts: Facts{Hostname: "h", Prepared: true}},
-		w.now, w.issue(w.now), noTask)
+		w.now, w.issue(w.now), replaced)
 }
 
 // host makes a server that has enrolled with a key, and gives who it is.
@@ -260,6 +260,29 @@ func TestList(t *testing.T) {
 			if got := fmt.Sprint(names); got != "[s0:2 s1:0 s2:0 s4:0]" {
 				t.Errorf("got %s", got)
 			}
+		})
+		t.Run("gives those in some states", func(t *testing.T) {
+			for want, states := range map[string][]State{"[s3]": {Removed}, "[s0 s1 s2 s3 s4]": {Removed, Pending}, "[]": {Active, Quarantined}} {
+				var names []string
+				found, _, err := w.List(t.Context(), 0, "", states...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, s := range found {
+					names = append(names, s.Name)
+				}
+				if got := fmt.Sprint(names); got != want {
+					t.Errorf("%v gave %s, want %s", states, got, want)
+				}
+			}
+		})
+		t.Run("refuses a token of another filter", func(t *testing.T) {
+			_, next, err := w.List(t.Context(), 2, "", Pending)
+			if err != nil || next == "" {
+				t.Fatalf("got %q, %v", next, err)
+			}
+			_, _, err = w.List(t.Context(), 2, next)
+			wantKind(t, err, fault.KindInvalid)
 		})
 		t.Run("refuses a token of nobody's", func(t *testing.T) {
 			_, _, err := w.List(t.Context(), 2, "xyz")

@@ -140,14 +140,15 @@ func TestOnline(t *testing.T) {
 		seen  time.Time
 		want  bool
 	}{
-		"heard of right now":             {Active, now, true},
-		"three heartbeats ago":           {Active, now.Add(-60 * time.Second), true},
-		"longer ago":                     {Active, now.Add(-61 * time.Second), false},
-		"never":                          {Active, time.Time{}, false},
-		"draining":                       {Draining, now, true},
-		"quarantined a moment ago":       {Quarantined, now, false},
-		"removed a moment ago":           {Removed, now, false},
-		"by a replica with a fast clock": {Active, now.Add(time.Second), true},
+		"heard of right now":              {Active, now, true},
+		"three heartbeats ago":            {Active, now.Add(-60 * time.Second), true},
+		"longer ago":                      {Active, now.Add(-61 * time.Second), false},
+		"never":                           {Active, time.Time{}, false},
+		"draining":                        {Draining, now, true},
+		"quarantined a moment ago":        {Quarantined, now, false},
+		"removed a moment ago":            {Removed, now, false},
+		"by a replica with a fast clock":  {Active, now.Add(time.Second), true},
+		"by a clock that was years ahead": {Active, now.Add(10 * 365 * 24 * time.Hour), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := online(test.state, test.seen, now); got != test.want {

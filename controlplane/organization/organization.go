@@ -27,6 +27,7 @@ import (
 
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/notify"
 	"chom.dev/proto/contract"
 )
 
@@ -73,16 +74,8 @@ type Config struct {
 	Mail Mailer
 }
 
-// Mail is a message to one person, by the name of its template.
-type Mail struct {
-	To           contract.Email
-	Template     string
-	Values       map[string]string
-	Organization string
-}
-
 // Mailer queues a mail in a transaction; it goes out once that is committed.
-type Mailer func(ctx context.Context, tx *db.Tx, mail Mail) error
+type Mailer func(ctx context.Context, tx *db.Tx, mail notify.Mail) error
 
 // Organizations keeps them. It is safe for concurrent use.
 type Organizations struct {
@@ -95,7 +88,7 @@ type Organizations struct {
 func New(d *db.DB, c Config) *Organizations {
 	c.ClosePeriod = cmp.Or(c.ClosePeriod, DefaultClosePeriod)
 	if c.Mail == nil {
-		c.Mail = func(context.Context, *db.Tx, Mail) error { return nil }
+		c.Mail = func(context.Context, *db.Tx, notify.Mail) error { return nil }
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

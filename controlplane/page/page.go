@@ -9,6 +9,7 @@ package page
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -74,4 +75,22 @@ func (q Query) Next(read, size int, last func() string) string {
 		return ""
 	}
 	return q.Token(last())
+}
+
+// Words are the values of a filter as a query takes them: in order, so that two lists of the same are the same, each with
+// a space on both sides, so that a row matches by
+//
+//	$1 = '' OR $1 LIKE '% ' || column || ' %'
+//
+// Empty for none. The words must be of an enum's own: no space, no stranger's text.
+func Words[T ~string](values []T) string {
+	if len(values) == 0 {
+		return ""
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	text := " "
+	for _, value := range sorted {
+		text += string(value) + " "
+	}
+	return text
 }

@@ -54,3 +54,12 @@ func TestSize(t *testing.T) {
 		}
 	}
 }
+
+func TestWords(t *testing.T) {
+	if got := Words([]string(nil)); got != "" {
+		t.Errorf("none became %q", got)
+	}
+	if a, b := Words([]string{"b", "a"}), Words([]string{"a", "b"}); a != " a b " || a != b {
+		t.Errorf("got %q and %q", a, b)
+	}
+}

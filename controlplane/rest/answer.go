@@ -22,14 +22,11 @@ const (
 	contentLines = "application/x-ndjson"
 )
 
-var httpBodyName = (*httpbody.HttpBody)(nil).ProtoReflect().Descriptor().FullName()
-
 func answerTo(w http.ResponseWriter, route *Route) answer {
-	raw := route.Descriptor.Output().FullName() == httpBodyName
 	if route.Streams() {
-		return &stream{ResponseWriter: w, raw: raw}
+		return &stream{ResponseWriter: w, raw: route.Raw()}
 	}
-	return &single{ResponseWriter: w, raw: raw}
+	return &single{ResponseWriter: w, raw: route.Raw()}
 }
 
 // single is an answer of one message. Connect writes it as it is, or an error as JSON with a status of its own.

@@ -3,7 +3,6 @@ package rest
 import (
 	"fmt"
 
-	"google.golang.org/genproto/googleapis/api/httpbody"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 )
@@ -26,13 +25,15 @@ var asJSON = protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: tr
 
 // Marshal implements connect.Codec.
 func (Codec) Marshal(message any) ([]byte, error) {
-	switch m := message.(type) {
-	case *httpbody.HttpBody:
-		return proto.Marshal(m)
-	case proto.Message:
-		return asJSON.Marshal(m)
+	m, ok := message.(proto.Message)
+	if !ok {
+		return nil, fmt.Errorf("a %T is no message", message)
 	}
-	return nil, fmt.Errorf("a %T is no message", message)
+	answer := m.ProtoReflect()
+	if bodyField(answer.Descriptor()) != "" {
+		return proto.Marshal(answer.Get(answer.Descriptor().Fields().Get(0)).Message().Interface())
+	}
+	return asJSON.Marshal(m)
 }
 
 // Unmarshal implements connect.Codec.

@@ -124,39 +124,60 @@ func (b *body) fromBody(message protoreflect.Message) error {
 	case len(bytes.TrimSpace(text)) == 0:
 		return nil
 	}
-	if err := protojson.Unmarshal(text, message.Interface()); err != nil {
+	var paths []string
+	mask := message.Descriptor().Fields().ByName(maskField)
+	if mask != nil && b.route.Method == http.MethodPatch {
+		if paths, text, err = b.takeMask(mask, text); err != nil {
+			return err
+		}
+	}
+	if err := protojson.Unmarshal(text, message.Interface()); err != nil { // it empties the message first
 		return fromJSON(err)
 	}
-	return b.impliedMask(message, text)
+	if len(paths) > 0 {
+		list := message.Mutable(mask).Message().Mutable(mask.Message().Fields().ByName("paths")).List()
+		for _, path := range paths {
+			list.Append(protoreflect.ValueOfString(path))
+		}
+	}
+	return nil
 }
 
 // maskField names the fields that an update changes.
 const maskField = "update_mask"
 
-// impliedMask completes an update without a mask: it changes the fields that its body has.
-func (b *body) impliedMask(message protoreflect.Message, text []byte) error {
-	mask := message.Descriptor().Fields().ByName(maskField)
-	if b.route.Method != http.MethodPatch || mask == nil || message.Has(mask) {
-		return nil
-	}
+// takeMask reads the mask of an update, and gives the body without it: protojson knows only lowerCamelCase in masks. An
+// update without one changes the fields that its body has.
+func (b *body) takeMask(mask protoreflect.FieldDescriptor, text []byte) (paths []string, left []byte, err error) {
 	var sent map[string]json.RawMessage
 	if err := json.Unmarshal(text, &sent); err != nil {
-		return refused("", "must be a JSON object")
+		return nil, nil, refused("", "the body is not a JSON object of this request")
 	}
-	var names []string
-	for name := range sent {
-		field := byName(message.Descriptor(), name)
-		if field != nil && field.Name() != etagField && !slices.Contains(b.route.Fields(), field) {
-			names = append(names, string(field.Name()))
+	given := false
+	for name, value := range sent {
+		field := byName(mask.ContainingMessage(), name)
+		switch {
+		case field == mask && given:
+			return nil, nil, refused(maskField, "must be given once")
+		case field == mask:
+			var list string
+			if err := json.Unmarshal(value, &list); err != nil {
+				return nil, nil, refused(maskField, "must be names of fields with commas between them")
+			}
+			given, paths = true, strings.Split(list, ",")
+			delete(sent, name)
+		case !given && field != nil && field.Name() != etagField && !slices.Contains(b.route.Fields(), field):
+			paths = append(paths, string(field.Name()))
 		}
 	}
-	slices.Sort(names)
-	paths := message.Mutable(mask).Message()
-	list := paths.Mutable(paths.Descriptor().Fields().ByName("paths")).List()
-	for _, name := range names {
-		list.Append(protoreflect.ValueOfString(name))
+	slices.Sort(paths)
+	for i, path := range paths {
+		if paths[i] = snake(path); !plainName.MatchString(path) {
+			return nil, nil, refused(maskField, "must be names of fields with commas between them")
+		}
 	}
-	return nil
+	left, err = json.Marshal(sent)
+	return paths, left, err
 }
 
 func (b *body) fromQuery(message protoreflect.Message) error {
@@ -198,17 +219,18 @@ var invalidField = regexp.MustCompile(`invalid value for [a-z0-9]+ field ([A-Za-
 
 var upper = regexp.MustCompile(`[A-Z]`)
 
+// snake is a name in lowerCamelCase as the protos have it.
+func snake(name string) string {
+	return upper.ReplaceAllStringFunc(name, func(letter string) string { return "_" + strings.ToLower(letter) })
+}
+
 // fromJSON says what is wrong with a body without repeating any of its values.
 func fromJSON(err error) error {
 	if found := unknownField.FindStringSubmatch(err.Error()); found != nil {
 		return refused(plain(found[1]), "there is no such field")
 	}
-	if strings.Contains(err.Error(), "google.protobuf.FieldMask") {
-		return refused(maskField, "must be names of fields with commas between them")
-	}
 	if found := invalidField.FindStringSubmatch(err.Error()); found != nil {
-		name := upper.ReplaceAllStringFunc(found[1], func(letter string) string { return "_" + strings.ToLower(letter) })
-		return refused(plain(name), "the value is of another type")
+		return refused(plain(snake(found[1])), "the value is of another type")
 	}
 	return refused("", "the body is not a JSON object of this request")
 }

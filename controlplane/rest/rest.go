@@ -14,7 +14,8 @@
 // Names are those of the protos (snake_case), in both directions; lowerCamelCase is understood too. Answers hold every field
 // but unset messages. A field or parameter that does not exist is refused, so that a misspelt one is not lost in silence. A
 // stream is a line of JSON for each message (application/x-ndjson), and {"error": {...}} as its last line if it fails;
-// a google.api.HttpBody is sent as the bytes that it holds.
+// an answer that is nothing but a google.api.HttpBody
+// is sent as the bytes that it holds.
 //
 // # Why not vanguard
 //

@@ -149,6 +149,7 @@ func TestRequests(t *testing.T) {
 		"in JSON's spelling, too":                  {"GET", "/sites?organizationId=o&pageSize=7", "", `{"organizationId":"o","pageSize":7}`},
 		"the body, snake_case":                     {"PATCH", "/organizations/o/sites/s", `{"update_mask":"limits","limits":{"cpu_percent":50}}`, `{"organizationId":"o","siteId":"s","updateMask":"limits","limits":{"cpuPercent":50}}`},
 		"an update without a mask is of its body":  {"PATCH", "/organizations/o/sites/s", `{"settings":{"title":"x"},"domains":["a.example"]}`, `{"organizationId":"o","siteId":"s","updateMask":"domains,settings","domains":["a.example"],"settings":{"title":"x"}}`},
+		"a mask in JSON's spelling":                {"PATCH", "/organizations/o/sites/s", `{"updateMask":"domains,limits"}`, `{"organizationId":"o","siteId":"s","updateMask":"domains,limits"}`},
 		"a mask says more than the body":           {"PATCH", "/organizations/o/sites/s", `{"update_mask":"domains"}`, `{"organizationId":"o","siteId":"s","updateMask":"domains"}`},
 		"a stream, with a large number in a query": {"GET", "/organizations/o/tasks/t:watch?after_log_sequence=2", "", `{"organizationId":"o","taskId":"t","afterLogSequence":"2"}`},
 	} {
@@ -197,6 +198,9 @@ func TestRefusals(t *testing.T) {
 		"an unknown field":                 {"PATCH", "/organizations/o/sites/s", `{"doman":["hunter2"]}`, nil, 400, "doman"},
 		"a field of another type":          {"PATCH", "/organizations/o/sites/s", `{"domains":"hunter2"}`, nil, 400, ""},
 		"a number that is none":            {"PATCH", "/organizations/o/sites/s", `{"limits":{"cpu_percent":"hunter2"}}`, nil, 400, "cpu_percent"},
+		"a mask that is none":              {"PATCH", "/organizations/o/sites/s", `{"update_mask":["hunter2"]}`, nil, 400, "update_mask"},
+		"a mask of no names":               {"PATCH", "/organizations/o/sites/s", `{"update_mask":"a b,hunter2"}`, nil, 400, "update_mask"},
+		"two masks":                        {"PATCH", "/organizations/o/sites/s", `{"update_mask":"a","updateMask":"hunter2"}`, nil, 400, "update_mask"},
 		"the path's field in the body":     {"PATCH", "/organizations/o/sites/s", `{"organization_id":"hunter2"}`, nil, 400, "organization_id"},
 		"the path's field in the query":    {"GET", "/organizations/o/sites?organization_id=hunter2", "", nil, 400, "organization_id"},
 		"an unknown parameter":             {"GET", "/sites?order_by=x;%20drop", "", nil, 400, ""},
@@ -400,9 +404,36 @@ func TestAnnotations(t *testing.T) {
 	})
 }
 
+// TestETag sends an update with the header.
 func TestETag(t *testing.T) {
-	answer := &sitev1.GetSiteResponse{Site: &sitev1.Site{}}
-	if got := ETagOf(answer.ProtoReflect()); got != "" {
-		t.Errorf("got %s", got)
+	e := &echo{}
+	url := serve(t, e) + "/api/v1/organizations/o/sites/s"
+	for header, want := range map[string]string{`"7"`: "7", ` "7" `: "7", "*": "", "": ""} {
+		if r := send(t, "PATCH", url, `{"update_mask":"limits"}`, "If-Match", header); r.status != http.StatusOK {
+			t.Errorf("%s: %d %s", header, r.status, r.body)
+		} else if got := e.got.(*sitev1.UpdateSiteRequest).GetEtag(); got != want {
+			t.Errorf("%s became %q", header, got)
+		}
 	}
+	for _, header := range []string{`7`, `W/"7"`, `"7", "8"`, `""`, `"7`} {
+		if p := problemIn(t, send(t, "PATCH", url, `{"update_mask":"limits"}`, "If-Match", header)); p.Status != http.StatusBadRequest || len(p.Errors) != 1 || p.Errors[0].Field != "If-Match" {
+			t.Errorf("%s: %+v", header, p)
+		}
+	}
+	if p := problemIn(t, send(t, "PATCH", url, `{"update_mask":"limits","etag":"8"}`, "If-Match", `"7"`)); p.Status != http.StatusBadRequest {
+		t.Errorf("%+v", p)
+	}
+	t.Run("of an answer is that of the thing in it", func(t *testing.T) {
+		for want, answer := range map[string]proto.Message{
+			``:    &sitev1.GetSiteResponse{Site: &sitev1.Site{}},
+			`"7"`: &sitev1.UpdateSiteResponse{Site: &sitev1.Site{Etag: "7"}, Task: &taskv1.Task{}},
+		} {
+			if got := ETagOf(answer.ProtoReflect()); got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+		}
+		if got := ETagOf((&sitev1.ListSitesResponse{Sites: []*sitev1.Site{{Etag: "7"}}}).ProtoReflect()); got != "" {
+			t.Errorf("of a list: %s", got)
+		}
+	})
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // Route is one URL of a method. Of what google.api.http can express, it knows paths of words and {fields}, a verb behind a
-// colon, and a body that is the whole message; nothing else is in use.
+// colon, a body that is the whole message, and an answer that is its HttpBody; nothing else is in use.
 type Route struct {
 	// Method is the HTTP method; Path is as in the annotation, for example "/api/v1/servers/{server_id}:drain".
 	Method, Path string
@@ -38,6 +38,21 @@ type segment struct {
 
 // Streams says that the answer is a stream.
 func (r *Route) Streams() bool { return r.Descriptor.IsStreamingServer() }
+
+// Raw says that the answer is bytes of a type of its own, not JSON.
+func (r *Route) Raw() bool { return bodyField(r.Descriptor.Output()) != "" }
+
+// bodyField is the name of the only field of an answer, if that is a google.api.HttpBody.
+func bodyField(answer protoreflect.MessageDescriptor) string {
+	if answer.Fields().Len() != 1 {
+		return ""
+	}
+	field := answer.Fields().Get(0)
+	if field.Message() == nil || field.IsList() || field.Message().FullName() != "google.api.HttpBody" {
+		return ""
+	}
+	return string(field.Name())
+}
 
 // Fields are those of the request that the path names, in its order.
 func (r *Route) Fields() []protoreflect.FieldDescriptor {
@@ -89,8 +104,10 @@ func routeOf(procedure string, method protoreflect.MethodDescriptor, rule *annot
 		return nil, fmt.Errorf("%T is not supported", pattern)
 	}
 	switch {
-	case rule.GetBody() != "" && rule.GetBody() != "*" || rule.GetResponseBody() != "":
+	case rule.GetBody() != "" && rule.GetBody() != "*":
 		return nil, fmt.Errorf(`a body can only be "*", the whole message`)
+	case rule.GetResponseBody() != bodyField(method.Output()):
+		return nil, fmt.Errorf("response_body must be %q: the field of an answer that has nothing but a google.api.HttpBody", bodyField(method.Output()))
 	case r.HasBody != (r.Method != http.MethodGet && r.Method != http.MethodDelete):
 		return nil, fmt.Errorf("%s with the body %q", r.Method, rule.GetBody())
 	case method.IsStreamingClient():

@@ -20,14 +20,18 @@ type Change struct {
 	Domains  []string          // the whole new list
 	Settings map[string]string // merged over the present ones
 	Limits   *Limits           // the whole new limits
+	ETag     string            // what the caller saw: the change is for nothing else; empty for any
 }
 
-// Update changes what is wanted of a site. Errors: ErrNotFound, ErrInTrash, organization.ErrClosing, a fault of kind Invalid that names the field, a
+// Update changes what is wanted of a site. Errors: ErrNotFound, ErrInTrash, ErrChanged, organization.ErrClosing, a fault of kind Invalid that names the field, a
 // Conflict that names the domain which another site has.
 func (s *Sites) Update(ctx context.Context, organization contract.OrganizationID, id contract.SiteID, change Change) (*Site, task.Task, error) {
 	return s.change(ctx, organization, id, "site.update", func(tx *db.Tx, site *Site) (string, error) {
 		if err := changeable(site); err != nil {
 			return "", err
+		}
+		if change.ETag != "" && change.ETag != site.ETag() {
+			return "", ErrChanged
 		}
 		var what []string
 		if change.Domains != nil {

@@ -169,7 +169,8 @@ func (s *Sites) create(ctx context.Context, tx *db.Tx, n Request, wanted Wanted,
 	return made, ordered, nil
 }
 
-// repeated finds the site that an earlier request with the same id made, and the id of the task that installed it.
+// repeated finds the site that an earlier request with the same id made, and the id of the task that installed it, or of the
+// oldest that is still remembered.
 func repeated(ctx context.Context, tx *db.Tx, n Request, hash []byte) (*Site, task.Task, error) {
 	var id contract.SiteID
 	var before []byte

@@ -3,6 +3,7 @@ package site
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"chom.dev/controlplane/page"
@@ -18,36 +19,83 @@ func (s *Sites) Get(ctx context.Context, organization contract.OrganizationID, i
 type Filter struct {
 	// Trashed shows sites in the trash too.
 	Trashed bool
+	// NameContains, Type and Server are what a site must have; empty for any. A name has no % or _.
+	NameContains, Type, Server string
+	// States are the ones that a site must be in; nil for any. Those of the trash show it.
+	States []State
 	// Only are the sites that the caller reaches, UUIDs; nil for all.
 	Only []string
 }
 
-// List returns a page of an organization's sites, oldest first.
+func (f Filter) has(s *Site) bool { return f.States == nil || slices.Contains(f.States, s.State) }
+
+// mostRead bounds what one List looks at: a state follows from what was measured, which the database cannot search.
+const mostRead = 5000
+
+// List returns a page of an organization's sites, oldest first, and the token of the next page. With a filter by state a page
+// can have fewer sites than size, and yet another one after it.
 func (s *Sites) List(ctx context.Context, organization contract.OrganizationID, size int32, token string, filter Filter) ([]*Site, string, error) {
 	limit, err := page.Size(size)
 	if err != nil {
 		return nil, "", err
+	}
+	if slices.Contains(filter.States, StateTrashed) || slices.Contains(filter.States, StateDeleting) {
+		filter.Trashed = true
 	}
 	query := page.Query{"sites", organization.String(), fmt.Sprint(filter)}
 	after, err := query.After(token)
 	if err != nil {
 		return nil, "", err
 	}
+	if filter.States == nil {
+		all, err := s.read(ctx, organization, after, filter, limit+1)
+		if err != nil {
+			return nil, "", err
+		}
+		next := query.Next(len(all), limit, func() string { return all[limit-1].ID.String() })
+		return all[:min(len(all), limit)], next, nil
+	}
+	var found []*Site
+	for range mostRead / page.MaxSize {
+		some, err := s.read(ctx, organization, after, filter, page.MaxSize)
+		if err != nil {
+			return nil, "", err
+		}
+		for _, one := range some {
+			if after = one.ID.String(); filter.has(one) {
+				found = append(found, one)
+			}
+			if len(found) == limit {
+				return found, query.Token(after), nil
+			}
+		}
+		if len(some) < page.MaxSize {
+			return found, "", nil
+		}
+	}
+	return found, query.Token(after), nil
+}
+
+// read gives the sites after one, by all of a filter but its states.
+func (s *Sites) read(ctx context.Context, organization contract.OrganizationID, after string, filter Filter, limit int) ([]*Site, error) {
 	rows, err := s.db.Reader().Query(ctx, columns+`
 		WHERE s.organization_id = $1
 		  AND s.id > $2
 		  AND ($3 OR s.phase IN ('active', 'suspended'))
 		  AND ($4 OR $5 LIKE '%' || s.id || '%')
+		  AND ($6 = '' OR s.name LIKE '%' || $6 || '%')
+		  AND ($7 = '' OR s.type = $7)
+		  AND ($8 = '' OR s.server_id = $8)
 		ORDER BY s.id
-		LIMIT $6`,
-		organization, after, filter.Trashed, filter.Only == nil, strings.Join(filter.Only, " "), limit+1)
+		LIMIT $9`,
+		organization, after, filter.Trashed, filter.Only == nil, strings.Join(filter.Only, " "),
+		filter.NameContains, filter.Type, filter.Server, limit)
 	if err != nil {
-		return nil, "", fmt.Errorf("list sites: %w", err)
+		return nil, fmt.Errorf("list sites: %w", err)
 	}
 	all, err := scanAll(rows)
 	if err != nil {
-		return nil, "", fmt.Errorf("list sites: %w", err)
+		return nil, fmt.Errorf("list sites: %w", err)
 	}
-	next := query.Next(len(all), limit, func() string { return all[limit-1].ID.String() })
-	return all[:min(len(all), limit)], next, nil
+	return all, nil
 }

@@ -1,6 +1,7 @@
 package site_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"chom.dev/controlplane/db/dbtest"
 	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/site"
+	"chom.dev/controlplane/task"
 	"chom.dev/proto/contract"
 )
 
@@ -226,6 +228,73 @@ func TestList(t *testing.T) {
 		} {
 			if err := read(); fault.KindOf(err) != fault.KindInvalid {
 				t.Errorf("%s page token: %v", name, err)
+			}
+		}
+	})
+}
+
+// TestFilter looks for some of an organization's sites, two at a time.
+func TestFilter(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d)
+		ctx := t.Context()
+		for _, name := range []string{"active-1", "other", "suspended-1", "active-2", "trashed-1", "active-3"} {
+			w.create(t, w.request(name))
+		}
+		w.work(t, well)
+		for name, do := range map[string]func(context.Context, contract.OrganizationID, contract.SiteID) (*site.Site, task.Task, error){
+			"suspended-1": w.sites.Suspend, "trashed-1": w.sites.Delete,
+		} {
+			for _, s := range w.all(t) {
+				if s.Name != name {
+					continue
+				}
+				if _, _, err := do(ctx, w.organization, s.ID); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		w.work(t, well)
+		w.create(t, w.request("new-1"))
+		for _, test := range []struct {
+			filter site.Filter
+			want   string
+		}{
+			{site.Filter{NameContains: "-1"}, "[active-1 suspended-1 new-1]"},
+			{site.Filter{NameContains: "active", Trashed: true}, "[active-1 active-2 active-3]"},
+			{site.Filter{NameContains: "nothing"}, "[]"},
+			{site.Filter{Type: "static", NameContains: "other"}, "[other]"},
+			{site.Filter{Type: "wordpress"}, "[]"},
+			{site.Filter{Server: w.server.String(), NameContains: "other"}, "[other]"},
+			{site.Filter{Server: contract.NewServerID().String()}, "[]"},
+			{site.Filter{States: []site.State{site.StateActive}}, "[active-1 other active-2 active-3]"},
+			{site.Filter{States: []site.State{site.StateSuspended, site.StateCreating}}, "[suspended-1 new-1]"},
+			{site.Filter{States: []site.State{site.StateTrashed}}, "[trashed-1]"},
+			{site.Filter{States: []site.State{site.StateActive}, NameContains: "-3"}, "[active-3]"},
+			{site.Filter{States: []site.State{site.StateFailed}}, "[]"},
+		} {
+			names := []string{}
+			for token := ""; ; {
+				found, next, err := w.sites.List(ctx, w.organization, 2, token, test.filter)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, s := range found {
+					names = append(names, s.Name)
+				}
+				if next != "" {
+					other := test.filter
+					other.NameContains += "x"
+					if _, _, err := w.sites.List(ctx, w.organization, 2, next, other); fault.KindOf(err) != fault.KindInvalid {
+						t.Errorf("%+v: its page token works for %+v: %v", test.filter, other, err)
+					}
+				}
+				if token = next; token == "" {
+					break
+				}
+			}
+			if got := fmt.Sprint(names); got != test.want {
+				t.Errorf("%+v gave %s, want %s", test.filter, got, test.want)
 			}
 		}
 	})

@@ -17,7 +17,8 @@
 //	                      DELETING --> gone: no row, its names are free
 //
 //	UPDATING  a change of an ACTIVE or SUSPENDED site is on its way
-//	FAILED    the host could not be brought to what is wanted; Problem says why. Each change tries again.
+//	FAILED    the host could not be brought to what is wanted; Problem says why, and when it is tried again by itself. Each
+//	          change, and each Hello of the agent, tries at once.
 //
 // The sites of an organization that is closing are frozen: their hosts suspend them whatever their phase is, nobody but Suspend
 // and Delete changes them, and they go on as they were when it is reopened (freeze.go).
@@ -32,6 +33,7 @@ package site
 import (
 	"cmp"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"chom.dev/controlplane/db"
@@ -62,7 +64,7 @@ type Site struct {
 	Wanted       Wanted
 	Observed     *Observed // nil before the first report
 	State        State
-	Problem      string // why it is FAILED or differs from what is wanted
+	Problem      string // why it is FAILED or differs from what is wanted, and when that is tried again
 	LastTask     string // id of its newest task, empty when there never was one
 	CreatedAt    time.Time
 	UpdatedAt    time.Time
@@ -71,6 +73,8 @@ type Site struct {
 
 	lastTaskState task.State // of LastTask; empty when there is none
 	owner         organization.State
+	failures      int       // of tasks for this generation, in a row
+	againAt       time.Time // when it is ordered again by itself; zero when its last task has not failed
 }
 
 // Wanted is everything that a host needs to know of a site.
@@ -123,6 +127,9 @@ func (w Wanted) onHost() Phase {
 // URL is the address of the home page.
 func (s *Site) URL() string { return "http://" + s.Wanted.Domains[0].String() + "/" }
 
+// ETag names what is wanted of the site: it changes with each change of that, and with nothing that happens on the host.
+func (s *Site) ETag() string { return strconv.FormatUint(s.Wanted.Generation, 10) }
+
 // Errors.
 var (
 	ErrNotFound   = fault.NotFound("site")
@@ -130,6 +137,7 @@ var (
 	ErrRequestID  = fault.Conflict("request_id: this id was used for another request already")
 	ErrInTrash    = fault.Conflict("the site is in the trash: restore it first")
 	ErrNotInTrash = fault.Conflict("the site is not in the trash")
+	ErrChanged    = fault.Changed("the site was changed meanwhile: look at it again, then decide anew")
 	ErrPurging    = fault.Conflict("the site is being removed for good")
 )
 

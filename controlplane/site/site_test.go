@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -288,7 +289,7 @@ func TestFailure(t *testing.T) {
 		ctx := t.Context()
 		made := w.create(t, w.request("blog"))
 		w.work(t, badly)
-		if got := w.get(t, made.ID); got.State != site.StateFailed || got.Problem != "the disk is full" {
+		if got := w.get(t, made.ID); got.State != site.StateFailed || !strings.HasPrefix(got.Problem, "the disk is full; it is tried again at ") {
 			t.Errorf("after a failure: %d %q", got.State, got.Problem)
 		}
 		if _, _, err := w.sites.Resume(ctx, w.organization, made.ID); err != nil {
@@ -308,15 +309,54 @@ func TestFailure(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.work(t, badly)
-		if n, err := w.sites.Purge(ctx, time.Now().Add(time.Minute)); err != nil || n != 0 {
-			t.Errorf("tried again at once: %d, %v", n, err)
+		if n, err := w.sites.Purge(ctx, later); err != nil || n != 0 {
+			t.Errorf("purged twice: %d, %v", n, err)
 		}
-		if n, err := w.sites.Purge(ctx, time.Now().Add(time.Hour)); err != nil || n != 1 {
-			t.Errorf("did not try again: %d, %v", n, err)
+		if n := w.after(t, 30*time.Second); n != 0 {
+			t.Errorf("tried again at once: %d", n)
+		}
+		if n := w.after(t, time.Hour); n != 1 {
+			t.Errorf("did not try again: %d", n)
 		}
 		w.work(t, well)
 		if n := w.count(t, `SELECT COUNT(*) FROM sites`); n != 0 {
 			t.Errorf("%d sites left", n)
+		}
+	})
+}
+
+// TestETag has two people change a site that both have looked at.
+func TestETag(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d)
+		ctx := t.Context()
+		made := w.create(t, w.request("blog"))
+		seen := w.get(t, made.ID).ETag()
+		w.work(t, well)
+		if got := w.get(t, made.ID).ETag(); got != seen {
+			t.Errorf("the host's work changed it from %s to %s", seen, got)
+		}
+		var won, late atomic.Int64
+		var all sync.WaitGroup
+		for i := range 20 {
+			all.Go(func() {
+				_, _, err := w.sites.Update(ctx, w.organization, made.ID, site.Change{ETag: seen, Limits: &site.Limits{CPUPercent: uint32(50 + i)}})
+				switch {
+				case err == nil:
+					won.Add(1)
+				case errors.Is(err, site.ErrChanged) && fault.KindOf(err) == fault.KindChanged:
+					late.Add(1)
+				default:
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if won.Load() != 1 || late.Load() != 19 || w.get(t, made.ID).Wanted.Generation != 2 {
+			t.Errorf("%d changed it, %d were late, generation %d", won.Load(), late.Load(), w.get(t, made.ID).Wanted.Generation)
+		}
+		if _, _, err := w.sites.Update(ctx, w.organization, made.ID, site.Change{Limits: &site.Limits{CPUPercent: 50}}); err != nil {
+			t.Errorf("without one: %v", err)
 		}
 	})
 }

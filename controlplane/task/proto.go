@@ -78,3 +78,19 @@ func timestamp(t time.Time) *timestamppb.Timestamp {
 	}
 	return timestamppb.New(t)
 }
+
+// ParseState is the state of a message; false for one that no task is in.
+func ParseState(wanted taskv1.State) (State, bool) { return keyOf(stateProto, wanted) }
+
+// ParseKind is the kind of a message; false for one that no task has.
+func ParseKind(wanted taskv1.Kind) (Kind, bool) { return keyOf(kindProto, wanted) }
+
+func keyOf[K, V comparable](names map[K]V, wanted V) (K, bool) {
+	for key, value := range names {
+		if value == wanted {
+			return key, true
+		}
+	}
+	var none K
+	return none, false
+}

@@ -821,14 +821,17 @@ func TestList(t *testing.T) {
 			return out
 		}
 		for want, q := range map[string]Query{
-			"321": {Organization: s.organization},
-			"21":  {Organization: s.organization, Site: s.id},
-			"3":   {Organization: s.organization, Server: other},
-			"32":  {Organization: s.organization, Limit: 2},
-			"1":   {Organization: s.organization, Limit: 2, Before: second.ID},
-			"":    {Organization: contract.NewOrganizationID().String()},
+			"321":  {Organization: s.organization},
+			"21":   {Organization: s.organization, Site: s.id},
+			"3":    {Organization: s.organization, Server: other},
+			"32":   {Organization: s.organization, Limit: 2},
+			"1":    {Organization: s.organization, Limit: 2, Before: second.ID},
+			"":     {Organization: contract.NewOrganizationID().String()},
+			"321 ": {Organization: s.organization, States: []State{Running, Queued}, Kinds: []Kind{ConvergeSite, SiteLogin}},
+			" ":    {Organization: s.organization, States: []State{Running, Unknown}},
+			"  ":   {Organization: s.organization, Kinds: []Kind{ConvergeSite}},
 		} {
-			if got := ids(q); got != want {
+			if got := ids(q); got != strings.TrimSpace(want) {
 				t.Errorf("%+v gave %q, want %q", q, got, want)
 			}
 		}

@@ -399,7 +399,9 @@ type ListServersRequest struct {
 	// Most servers to return, 1 to 500; 0 means 50.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the page before; empty for the first.
-	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only those in one of these states; empty for all but REMOVED.
+	States        []State `protobuf:"varint,3,rep,packed,name=states,proto3,enum=chom.fleet.v1.State" json:"states,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -446,6 +448,13 @@ func (x *ListServersRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListServersRequest) GetStates() []State {
+	if x != nil {
+		return x.States
+	}
+	return nil
 }
 
 // ListServersResponse is one page of servers.
@@ -971,7 +980,10 @@ type PingServerRequest struct {
 	// How many steps the task pretends.
 	Steps uint32 `protobuf:"varint,2,opt,name=steps,proto3" json:"steps,omitempty"`
 	// How long each of them takes.
-	StepDuration  *durationpb.Duration `protobuf:"bytes,3,opt,name=step_duration,json=stepDuration,proto3" json:"step_duration,omitempty"`
+	StepDuration *durationpb.Duration `protobuf:"bytes,3,opt,name=step_duration,json=stepDuration,proto3" json:"step_duration,omitempty"`
+	// The task is TIMED_OUT this long after the request, whatever it waits for; unset means an hour, of which its steps may take
+	// ten minutes.
+	Timeout       *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1023,6 +1035,13 @@ func (x *PingServerRequest) GetSteps() uint32 {
 func (x *PingServerRequest) GetStepDuration() *durationpb.Duration {
 	if x != nil {
 		return x.StepDuration
+	}
+	return nil
+}
+
+func (x *PingServerRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
 	}
 	return nil
 }
@@ -1099,12 +1118,13 @@ const file_chom_fleet_v1_server_service_proto_rawDesc = "" +
 	"\x10GetServerRequest\x12%\n" +
 	"\tserver_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bserverId\"B\n" +
 	"\x11GetServerResponse\x12-\n" +
-	"\x06server\x18\x01 \x01(\v2\x15.chom.fleet.v1.ServerR\x06server\"f\n" +
+	"\x06server\x18\x01 \x01(\v2\x15.chom.fleet.v1.ServerR\x06server\"\xa9\x01\n" +
 	"\x12ListServersRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"n\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x12A\n" +
+	"\x06states\x18\x03 \x03(\x0e2\x14.chom.fleet.v1.StateB\x13\xbaH\x10\x92\x01\r\x10\b\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x06states\"n\n" +
 	"\x13ListServersResponse\x12/\n" +
 	"\aservers\x18\x01 \x03(\v2\x15.chom.fleet.v1.ServerR\aservers\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\";\n" +
@@ -1127,12 +1147,13 @@ const file_chom_fleet_v1_server_service_proto_rawDesc = "" +
 	"\x14PrepareServerRequest\x12%\n" +
 	"\tserver_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bserverId\"?\n" +
 	"\x15PrepareServerResponse\x12&\n" +
-	"\x04task\x18\x01 \x01(\v2\x12.chom.task.v1.TaskR\x04task\"\xa5\x01\n" +
+	"\x04task\x18\x01 \x01(\v2\x12.chom.task.v1.TaskR\x04task\"\xeb\x01\n" +
 	"\x11PingServerRequest\x12%\n" +
 	"\tserver_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bserverId\x12\x1d\n" +
 	"\x05steps\x18\x02 \x01(\rB\a\xbaH\x04*\x02\x18dR\x05steps\x12J\n" +
 	"\rstep_duration\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\n" +
-	"\xbaH\a\xaa\x01\x04\"\x02\b<R\fstepDuration\"<\n" +
+	"\xbaH\a\xaa\x01\x04\"\x02\b<R\fstepDuration\x12D\n" +
+	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\atimeout\"<\n" +
 	"\x12PingServerResponse\x12&\n" +
 	"\x04task\x18\x01 \x01(\v2\x12.chom.task.v1.TaskR\x04task2\xa9\n" +
 	"\n" +
@@ -1188,8 +1209,9 @@ var file_chom_fleet_v1_server_service_proto_goTypes = []any{
 	(Tenancy)(0),                    // 21: chom.fleet.v1.Tenancy
 	(*timestamppb.Timestamp)(nil),   // 22: google.protobuf.Timestamp
 	(*Server)(nil),                  // 23: chom.fleet.v1.Server
-	(*v1.Task)(nil),                 // 24: chom.task.v1.Task
-	(*durationpb.Duration)(nil),     // 25: google.protobuf.Duration
+	(State)(0),                      // 24: chom.fleet.v1.State
+	(*v1.Task)(nil),                 // 25: chom.task.v1.Task
+	(*durationpb.Duration)(nil),     // 26: google.protobuf.Duration
 }
 var file_chom_fleet_v1_server_service_proto_depIdxs = []int32{
 	21, // 0: chom.fleet.v1.CreateServerRequest.tenancy:type_name -> chom.fleet.v1.Tenancy
@@ -1198,39 +1220,41 @@ var file_chom_fleet_v1_server_service_proto_depIdxs = []int32{
 	1,  // 3: chom.fleet.v1.CreateServerResponse.join_token:type_name -> chom.fleet.v1.JoinToken
 	1,  // 4: chom.fleet.v1.CreateJoinTokenResponse.join_token:type_name -> chom.fleet.v1.JoinToken
 	23, // 5: chom.fleet.v1.GetServerResponse.server:type_name -> chom.fleet.v1.Server
-	23, // 6: chom.fleet.v1.ListServersResponse.servers:type_name -> chom.fleet.v1.Server
-	23, // 7: chom.fleet.v1.DrainServerResponse.server:type_name -> chom.fleet.v1.Server
-	23, // 8: chom.fleet.v1.UndrainServerResponse.server:type_name -> chom.fleet.v1.Server
-	23, // 9: chom.fleet.v1.ReadmitServerResponse.server:type_name -> chom.fleet.v1.Server
-	23, // 10: chom.fleet.v1.RemoveServerResponse.server:type_name -> chom.fleet.v1.Server
-	24, // 11: chom.fleet.v1.PrepareServerResponse.task:type_name -> chom.task.v1.Task
-	25, // 12: chom.fleet.v1.PingServerRequest.step_duration:type_name -> google.protobuf.Duration
-	24, // 13: chom.fleet.v1.PingServerResponse.task:type_name -> chom.task.v1.Task
-	0,  // 14: chom.fleet.v1.ServerService.CreateServer:input_type -> chom.fleet.v1.CreateServerRequest
-	3,  // 15: chom.fleet.v1.ServerService.CreateJoinToken:input_type -> chom.fleet.v1.CreateJoinTokenRequest
-	5,  // 16: chom.fleet.v1.ServerService.GetServer:input_type -> chom.fleet.v1.GetServerRequest
-	7,  // 17: chom.fleet.v1.ServerService.ListServers:input_type -> chom.fleet.v1.ListServersRequest
-	9,  // 18: chom.fleet.v1.ServerService.DrainServer:input_type -> chom.fleet.v1.DrainServerRequest
-	11, // 19: chom.fleet.v1.ServerService.UndrainServer:input_type -> chom.fleet.v1.UndrainServerRequest
-	13, // 20: chom.fleet.v1.ServerService.ReadmitServer:input_type -> chom.fleet.v1.ReadmitServerRequest
-	15, // 21: chom.fleet.v1.ServerService.RemoveServer:input_type -> chom.fleet.v1.RemoveServerRequest
-	17, // 22: chom.fleet.v1.ServerService.PrepareServer:input_type -> chom.fleet.v1.PrepareServerRequest
-	19, // 23: chom.fleet.v1.ServerService.PingServer:input_type -> chom.fleet.v1.PingServerRequest
-	2,  // 24: chom.fleet.v1.ServerService.CreateServer:output_type -> chom.fleet.v1.CreateServerResponse
-	4,  // 25: chom.fleet.v1.ServerService.CreateJoinToken:output_type -> chom.fleet.v1.CreateJoinTokenResponse
-	6,  // 26: chom.fleet.v1.ServerService.GetServer:output_type -> chom.fleet.v1.GetServerResponse
-	8,  // 27: chom.fleet.v1.ServerService.ListServers:output_type -> chom.fleet.v1.ListServersResponse
-	10, // 28: chom.fleet.v1.ServerService.DrainServer:output_type -> chom.fleet.v1.DrainServerResponse
-	12, // 29: chom.fleet.v1.ServerService.UndrainServer:output_type -> chom.fleet.v1.UndrainServerResponse
-	14, // 30: chom.fleet.v1.ServerService.ReadmitServer:output_type -> chom.fleet.v1.ReadmitServerResponse
-	16, // 31: chom.fleet.v1.ServerService.RemoveServer:output_type -> chom.fleet.v1.RemoveServerResponse
-	18, // 32: chom.fleet.v1.ServerService.PrepareServer:output_type -> chom.fleet.v1.PrepareServerResponse
-	20, // 33: chom.fleet.v1.ServerService.PingServer:output_type -> chom.fleet.v1.PingServerResponse
-	24, // [24:34] is the sub-list for method output_type
-	14, // [14:24] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	24, // 6: chom.fleet.v1.ListServersRequest.states:type_name -> chom.fleet.v1.State
+	23, // 7: chom.fleet.v1.ListServersResponse.servers:type_name -> chom.fleet.v1.Server
+	23, // 8: chom.fleet.v1.DrainServerResponse.server:type_name -> chom.fleet.v1.Server
+	23, // 9: chom.fleet.v1.UndrainServerResponse.server:type_name -> chom.fleet.v1.Server
+	23, // 10: chom.fleet.v1.ReadmitServerResponse.server:type_name -> chom.fleet.v1.Server
+	23, // 11: chom.fleet.v1.RemoveServerResponse.server:type_name -> chom.fleet.v1.Server
+	25, // 12: chom.fleet.v1.PrepareServerResponse.task:type_name -> chom.task.v1.Task
+	26, // 13: chom.fleet.v1.PingServerRequest.step_duration:type_name -> google.protobuf.Duration
+	26, // 14: chom.fleet.v1.PingServerRequest.timeout:type_name -> google.protobuf.Duration
+	25, // 15: chom.fleet.v1.PingServerResponse.task:type_name -> chom.task.v1.Task
+	0,  // 16: chom.fleet.v1.ServerService.CreateServer:input_type -> chom.fleet.v1.CreateServerRequest
+	3,  // 17: chom.fleet.v1.ServerService.CreateJoinToken:input_type -> chom.fleet.v1.CreateJoinTokenRequest
+	5,  // 18: chom.fleet.v1.ServerService.GetServer:input_type -> chom.fleet.v1.GetServerRequest
+	7,  // 19: chom.fleet.v1.ServerService.ListServers:input_type -> chom.fleet.v1.ListServersRequest
+	9,  // 20: chom.fleet.v1.ServerService.DrainServer:input_type -> chom.fleet.v1.DrainServerRequest
+	11, // 21: chom.fleet.v1.ServerService.UndrainServer:input_type -> chom.fleet.v1.UndrainServerRequest
+	13, // 22: chom.fleet.v1.ServerService.ReadmitServer:input_type -> chom.fleet.v1.ReadmitServerRequest
+	15, // 23: chom.fleet.v1.ServerService.RemoveServer:input_type -> chom.fleet.v1.RemoveServerRequest
+	17, // 24: chom.fleet.v1.ServerService.PrepareServer:input_type -> chom.fleet.v1.PrepareServerRequest
+	19, // 25: chom.fleet.v1.ServerService.PingServer:input_type -> chom.fleet.v1.PingServerRequest
+	2,  // 26: chom.fleet.v1.ServerService.CreateServer:output_type -> chom.fleet.v1.CreateServerResponse
+	4,  // 27: chom.fleet.v1.ServerService.CreateJoinToken:output_type -> chom.fleet.v1.CreateJoinTokenResponse
+	6,  // 28: chom.fleet.v1.ServerService.GetServer:output_type -> chom.fleet.v1.GetServerResponse
+	8,  // 29: chom.fleet.v1.ServerService.ListServers:output_type -> chom.fleet.v1.ListServersResponse
+	10, // 30: chom.fleet.v1.ServerService.DrainServer:output_type -> chom.fleet.v1.DrainServerResponse
+	12, // 31: chom.fleet.v1.ServerService.UndrainServer:output_type -> chom.fleet.v1.UndrainServerResponse
+	14, // 32: chom.fleet.v1.ServerService.ReadmitServer:output_type -> chom.fleet.v1.ReadmitServerResponse
+	16, // 33: chom.fleet.v1.ServerService.RemoveServer:output_type -> chom.fleet.v1.RemoveServerResponse
+	18, // 34: chom.fleet.v1.ServerService.PrepareServer:output_type -> chom.fleet.v1.PrepareServerResponse
+	20, // 35: chom.fleet.v1.ServerService.PingServer:output_type -> chom.fleet.v1.PingServerResponse
+	26, // [26:36] is the sub-list for method output_type
+	16, // [16:26] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_chom_fleet_v1_server_service_proto_init() }

@@ -122,7 +122,7 @@ type Site struct {
 	Limits *Limits `protobuf:"bytes,8,opt,name=limits,proto3" json:"limits,omitempty"`
 	// Its life, derived from what is wanted, what was measured and what is on its way.
 	State State `protobuf:"varint,9,opt,name=state,proto3,enum=chom.site.v1.State" json:"state,omitempty"`
-	// Why it is FAILED or differs from what is wanted, in words; empty otherwise.
+	// Why it is FAILED or differs from what is wanted, in words, and when that is tried again by itself; empty otherwise.
 	Problem string `protobuf:"bytes,10,opt,name=problem,proto3" json:"problem,omitempty"`
 	// Generation that is wanted.
 	Generation uint64 `protobuf:"varint,11,opt,name=generation,proto3" json:"generation,omitempty"`
@@ -141,7 +141,9 @@ type Site struct {
 	// Newest task for this site; empty when there never was one.
 	LastTaskId string `protobuf:"bytes,18,opt,name=last_task_id,json=lastTaskId,proto3" json:"last_task_id,omitempty"`
 	// Opaque name used on the host: unix user s-<handle>, schema s<handle>, directory /srv/chom/sites/<handle>.
-	Handle        string `protobuf:"bytes,19,opt,name=handle,proto3" json:"handle,omitempty"`
+	Handle string `protobuf:"bytes,19,opt,name=handle,proto3" json:"handle,omitempty"`
+	// Names what is wanted of the site now. An update that carries it happens only if that is still so. Its form is not promised.
+	Etag          string `protobuf:"bytes,20,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -309,11 +311,18 @@ func (x *Site) GetHandle() string {
 	return ""
 }
 
+func (x *Site) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 var File_chom_site_v1_site_proto protoreflect.FileDescriptor
 
 const file_chom_site_v1_site_proto_rawDesc = "" +
 	"\n" +
-	"\x17chom/site/v1/site.proto\x12\fchom.site.v1\x1a\x1achom/site/v1/desired.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa3\x06\n" +
+	"\x17chom/site/v1/site.proto\x12\fchom.site.v1\x1a\x1achom/site/v1/desired.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb7\x06\n" +
 	"\x04Site\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x1b\n" +
@@ -341,7 +350,8 @@ const file_chom_site_v1_site_proto_rawDesc = "" +
 	"purge_time\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\tpurgeTime\x12 \n" +
 	"\flast_task_id\x18\x12 \x01(\tR\n" +
 	"lastTaskId\x12\x16\n" +
-	"\x06handle\x18\x13 \x01(\tR\x06handle\x1a;\n" +
+	"\x06handle\x18\x13 \x01(\tR\x06handle\x12\x12\n" +
+	"\x04etag\x18\x14 \x01(\tR\x04etag\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xa6\x01\n" +

@@ -301,7 +301,16 @@ type ListSitesRequest struct {
 	// The next_page_token of the page before; empty for the first.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Also return sites in the trash.
-	ShowTrashed   bool `protobuf:"varint,4,opt,name=show_trashed,json=showTrashed,proto3" json:"show_trashed,omitempty"`
+	ShowTrashed bool `protobuf:"varint,4,opt,name=show_trashed,json=showTrashed,proto3" json:"show_trashed,omitempty"`
+	// Only those whose name contains this.
+	NameContains string `protobuf:"bytes,5,opt,name=name_contains,json=nameContains,proto3" json:"name_contains,omitempty"`
+	// Only those of this type.
+	Type string `protobuf:"bytes,6,opt,name=type,proto3" json:"type,omitempty"`
+	// Only those in one of these states. TRASHED and DELETING show sites in the trash, too. Since states follow from what was
+	// measured, a page may then have fewer sites than asked for, or none, and be followed by more.
+	States []State `protobuf:"varint,7,rep,packed,name=states,proto3,enum=chom.site.v1.State" json:"states,omitempty"`
+	// Only those on this server.
+	ServerId      string `protobuf:"bytes,8,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -362,6 +371,34 @@ func (x *ListSitesRequest) GetShowTrashed() bool {
 		return x.ShowTrashed
 	}
 	return false
+}
+
+func (x *ListSitesRequest) GetNameContains() string {
+	if x != nil {
+		return x.NameContains
+	}
+	return ""
+}
+
+func (x *ListSitesRequest) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *ListSitesRequest) GetStates() []State {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *ListSitesRequest) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
 }
 
 // ListSitesResponse is one page of sites.
@@ -433,7 +470,9 @@ type UpdateSiteRequest struct {
 	// New values of settings.
 	Settings map[string]string `protobuf:"bytes,5,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// New limits.
-	Limits        *Limits `protobuf:"bytes,6,opt,name=limits,proto3" json:"limits,omitempty"`
+	Limits *Limits `protobuf:"bytes,6,opt,name=limits,proto3" json:"limits,omitempty"`
+	// The site's etag as the caller saw it: if somebody has changed the site since, the update is ABORTED. Empty updates in any case.
+	Etag          string `protobuf:"bytes,7,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -508,6 +547,13 @@ func (x *UpdateSiteRequest) GetLimits() *Limits {
 		return x.Limits
 	}
 	return nil
+}
+
+func (x *UpdateSiteRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
 }
 
 // UpdateSiteResponse holds the site as it is now wanted.
@@ -1140,17 +1186,21 @@ const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
 	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\"9\n" +
 	"\x0fGetSiteResponse\x12&\n" +
-	"\x04site\x18\x01 \x01(\v2\x12.chom.site.v1.SiteR\x04site\"\xba\x01\n" +
+	"\x04site\x18\x01 \x01(\v2\x12.chom.site.v1.SiteR\x04site\"\xa6\x03\n" +
 	"\x10ListSitesRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
 	"\n" +
 	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x12!\n" +
-	"\fshow_trashed\x18\x04 \x01(\bR\vshowTrashed\"e\n" +
+	"\fshow_trashed\x18\x04 \x01(\bR\vshowTrashed\x12H\n" +
+	"\rname_contains\x18\x05 \x01(\tB#\xbaH r\x1e2\x1c^([a-z0-9][a-z0-9-]{0,62})?$R\fnameContains\x124\n" +
+	"\x04type\x18\x06 \x01(\tB \xbaH\x1dr\x1b2\x19^([a-z][a-z0-9-]{0,30})?$R\x04type\x12@\n" +
+	"\x06states\x18\a \x03(\x0e2\x13.chom.site.v1.StateB\x13\xbaH\x10\x92\x01\r\x10\b\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x06states\x12(\n" +
+	"\tserver_id\x18\b \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\bserverId\"e\n" +
 	"\x11ListSitesResponse\x12(\n" +
 	"\x05sites\x18\x01 \x03(\v2\x12.chom.site.v1.SiteR\x05sites\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xbe\x03\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xee\x03\n" +
 	"\x11UpdateSiteRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
 	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12C\n" +
@@ -1158,7 +1208,8 @@ const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"updateMask\x12+\n" +
 	"\adomains\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10d\"\ar\x05\x10\x01\x18\xfd\x01R\adomains\x12v\n" +
 	"\bsettings\x18\x05 \x03(\v2-.chom.site.v1.UpdateSiteRequest.SettingsEntryB+\xbaH(\x9a\x01%\x102\"\x1ar\x182\x16^[a-z][a-z0-9_]{0,62}$*\x05r\x03\x18\x80 R\bsettings\x12,\n" +
-	"\x06limits\x18\x06 \x01(\v2\x14.chom.site.v1.LimitsR\x06limits\x1a;\n" +
+	"\x06limits\x18\x06 \x01(\v2\x14.chom.site.v1.LimitsR\x06limits\x12.\n" +
+	"\x04etag\x18\a \x01(\tB\x1a\xbaH\x17r\x152\x13^[A-Za-z0-9]{0,64}$R\x04etag\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"d\n" +
@@ -1250,8 +1301,9 @@ var file_chom_site_v1_site_service_proto_goTypes = []any{
 	(*Limits)(nil),                  // 20: chom.site.v1.Limits
 	(*Site)(nil),                    // 21: chom.site.v1.Site
 	(*v1.Task)(nil),                 // 22: chom.task.v1.Task
-	(*fieldmaskpb.FieldMask)(nil),   // 23: google.protobuf.FieldMask
-	(*timestamppb.Timestamp)(nil),   // 24: google.protobuf.Timestamp
+	(State)(0),                      // 23: chom.site.v1.State
+	(*fieldmaskpb.FieldMask)(nil),   // 24: google.protobuf.FieldMask
+	(*timestamppb.Timestamp)(nil),   // 25: google.protobuf.Timestamp
 }
 var file_chom_site_v1_site_service_proto_depIdxs = []int32{
 	18, // 0: chom.site.v1.CreateSiteRequest.settings:type_name -> chom.site.v1.CreateSiteRequest.SettingsEntry
@@ -1259,44 +1311,45 @@ var file_chom_site_v1_site_service_proto_depIdxs = []int32{
 	21, // 2: chom.site.v1.CreateSiteResponse.site:type_name -> chom.site.v1.Site
 	22, // 3: chom.site.v1.CreateSiteResponse.task:type_name -> chom.task.v1.Task
 	21, // 4: chom.site.v1.GetSiteResponse.site:type_name -> chom.site.v1.Site
-	21, // 5: chom.site.v1.ListSitesResponse.sites:type_name -> chom.site.v1.Site
-	23, // 6: chom.site.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
-	19, // 7: chom.site.v1.UpdateSiteRequest.settings:type_name -> chom.site.v1.UpdateSiteRequest.SettingsEntry
-	20, // 8: chom.site.v1.UpdateSiteRequest.limits:type_name -> chom.site.v1.Limits
-	21, // 9: chom.site.v1.UpdateSiteResponse.site:type_name -> chom.site.v1.Site
-	22, // 10: chom.site.v1.UpdateSiteResponse.task:type_name -> chom.task.v1.Task
-	21, // 11: chom.site.v1.SuspendSiteResponse.site:type_name -> chom.site.v1.Site
-	22, // 12: chom.site.v1.SuspendSiteResponse.task:type_name -> chom.task.v1.Task
-	21, // 13: chom.site.v1.ResumeSiteResponse.site:type_name -> chom.site.v1.Site
-	22, // 14: chom.site.v1.ResumeSiteResponse.task:type_name -> chom.task.v1.Task
-	21, // 15: chom.site.v1.DeleteSiteResponse.site:type_name -> chom.site.v1.Site
-	22, // 16: chom.site.v1.DeleteSiteResponse.task:type_name -> chom.task.v1.Task
-	21, // 17: chom.site.v1.RestoreSiteResponse.site:type_name -> chom.site.v1.Site
-	22, // 18: chom.site.v1.RestoreSiteResponse.task:type_name -> chom.task.v1.Task
-	24, // 19: chom.site.v1.CreateSiteLoginResponse.expire_time:type_name -> google.protobuf.Timestamp
-	0,  // 20: chom.site.v1.SiteService.CreateSite:input_type -> chom.site.v1.CreateSiteRequest
-	2,  // 21: chom.site.v1.SiteService.GetSite:input_type -> chom.site.v1.GetSiteRequest
-	4,  // 22: chom.site.v1.SiteService.ListSites:input_type -> chom.site.v1.ListSitesRequest
-	6,  // 23: chom.site.v1.SiteService.UpdateSite:input_type -> chom.site.v1.UpdateSiteRequest
-	8,  // 24: chom.site.v1.SiteService.SuspendSite:input_type -> chom.site.v1.SuspendSiteRequest
-	10, // 25: chom.site.v1.SiteService.ResumeSite:input_type -> chom.site.v1.ResumeSiteRequest
-	12, // 26: chom.site.v1.SiteService.DeleteSite:input_type -> chom.site.v1.DeleteSiteRequest
-	14, // 27: chom.site.v1.SiteService.RestoreSite:input_type -> chom.site.v1.RestoreSiteRequest
-	16, // 28: chom.site.v1.SiteService.CreateSiteLogin:input_type -> chom.site.v1.CreateSiteLoginRequest
-	1,  // 29: chom.site.v1.SiteService.CreateSite:output_type -> chom.site.v1.CreateSiteResponse
-	3,  // 30: chom.site.v1.SiteService.GetSite:output_type -> chom.site.v1.GetSiteResponse
-	5,  // 31: chom.site.v1.SiteService.ListSites:output_type -> chom.site.v1.ListSitesResponse
-	7,  // 32: chom.site.v1.SiteService.UpdateSite:output_type -> chom.site.v1.UpdateSiteResponse
-	9,  // 33: chom.site.v1.SiteService.SuspendSite:output_type -> chom.site.v1.SuspendSiteResponse
-	11, // 34: chom.site.v1.SiteService.ResumeSite:output_type -> chom.site.v1.ResumeSiteResponse
-	13, // 35: chom.site.v1.SiteService.DeleteSite:output_type -> chom.site.v1.DeleteSiteResponse
-	15, // 36: chom.site.v1.SiteService.RestoreSite:output_type -> chom.site.v1.RestoreSiteResponse
-	17, // 37: chom.site.v1.SiteService.CreateSiteLogin:output_type -> chom.site.v1.CreateSiteLoginResponse
-	29, // [29:38] is the sub-list for method output_type
-	20, // [20:29] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	23, // 5: chom.site.v1.ListSitesRequest.states:type_name -> chom.site.v1.State
+	21, // 6: chom.site.v1.ListSitesResponse.sites:type_name -> chom.site.v1.Site
+	24, // 7: chom.site.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
+	19, // 8: chom.site.v1.UpdateSiteRequest.settings:type_name -> chom.site.v1.UpdateSiteRequest.SettingsEntry
+	20, // 9: chom.site.v1.UpdateSiteRequest.limits:type_name -> chom.site.v1.Limits
+	21, // 10: chom.site.v1.UpdateSiteResponse.site:type_name -> chom.site.v1.Site
+	22, // 11: chom.site.v1.UpdateSiteResponse.task:type_name -> chom.task.v1.Task
+	21, // 12: chom.site.v1.SuspendSiteResponse.site:type_name -> chom.site.v1.Site
+	22, // 13: chom.site.v1.SuspendSiteResponse.task:type_name -> chom.task.v1.Task
+	21, // 14: chom.site.v1.ResumeSiteResponse.site:type_name -> chom.site.v1.Site
+	22, // 15: chom.site.v1.ResumeSiteResponse.task:type_name -> chom.task.v1.Task
+	21, // 16: chom.site.v1.DeleteSiteResponse.site:type_name -> chom.site.v1.Site
+	22, // 17: chom.site.v1.DeleteSiteResponse.task:type_name -> chom.task.v1.Task
+	21, // 18: chom.site.v1.RestoreSiteResponse.site:type_name -> chom.site.v1.Site
+	22, // 19: chom.site.v1.RestoreSiteResponse.task:type_name -> chom.task.v1.Task
+	25, // 20: chom.site.v1.CreateSiteLoginResponse.expire_time:type_name -> google.protobuf.Timestamp
+	0,  // 21: chom.site.v1.SiteService.CreateSite:input_type -> chom.site.v1.CreateSiteRequest
+	2,  // 22: chom.site.v1.SiteService.GetSite:input_type -> chom.site.v1.GetSiteRequest
+	4,  // 23: chom.site.v1.SiteService.ListSites:input_type -> chom.site.v1.ListSitesRequest
+	6,  // 24: chom.site.v1.SiteService.UpdateSite:input_type -> chom.site.v1.UpdateSiteRequest
+	8,  // 25: chom.site.v1.SiteService.SuspendSite:input_type -> chom.site.v1.SuspendSiteRequest
+	10, // 26: chom.site.v1.SiteService.ResumeSite:input_type -> chom.site.v1.ResumeSiteRequest
+	12, // 27: chom.site.v1.SiteService.DeleteSite:input_type -> chom.site.v1.DeleteSiteRequest
+	14, // 28: chom.site.v1.SiteService.RestoreSite:input_type -> chom.site.v1.RestoreSiteRequest
+	16, // 29: chom.site.v1.SiteService.CreateSiteLogin:input_type -> chom.site.v1.CreateSiteLoginRequest
+	1,  // 30: chom.site.v1.SiteService.CreateSite:output_type -> chom.site.v1.CreateSiteResponse
+	3,  // 31: chom.site.v1.SiteService.GetSite:output_type -> chom.site.v1.GetSiteResponse
+	5,  // 32: chom.site.v1.SiteService.ListSites:output_type -> chom.site.v1.ListSitesResponse
+	7,  // 33: chom.site.v1.SiteService.UpdateSite:output_type -> chom.site.v1.UpdateSiteResponse
+	9,  // 34: chom.site.v1.SiteService.SuspendSite:output_type -> chom.site.v1.SuspendSiteResponse
+	11, // 35: chom.site.v1.SiteService.ResumeSite:output_type -> chom.site.v1.ResumeSiteResponse
+	13, // 36: chom.site.v1.SiteService.DeleteSite:output_type -> chom.site.v1.DeleteSiteResponse
+	15, // 37: chom.site.v1.SiteService.RestoreSite:output_type -> chom.site.v1.RestoreSiteResponse
+	17, // 38: chom.site.v1.SiteService.CreateSiteLogin:output_type -> chom.site.v1.CreateSiteLoginResponse
+	30, // [30:39] is the sub-list for method output_type
+	21, // [21:30] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_chom_site_v1_site_service_proto_init() }

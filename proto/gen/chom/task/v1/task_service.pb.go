@@ -136,7 +136,11 @@ type ListTasksRequest struct {
 	// Most tasks to return, 1 to 500; 0 means 50.
 	PageSize int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the page before; empty for the first.
-	PageToken     string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only those in one of these states.
+	States []State `protobuf:"varint,6,rep,packed,name=states,proto3,enum=chom.task.v1.State" json:"states,omitempty"`
+	// Only those of one of these kinds.
+	Kinds         []Kind `protobuf:"varint,7,rep,packed,name=kinds,proto3,enum=chom.task.v1.Kind" json:"kinds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -204,6 +208,20 @@ func (x *ListTasksRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListTasksRequest) GetStates() []State {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *ListTasksRequest) GetKinds() []Kind {
+	if x != nil {
+		return x.Kinds
+	}
+	return nil
 }
 
 // ListTasksResponse is one page of tasks.
@@ -491,7 +509,7 @@ const file_chom_task_v1_task_service_proto_rawDesc = "" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
 	"\atask_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\"9\n" +
 	"\x0fGetTaskResponse\x12&\n" +
-	"\x04task\x18\x01 \x01(\v2\x12.chom.task.v1.TaskR\x04task\"\xe7\x01\n" +
+	"\x04task\x18\x01 \x01(\v2\x12.chom.task.v1.TaskR\x04task\"\xe8\x02\n" +
 	"\x10ListTasksRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12$\n" +
 	"\asite_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\x06siteId\x12(\n" +
@@ -499,7 +517,9 @@ const file_chom_task_v1_task_service_proto_rawDesc = "" +
 	"\tpage_size\x18\x04 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"e\n" +
+	"page_token\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x12@\n" +
+	"\x06states\x18\x06 \x03(\x0e2\x13.chom.task.v1.StateB\x13\xbaH\x10\x92\x01\r\x10\b\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x06states\x12=\n" +
+	"\x05kinds\x18\a \x03(\x0e2\x12.chom.task.v1.KindB\x13\xbaH\x10\x92\x01\r\x10\b\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x05kinds\"e\n" +
 	"\x11ListTasksResponse\x12(\n" +
 	"\x05tasks\x18\x01 \x03(\v2\x12.chom.task.v1.TaskR\x05tasks\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"i\n" +
@@ -546,27 +566,31 @@ var file_chom_task_v1_task_service_proto_goTypes = []any{
 	(*WatchTaskRequest)(nil),   // 6: chom.task.v1.WatchTaskRequest
 	(*WatchTaskResponse)(nil),  // 7: chom.task.v1.WatchTaskResponse
 	(*Task)(nil),               // 8: chom.task.v1.Task
-	(*LogLine)(nil),            // 9: chom.task.v1.LogLine
+	(State)(0),                 // 9: chom.task.v1.State
+	(Kind)(0),                  // 10: chom.task.v1.Kind
+	(*LogLine)(nil),            // 11: chom.task.v1.LogLine
 }
 var file_chom_task_v1_task_service_proto_depIdxs = []int32{
-	8, // 0: chom.task.v1.GetTaskResponse.task:type_name -> chom.task.v1.Task
-	8, // 1: chom.task.v1.ListTasksResponse.tasks:type_name -> chom.task.v1.Task
-	8, // 2: chom.task.v1.CancelTaskResponse.task:type_name -> chom.task.v1.Task
-	8, // 3: chom.task.v1.WatchTaskResponse.task:type_name -> chom.task.v1.Task
-	9, // 4: chom.task.v1.WatchTaskResponse.log_lines:type_name -> chom.task.v1.LogLine
-	0, // 5: chom.task.v1.TaskService.GetTask:input_type -> chom.task.v1.GetTaskRequest
-	2, // 6: chom.task.v1.TaskService.ListTasks:input_type -> chom.task.v1.ListTasksRequest
-	4, // 7: chom.task.v1.TaskService.CancelTask:input_type -> chom.task.v1.CancelTaskRequest
-	6, // 8: chom.task.v1.TaskService.WatchTask:input_type -> chom.task.v1.WatchTaskRequest
-	1, // 9: chom.task.v1.TaskService.GetTask:output_type -> chom.task.v1.GetTaskResponse
-	3, // 10: chom.task.v1.TaskService.ListTasks:output_type -> chom.task.v1.ListTasksResponse
-	5, // 11: chom.task.v1.TaskService.CancelTask:output_type -> chom.task.v1.CancelTaskResponse
-	7, // 12: chom.task.v1.TaskService.WatchTask:output_type -> chom.task.v1.WatchTaskResponse
-	9, // [9:13] is the sub-list for method output_type
-	5, // [5:9] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	8,  // 0: chom.task.v1.GetTaskResponse.task:type_name -> chom.task.v1.Task
+	9,  // 1: chom.task.v1.ListTasksRequest.states:type_name -> chom.task.v1.State
+	10, // 2: chom.task.v1.ListTasksRequest.kinds:type_name -> chom.task.v1.Kind
+	8,  // 3: chom.task.v1.ListTasksResponse.tasks:type_name -> chom.task.v1.Task
+	8,  // 4: chom.task.v1.CancelTaskResponse.task:type_name -> chom.task.v1.Task
+	8,  // 5: chom.task.v1.WatchTaskResponse.task:type_name -> chom.task.v1.Task
+	11, // 6: chom.task.v1.WatchTaskResponse.log_lines:type_name -> chom.task.v1.LogLine
+	0,  // 7: chom.task.v1.TaskService.GetTask:input_type -> chom.task.v1.GetTaskRequest
+	2,  // 8: chom.task.v1.TaskService.ListTasks:input_type -> chom.task.v1.ListTasksRequest
+	4,  // 9: chom.task.v1.TaskService.CancelTask:input_type -> chom.task.v1.CancelTaskRequest
+	6,  // 10: chom.task.v1.TaskService.WatchTask:input_type -> chom.task.v1.WatchTaskRequest
+	1,  // 11: chom.task.v1.TaskService.GetTask:output_type -> chom.task.v1.GetTaskResponse
+	3,  // 12: chom.task.v1.TaskService.ListTasks:output_type -> chom.task.v1.ListTasksResponse
+	5,  // 13: chom.task.v1.TaskService.CancelTask:output_type -> chom.task.v1.CancelTaskResponse
+	7,  // 14: chom.task.v1.TaskService.WatchTask:output_type -> chom.task.v1.WatchTaskResponse
+	11, // [11:15] is the sub-list for method output_type
+	7,  // [7:11] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_chom_task_v1_task_service_proto_init() }
