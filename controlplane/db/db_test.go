@@ -178,7 +178,7 @@ func TestInTx(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 			err := db.InTx(ctx, d, func(tx *db.Tx) error {
-				_, err := tx.Exec(ctx, `INSERT INTO members (organization_id, account_id, role, created_at) VALUES ('x', 'y', 'owner', 0)`)
+				_, err := tx.Exec(ctx, `INSERT INTO members (organization_id, account_id, role, all_sites, created_at) VALUES ('x', 'y', 'owner', TRUE, 0)`)
 				return err
 			})
 			if !db.IsForeignKey(err) || db.IsUnique(err) {

@@ -112,7 +112,7 @@ func exec(t testing.TB, d *db.DB, query string, args ...any) {
 func organization(t testing.TB, d *db.DB, name string) contract.OrganizationID {
 	t.Helper()
 	id := contract.NewOrganizationID()
-	exec(t, d, `INSERT INTO organizations (id, name, created_at) VALUES ($1, $2, 1)`, id, name)
+	exec(t, d, `INSERT INTO organizations (id, name, state, require_second_factor, created_at) VALUES ($1, $2, 'active', FALSE, 1)`, id, name)
 	return id
 }
 
@@ -120,9 +120,9 @@ func addSite(t testing.TB, d *db.DB, org contract.OrganizationID, server contrac
 	t.Helper()
 	id := uuid.NewString()
 	exec(t, d, `
-		INSERT INTO sites (organization_id, id, handle, server_id, name, type, desired, phase, generation, observed_generation,
+		INSERT INTO sites (organization_id, id, handle, server_id, name, type, desired, phase, frozen, generation, observed_generation,
 			problem, last_task_id, created_at, updated_at)
-		VALUES ($1, $2, $2, $3, $2, 'static', $4, 'trashed', 1, 0, '', '', 1, 1)`,
+		VALUES ($1, $2, $2, $3, $2, 'static', $4, 'trashed', FALSE, 1, 0, '', '', 1, 1)`,
 		org, id, server, []byte{1})
 }
 

@@ -111,9 +111,9 @@ func TestLife(t *testing.T) {
 						}
 						site := contract.NewSiteID()
 						_, err := tx.Exec(ctx, `
-							INSERT INTO sites (organization_id, id, handle, server_id, name, type, desired, phase, generation,
+							INSERT INTO sites (organization_id, id, handle, server_id, name, type, desired, phase, frozen, generation,
 								observed_generation, problem, last_task_id, created_at, updated_at)
-							VALUES ($1, $2, $2, $3, $2, 'static', $4, 'active', 1, 0, '', '', 1, 1)`,
+							VALUES ($1, $2, $2, $3, $2, 'static', $4, 'active', FALSE, 1, 0, '', '', 1, 1)`,
 							org, site, id, []byte{1})
 						return err
 					})

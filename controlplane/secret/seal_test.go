@@ -14,7 +14,7 @@ import (
 )
 
 func TestSeal(t *testing.T) {
-	keys := secrettest.Keyring(t)
+	keys := secrettest.New()
 	place := secret.Place{Organization: uuid.NewString(), Table: "accounts", Column: "totp", Row: uuid.NewString()}
 	seal := func(plain []byte) []byte {
 		t.Helper()
@@ -92,7 +92,7 @@ func TestSeal(t *testing.T) {
 		}
 	})
 	t.Run("does not open with another keyring", func(t *testing.T) {
-		if _, err := secrettest.Keyring(t).Open(place, seal([]byte(canary))); !errors.Is(err, secret.ErrTampered) {
+		if _, err := secrettest.Other().Open(place, seal([]byte(canary))); !errors.Is(err, secret.ErrTampered) {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -104,7 +104,7 @@ func TestSeal(t *testing.T) {
 }
 
 func FuzzOpen(f *testing.F) {
-	keys := secrettest.Keyring(f)
+	keys := secrettest.New()
 	place := secret.Place{Organization: secret.Platform, Table: "t", Column: "c", Row: "r"}
 	sealed, err := keys.Seal(place, []byte("x"))
 	if err != nil {
@@ -119,7 +119,7 @@ func FuzzOpen(f *testing.F) {
 }
 
 func BenchmarkSeal(b *testing.B) {
-	keys := secrettest.Keyring(b)
+	keys := secrettest.New()
 	place := secret.Place{Organization: secret.Platform, Table: "t", Column: "c", Row: "r"}
 	sealed, err := keys.Seal(place, make([]byte, 64))
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 func TestValues(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
-		values := secret.NewValues(secrettest.Keyring(t))
+		values := secret.NewValues(secrettest.New())
 		in := func(fn func(tx *db.Tx) error) error { return db.InTx(ctx, d, fn) }
 		put := func(organization, name, value string) error {
 			return in(func(tx *db.Tx) error { return values.Put(ctx, tx, organization, name, secret.New([]byte(value))) })

@@ -54,10 +54,10 @@ func TestPrune(t *testing.T) {
 		old := w.past(noop(server), 3)
 		before := w.past(s.converge(1), 3)
 		newest := w.past(s.converge(2), 3)
-		w.exec(`INSERT INTO organizations (id, name, created_at) VALUES ($1, $1, 0)`, s.organization)
-		w.exec(`INSERT INTO sites (organization_id, id, handle, server_id, name, type, desired, phase, generation, observed_generation,
+		w.exec(`INSERT INTO organizations (id, name, state, require_second_factor, created_at) VALUES ($1, $1, 'active', FALSE, 0)`, s.organization)
+		w.exec(`INSERT INTO sites (organization_id, id, handle, server_id, name, type, desired, phase, frozen, generation, observed_generation,
 			problem, last_task_id, created_at, updated_at)
-			VALUES ($1, $2, $2, $3, $2, 'static', $4, 'active', 2, 2, '', $5, 0, 0)`, s.organization, s.id, server, []byte{1}, newest.ID)
+			VALUES ($1, $2, $2, $3, $2, 'static', $4, 'active', FALSE, 2, 2, '', $5, 0, 0)`, s.organization, s.id, server, []byte{1}, newest.ID)
 		prepared := w.past(New{Server: server, Kind: PrepareServer, Parameters: &orderv1.PrepareServer{}}, 3)
 		w.exec(`UPDATE servers SET prepare_task_id = $1 WHERE id = $2`, prepared.ID, server)
 		late := w.past(noop(server), 3) // took, or waited, for a week
