@@ -13,6 +13,7 @@ import (
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/bearer"
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/webhook"
 	"chom.dev/proto/contract"
 )
 
@@ -101,6 +102,9 @@ func (o *Organizations) Accept(ctx context.Context, caller account.Caller, token
 			return err
 		}
 		if member, err = person(ctx, tx, id, caller.ID); err != nil {
+			return err
+		}
+		if err := publishMember(ctx, tx, id, webhook.MemberAdded, member); err != nil {
 			return err
 		}
 		return audit.Record(ctx, tx, audit.Event{

@@ -71,6 +71,9 @@ func (o *Organizations) turn(ctx context.Context, caller account.Caller, id cont
 			return err
 		}
 		tx.Notify(Topic, id.String())
+		if err := publish(ctx, tx, changed, action); err != nil {
+			return err
+		}
 		return audit.Record(ctx, tx, audit.Event{Organization: id.String(), Action: action, Object: id.String(), Detail: detail})
 	}, db.ReadCommitted())
 	if err != nil {

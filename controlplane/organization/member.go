@@ -15,6 +15,7 @@ import (
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/page"
+	"chom.dev/controlplane/webhook"
 	"chom.dev/proto/contract"
 )
 
@@ -167,6 +168,9 @@ func (o *Organizations) UpdateMember(ctx context.Context, caller account.Caller,
 		if changed, err = person(ctx, tx, id, accountID); err != nil {
 			return err
 		}
+		if err := publishMember(ctx, tx, id, webhook.MemberUpdated, changed); err != nil {
+			return err
+		}
 		return audit.Record(ctx, tx, audit.Event{
 			Organization: id.String(), Action: "member.update", Object: accountID,
 			Detail: fmt.Sprintf("%s: %s, %s -> %s, %s", changed.Email, before.Role, sitesInWords(before.Sites), changed.Role, sitesInWords(changed.Sites)),
@@ -273,6 +277,9 @@ func (o *Organizations) remove(ctx context.Context, caller account.Caller, id co
 		if n == 0 {
 			return ErrLastOwner
 		}
+		if err := publishMember(ctx, tx, id, webhook.MemberRemoved, gone); err != nil {
+			return err
+		}
 		return audit.Record(ctx, tx, audit.Event{
 			Organization: id.String(), Action: action, Object: accountID, Detail: fmt.Sprintf("%s, %s", gone.Email, gone.Role),
 		})
@@ -319,6 +326,15 @@ func (o *Organizations) Transfer(ctx context.Context, caller account.Caller, id 
 		var err error
 		if owner, err = person(ctx, tx, id, accountID); err != nil {
 			return err
+		}
+		former, err := person(ctx, tx, id, caller.ID)
+		if err != nil {
+			return err
+		}
+		for _, member := range []Person{owner, former} {
+			if err := publishMember(ctx, tx, id, webhook.MemberUpdated, member); err != nil {
+				return err
+			}
 		}
 		return audit.Record(ctx, tx, audit.Event{
 			Organization: id.String(), Action: "organization.transfer", Object: accountID, Detail: caller.Email + " -> " + owner.Email,

@@ -75,6 +75,9 @@ func (o *Organizations) Update(ctx context.Context, caller account.Caller, id co
 		if changed, err = get(ctx, tx, id); err != nil {
 			return err
 		}
+		if err := publish(ctx, tx, changed, "organization.update"); err != nil {
+			return err
+		}
 		return audit.Record(ctx, tx, audit.Event{
 			Organization: id.String(), Action: "organization.update", Object: id.String(), Detail: strings.Join(what, ", "),
 		})

@@ -141,7 +141,9 @@ func Ended(ctx context.Context, tx *db.Tx, t task.Task, result *orderv1.Result) 
 		}
 	}
 	if t.State != task.Succeeded {
-		err = failed(ctx, tx, t, result)
+		if err = failed(ctx, tx, t, result); err == nil {
+			err = publishFailure(ctx, tx, t)
+		}
 	} else {
 		_, err = tx.Exec(ctx, `
 			UPDATE sites

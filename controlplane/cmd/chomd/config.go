@@ -168,7 +168,9 @@ func loadConfig(f *pflag.FlagSet, environ []string) (config, error) {
 	if abs, err := filepath.Abs(c.DataDir); err == nil && c.DataDir != "" {
 		c.DataDir = abs
 	}
-	if dir := valueOf(environ, "CREDENTIALS_DIRECTORY"); dir != "" && c.SecretsKey == "" && c.SecretsKeyCommand == "" {
+	dir := valueOf(environ, "CREDENTIALS_DIRECTORY")
+	c.takePassword(dir)
+	if dir != "" && c.SecretsKey == "" && c.SecretsKeyCommand == "" {
 		if path := filepath.Join(dir, "secrets.key"); exists(path) {
 			c.SecretsKey, c.credential = path, true
 		}

@@ -3,12 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/mail"
 	"net/netip"
 	"net/url"
-	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,6 +15,7 @@ import (
 
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/install"
+	"chom.dev/controlplane/keyfile"
 	notices "chom.dev/controlplane/notify"
 	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/outbound"
@@ -32,6 +32,8 @@ type outsideConfig struct {
 	SMTPUser         string `koanf:"smtp-user"`
 	SMTPPasswordFile string `koanf:"smtp-password-file"`
 	OutboundAllow    string `koanf:"outbound-allow"`
+
+	passwordCredential bool // SMTPPasswordFile is one of systemd's
 }
 
 func outsideFlags(f *pflag.FlagSet) {
@@ -39,9 +41,19 @@ func outsideFlags(f *pflag.FlagSet) {
 	f.String("smtp-server", "", "HOST:PORT of the mail server that takes mails for everybody; without one mails wait in the queue")
 	f.String("smtp-encryption", string(notices.StartTLS), "starttls, tls (from the first byte), or none, for a mail server on this machine")
 	f.String("smtp-user", "", "name to sign in to the mail server with; empty where it asks for none")
-	f.String("smtp-password-file", "", "file with its password, readable by its owner only")
+	f.String("smtp-password-file", "", "file with its password, readable by its owner only (default smtp-password among systemd's credentials)")
 	f.String("mail-dir", "", "directory to write mails into instead of sending them, for development")
 	f.String("outbound-allow", "", "networks (CIDR, comma-separated) that webhooks may reach although they are not public: those of a closed network")
+}
+
+// takePassword looks for the mail server's password among systemd's credentials, where no file is named.
+func (o *outsideConfig) takePassword(credentials string) {
+	if o.SMTPUser == "" || o.SMTPPasswordFile != "" || credentials == "" {
+		return
+	}
+	if path := filepath.Join(credentials, "smtp-password"); exists(path) {
+		o.SMTPPasswordFile, o.passwordCredential = path, true
+	}
 }
 
 func (o outsideConfig) checkOutside(rule func(ok bool, key, rule string)) {
@@ -55,27 +67,39 @@ func (o outsideConfig) checkOutside(rule func(ok bool, key, rule string)) {
 		rule(false, "smtp-encryption", "must be starttls, tls or none")
 	}
 	rule((o.SMTPUser == "") == (o.SMTPPasswordFile == ""), "smtp-user", "and smtp-password-file must be given together")
+	rule(o.SMTPUser == "" || o.SMTPServer != "", "smtp-user", "is for an smtp-server")
+	if _, err := o.password(); err != nil {
+		rule(false, "smtp-password-file", err.Error())
+	}
 	if o.MailFrom != "" {
 		_, err := mail.ParseAddress(o.MailFrom)
 		rule(err == nil, "mail-from", "must be an address, as NAME <ADDRESS>")
 	}
-	_, err := o.allowed()
-	rule(err == nil, "outbound-allow", "must be networks as 10.0.0.0/8, with commas between them")
+	if _, err := o.allowed(); err != nil {
+		rule(false, "outbound-allow", err.Error())
+	}
 }
 
-func (o outsideConfig) allowed() ([]netip.Prefix, error) {
-	var all []netip.Prefix
-	for text := range strings.SplitSeq(o.OutboundAllow, ",") {
-		if text = strings.TrimSpace(text); text == "" {
-			continue
-		}
-		network, err := netip.ParsePrefix(text)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, network)
+func (o outsideConfig) allowed() ([]netip.Prefix, error) { return networks(o.OutboundAllow) }
+
+// password reads that of the mail server; empty where it asks for none.
+func (o outsideConfig) password() (string, error) {
+	if o.SMTPPasswordFile == "" {
+		return "", nil
 	}
-	return all, nil
+	read := keyfile.Read
+	if o.passwordCredential {
+		read = keyfile.ReadCredential
+	}
+	text, err := read(o.SMTPPasswordFile)
+	if err != nil {
+		return "", err
+	}
+	password := strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r")
+	if password == "" || strings.ContainsAny(password, "\r\n\x00") {
+		return "", errors.New("must hold the password, in one line")
+	}
+	return password, nil
 }
 
 // openMails prepares the queue of mails and who takes them.
@@ -100,7 +124,7 @@ func (c *config) openMails(d *db.DB, keys *secret.Keyring, log *slog.Logger, reg
 		}
 		settings.Sender = dir
 	case c.SMTPServer != "":
-		password, err := readPassword(c.SMTPPasswordFile)
+		password, err := c.password()
 		if err != nil {
 			return nil, fmt.Errorf("read smtp-password-file: %w", err)
 		}
@@ -112,33 +136,9 @@ func (c *config) openMails(d *db.DB, keys *secret.Keyring, log *slog.Logger, reg
 		}
 		settings.Sender = server
 	default:
-		log.Warn("no mail server is configured: mails wait in the queue until smtp-server is set")
+		log.Warn("no mail server is configured: nobody gets mails; they wait for a day at most until smtp-server is set")
 	}
 	return notices.New(d, keys, log, registry, settings)
-}
-
-// maxPassword bounds what is read from the password's file.
-const maxPassword = 1024
-
-// readPassword reads a file that nobody but its owner may read. An empty path has no password.
-func readPassword(path string) (string, error) {
-	if path == "" {
-		return "", nil
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return "", err
-	}
-	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
-		return "", errors.New("it must be a file that its owner alone may read: chmod 600")
-	}
-	text, err := io.ReadAll(io.LimitReader(file, maxPassword))
-	return strings.TrimSpace(string(text)), err
 }
 
 func (c *config) openWebhooks(d *db.DB, keys *secret.Keyring, log *slog.Logger, mails *notices.Mails, organizations *organization.Organizations, address install.Address) (*webhook.Webhooks, error) {

@@ -125,6 +125,7 @@ At its first start it prints a one-time secret with which chom login makes the f
 		trail,
 		sealed,
 		keysCommand(configured, out),
+		mailCommand(out),
 	)
 	err := root.ExecuteContext(ctx)
 	if err == nil {

@@ -187,7 +187,14 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	g.Go(func() error { return organizations.Run(running) })
 	g.Go(func() error { return tokens.Run(running) })
 	g.Go(func() error { return keyring.Run(running, d) })
-	g.Go(func() error { return outside.Run(running) })
+	sending, stopSending := context.WithCancel(running)
+	defer stopSending()
+	g.Go(func() error {
+		if err := outside.Run(sending); !errors.Is(err, context.Canceled) {
+			return err
+		}
+		return nil // the others go on until the doors are shut
+	})
 	g.Go(func() error { return agentsDoor.Run(running) })
 	g.Go(func() error { return agentsDoor.Serve(agents) })
 	if shown != nil {
@@ -208,6 +215,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
 		defer cancel()
 		closeStreams()
+		stopSending() // what is under way is finished meanwhile
 		var stop errgroup.Group
 		stop.Go(func() error { return agentsDoor.Shutdown(end) })
 		stop.Go(func() error { return errors.Join(peoplesDoor.Shutdown(end), stopMetrics(end)) })
