@@ -83,3 +83,21 @@ func TestFirstOperator(t *testing.T) {
 		}
 	})
 }
+
+// TestOperatorWhoSignedUp is about a first operator who has an account already.
+func TestOperatorWhoSignedUp(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		accounts := accounttest.New(t, d)
+		accounts.SignUp(t, "a@example.com")
+		secret, err := accounts.PrepareFirstOperator(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := accounts.CreateFirstOperator(t.Context(), secret, "a@example.com", ""); err != nil {
+			t.Fatal(err)
+		}
+		if opened := login(t, accounts, "a@example.com", accounttest.Password); !accounts.Caller(t, opened.Secret).Operator {
+			t.Error("the account is no operator's")
+		}
+	})
+}
