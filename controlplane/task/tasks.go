@@ -37,6 +37,7 @@ type Tasks struct {
 	log     *slog.Logger
 	ended   map[Kind]Ended
 	metrics *metrics
+	oldest  oldest
 
 	mu       sync.Mutex
 	watchers map[string]map[chan struct{}]struct{} // by task
@@ -67,6 +68,7 @@ func NewTasks(d *db.DB, signer ed25519.PrivateKey, log *slog.Logger, reg prometh
 	ts := &Tasks{
 		db: d, signer: signer, log: log, metrics: m,
 		ended:    map[Kind]Ended{},
+		oldest:   oldest{byServer: map[string]int64{}},
 		watchers: map[string]map[chan struct{}]struct{}{},
 	}
 	for _, opt := range opts {
