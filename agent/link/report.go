@@ -23,7 +23,7 @@ const (
 	maxAddresses = 64        //
 	factsEvery   = 5 * time.Minute
 	sampleEvery  = time.Minute
-	gatherFor    = 2 * time.Millisecond // what follows from an event at once is told with it
+	gatherFor    = 2 * time.Millisecond // two syncs of a quick disk
 )
 
 // report sends what happened a moment after it did, one call at a time: what
@@ -41,8 +41,8 @@ func (s *session) report(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.cfg.Tasks.Wake():
-			if !sleep(ctx, gatherFor) {
-				return ctx.Err()
+			if err := s.gather(ctx); err != nil {
+				return err
 			}
 		case <-beat.C:
 			due = true
@@ -59,6 +59,23 @@ func (s *session) report(ctx context.Context) error {
 		// Spread a little, or those that reconnected together stay together.
 		beat.Reset(s.heartbeat - rand.N(s.heartbeat/10+1))
 	}
+}
+
+// gather waits until everything has ended, for a moment at most: an order that
+// takes no longer is told of once, not as accepted and again as ended.
+func (s *session) gather(ctx context.Context) error {
+	enough := time.NewTimer(gatherFor)
+	defer enough.Stop()
+	for s.cfg.Tasks.Busy() > 0 {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-enough.C:
+			return nil
+		case <-s.cfg.Tasks.Wake():
+		}
+	}
+	return nil
 }
 
 // tell empties the outbox, in as many calls as that takes. The first call is

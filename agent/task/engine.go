@@ -260,6 +260,9 @@ func (e *Engine) workOff(ctx context.Context, name string, l *lane) {
 		e.mu.Lock()
 		l.queue = l.queue[1:]
 		delete(e.live, a.key)
+		if len(e.live) == 0 {
+			e.ring() // who waited for more to tell need not
+		}
 		e.mu.Unlock()
 		if e.cfg.Ended != nil {
 			e.cfg.Ended(a.order)
@@ -316,7 +319,7 @@ func (e *Engine) SetSigners(keys []ed25519.PublicKey) {
 func (e *Engine) Busy() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return len(e.live)
+	return len(e.live) + e.promised
 }
 
 // maxRemembered bounds what is kept of orders that are not ours, or not yet.

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"chom.dev/controlplane/db"
@@ -40,6 +41,7 @@ type Outbox struct {
 // waiting is what the choice of the next offers needs of an open task.
 type waiting struct {
 	id        string
+	sequence  int64
 	site      string
 	kind      Kind
 	state     State
@@ -105,9 +107,12 @@ func (ts *Tasks) Offer(ctx context.Context, server string, epoch int64, since ti
 }
 
 func (ts *Tasks) offerAt(ctx context.Context, server string, epoch int64, since, now time.Time) (Outbox, error) {
-	open, err := openTasks(ctx, ts.db.Reader(), server)
+	open, err := openTasks(ctx, ts.db.Reader(), server, ts.oldest.of(server))
 	if err != nil {
 		return Outbox{}, fmt.Errorf("offer to server %s: %w", server, err)
+	}
+	if len(open) > 0 {
+		ts.oldest.is(server, open[0].sequence)
 	}
 	var out Outbox
 	queued := 0
@@ -216,14 +221,17 @@ func lockOrder(ctx context.Context, tx *db.Tx, server string, epoch int64, id st
 	return t, parameters, seal, err
 }
 
-func openTasks(ctx context.Context, q db.Querier, server string) ([]waiting, error) {
+// openTasks gives a server's tasks that have not ended, from a sequence on, in
+// their order.
+func openTasks(ctx context.Context, q db.Querier, server string, from int64) ([]waiting, error) {
 	rows, err := q.Query(ctx, `
-		SELECT id, site_id, kind, state, attempt, not_before, deadline_at, cancel_requested_at, lease_expires_at
+		SELECT id, sequence, site_id, kind, state, attempt, not_before, deadline_at, cancel_requested_at, lease_expires_at
 		FROM tasks
 		WHERE server_id = $1
+		AND sequence >= $2
 		AND state IN ('queued', 'offered', 'running', 'unknown')
 		ORDER BY sequence
-		LIMIT $2`, server, lookAhead)
+		LIMIT $3`, server, from, lookAhead)
 	if err != nil {
 		return nil, err
 	}
@@ -233,13 +241,34 @@ func openTasks(ctx context.Context, q db.Querier, server string) ([]waiting, err
 		var w waiting
 		var notBefore, deadline int64
 		var cancel, lease sql.NullInt64
-		if err := rows.Scan(&w.id, &w.site, &w.kind, &w.state, &w.attempt, &notBefore, &deadline, &cancel, &lease); err != nil {
+		if err := rows.Scan(&w.id, &w.sequence, &w.site, &w.kind, &w.state, &w.attempt, &notBefore, &deadline, &cancel, &lease); err != nil {
 			return nil, err
 		}
 		w.notBefore, w.deadline, w.cancel, w.lost = db.Time(notBefore), db.Time(deadline), cancel.Valid, db.NullTime(lease)
 		open = append(open, w)
 	}
 	return open, rows.Err()
+}
+
+// oldest remembers where each server's open tasks begin. PostgreSQL keeps what
+// has ended in its indexes for a minute or so, and would else pass thousands of
+// dead entries in search of the first one that lives. It never moves back: an
+// end is for ever, and sequences become visible in their order.
+type oldest struct {
+	mu       sync.Mutex
+	byServer map[string]int64
+}
+
+func (o *oldest) of(server string) int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.byServer[server]
+}
+
+func (o *oldest) is(server string, sequence int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.byServer[server] = max(o.byServer[server], sequence)
 }
 
 // Due gives the servers that have something to be told, or attempts that are

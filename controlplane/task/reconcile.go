@@ -34,7 +34,7 @@ func (ts *Tasks) Reconcile(ctx context.Context, tx *db.Tx, server string, journa
 		}
 	}
 	complete := len(journal) < journalMax
-	open, err := openTasks(ctx, tx, server)
+	open, err := openTasks(ctx, tx, server, 0)
 	if err != nil {
 		return nil, fmt.Errorf("reconcile server %s: %w", server, err)
 	}
@@ -146,7 +146,7 @@ func (ts *Tasks) Removed(ctx context.Context, tx *db.Tx, server string, now time
 }
 
 func (ts *Tasks) endAll(ctx context.Context, tx *db.Tx, server string, queued bool, text string, now time.Time) error {
-	open, err := openTasks(ctx, tx, server)
+	open, err := openTasks(ctx, tx, server, 0)
 	if err != nil {
 		return fmt.Errorf("end tasks of server %s: %w", server, err)
 	}

@@ -36,6 +36,7 @@ type Tasks struct {
 	log     *slog.Logger
 	ended   map[Kind]Ended
 	metrics *metrics
+	oldest  oldest
 
 	retention time.Duration
 
@@ -71,6 +72,7 @@ func NewTasks(d *db.DB, signer ed25519.PrivateKey, log *slog.Logger, reg prometh
 	ts := &Tasks{
 		db: d, signer: signer, log: log, metrics: m, retention: DefaultRetention,
 		ended:    map[Kind]Ended{},
+		oldest:   oldest{byServer: map[string]int64{}},
 		watchers: map[string]map[chan struct{}]struct{}{},
 	}
 	for _, opt := range opts {
