@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	mailv1 "chom.dev/proto/gen/chom/mail/v1"
@@ -19,6 +20,7 @@ import (
 	"chom.dev/proto/gen/chom/webhook/v1/webhookv1connect"
 
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/db/dbtest"
 	"chom.dev/controlplane/notify"
 	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/outbound"
@@ -187,4 +189,48 @@ func TestMails(t *testing.T) {
 	if _, err := client.GetMail(ctx, &mailv1.GetMailRequest{MailId: contract.NewTaskID().String()}); connect.CodeOf(err) != connect.CodeNotFound {
 		t.Errorf("a mail that does not exist: %v", err)
 	}
+}
+
+// TestPublished has people act on an organization that has a webhook for everything.
+func TestPublished(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d)
+		for _, step := range []struct {
+			procedure string
+			want      webhook.Type
+		}{
+			{"/chom.site.v1.SiteService/CreateSite", webhook.SiteCreated},
+			{"/chom.site.v1.SiteService/UpdateSite", webhook.SiteUpdated},
+			{"/chom.site.v1.SiteService/SuspendSite", webhook.SiteSuspended},
+			{"/chom.site.v1.SiteService/ResumeSite", webhook.SiteResumed},
+			{"/chom.site.v1.SiteService/DeleteSite", webhook.SiteDeleted},
+			{"/chom.site.v1.SiteService/RestoreSite", webhook.SiteRestored},
+			{"/chom.token.v1.TokenService/CreateOrganizationToken", webhook.TokenCreated},
+			{"/chom.token.v1.TokenService/RevokeOrganizationToken", webhook.TokenRevoked},
+			{"/chom.organization.v1.OrganizationService/UpdateMember", webhook.MemberUpdated},
+			{"/chom.organization.v1.OrganizationService/RemoveMember", webhook.MemberRemoved},
+			{"/chom.organization.v1.OrganizationService/UpdateOrganization", webhook.OrganizationUpdated},
+			{"/chom.organization.v1.OrganizationService/CloseOrganization", webhook.OrganizationClosing},
+		} {
+			before := w.count(t, `SELECT COUNT(*) FROM webhook_deliveries WHERE webhook_id = $1`, w.ours.webhook)
+			request := w.valid(step.procedure, w.ours)
+			if strings.HasSuffix(step.procedure, "/CreateSite") { // the next one takes new.example.com
+				domains := request.Descriptor().Fields().ByName("domains")
+				request.Clear(domains)
+				request.Mutable(domains).List().Append(protoreflect.ValueOfString("another.example.com"))
+			}
+			if err := w.call(t, w.ours.owner, step.procedure, request); err != nil {
+				t.Errorf("%s: %v", step.procedure, err)
+				continue
+			}
+			var kind string
+			must(t, d.Reader().QueryRow(t.Context(), `SELECT type FROM webhook_deliveries WHERE webhook_id = $1 ORDER BY id DESC LIMIT 1`, w.ours.webhook).Scan(&kind))
+			if after := w.count(t, `SELECT COUNT(*) FROM webhook_deliveries WHERE webhook_id = $1`, w.ours.webhook); after != before+1 || kind != string(step.want) {
+				t.Errorf("%s: %d deliveries more, the last of %s", step.procedure, after-before, kind)
+			}
+		}
+		if n := w.count(t, `SELECT COUNT(*) FROM webhook_deliveries WHERE webhook_id = $1`, w.theirs.webhook); n != 1 {
+			t.Errorf("another organization was told of %d events", n-1)
+		}
+	})
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -326,6 +328,20 @@ func TestDisable(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestTypes holds the list for receivers against the one that is sent.
+func TestTypes(t *testing.T) {
+	text, err := os.ReadFile("../../proto/chom/webhook/v1/webhook.proto")
+	must(t, err)
+	if !slices.IsSorted(Types) {
+		t.Error("they are not sorted")
+	}
+	for _, kind := range append(slices.Clone(Types), test) {
+		if !regexp.MustCompile(`[ ;] ?` + regexp.QuoteMeta(string(kind)) + `[,;.]`).Match(text) {
+			t.Errorf("webhook.proto does not list %s", kind)
+		}
+	}
 }
 
 func TestCap(t *testing.T) {
