@@ -21,6 +21,7 @@ import (
 
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/account/accounttest"
+	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/db/dbtest"
 	"chom.dev/controlplane/fleet"
@@ -92,7 +93,10 @@ func newWorld(t *testing.T, d *db.DB) *world {
 		Tasks: tasks, Mails: mails, Webhooks: webhooks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},
 		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing, Limits: limit.New(plenty), Repeats: repeat.New(d, log),
 	}
-	t.Cleanup(cancel)
+	t.Cleanup(func() {
+		cancel()
+		whole(t, d)
+	})
 	w.url = w.replica(t, func(*Config) {})
 
 	secret, err := accounts.PrepareFirstOperator(ctx)
@@ -225,6 +229,15 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// whole checks that no chain of the audit trail broke, whatever the test did.
+func whole(t *testing.T, d *db.DB) {
+	t.Helper()
+	checked, err := audit.New(d).Verify(context.Background(), nil)
+	if err != nil || checked.Events == 0 || len(checked.Damages) > 0 {
+		t.Errorf("the audit trail: %+v, %v", checked, err)
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 type Key struct {
 	// Version is 1 for the first, and grows.
 	Version uint32
-	// Made is when it was made; with the pending one, when it became the newest.
+	// Made is when it was made; of a key that was pending first, when it became the newest.
 	Made time.Time
 	// Pending says that it opens but does not seal yet: it was made, and is not the newest for all.
 	Pending bool
