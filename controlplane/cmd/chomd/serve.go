@@ -247,7 +247,7 @@ func (c *config) accounts(d *db.DB, log *slog.Logger, mails *notices.Mails, keyr
 		Log: log, Passwords: password.NewHasher(password.Today), Mails: mails, Seals: keyring, Limits: tries{limits}, Tokens: tokens, URL: address.URL,
 	}
 	if c.SignUp == "invited" {
-		needs.Invited = func(context.Context, *db.Tx, string) (bool, error) { return false, nil }
+		needs.Invited = organization.Invited
 	}
 	return account.New(d, needs)
 }
