@@ -101,3 +101,44 @@ func TestOperatorWhoSignedUp(t *testing.T) {
 		}
 	})
 }
+
+// TestSecondFactorOfToken is the account's part of case B04: a token has a second factor while its person has one.
+func TestSecondFactorOfToken(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		ctx := t.Context()
+		accounts := accounttest.New(t, d)
+		secret, err := accounts.PrepareFirstOperator(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, token, err := accounts.CreateFirstOperator(ctx, secret, "a@example.com", accounttest.Password)
+		if err != nil {
+			t.Fatal(err)
+		}
+		has := func() bool {
+			caller, err := accounts.Tokens.Authenticate(ctx, token, "127.0.0.1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return caller.SecondFactor
+		}
+		if has() {
+			t.Error("there is one before it was made")
+		}
+		caller := accounts.Caller(t, login(t, accounts, "a@example.com", accounttest.Password).Secret)
+		enrol(t, accounts, caller)
+		if !has() {
+			t.Error("an authenticator app is none")
+		}
+		if _, err := accounts.RemoveTOTP(ctx, caller); err != nil {
+			t.Fatal(err)
+		}
+		if has() {
+			t.Error("there is one after it was removed")
+		}
+		register(t, accounts, login(t, accounts, "a@example.com", accounttest.Password).Secret, "a key")
+		if !has() {
+			t.Error("a passkey is none")
+		}
+	})
+}

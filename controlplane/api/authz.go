@@ -108,6 +108,12 @@ func (r rule) seldom() rule {
 	return r
 }
 
+// often holds calls to the class API although anybody may call: for what nobody can guess, and what takes several calls.
+func (r rule) often() rule {
+	r.class = limit.API
+	return r
+}
+
 // withinBounds lets bound callers in.
 func (r rule) withinBounds() rule {
 	r.bounded = true
@@ -144,8 +150,8 @@ var rules = map[string]rule{
 
 	accountv1connect.SessionServiceLoginProcedure:               everybody(),
 	accountv1connect.SessionServiceLoginWithCodeProcedure:       everybody(), // the login's token and the code are the proof
-	accountv1connect.SessionServiceBeginPasskeyLoginProcedure:   everybody(),
-	accountv1connect.SessionServiceLoginWithPasskeyProcedure:    everybody(), // the passkey is the proof
+	accountv1connect.SessionServiceBeginPasskeyLoginProcedure:   everybody().often(),
+	accountv1connect.SessionServiceLoginWithPasskeyProcedure:    everybody().often(), // the passkey is the proof
 	accountv1connect.SessionServiceLogoutProcedure:              person(account.Read),
 	accountv1connect.SessionServiceListSessionsProcedure:        person(account.Read),
 	accountv1connect.SessionServiceRevokeSessionProcedure:       person(account.Manage),
@@ -165,7 +171,7 @@ var rules = map[string]rule{
 	accountv1connect.SecondFactorServiceDeletePasskeyProcedure:       person(account.Manage).withSession().justProved(),
 
 	accountv1connect.DeviceLoginServiceBeginDeviceLoginProcedure:   everybody(),
-	accountv1connect.DeviceLoginServicePollDeviceLoginProcedure:    everybody(), // the device code is the proof
+	accountv1connect.DeviceLoginServicePollDeviceLoginProcedure:    everybody().often(), // the device code is the proof
 	accountv1connect.DeviceLoginServiceGetDeviceLoginProcedure:     person(account.Manage).withSession(),
 	accountv1connect.DeviceLoginServiceApproveDeviceLoginProcedure: person(account.Manage).withSession().justProved(), // makes a token
 	accountv1connect.DeviceLoginServiceDenyDeviceLoginProcedure:    person(account.Manage).withSession(),
