@@ -32,7 +32,7 @@ type Unit struct {
 	Env         map[string]string // no secrets: every user of the host can read it
 	Dir         string            // "" is "/"
 	Stdin       io.Reader         // the way in for secrets; a file is handed over itself
-	Timeout     time.Duration     // 0 is a minute
+	Timeout     time.Duration     // of each program; 0 is a minute
 	MaxOutput   int               // as in Cmd
 	Properties  []Property
 }
@@ -73,7 +73,7 @@ func (u Unit) Settings() ([]sd.Property, error) {
 		say("Slice", cmp.Or(u.Slice, "chom.slice")),
 		say("WorkingDirectory", cmp.Or(u.Dir, "/")),
 		say("Environment", append(slices.Clone(env), sorted(u.Env)...)),
-		say("TimeoutStartUSec", micros(u.Limit())), // it ends by itself when nobody is left to end it
+		say("TimeoutStartUSec", micros(u.timeout())), // it ends by itself when nobody is left to end it
 		say("TimeoutStopUSec", micros(2*time.Second)),
 	}
 	if u.User != "" {
@@ -92,8 +92,10 @@ func (u Unit) Settings() ([]sd.Property, error) {
 	return all, nil
 }
 
-// Limit is how long the program may run.
-func (u Unit) Limit() time.Duration { return cmp.Or(u.Timeout, defaultTimeout) }
+// Limit is how long the unit may run.
+func (u Unit) Limit() time.Duration { return u.timeout() * time.Duration(1+len(u.Then)) }
+
+func (u Unit) timeout() time.Duration { return cmp.Or(u.Timeout, defaultTimeout) }
 
 func sorted(env map[string]string) []string {
 	var out []string

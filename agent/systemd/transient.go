@@ -117,8 +117,7 @@ func (p *Process) ID() string { return p.unit }
 // outputs to their end before. A program that failed gives a *run.ExitError.
 func (p *Process) Wait() error {
 	defer p.letGo()
-	for time.Now().Before(p.deadline) {
-		result := ""
+	for result := ""; time.Now().Before(p.deadline); {
 		select {
 		case result = <-p.ended:
 		case <-time.After(askEvery):
