@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	sd "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -12,24 +13,18 @@ import (
 // {"PrivateTmp", "yes"}.
 type Property struct{ Key, Value string }
 
-// setting is a Property as PID 1 takes it over D-Bus, where each has a type of
-// its own.
-type setting struct {
-	Name  string
-	Value dbus.Variant
-}
-
-// setting refuses what transient units have had no need of yet.
-func (p Property) setting() (setting, error) {
+// setting gives the property as PID 1 takes it over D-Bus, where each has a
+// type of its own. It refuses what transient units have had no need of yet.
+func (p Property) setting() (sd.Property, error) {
 	typed, known := types[p.Key]
 	if !known {
-		return setting{}, fmt.Errorf("run: setting %s of transient units is not known", p.Key)
+		return sd.Property{}, fmt.Errorf("run: setting %s of transient units is not known", p.Key)
 	}
 	value, err := typed(p.Value)
 	if err != nil {
-		return setting{}, fmt.Errorf("run: setting %s: %w", p.Key, err)
+		return sd.Property{}, fmt.Errorf("run: setting %s: %w", p.Key, err)
 	}
-	return setting{p.Key, dbus.MakeVariant(value)}, nil
+	return sd.Property{Name: p.Key, Value: dbus.MakeVariant(value)}, nil
 }
 
 // types says how the values of unit files become those of D-Bus; a setting

@@ -129,7 +129,7 @@ func TestUnitSettings(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		settings, err := u.settings()
+		settings, err := u.Settings()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -141,7 +141,7 @@ func TestUnitSettings(t *testing.T) {
 	})
 	t.Run("names that systemd could read otherwise are refused", func(t *testing.T) {
 		for _, name := range []string{"", "-x", "a b", "a/b", "a@b", "A", "a\n", strings.Repeat("a", 200)} {
-			if _, err := (Unit{Name: name, Argv: []string{"/usr/bin/true"}}).settings(); err == nil {
+			if _, err := (Unit{Name: name, Argv: []string{"/usr/bin/true"}}).Settings(); err == nil {
 				t.Errorf("name %q passed", name)
 			}
 		}
@@ -149,9 +149,24 @@ func TestUnitSettings(t *testing.T) {
 			t.Error("a unit without a site passed")
 		}
 	})
+	t.Run("every setting that is known is one of a site's sandbox, or of the two more that are compared with it on a host", func(t *testing.T) {
+		u, err := SiteUnit{Handle: h, Name: "x", Argv: []string{"/usr/bin/true"}, ReadOnly: []string{"/a"}, RuntimeDir: "b"}.Unit()
+		if err != nil {
+			t.Fatal(err)
+		}
+		used := map[string]bool{"ReadWritePaths": true, "LimitNOFILE": true}
+		for _, p := range u.Properties {
+			used[p.Key] = true
+		}
+		for key := range types {
+			if !used[key] {
+				t.Errorf("%s is not", key)
+			}
+		}
+	})
 	t.Run("settings that would be said wrongly are refused", func(t *testing.T) {
 		for _, p := range []Property{{"Unheard", "yes"}, {"PrivateTmp", "disconnected"}, {"CapabilityBoundingSet", "CAP_KILL"}, {"RestrictNamespaces", "user"}, {"UMask", "9"}, {"Nice", "x"}} {
-			if _, err := (Unit{Name: "x", Argv: []string{"/usr/bin/true"}, Properties: []Property{p}}).settings(); err == nil {
+			if _, err := (Unit{Name: "x", Argv: []string{"/usr/bin/true"}, Properties: []Property{p}}).Settings(); err == nil {
 				t.Errorf("%s=%s passed", p.Key, p.Value)
 			}
 		}

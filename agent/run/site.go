@@ -1,7 +1,6 @@
 package run
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"slices"
@@ -58,15 +57,6 @@ func (s SiteUnit) Unit() (Unit, error) {
 		Argv: s.Argv, Env: s.Env, Dir: dir, Stdin: s.Stdin, Timeout: s.Timeout, MaxOutput: s.MaxOutput,
 		Properties: props,
 	}, nil
-}
-
-// Run runs the program to its end, see Unit.Run.
-func (s SiteUnit) Run(ctx context.Context) (Result, error) {
-	u, err := s.Unit()
-	if err != nil {
-		return Result{}, err
-	}
-	return u.Run(ctx)
 }
 
 // SiteSandbox is the wall around everything that runs as a site's user: the

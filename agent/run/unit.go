@@ -2,22 +2,21 @@ package run
 
 import (
 	"cmp"
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
+	sd "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
 )
 
-// Unit is a program that PID 1 runs for us in a transient service, outside of
-// the agent's own sandbox. Its name follows from what it does and for whom, so
-// a restarted agent that repeats the step meets its own older try:
+// Unit is a program that PID 1 is to run for us in a transient service, outside
+// of the agent's own sandbox; systemd.Host has it do so. Its name follows from
+// what it does and for whom, so a restarted agent that repeats the step meets its
+// own older try:
 //
 //	no unit of that name  -> started
 //	an older one runs on  -> it is ended and waited for, then started anew
@@ -29,10 +28,11 @@ type Unit struct {
 	User, Group string // "" is root
 	Slice       string // "" is chom.slice
 	Argv        []string
+	Then        [][]string        // further programs, each once the one before has ended well
 	Env         map[string]string // no secrets: every user of the host can read it
 	Dir         string            // "" is "/"
 	Stdin       io.Reader         // the way in for secrets; a file is handed over itself
-	Timeout     time.Duration     // 0 is a minute
+	Timeout     time.Duration     // of each program; 0 is a minute
 	MaxOutput   int               // as in Cmd
 	Properties  []Property
 }
@@ -42,60 +42,38 @@ var unitName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,100}[a-z0-9])?$`)
 // Service is the full name of the transient unit.
 func (u Unit) Service() string { return "chom-run-" + u.Name + ".service" }
 
-// Run starts the unit, feeds it, and waits for its end. Canceling the context
-// kills every process of the unit. A program that ran and failed gives an
-// *ExitError.
-func (u Unit) Run(ctx context.Context) (Result, error) {
-	s, err := u.Start(ctx)
-	if err != nil {
-		return Result{}, err
-	}
-	killed := make(chan error, 1)
-	spare := context.AfterFunc(ctx, func() { killed <- s.Kill(context.WithoutCancel(ctx)) })
-	stdout, stderr := &head{limit: cmp.Or(u.MaxOutput, defaultMaxOutput)}, &tail{limit: stderrTail}
-	var read sync.WaitGroup
-	read.Go(func() { _, _ = io.Copy(stdout, s.Stdout) }) // what can't be read was not said
-	read.Go(func() { _, _ = io.Copy(stderr, s.Stderr) })
-	read.Wait()
-	err = s.Wait()
-	res := Result{Stdout: stdout.Bytes(), Stderr: stderr.Bytes(), Truncated: stdout.dropped}
-	if !spare() {
-		err = errors.Join(&ExitError{Path: u.Argv[0], Code: -1, Cause: ctx.Err()}, <-killed)
-	}
-	var exit *ExitError
-	if errors.As(err, &exit) {
-		exit.Stderr = lastLines(res.Stderr, stderrLines)
-	}
-	return res, err
-}
-
-// settings is all that PID 1 is told, but for the streams.
-func (u Unit) settings() ([]setting, error) {
+// Settings is all that PID 1 is to be told of the unit, but for its streams.
+func (u Unit) Settings() ([]sd.Property, error) {
 	if !unitName.MatchString(u.Name) {
 		return nil, fmt.Errorf("run: unit name %q must be a-z, 0-9 and hyphens", u.Name)
-	}
-	if err := checkArgv(u.Argv); err != nil {
-		return nil, err
-	}
-	argv := slices.Clone(u.Argv)
-	for i, a := range argv[1:] {
-		argv[i+1] = strings.ReplaceAll(a, "$", "$$") // systemd expands $NAME in arguments otherwise
 	}
 	type command struct {
 		Path    string
 		Argv    []string
 		MayFail bool
 	}
+	var commands []command
+	for _, argv := range append([][]string{u.Argv}, u.Then...) {
+		if err := checkArgv(argv); err != nil {
+			return nil, err
+		}
+		argv = slices.Clone(argv)
+		for i, a := range argv[1:] {
+			argv[i+1] = strings.ReplaceAll(a, "$", "$$") // systemd expands $NAME in arguments otherwise
+		}
+		commands = append(commands, command{argv[0], argv, false})
+	}
 	micros := func(d time.Duration) uint64 { return uint64(d.Microseconds()) }
-	say := func(name string, value any) setting { return setting{name, dbus.MakeVariant(value)} }
-	all := []setting{
-		say("Type", "oneshot"),                   // the job of its start ends with the program
-		say("CollectMode", "inactive-or-failed"), // nothing is left behind
-		say("ExecStart", []command{{argv[0], argv, false}}),
+	say := func(name string, value any) sd.Property {
+		return sd.Property{Name: name, Value: dbus.MakeVariant(value)}
+	}
+	all := []sd.Property{
+		say("Type", "oneshot"), // the job of its start ends with the program
+		say("ExecStart", commands),
 		say("Slice", cmp.Or(u.Slice, "chom.slice")),
 		say("WorkingDirectory", cmp.Or(u.Dir, "/")),
 		say("Environment", environment(u.Env)),
-		say("TimeoutStartUSec", micros(cmp.Or(u.Timeout, defaultTimeout))), // it ends by itself when nobody is left to end it
+		say("TimeoutStartUSec", micros(u.timeout())), // it ends by itself when nobody is left to end it
 		say("TimeoutStopUSec", micros(2*time.Second)),
 	}
 	if u.User != "" {
@@ -114,12 +92,18 @@ func (u Unit) settings() ([]setting, error) {
 	return all, nil
 }
 
+// Limit is how long the unit may run.
+func (u Unit) Limit() time.Duration { return u.timeout() * time.Duration(1+len(u.Then)) }
+
+func (u Unit) timeout() time.Duration { return cmp.Or(u.Timeout, defaultTimeout) }
+
 // environment is the fixed one of all programs, and what a unit wants besides or instead: systemd refuses a name that comes
 // twice.
 func environment(wanted map[string]string) []string {
 	var out []string
 	for _, assignment := range env {
-		if name, _, _ := strings.Cut(assignment, "="); wanted[name] == "" {
+		name, _, _ := strings.Cut(assignment, "=")
+		if _, instead := wanted[name]; !instead {
 			out = append(out, assignment)
 		}
 	}

@@ -58,7 +58,7 @@ func (c *converge) user() task.Step {
 		},
 		Do: func(ctx context.Context, log *task.Log) error {
 			log.Note("user %s, uid %d", u.Name, u.UID)
-			return permanentIf(unixuser.Ensure(ctx, u), unixuser.ErrTaken)
+			return permanentIf(unixuser.Ensure(ctx, c.systemd, u), unixuser.ErrTaken)
 		},
 	}
 }

@@ -3,10 +3,10 @@ package site
 import (
 	"context"
 	"errors"
-	"io"
 	"strings"
 
 	"chom.dev/agent/run"
+	"chom.dev/agent/systemd"
 	"chom.dev/agent/task"
 	"chom.dev/plugins/host"
 	"chom.dev/plugins/sdk"
@@ -49,11 +49,11 @@ func pluginError(err error) error {
 
 // starter runs plugins as the site's user, in a transient unit with the whole
 // sandbox of a site.
-type starter struct{}
+type starter struct{ systemd *systemd.Host }
 
 // Start ends an older plugin of the site, if the agent died while it ran, and
 // starts the new one.
-func (starter) Start(ctx context.Context, c host.Command) (host.Process, error) {
+func (s starter) Start(ctx context.Context, c host.Command) (host.Process, error) {
 	unit, err := run.SiteUnit{
 		Handle:   c.User.Handle,
 		Name:     "plugin",
@@ -69,11 +69,7 @@ func (starter) Start(ctx context.Context, c host.Command) (host.Process, error) 
 	for _, dir := range c.Writable {
 		unit.Properties = append(unit.Properties, run.Property{Key: "ReadWritePaths", Value: dir})
 	}
-	started, err := unit.Start(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return process{started, unit.Service()}, nil
+	return s.systemd.Launch(ctx, unit)
 }
 
 func environment(pairs []string) map[string]string {
@@ -84,13 +80,3 @@ func environment(pairs []string) map[string]string {
 	}
 	return env
 }
-
-// process is a plugin's unit.
-type process struct {
-	*run.Started
-	id string
-}
-
-func (p process) Stdout() io.ReadCloser { return p.Started.Stdout }
-func (p process) Stderr() io.ReadCloser { return p.Started.Stderr }
-func (p process) ID() string            { return p.id }

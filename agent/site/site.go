@@ -49,7 +49,7 @@ type Sites struct {
 
 // New gives the handlers of site orders on this host. Nothing is touched yet.
 func New(sd *systemd.Host, web *nginx.Manager, fpm *php.Manager, db *mariadb.Server, log *slog.Logger) (*Sites, error) {
-	plugins, err := host.New(host.Config{Starter: starter{}, Logger: log})
+	plugins, err := host.New(host.Config{Starter: starter{sd}, Logger: log})
 	if err != nil {
 		return nil, err
 	}

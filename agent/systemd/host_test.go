@@ -160,12 +160,12 @@ func TestSliceOnHost(t *testing.T) {
 		}
 	})
 	t.Run("killing the slice empties it", func(t *testing.T) {
-		sleeper, err := run.Unit{Name: "test-slice", Slice: site.Slice(), Argv: []string{"/usr/bin/sleep", "600"}}.Start(ctx)
+		sleeper, err := h.Launch(ctx, run.Unit{Name: "test-slice", Slice: site.Slice(), Argv: []string{"/usr/bin/sleep", "600"}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for range 100 {
-			if on, _ := run.Running(ctx, "chom-run-test-slice.service"); on {
+			if st, _ := h.State(ctx, sleeper.ID()); st.Active == "activating" {
 				break
 			}
 			time.Sleep(20 * time.Millisecond)

@@ -8,12 +8,8 @@ import (
 	"regexp"
 	"slices"
 
-	godbus "github.com/godbus/dbus/v5"
-
 	"chom.dev/agent/atomicfile"
 )
-
-type dbusError = godbus.Error
 
 // ours are the unit names that this package may write, remove and enable.
 var ours = regexp.MustCompile(`^(chom|chom-[a-z0-9-]+|srv-chom)\.(service|timer|slice|mount|target)$`)

@@ -2,7 +2,7 @@
 // starts and stops units, and asks how they are. It talks D-Bus to PID 1
 // directly, so it works while the message bus is down.
 //
-// It does not run commands to their end; that is what package run is for.
+// It also runs programs in transient units, as package run describes them.
 package systemd
 
 import (
@@ -16,8 +16,6 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/coreos/go-systemd/v22/dbus"
 	godbus "github.com/godbus/dbus/v5"
-
-	"chom.dev/agent/run"
 )
 
 // Host is the init system of this machine. It connects when first used and
@@ -56,7 +54,7 @@ func (h *Host) connect() (*dbus.Conn, error) {
 		h.conn.Close()
 		h.conn = nil
 	}
-	conn, err := dbus.NewConnection(func() (*godbus.Conn, error) { return run.DialPID1() })
+	conn, err := dbus.NewConnection(func() (*godbus.Conn, error) { return dial() })
 	if err != nil {
 		return nil, err
 	}
@@ -71,8 +69,9 @@ type State struct {
 	Sub    string // finer, by type: "running", "dead", "mounted", ...
 	Result string // of services: "success", "exit-code", "timeout", "oom-kill", ...
 
-	fragment string
-	stale    bool
+	fragment     string
+	stale        bool
+	code, status int32 // of a service's main process: how it ended, and with what
 }
 
 // State asks for a unit's state. A unit that doesn't exist is no error: its
@@ -87,10 +86,11 @@ func (h *Host) State(ctx context.Context, unit string) (State, error) {
 		return State{}, fmt.Errorf("state of %s: %w", unit, err)
 	}
 	str := func(key string) string { s, _ := props[key].(string); return s }
+	number := func(key string) int32 { n, _ := props[key].(int32); return n }
 	stale, _ := props["NeedDaemonReload"].(bool)
 	return State{
 		Load: str("LoadState"), Active: str("ActiveState"), Sub: str("SubState"), Result: str("Result"),
-		fragment: str("FragmentPath"), stale: stale,
+		fragment: str("FragmentPath"), stale: stale, code: number("ExecMainCode"), status: number("ExecMainStatus"),
 	}, nil
 }
 
@@ -227,9 +227,12 @@ func (h *Host) Units(ctx context.Context, pattern string) (map[string]string, er
 	return out, nil
 }
 
-func isNoSuchUnit(err error) bool {
-	var e dbusError
-	return errors.As(err, &e) && (e.Name == "org.freedesktop.systemd1.NoSuchUnit")
+func isNoSuchUnit(err error) bool { return is(err, "NoSuchUnit") }
+
+// is tells whether systemd gave this error.
+func is(err error, name string) bool {
+	var e godbus.Error
+	return errors.As(err, &e) && e.Name == "org.freedesktop.systemd1."+name
 }
 
 // Ready says that the agent is up. It and the three after it talk to our own

@@ -24,11 +24,11 @@ const agentFailpoint = "/run/chom-agent/failpoint"
 var deeper = map[verb]map[string][]string{
 	createSite: {
 		"static": {
-			"unixuser.group-added", "unixuser.user-added", "tree.shell-made", "tree.public-made", "tree.private-made",
+			"unixuser.user-added", "tree.shell-made", "tree.public-made", "tree.private-made",
 			"nginx.tested", "nginx.before-change", "nginx.after-change", "nginx.signaled", "nginx.loaded", "nginx.probed",
 		},
 		"wordpress": {
-			"unixuser.group-added", "unixuser.user-added", "tree.shell-made", "tree.public-made", "tree.private-made",
+			"unixuser.user-added", "tree.shell-made", "tree.public-made", "tree.private-made",
 			"mariadb.schema-made", "mariadb.account-made", "mariadb.account-set", "mariadb.granted",
 			"php.pool-written", "php.unit-installed", "php.started",
 			"nginx.tested", "nginx.before-change", "nginx.after-change", "nginx.signaled", "nginx.loaded", "nginx.probed",
@@ -358,7 +358,7 @@ func killWordPressBriefly(t *testing.T, w *shared, h *host, waste *rubbish) {
 		switch v {
 		case createSite:
 			return append(chained(points, "/after"), []string{
-				"unixuser.group-added", "tree.shell-made", "mariadb.schema-made", "mariadb.account-made",
+				"unixuser.user-added", "tree.shell-made", "mariadb.schema-made", "mariadb.account-made",
 				"php.pool-written", "php.unit-installed", "nginx.tested", "nginx.after-change", "nginx.signaled",
 			})
 		case absentSite:

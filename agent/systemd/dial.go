@@ -1,4 +1,4 @@
-package run
+package systemd
 
 import (
 	"errors"
@@ -17,14 +17,14 @@ const privateSocket = "unix:path=/run/systemd/private"
 // the units of a large host anew.
 const greetFor = 10 * time.Second
 
-// DialPID1 connects to PID 1's own socket. Close the connection.
+// dial connects to PID 1's own socket.
 //
 // PID 1 reads all that has come along with the end of the greeting, and then
 // lets it lie until more comes. Had file descriptors come with it, it would
 // hang up. So it is asked again and again whether it is there, and nothing else
 // is said, until it answers.
-func DialPID1(opts ...dbus.ConnOption) (*dbus.Conn, error) {
-	conn, err := dbus.Dial(privateSocket, opts...)
+func dial() (*dbus.Conn, error) {
+	conn, err := dbus.Dial(privateSocket)
 	if err != nil {
 		return nil, fmt.Errorf("connect to systemd: %w", err)
 	}
@@ -43,7 +43,7 @@ func ping(conn *dbus.Conn) error {
 	answers := make(chan *dbus.Call, most)
 	timeout := time.After(greetFor)
 	for pause := time.Millisecond; ; pause *= 2 {
-		conn.Object(systemd1, managerPath).Go("org.freedesktop.DBus.Peer.Ping", 0, answers)
+		conn.Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1").Go("org.freedesktop.DBus.Peer.Ping", 0, answers)
 		select {
 		case call := <-answers:
 			return call.Err
