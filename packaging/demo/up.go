@@ -192,7 +192,7 @@ func (d demo) look(ctx context.Context, s *state) error {
 	if _, err := rig.WaitPage(ctx, h, domain, http.StatusOK, siteTitle); err != nil {
 		return err
 	}
-	_, err = rig.NewClients(s.URL, s.Token).Sites.GetSite(ctx, &sitev1.GetSiteRequest{OrganizationId: s.Organization, SiteId: s.Site})
+	_, err = rig.NewClient(s.URL, s.Token).Sites.GetSite(ctx, &sitev1.GetSiteRequest{OrganizationId: s.Organization, SiteId: s.Site})
 	return err
 }
 
@@ -200,7 +200,7 @@ func (d demo) summary(s *state, begin time.Time) {
 	login := "no login link: "
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	res, err := rig.NewClients(s.URL, s.Token).Sites.CreateSiteLogin(ctx, &sitev1.CreateSiteLoginRequest{OrganizationId: s.Organization, SiteId: s.Site})
+	res, err := rig.NewClient(s.URL, s.Token).Sites.CreateSiteLogin(ctx, &sitev1.CreateSiteLoginRequest{OrganizationId: s.Organization, SiteId: s.Site})
 	if err != nil {
 		login += err.Error()
 	} else {

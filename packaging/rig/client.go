@@ -9,38 +9,18 @@ import (
 
 	"connectrpc.com/connect"
 
+	"chom.dev/proto/client"
 	accountv1 "chom.dev/proto/gen/chom/account/v1"
-	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
-	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
-	"chom.dev/proto/gen/chom/organization/v1/organizationv1connect"
-	"chom.dev/proto/gen/chom/site/v1/sitev1connect"
 	taskv1 "chom.dev/proto/gen/chom/task/v1"
-	"chom.dev/proto/gen/chom/task/v1/taskv1connect"
 )
 
-// Clients speak the public API with one token.
-type Clients struct {
-	Accounts      accountv1connect.AccountServiceClient
-	Organizations organizationv1connect.OrganizationServiceClient
-	Servers       fleetv1connect.ServerServiceClient
-	Sites         sitev1connect.SiteServiceClient
-	Tasks         taskv1connect.TaskServiceClient
-}
-
-// NewClients makes clients for the people's listener at url. An empty token is
+// NewClient makes a client of the people's listener at url. An empty token is
 // a stranger's.
-func NewClients(url, token string) *Clients {
-	c := &http.Client{Transport: bearer{token, &http.Transport{
+func NewClient(url, token string) *client.Client {
+	return client.NewWith(&http.Client{Transport: &http.Transport{
 		MaxIdleConnsPerHost: 256, // the benchmarks keep many calls under way
 		Protocols:           http2only(),
-	}}}
-	return &Clients{
-		Accounts:      accountv1connect.NewAccountServiceClient(c, url),
-		Organizations: organizationv1connect.NewOrganizationServiceClient(c, url),
-		Servers:       fleetv1connect.NewServerServiceClient(c, url),
-		Sites:         sitev1connect.NewSiteServiceClient(c, url),
-		Tasks:         taskv1connect.NewTaskServiceClient(c, url),
-	}
+	}}, url, token)
 }
 
 func http2only() *http.Protocols {
@@ -49,35 +29,22 @@ func http2only() *http.Protocols {
 	return p
 }
 
-type bearer struct {
-	token string
-	next  http.RoundTripper
-}
-
-func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
-	if b.token != "" {
-		r = r.Clone(r.Context())
-		r.Header.Set("Authorization", "Bearer "+b.token)
-	}
-	return b.next.RoundTrip(r)
-}
-
 func (r *Rig) signIn(ctx context.Context, secret string) error {
 	if secret == "" {
 		if r.Token == "" {
 			return errors.New("chomd printed no setup secret: its data directory is not new, and no token is known")
 		}
-		r.Clients = NewClients(r.URL(), r.Token)
+		r.Client = NewClient(r.URL(), r.Token)
 		return nil
 	}
-	res, err := NewClients(r.URL(), "").Accounts.CreateFirstOperator(ctx, &accountv1.CreateFirstOperatorRequest{
+	res, err := NewClient(r.URL(), "").Accounts.CreateFirstOperator(ctx, &accountv1.CreateFirstOperatorRequest{
 		SetupSecret: secret, Email: "operator@chom.example",
 	})
 	if err != nil {
 		return fmt.Errorf("create first operator: %w", err)
 	}
 	r.Token = res.GetToken()
-	r.Clients = NewClients(r.URL(), r.Token)
+	r.Client = NewClient(r.URL(), r.Token)
 	return nil
 }
 

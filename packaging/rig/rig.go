@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"chom.dev/packaging/lab"
+	"chom.dev/proto/client"
 )
 
 // Options describe a rig.
@@ -64,7 +65,7 @@ const (
 // Rig is a running CHOM.
 type Rig struct {
 	Options
-	*Clients
+	*client.Client
 	// Token is the operator's.
 	Token string
 
