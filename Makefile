@@ -70,9 +70,11 @@ mutants: ## Remove one check at a time and show that the tests notice; ONLY="wor
 
 ##@ Change it
 .PHONY: generate
-generate: ## Regenerate proto/gen from the protos
+generate: ## Regenerate what comes from the protos: proto/gen, and controlplane/web/src/gen
 	@packaging/setup/tools.sh buf protoc-gen-go protoc-gen-connect-go protoc-gen-go-grpc
+	@packaging/setup/web.sh
 	@buf format -w && rm -rf proto/gen && buf generate
+	@cd controlplane/web && npm run -s generate
 
 .PHONY: lint
 lint: ## golangci-lint over all modules

@@ -14,7 +14,7 @@ CHOM_WORDPRESS_ARCHIVE=$(go run ./packaging/lab/cmd/chom-lab wordpress | cut -d 
 export CHOM_WORDPRESS_ARCHIVE
 
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+trap 'rm -f "$log" "$log.web"' EXIT
 failed=0
 units=$(go list ./proto/... ./plugins/... ./agent/... ./controlplane/...)
 hosts=$(go list ./packaging/...)
@@ -31,14 +31,20 @@ run() {
 	rm -f "$log.part" "$log.flaky"
 }
 run "$units" -timeout 15m
+(cd controlplane/web && CHOMD=$PWD/../../bin-failpoint/chomd npx vitest run --reporter=default --reporter=json --outputFile="$log.web") || failed=1
 within=60m
 [ "${CHOM_PROVE:-}" != 1 ] || within=4h
 run "$hosts" -timeout "$within" -p 1
 
+# What vitest counted.
+web() { node -p "JSON.parse(require('fs').readFileSync('$log.web')).$1"; }
 passes=$(grep -cE '"Action":"pass".*"Test":' "$log" || true)
+passes=$((passes + $(web numPassedTests)))
 fails=0
 [ "$failed" -eq 0 ] || fails=$(grep -cE '"Action":"(fail|build-fail)"' "$log" || true)
+fails=$((fails + $(web numFailedTests)))
 skips=$(grep -cE '"Action":"skip".*"Test":' "$log" || true)
+skips=$((skips + $(web numPendingTests)))
 if [ "$skips" -gt 0 ]; then
 	echo "tests were skipped: a missing server must fail, not skip" >&2
 	failed=1
