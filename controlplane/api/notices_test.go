@@ -219,6 +219,9 @@ func TestPublished(t *testing.T) {
 				request.Clear(domains)
 				request.Mutable(domains).List().Append(protoreflect.ValueOfString("another.example.com"))
 			}
+			if strings.HasSuffix(step.procedure, "/CloseOrganization") {
+				set(request, "name", "ours") // as a confirmation
+			}
 			if err := w.call(t, w.ours.owner, step.procedure, request); err != nil {
 				t.Errorf("%s: %v", step.procedure, err)
 				continue

@@ -81,7 +81,7 @@ func (r *refusals) count(one refusal, now time.Time) int {
 // trailOf is where a refusal about an organization belongs: with the organization when its own people were refused, else
 // with the platform, since strangers write nothing into an organization's trail.
 func trailOf(organization string, caller *account.Caller, role string) string {
-	if role != "" || caller.Organization == organization {
+	if role != "" || organization != "" && caller.Organization == organization {
 		return organization
 	}
 	return audit.Platform

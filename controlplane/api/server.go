@@ -23,6 +23,7 @@ import (
 type serverService struct {
 	db       *db.DB
 	fleet    *fleet.Fleet
+	tasks    *task.Tasks
 	packages *install.Packages
 	address  install.Address
 	pin      string // hexadecimal SHA-256 of the CA's public key
@@ -142,7 +143,11 @@ func (s *serverService) ReadmitServer(ctx context.Context, r *fleetv1.ReadmitSer
 }
 
 func (s *serverService) RemoveServer(ctx context.Context, r *fleetv1.RemoveServerRequest) (*fleetv1.RemoveServerResponse, error) {
-	found, err := s.one(ctx, r, s.fleet.Remove)
+	found, err := s.one(ctx, r, func(ctx context.Context, id contract.ServerID) (fleet.Server, error) {
+		return s.fleet.Remove(ctx, id, func(ctx context.Context, tx *db.Tx, server contract.ServerID) error {
+			return s.tasks.Removed(ctx, tx, server.String(), time.Now())
+		})
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -84,6 +84,9 @@ func (e *Event) Outcome() string {
 // Texts are kept as one opaque value each: what could end a line or hide a part of it is replaced by U+FFFD, and what is too
 // long is cut.
 func Record(ctx context.Context, tx *db.Tx, e Event) error {
+	if e.Organization == "" {
+		return fmt.Errorf("record %s: it belongs to no organization, nor to the platform", e.Action)
+	}
 	r := rowOf(Entry{Event: e, Time: time.Now(), Actor: ActorOf(ctx)})
 	tx.AtEnd("audit "+r.organization, func() error {
 		if err := r.append(ctx, tx); err != nil {

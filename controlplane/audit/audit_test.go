@@ -27,6 +27,11 @@ func TestRecord(t *testing.T) {
 			}
 			return found[0]
 		}
+		t.Run("refuses what belongs nowhere", func(t *testing.T) {
+			if err := db.InTx(ctx, d, func(tx *db.Tx) error { return audit.Record(ctx, tx, audit.Event{Action: "x"}) }); err == nil {
+				t.Error("it was recorded")
+			}
+		})
 		t.Run("keeps what was done, by whom and from where", func(t *testing.T) {
 			e := audit.Event{Organization: uuid.NewString(), Action: "site.create", Object: uuid.NewString(), Detail: "blog", Refused: true}
 			actor := person()

@@ -81,7 +81,7 @@ func (v *verifier) page(ctx context.Context, after *row) (*row, error) {
 		return nil, err
 	}
 	for _, r := range rows {
-		if r.organization != v.last.organization {
+		if r.organization != v.last.organization || v.Chains == 0 {
 			if err := v.end(ctx); err != nil {
 				return nil, err
 			}
@@ -123,7 +123,7 @@ func (v *verifier) step(r *row) {
 
 // end looks whether the chain goes on as far as it must.
 func (v *verifier) end(ctx context.Context) error {
-	if v.last.organization == "" || v.damaged {
+	if v.Chains == 0 || v.damaged {
 		return nil
 	}
 	if len(v.heads) > 0 {

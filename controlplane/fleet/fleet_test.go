@@ -40,7 +40,7 @@ func keyHash(name string) []byte {
 	return sum[:]
 }
 
-func replaced(context.Context, *db.Tx, contract.ServerID) error { return nil }
+func nothing(context.Context, *db.Tx, contract.ServerID) error { return nil }
 
 func opened(context.Context, *db.Tx, bool) error { return nil }
 
@@ -55,6 +55,11 @@ func newWorld(t testing.TB, d *db.DB) *world {
 	return &world{Fleet: New(d, slog.New(slog.NewTextHandler(t.Output(), nil))), now: db.Time(db.Micros(time.Now()))}
 }
 
+// Remove is that of a server which was ordered nothing.
+func (w *world) Remove(ctx context.Context, id contract.ServerID) (Server, error) {
+	return w.Fleet.Remove(ctx, id, nothing)
+}
+
 func (w *world) create(t testing.TB, name string) (Server, JoinToken) {
 	t.Helper()
 	s, token, err := w.Create(t.Context(), name, Shared, contract.OrganizationID{}, pin)
@@ -66,7 +71,7 @@ func (w *world) create(t testing.TB, name string) (Server, JoinToken) {
 
 func (w *world) enroll(ctx context.Context, token JoinToken, id, key string) (Enrolled, error) {
 	return w.Enroll(ctx, Enrollment{Token: token.Text, ID: id, KeyHash: keyHash(key), Facts: Facts{Hostname: "h", Prepared: true}},
-		w.now, w.issue(w.now), replaced)
+		w.now, w.issue(w.now), nothing)
 }
 
 // host makes a server that has enrolled with a key, and gives who it is.

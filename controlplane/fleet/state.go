@@ -98,8 +98,11 @@ func (f *Fleet) Readmit(ctx context.Context, id contract.ServerID) (Server, erro
 	})
 }
 
-// Remove takes a server without sites out, for good: its certificate and its join tokens are refused from then on.
-func (f *Fleet) Remove(ctx context.Context, id contract.ServerID) (Server, error) {
+// Remove takes a server without sites out, for good: its certificate and its join tokens are refused from then on. Removed is
+// called to end what it was ordered.
+func (f *Fleet) Remove(ctx context.Context, id contract.ServerID,
+	removed func(ctx context.Context, tx *db.Tx, server contract.ServerID) error,
+) (Server, error) {
 	return f.change(ctx, id, "remove", func(tx *db.Tx, s Server, now time.Time) error {
 		if s.State == Removed {
 			return nil
@@ -107,6 +110,9 @@ func (f *Fleet) Remove(ctx context.Context, id contract.ServerID) (Server, error
 		// The transaction is serializable: a site that is placed at the same time makes one of the two fail.
 		if s.Sites > 0 {
 			return fault.Conflict(fmt.Sprintf("the server holds %d sites, those in the trash included: delete or move them first", s.Sites))
+		}
+		if err := removed(ctx, tx, id); err != nil {
+			return err
 		}
 		if _, err := tx.Exec(ctx, `
 			UPDATE servers
@@ -119,7 +125,8 @@ func (f *Fleet) Remove(ctx context.Context, id contract.ServerID) (Server, error
 			    next_certificate = NULL,
 			    next_expires_at = NULL,
 			    epoch = epoch + 1,
-			    instance_id = ''
+			    instance_id = '',
+			    prepare_again_at = NULL
 			WHERE id = $1`,
 			id); err != nil {
 			return err

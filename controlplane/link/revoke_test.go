@@ -21,7 +21,9 @@ func TestRevoke(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
 		remove := func(h *host) {
-			if _, err := w.fleet.Remove(t.Context(), must(contract.ParseServerID(h.id))); err != nil {
+			if _, err := w.fleet.Remove(t.Context(), must(contract.ParseServerID(h.id)), func(ctx context.Context, tx *db.Tx, server contract.ServerID) error {
+				return w.tasks.Removed(ctx, tx, server.String(), time.Now())
+			}); err != nil {
 				t.Fatal(err)
 			}
 		}
