@@ -8,6 +8,8 @@ MAKEFLAGS += --no-print-directory
 export CHOM_CACHE ?= $(if $(filter 0,$(shell id -u)),/var/cache/chom,$(HOME)/.cache/chom)
 export PATH := $(CHOM_CACHE)/bin:$(PATH)
 export CGO_ENABLED := 0
+# What is built in one clone serves every other one, whatever its place and commit.
+export GOFLAGS := -trimpath -buildvcs=false
 
 MODULES := proto plugins agent controlplane packaging
 VERSION ?= 0.1.0
@@ -20,12 +22,12 @@ demo: ## Boot a VPS on this machine, install the agent by the pasted line, creat
 	@packaging/setup/deps.sh lab
 	@packaging/setup/tools.sh nfpm
 	@$(MAKE) packages
-	@go build -trimpath -o bin/ ./packaging/demo/... ./packaging/lab/cmd/...
+	@go build -o bin/ ./packaging/demo/... ./packaging/lab/cmd/...
 	@bin/demo up
 
 .PHONY: demo-down
 demo-down: ## Remove every trace of the demo
-	@go build -trimpath -o bin/ ./packaging/demo/... && bin/demo down
+	@go build -o bin/ ./packaging/demo/... && bin/demo down
 
 .PHONY: run
 run: build ## Start the control plane alone on 127.0.0.1, data and mails in .run/ (no root needed)
@@ -33,8 +35,8 @@ run: build ## Start the control plane alone on 127.0.0.1, data and mails in .run
 
 .PHONY: build
 build: ## Build chomd, chom, chom-agent, chom-swarm and the plugins into bin/
-	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./controlplane/cmd/... ./agent/cmd/...
-	@for p in static wordpress; do go build -trimpath -ldflags '$(LDFLAGS)' -o bin/chom-plugin-$$p ./plugins/$$p; done
+	@go build -ldflags '$(LDFLAGS)' -o bin/ ./controlplane/cmd/... ./agent/cmd/...
+	@for p in static wordpress; do go build -ldflags '$(LDFLAGS)' -o bin/chom-plugin-$$p ./plugins/$$p; done
 
 .PHONY: packages
 packages: ## Build the agent's .deb for amd64 and arm64 into dist/
@@ -56,7 +58,7 @@ bench: ## Measure every promised figure; ONLY=name runs one, BENCH_JSON=file als
 	@packaging/setup/deps.sh test
 	@packaging/setup/tools.sh nfpm
 	@$(MAKE) packages build
-	@go build -trimpath -o bin/ ./packaging/bench/...
+	@go build -o bin/ ./packaging/bench/...
 	@bin/bench $(if $(ONLY),--only $(ONLY)) $(if $(BENCH_JSON),--json $(BENCH_JSON))
 
 .PHONY: prove
