@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -107,9 +108,8 @@ func environment(wanted map[string]string) []string {
 			out = append(out, assignment)
 		}
 	}
-	for name, value := range wanted {
-		out = append(out, name+"="+value)
+	for _, name := range slices.Sorted(maps.Keys(wanted)) {
+		out = append(out, name+"="+wanted[name])
 	}
-	slices.Sort(out)
 	return out
 }

@@ -120,8 +120,10 @@ func TestRunOnHost(t *testing.T) {
 		if _, err := host.Launch(t.Context(), u); err != nil { // nobody waits for it: the agent is dead
 			t.Fatal(err)
 		}
-		if !running(t, u) {
-			t.Fatal("it does not run: nothing is proved")
+		for deadline := time.Now().Add(10 * time.Second); !running(t, u); time.Sleep(20 * time.Millisecond) { // its job waits in a queue
+			if time.Now().After(deadline) {
+				t.Fatal("it does not run: nothing is proved")
+			}
 		}
 		u.Argv = []string{"/usr/bin/echo", "second"}
 		res, err := host.Run(t.Context(), u)
