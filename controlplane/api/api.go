@@ -22,6 +22,7 @@ import (
 
 	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
 	"chom.dev/proto/gen/chom/audit/v1/auditv1connect"
+	"chom.dev/proto/gen/chom/domain/v1/domainv1connect"
 	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
 	"chom.dev/proto/gen/chom/mail/v1/mailv1connect"
 	"chom.dev/proto/gen/chom/organization/v1/organizationv1connect"
@@ -33,6 +34,7 @@ import (
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/domain"
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/install"
 	"chom.dev/controlplane/limit"
@@ -59,6 +61,7 @@ type Config struct {
 	Tasks         *task.Tasks
 	Mails         *notify.Mails
 	Webhooks      *webhook.Webhooks
+	Domains       *domain.Domains
 	Packages      *install.Packages
 	// Limits count calls; nil counts them in this process, at the default rates.
 	Limits *limit.Limiter
@@ -127,6 +130,7 @@ func New(c Config) (http.Handler, error) {
 	mount(sitev1connect.NewSiteServiceHandler(&siteService{c.Sites}, guarded...))
 	mount(tokenv1connect.NewTokenServiceHandler(&tokenService{c.Tokens}, guarded...))
 	mount(taskv1connect.NewTaskServiceHandler(&taskService{c.DB, c.Tasks}, guarded...))
+	mount(domainv1connect.NewClaimServiceHandler(&claimService{c.Domains}, guarded...))
 	mount(webhookv1connect.NewWebhookServiceHandler(&webhookService{c.Webhooks}, guarded...))
 
 	mux.Handle("/api/", router.Handler(mux))

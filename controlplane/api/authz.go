@@ -13,6 +13,8 @@ import (
 	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
 	auditv1 "chom.dev/proto/gen/chom/audit/v1"
 	"chom.dev/proto/gen/chom/audit/v1/auditv1connect"
+	domainv1 "chom.dev/proto/gen/chom/domain/v1"
+	"chom.dev/proto/gen/chom/domain/v1/domainv1connect"
 	fleetv1 "chom.dev/proto/gen/chom/fleet/v1"
 	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
 	mailv1 "chom.dev/proto/gen/chom/mail/v1"
@@ -234,6 +236,13 @@ var rules = map[string]rule{
 	taskv1connect.TaskServiceCancelTaskProcedure: members(organization.Member, account.Deploy, asReached),
 	taskv1connect.TaskServiceWatchTaskProcedure:  members(organization.Viewer, account.Read, asReached),
 
+	domainv1connect.ClaimServiceCreateClaimProcedure:  members(organization.Admin, account.Manage, allSites),
+	domainv1connect.ClaimServiceAttestClaimProcedure:  operators(account.Manage), // an operator's word in the place of a proof
+	domainv1connect.ClaimServiceGetClaimProcedure:     members(organization.Viewer, account.Read, allSites),
+	domainv1connect.ClaimServiceListClaimsProcedure:   members(organization.Viewer, account.Read, allSites),
+	domainv1connect.ClaimServiceCheckClaimProcedure:   members(organization.Member, account.Deploy, allSites),
+	domainv1connect.ClaimServiceReleaseClaimProcedure: members(organization.Admin, account.Manage, allSites),
+
 	// A URL may hold a secret between an organization and its receiver, so that not all members see it.
 	webhookv1connect.WebhookServiceCreateWebhookProcedure:       members(organization.Admin, account.Manage, allSites).justProved().showsSecret(), // shows a secret
 	webhookv1connect.WebhookServiceGetWebhookProcedure:          members(organization.Admin, account.Read, allSites),
@@ -262,6 +271,7 @@ var files = []protoreflect.FileDescriptor{
 	accountv1.File_chom_account_v1_device_login_service_proto,
 	organizationv1.File_chom_organization_v1_organization_service_proto,
 	fleetv1.File_chom_fleet_v1_server_service_proto,
+	domainv1.File_chom_domain_v1_claim_service_proto,
 	sitev1.File_chom_site_v1_site_service_proto,
 	taskv1.File_chom_task_v1_task_service_proto,
 	tokenv1.File_chom_token_v1_token_service_proto,

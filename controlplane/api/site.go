@@ -225,6 +225,10 @@ func siteMessage(s *site.Site) *sitev1.Site {
 	for _, domain := range s.Wanted.Domains {
 		m.Domains = append(m.Domains, domain.String())
 	}
+	for _, domain := range s.Pending() {
+		m.PendingDomains = append(m.PendingDomains, domain.String())
+	}
+	m.PreviewDomain = s.Preview()
 	if s.Observed != nil {
 		m.Observed = s.Observed.Message(s.ID)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"path"
@@ -24,6 +25,7 @@ import (
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/db/dbtest"
+	"chom.dev/controlplane/domain"
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/install"
 	"chom.dev/controlplane/limit"
@@ -69,6 +71,7 @@ type tenant struct {
 	organization, site, task     string
 	account, invitation, token   string // of the viewer, to somebody, the organization's own
 	webhook, delivery            string
+	claim                        string
 	owner, admin, member, viewer string // texts of tokens
 }
 
@@ -81,16 +84,17 @@ func newWorld(t *testing.T, d *db.DB) *world {
 	must(t, err)
 	tasks, err := task.NewTasks(d, signer, log, prometheus.NewRegistry(), task.OnEnd(task.ConvergeSite, site.Ended))
 	must(t, err)
-	servers, sites := fleet.New(d, log), site.New(d, tasks, log, site.Config{})
+	servers, sites := fleet.New(d, log), site.New(d, tasks, log, site.Config{AnyName: true})
 	w.accounts = accounttest.New(t, d, func(c *account.Config) { c.URL = publicURL })
 	accounts := w.accounts.Accounts
 	w.organizations, w.tokens, w.sites = organization.New(d, organization.Config{URL: publicURL}), w.accounts.Tokens, sites
 	closing, cancel := context.WithCancel(ctx)
 	w.closing = cancel
 	mails, webhooks := newNotices(t, d, log, w.organizations)
+	domains := domain.New(d, log, domain.Config{Resolver: noNames{}, InUse: site.InUse, Changed: sites.NamesChanged})
 	w.config = Config{
 		DB: d, Log: log, Accounts: accounts, Tokens: w.tokens, Organizations: w.organizations, Fleet: servers, Sites: sites,
-		Tasks: tasks, Mails: mails, Webhooks: webhooks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},
+		Tasks: tasks, Domains: domains, Mails: mails, Webhooks: webhooks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},
 		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing, Limits: limit.New(plenty), Repeats: repeat.New(d, log),
 	}
 	t.Cleanup(func() {
@@ -164,7 +168,17 @@ func newTenant(t *testing.T, w *world, sites *site.Sites, name string) tenant {
 	own, _, err := w.tokens.CreateForOrganization(ctx, owner, token.Request{Name: "ci", Organization: o.ID, Role: organization.Viewer, Scope: account.Read})
 	must(t, err)
 	made.token = own.ID
+	claim, err := w.config.Domains.Create(ctx, o.ID, name+".example.com")
+	must(t, err)
+	made.claim = claim.ID
 	return made
+}
+
+// noNames is a DNS in which nobody has set a record.
+type noNames struct{}
+
+func (noNames) LookupTXT(_ context.Context, name string) ([]string, error) {
+	return nil, &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
 }
 
 // member makes somebody with a role and gives them a token.
@@ -245,7 +259,7 @@ func whole(t *testing.T, d *db.DB) {
 func (w *world) effects(t *testing.T) map[string]int {
 	t.Helper()
 	counts := map[string]int{}
-	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens", "invitations", "member_sites", "token_sites", "webhooks", "webhook_deliveries", "mails"} {
+	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens", "invitations", "member_sites", "token_sites", "webhooks", "webhook_deliveries", "mails", "claims"} {
 		var n int
 		must(t, w.db.Reader().QueryRow(t.Context(), `SELECT COUNT(*) FROM `+table).Scan(&n))
 		counts[table] = n
@@ -283,7 +297,7 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	for name, value := range map[string]string{
 		"webhook_id": about.webhook, "delivery_id": about.delivery, "mail_id": w.mail, "recipient": "new@example.com", "url": "https://example.com/", "description": "new",
 		"organization_id": about.organization, "site_id": about.site, "task_id": about.task, "server_id": w.server,
-		"account_id": about.account, "invitation_id": about.invitation, "token_id": about.token, "reason": "they asked for help",
+		"account_id": about.account, "invitation_id": about.invitation, "token_id": about.token, "claim_id": about.claim, "reason": "they asked for help",
 		"name": "new-name", "email": "new@example.com", "type": "static",
 		"setup_secret": "chomsetup_" + strings.Repeat("A", 43), "password": accounttest.Password, "code": "000000", "user_code": "BCDF-GHJK",
 		"credential": "{}", "session_id": about.site, "passkey_id": about.site, "login_token": bearerOf("chomlogin_"),
@@ -292,6 +306,9 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 		if fields.ByName(protoreflect.Name(name)) != nil {
 			set(request, name, value)
 		}
+	}
+	if strings.Contains(procedure, ".ClaimService/") && fields.ByName("name") != nil {
+		set(request, "name", "new.example.com")
 	}
 	if strings.HasSuffix(procedure, "/Login") {
 		set(request, "email", operatorEmail)

@@ -127,7 +127,7 @@ func (d *Domains) settle(ctx context.Context, tx *db.Tx, r *row, by Proof, now t
 func (d *Domains) Release(ctx context.Context, organization contract.OrganizationID, id string) (Claim, error) {
 	var released row
 	err := db.InTx(ctx, d.db, func(tx *db.Tx) error {
-		r, err := one(ctx, tx, organization, id)
+		r, err := lock(ctx, tx, organization, id) // and so Holds: a site that takes the name at this moment is seen below
 		if err != nil {
 			return err
 		}
@@ -157,7 +157,7 @@ func (d *Domains) Release(ctx context.Context, organization contract.Organizatio
 			return err
 		}
 		return d.config.Changed(ctx, tx, organization, r.Name)
-	})
+	}, db.ReadCommitted())
 	if err != nil {
 		return Claim{}, fmt.Errorf("release claim: %w", err)
 	}

@@ -40,6 +40,18 @@ func one(ctx context.Context, q db.Querier, organization contract.OrganizationID
 	return found(scan(q.QueryRow(ctx, columns+` WHERE organization_id = $1 AND id = $2`, organization, id)))
 }
 
+// lock finds a claim and keeps others from deciding upon it until the transaction ends.
+func lock(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, id string) (row, error) {
+	if _, err := tx.Exec(ctx, `
+		UPDATE claims
+		SET name = name
+		WHERE organization_id = $1
+		  AND id = $2`, organization, id); err != nil {
+		return row{}, fmt.Errorf("lock claim: %w", err)
+	}
+	return one(ctx, tx, organization, id)
+}
+
 // named finds an organization's claim of a name, or ErrNotFound.
 func named(ctx context.Context, q db.Querier, organization contract.OrganizationID, name contract.Domain) (row, error) {
 	return found(scan(q.QueryRow(ctx, columns+` WHERE organization_id = $1 AND name = $2`, organization, name)))
@@ -117,23 +129,22 @@ func (d *Domains) List(ctx context.Context, organization contract.OrganizationID
 	return all[:min(len(all), size)], next, nil
 }
 
-// Holds says whether an organization holds a name now: by a verified claim of it, or of a name above it. Whoever acts upon the
-// answer must do so in the same transaction.
+// Holds says whether an organization holds a name: by a verified claim of it, or of a name above it. That stays so until the
+// transaction ends.
 func Holds(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, name contract.Domain) (bool, error) {
 	for _, held := range append([]string{name.String()}, above(name)...) {
-		var holds bool
-		if err := tx.QueryRow(ctx, `
-			SELECT EXISTS (
-				SELECT 1
-				FROM claims
-				WHERE organization_id = $1
-				  AND name = $2
-				  AND state = 'verified'
-			)`, organization, held).Scan(&holds); err != nil {
-			return false, fmt.Errorf("look who holds %s: %w", name, err)
-		}
-		if holds {
+		var id string
+		err := tx.QueryRow(ctx, `
+			SELECT id
+			FROM claims
+			WHERE organization_id = $1
+			  AND name = $2
+			  AND state = 'verified'`+tx.ForUpdate(), organization, held).Scan(&id)
+		if err == nil {
 			return true, nil
+		}
+		if !errors.Is(err, sql.ErrNoRows) {
+			return false, fmt.Errorf("look who holds %s: %w", name, err)
 		}
 	}
 	return false, nil

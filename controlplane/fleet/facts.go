@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"unicode"
 
@@ -140,4 +141,36 @@ func SaveFacts(ctx context.Context, tx *db.Tx, server contract.ServerID, f Facts
 		return fmt.Errorf("save facts of server %s: %w", server, err)
 	}
 	return nil
+}
+
+// Address is the address under which a server is reached from outside, as far as its agent knows: an IPv4 one rather than IPv6,
+// a public one rather than a private. The zero Addr when it named none.
+func Address(ctx context.Context, q db.Querier, id contract.ServerID) (netip.Addr, error) {
+	s, err := get(ctx, q, id)
+	if err != nil || s.Facts == nil {
+		return netip.Addr{}, err
+	}
+	var best netip.Addr
+	for _, text := range s.Facts.Addresses {
+		text, _, _ = strings.Cut(text, "/")
+		address, err := netip.ParseAddr(text)
+		if err == nil && address.IsGlobalUnicast() && fitness(address) > fitness(best) {
+			best = address
+		}
+	}
+	return best, nil
+}
+
+func fitness(a netip.Addr) int {
+	n := 0
+	if a.IsValid() {
+		n = 1
+	}
+	if a.Is4() {
+		n++
+	}
+	if a.IsValid() && !a.IsPrivate() {
+		n += 2
+	}
+	return n
 }

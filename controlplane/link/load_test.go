@@ -290,7 +290,7 @@ func serve(dir string, agents int) error {
 	}
 	door, err := link.New(link.Config{
 		DB: d, Log: log, Metrics: registry, Authority: authority, Fleet: servers, Tasks: tasks,
-		Sites: site.New(d, tasks, log, site.Config{}), ConnectionsPerSecond: 10_000,
+		Sites: site.New(d, tasks, log, site.Config{AnyName: true}), ConnectionsPerSecond: 10_000,
 	})
 	if err != nil {
 		return err

@@ -74,7 +74,7 @@ func (w *world) start(addr string, opts ...option) {
 	if w.tasks, err = task.NewTasks(w.d, w.authority.Signer(), log, w.metrics, task.OnEnd(task.ConvergeSite, site.Ended)); err != nil {
 		w.t.Fatal(err)
 	}
-	w.sites = site.New(w.d, w.tasks, log, site.Config{})
+	w.sites = site.New(w.d, w.tasks, log, site.Config{AnyName: true})
 	config := link.Config{
 		DB: w.d, Log: log, Metrics: w.metrics, Authority: w.authority, Fleet: w.fleet, Tasks: w.tasks, Sites: w.sites,
 		EnrollmentsPerMinute: 1000, ConnectionsPerSecond: 10_000,

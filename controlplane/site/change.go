@@ -170,7 +170,9 @@ func (s *Sites) change(ctx context.Context, organization contract.OrganizationID
 		if err != nil {
 			return err
 		}
-		site.renew()
+		if err := s.renew(ctx, tx, site); err != nil {
+			return err
+		}
 		if ordered, err = s.converge(ctx, tx, site); err != nil {
 			return err
 		}

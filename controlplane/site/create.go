@@ -150,6 +150,9 @@ func (s *Sites) create(ctx context.Context, tx *db.Tx, n Request, wanted Wanted,
 		UpdatedAt:    now,
 		owner:        organization.Active,
 	}
+	if err := s.renew(ctx, tx, made); err != nil {
+		return nil, task.Task{}, err
+	}
 	if err := insert(ctx, tx, made, n.RequestID, hash); err != nil {
 		return nil, task.Task{}, err
 	}

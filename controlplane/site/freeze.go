@@ -125,7 +125,9 @@ func (s *Sites) followOne(ctx context.Context, p place) error {
 			return nil // it changed since it was found
 		}
 		site.UpdatedAt = now
-		site.renew()
+		if err := s.renew(ctx, tx, site); err != nil {
+			return err
+		}
 		if _, err := s.converge(ctx, tx, site); err != nil {
 			return err
 		}

@@ -13,12 +13,17 @@ import (
 	"chom.dev/proto/contract"
 )
 
-// order is what the site's agent is asked: all that is wanted, never a difference.
+// order is what the site's agent is asked: all that is wanted, never a difference, of names those that are served.
 func (s *Site) order() *orderv1.ConvergeSite {
-	return &orderv1.ConvergeSite{Desired: s.desired()}
+	desired := s.desired()
+	desired.Domains = nil
+	for _, name := range s.Served {
+		desired.Domains = append(desired.Domains, name.String())
+	}
+	return &orderv1.ConvergeSite{Desired: desired}
 }
 
-// desired is the wanted state as agents and the sites table hold it.
+// desired is the wanted state as the sites table holds it.
 func (s *Site) desired() *sitev1.DesiredState {
 	w := s.Wanted
 	d := &sitev1.DesiredState{

@@ -89,7 +89,9 @@ func (s *Sites) purge(ctx context.Context, organization contract.OrganizationID,
 		}
 		site.Wanted.Phase = Absent
 		site.UpdatedAt = db.Time(db.Micros(now))
-		site.renew()
+		if err := s.renew(ctx, tx, site); err != nil {
+			return err
+		}
 		if _, err := s.converge(ctx, tx, site); err != nil {
 			return err
 		}

@@ -62,14 +62,16 @@ type Site struct {
 	Server       contract.ServerID
 	Name         string
 	Wanted       Wanted
-	Observed     *Observed // nil before the first report
-	State        State
-	Problem      string // why it is FAILED or differs from what is wanted, and when that is tried again
-	LastTask     string // id of its newest task, empty when there never was one
-	CreatedAt    time.Time
-	UpdatedAt    time.Time
-	TrashedAt    time.Time // zero when it is not in the trash
-	PurgeAt      time.Time // zero when it is not in the trash
+	// Served are the names that its host answers to in this generation, the primary one first.
+	Served    []contract.Domain
+	Observed  *Observed // nil before the first report
+	State     State
+	Problem   string // why it is FAILED or differs from what is wanted, and when that is tried again
+	LastTask  string // id of its newest task, empty when there never was one
+	CreatedAt time.Time
+	UpdatedAt time.Time
+	TrashedAt time.Time // zero when it is not in the trash
+	PurgeAt   time.Time // zero when it is not in the trash
 
 	lastTaskState task.State // of LastTask; empty when there is none
 	owner         organization.State
@@ -125,7 +127,7 @@ func (w Wanted) onHost() Phase {
 }
 
 // URL is the address of the home page.
-func (s *Site) URL() string { return "http://" + s.Wanted.Domains[0].String() + "/" }
+func (s *Site) URL() string { return "http://" + s.Served[0].String() + "/" }
 
 // ETag names what is wanted of the site: it changes with each change of that, and with nothing that happens on the host.
 func (s *Site) ETag() string { return strconv.FormatUint(s.Wanted.Generation, 10) }
@@ -150,6 +152,11 @@ type Config struct {
 	TrashPeriod time.Duration
 	// WordPress is the release that new WordPress sites get; nil where there is none, and then none can be made.
 	WordPress *Archive
+	// AnyName has sites answer to whatever name they are given, if no other site has it: for a platform whose customers trust
+	// each other.
+	AnyName bool
+	// PreviewDomain is one of the platform's own, below which each site has a preview name; empty for sslip.io, which needs none.
+	PreviewDomain string
 }
 
 // Sites keeps them. It is safe for concurrent use.

@@ -2,8 +2,6 @@ package site
 
 import (
 	"fmt"
-
-	"chom.dev/controlplane/organization"
 )
 
 // State is a site's life as a person sees it; package comment draws it.
@@ -101,12 +99,6 @@ func orNothing(p Phase) string {
 		return "nothing"
 	}
 	return string(p)
-}
-
-// renew numbers a new wanted state. Whether it is frozen is looked up anew for each.
-func (s *Site) renew() {
-	s.Wanted.Frozen = s.owner != organization.Active
-	s.Wanted.Generation, s.failures = nextGeneration(s), 0
 }
 
 // nextGeneration is above all that was ever wanted or seen.

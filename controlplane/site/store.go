@@ -22,6 +22,7 @@ const columns = `
 	       s.server_id,
 	       s.name,
 	       s.desired,
+	       s.served,
 	       s.phase,
 	       s.frozen,
 	       o.state,
@@ -44,16 +45,19 @@ const columns = `
 func scan(row interface{ Scan(...any) error }) (*Site, error) {
 	var s Site
 	var desired, observed []byte
-	var phase, lastProblem string
+	var phase, served, lastProblem string
 	var frozen bool
 	var generation, observedGeneration, created, updated int64
 	var trashed, purge, again sql.NullInt64
-	if err := row.Scan(&s.Organization, &s.ID, &s.Handle, &s.Server, &s.Name, &desired, &phase, &frozen, &s.owner, &generation, &observed, &observedGeneration,
+	if err := row.Scan(&s.Organization, &s.ID, &s.Handle, &s.Server, &s.Name, &desired, &served, &phase, &frozen, &s.owner, &generation, &observed, &observedGeneration,
 		&lastProblem, &s.failures, &again, &s.LastTask, &s.lastTaskState, &created, &updated, &trashed, &purge); err != nil {
 		return nil, err
 	}
 	var err error
 	if s.Wanted, err = parseDesired(desired); err != nil {
+		return nil, fmt.Errorf("site %s: %w", s.ID, err)
+	}
+	if s.Served, err = splitNames(served); err != nil {
 		return nil, fmt.Errorf("site %s: %w", s.ID, err)
 	}
 	s.Wanted.Phase, s.Wanted.Frozen, s.Wanted.Generation = Phase(phase), frozen, uint64(generation)
@@ -135,11 +139,11 @@ func insert(ctx context.Context, tx *db.Tx, s *Site, requestID string, requestHa
 	if _, err := tx.Exec(ctx, `
 		INSERT INTO sites (
 			organization_id, id, handle, server_id, name, type, request_id, request_hash,
-			desired, phase, frozen, generation, observed_generation, problem, last_task_id, created_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, FALSE, $11, 0, '', '', $12, $12)`,
+			desired, served, phase, frozen, generation, observed_generation, problem, last_task_id, created_at, updated_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $13, $10, FALSE, $11, 0, '', '', $12, $12)`,
 		s.Organization, s.ID, s.Handle, s.Server, s.Name, s.Wanted.Type,
 		sql.NullString{String: requestID, Valid: requestID != ""}, requestHash,
-		desired, string(s.Wanted.Phase), int64(s.Wanted.Generation), db.Micros(s.CreatedAt)); err != nil {
+		desired, string(s.Wanted.Phase), int64(s.Wanted.Generation), db.Micros(s.CreatedAt), joinNames(s.Served)); err != nil {
 		return fmt.Errorf("insert site: %w", err)
 	}
 	return nil
@@ -159,6 +163,7 @@ func update(ctx context.Context, tx *db.Tx, s *Site) error {
 		    generation = $6,
 		    problem = '',
 		    failures = $11,
+		    served = $12,
 		    again_at = NULL,
 		    last_task_id = $7,
 		    updated_at = $8,
@@ -167,7 +172,7 @@ func update(ctx context.Context, tx *db.Tx, s *Site) error {
 		WHERE organization_id = $1
 		  AND id = $2`,
 		s.Organization, s.ID, desired, string(s.Wanted.Phase), s.Wanted.Frozen, int64(s.Wanted.Generation), s.LastTask,
-		db.Micros(s.UpdatedAt), db.NullMicros(s.TrashedAt), db.NullMicros(s.PurgeAt), s.failures)
+		db.Micros(s.UpdatedAt), db.NullMicros(s.TrashedAt), db.NullMicros(s.PurgeAt), s.failures, joinNames(s.Served))
 	if err != nil {
 		return fmt.Errorf("update site %s: %w", s.ID, err)
 	}

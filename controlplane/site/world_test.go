@@ -46,6 +46,7 @@ func newWorld(t *testing.T, d *db.DB) *world {
 		t.Fatal(err)
 	}
 	w := &world{db: d, tasks: tasks, sites: site.New(d, tasks, slog.New(slog.DiscardHandler), site.Config{
+		AnyName:   true,
 		WordPress: &site.Archive{Version: "6.8.1", URL: "http://mirror.example/wp.tar.gz"},
 	})}
 	w.server = addServer(t, d, "web1")

@@ -12,6 +12,7 @@ import (
 
 	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
 	"chom.dev/proto/gen/chom/audit/v1/auditv1connect"
+	"chom.dev/proto/gen/chom/domain/v1/domainv1connect"
 	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
 	"chom.dev/proto/gen/chom/mail/v1/mailv1connect"
 	"chom.dev/proto/gen/chom/organization/v1/organizationv1connect"
@@ -33,6 +34,7 @@ type Client struct {
 	Tokens        tokenv1connect.TokenServiceClient
 	Audit         auditv1connect.AuditServiceClient
 	Webhooks      webhookv1connect.WebhookServiceClient
+	Claims        domainv1connect.ClaimServiceClient
 	Mails         mailv1connect.MailServiceClient
 	Servers       fleetv1connect.ServerServiceClient
 	Sites         sitev1connect.SiteServiceClient
@@ -60,6 +62,7 @@ func NewWith(http connect.HTTPClient, url, token string, options ...connect.Clie
 		Tokens:        tokenv1connect.NewTokenServiceClient(http, url, options...),
 		Audit:         auditv1connect.NewAuditServiceClient(http, url, options...),
 		Webhooks:      webhookv1connect.NewWebhookServiceClient(http, url, options...),
+		Claims:        domainv1connect.NewClaimServiceClient(http, url, options...),
 		Mails:         mailv1connect.NewMailServiceClient(http, url, options...),
 		Servers:       fleetv1connect.NewServerServiceClient(http, url, options...),
 		Sites:         sitev1connect.NewSiteServiceClient(http, url, options...),

@@ -46,6 +46,7 @@ type config struct {
 	PublicURL     string `koanf:"public-url"`
 	people        `koanf:",squash"`
 	outsideConfig `koanf:",squash"`
+	namesConfig   `koanf:",squash"`
 	SignUp        string `koanf:"sign-up"`
 
 	AgentsListen string `koanf:"agents-listen"`
@@ -84,6 +85,7 @@ func configFlags(f *pflag.FlagSet) {
 	f.String("public-url", "", "URL under which people and new servers reach people-listen (default its own address)")
 	peopleFlags(f)
 	outsideFlags(f)
+	namesFlags(f)
 	f.String("sign-up", "open", "who may sign up: open for everybody with an e-mail address, invited for those whom a member invited or an operator named")
 	f.String("agents-listen", ":8443", "address for agents, TLS 1.3 with client certificates")
 	f.String("agent-address", "", "HOST:PORT under which agents reach agents-listen (default the host of public-url and the port of agents-listen)")
@@ -230,6 +232,7 @@ func (c *config) validate() error {
 	}
 	c.check(rule)
 	c.checkOutside(rule)
+	c.checkNames(rule)
 	rule(slices.Contains([]string{"open", "invited"}, c.SignUp), "sign-up", "must be open or invited")
 	rule(isAddress(c.AgentsListen), "agents-listen", "must be HOST:PORT or :PORT")
 	if err := install.ValidateAgents(to.Agents); err != nil && (c.AgentAddress != "" || c.PublicURL != "" || !isEverywhere(c.PeopleListen)) {

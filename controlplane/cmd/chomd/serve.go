@@ -23,6 +23,7 @@ import (
 	"chom.dev/controlplane/api"
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/domain"
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/install"
 	"chom.dev/controlplane/limit"
@@ -137,7 +138,10 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	if err != nil {
 		return err
 	}
-	sites := site.New(d, tasks, log, site.Config{TrashPeriod: c.TrashPeriod, WordPress: wordPress})
+	sites := site.New(d, tasks, log, site.Config{
+		TrashPeriod: c.TrashPeriod, WordPress: wordPress, AnyName: c.DomainProof == "none", PreviewDomain: c.preview(),
+	})
+	domains := domain.New(d, log, domain.Config{Resolver: domain.NewResolver(c.Resolver), InUse: site.InUse, Changed: sites.NamesChanged})
 
 	// The doors.
 	agentsDoor, err := link.New(link.Config{
@@ -160,7 +164,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	repeats := repeat.New(d, log)
 	handler, err := api.New(api.Config{
 		DB: d, Log: log, Metrics: registry, Accounts: accounts, Organizations: organizations, Tokens: tokens, Fleet: servers, Sites: sites, Tasks: tasks,
-		Mails: mails, Webhooks: webhooks, Packages: packages, Address: address, Pin: authority.Pin(), Ready: d.Ping, TLS: c.tls(), Closing: closing,
+		Domains: domains, Mails: mails, Webhooks: webhooks, Packages: packages, Address: address, Pin: authority.Pin(), Ready: d.Ping, TLS: c.tls(), Closing: closing,
 		Limits: limits, Repeats: repeats, Proxies: proxies, Origins: origins,
 	})
 	if err != nil {
@@ -182,6 +186,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	g.Go(func() error { return accounts.Run(running) })
 	g.Go(func() error { return servers.Run(running) })
 	g.Go(func() error { return sites.Run(running) })
+	g.Go(func() error { return domains.Run(running) })
 	g.Go(func() error { return repeats.Run(running) })
 	g.Go(func() error { return heads.Run(running) })
 	g.Go(func() error { return organizations.Run(running) })

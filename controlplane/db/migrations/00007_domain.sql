@@ -38,3 +38,7 @@ CREATE TABLE claim_names (
 CREATE INDEX claim_names_claim ON claim_names (claim_id);
 -- A name is held once, whatever two transactions do at the same time.
 CREATE UNIQUE INDEX claim_names_own ON claim_names (name) WHERE own;
+
+-- Names that the site's host was told to answer to, the primary one first, separated by spaces: those of its names that its
+-- organization held when its generation began, and its preview name.
+ALTER TABLE sites ADD COLUMN served TEXT NOT NULL DEFAULT '';

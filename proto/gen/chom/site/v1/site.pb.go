@@ -143,7 +143,12 @@ type Site struct {
 	// Opaque name used on the host: unix user s-<handle>, schema s<handle>, directory /srv/chom/sites/<handle>.
 	Handle string `protobuf:"bytes,19,opt,name=handle,proto3" json:"handle,omitempty"`
 	// Names what is wanted of the site now. An update that carries it happens only if that is still so. Its form is not promised.
-	Etag          string `protobuf:"bytes,20,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag string `protobuf:"bytes,20,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Those of `domains` that it does not answer to, since the organization does not hold them: claim them. It is ordered to
+	// answer to a name as soon as that is held.
+	PendingDomains []string `protobuf:"bytes,21,rep,name=pending_domains,json=pendingDomains,proto3" json:"pending_domains,omitempty"`
+	// Name of the platform's own under which the site can be seen from its first second; empty where there is none.
+	PreviewDomain string `protobuf:"bytes,22,opt,name=preview_domain,json=previewDomain,proto3" json:"preview_domain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -318,11 +323,25 @@ func (x *Site) GetEtag() string {
 	return ""
 }
 
+func (x *Site) GetPendingDomains() []string {
+	if x != nil {
+		return x.PendingDomains
+	}
+	return nil
+}
+
+func (x *Site) GetPreviewDomain() string {
+	if x != nil {
+		return x.PreviewDomain
+	}
+	return ""
+}
+
 var File_chom_site_v1_site_proto protoreflect.FileDescriptor
 
 const file_chom_site_v1_site_proto_rawDesc = "" +
 	"\n" +
-	"\x17chom/site/v1/site.proto\x12\fchom.site.v1\x1a\x1achom/site/v1/desired.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb7\x06\n" +
+	"\x17chom/site/v1/site.proto\x12\fchom.site.v1\x1a\x1achom/site/v1/desired.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\a\n" +
 	"\x04Site\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x1b\n" +
@@ -351,7 +370,9 @@ const file_chom_site_v1_site_proto_rawDesc = "" +
 	"\flast_task_id\x18\x12 \x01(\tR\n" +
 	"lastTaskId\x12\x16\n" +
 	"\x06handle\x18\x13 \x01(\tR\x06handle\x12\x12\n" +
-	"\x04etag\x18\x14 \x01(\tR\x04etag\x1a;\n" +
+	"\x04etag\x18\x14 \x01(\tR\x04etag\x12'\n" +
+	"\x0fpending_domains\x18\x15 \x03(\tR\x0ependingDomains\x12%\n" +
+	"\x0epreview_domain\x18\x16 \x01(\tR\rpreviewDomain\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xa6\x01\n" +

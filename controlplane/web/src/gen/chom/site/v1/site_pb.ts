@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chom/site/v1/site.proto.
  */
 export const file_chom_site_v1_site: GenFile = /*@__PURE__*/
-  fileDesc("ChdjaG9tL3NpdGUvdjEvc2l0ZS5wcm90bxIMY2hvbS5zaXRlLnYxIvIECgRTaXRlEgoKAmlkGAEgASgJEhcKD29yZ2FuaXphdGlvbl9pZBgCIAEoCRIRCglzZXJ2ZXJfaWQYAyABKAkSDAoEbmFtZRgEIAEoCRIMCgR0eXBlGAUgASgJEg8KB2RvbWFpbnMYBiADKAkSMgoIc2V0dGluZ3MYByADKAsyIC5jaG9tLnNpdGUudjEuU2l0ZS5TZXR0aW5nc0VudHJ5EiQKBmxpbWl0cxgIIAEoCzIULmNob20uc2l0ZS52MS5MaW1pdHMSIgoFc3RhdGUYCSABKA4yEy5jaG9tLnNpdGUudjEuU3RhdGUSDwoHcHJvYmxlbRgKIAEoCRISCgpnZW5lcmF0aW9uGAsgASgEEi0KCG9ic2VydmVkGAwgASgLMhsuY2hvbS5zaXRlLnYxLk9ic2VydmVkU3RhdGUSCwoDdXJsGA0gASgJEi8KC2NyZWF0ZV90aW1lGA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZGVsZXRlX3RpbWUYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnB1cmdlX3RpbWUYESABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhQKDGxhc3RfdGFza19pZBgSIAEoCRIOCgZoYW5kbGUYEyABKAkSDAoEZXRhZxgUIAEoCRovCg1TZXR0aW5nc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEqpgEKBVN0YXRlEhUKEVNUQVRFX1VOU1BFQ0lGSUVEEAASEgoOU1RBVEVfQ1JFQVRJTkcQARIQCgxTVEFURV9BQ1RJVkUQAhISCg5TVEFURV9VUERBVElORxADEhMKD1NUQVRFX1NVU1BFTkRFRBAEEhEKDVNUQVRFX1RSQVNIRUQQBRISCg5TVEFURV9ERUxFVElORxAGEhAKDFNUQVRFX0ZBSUxFRBAHYgZwcm90bzM", [file_chom_site_v1_desired, file_google_protobuf_timestamp]);
+  fileDesc("ChdjaG9tL3NpdGUvdjEvc2l0ZS5wcm90bxIMY2hvbS5zaXRlLnYxIqMFCgRTaXRlEgoKAmlkGAEgASgJEhcKD29yZ2FuaXphdGlvbl9pZBgCIAEoCRIRCglzZXJ2ZXJfaWQYAyABKAkSDAoEbmFtZRgEIAEoCRIMCgR0eXBlGAUgASgJEg8KB2RvbWFpbnMYBiADKAkSMgoIc2V0dGluZ3MYByADKAsyIC5jaG9tLnNpdGUudjEuU2l0ZS5TZXR0aW5nc0VudHJ5EiQKBmxpbWl0cxgIIAEoCzIULmNob20uc2l0ZS52MS5MaW1pdHMSIgoFc3RhdGUYCSABKA4yEy5jaG9tLnNpdGUudjEuU3RhdGUSDwoHcHJvYmxlbRgKIAEoCRISCgpnZW5lcmF0aW9uGAsgASgEEi0KCG9ic2VydmVkGAwgASgLMhsuY2hvbS5zaXRlLnYxLk9ic2VydmVkU3RhdGUSCwoDdXJsGA0gASgJEi8KC2NyZWF0ZV90aW1lGA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZGVsZXRlX3RpbWUYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnB1cmdlX3RpbWUYESABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhQKDGxhc3RfdGFza19pZBgSIAEoCRIOCgZoYW5kbGUYEyABKAkSDAoEZXRhZxgUIAEoCRIXCg9wZW5kaW5nX2RvbWFpbnMYFSADKAkSFgoOcHJldmlld19kb21haW4YFiABKAkaLwoNU2V0dGluZ3NFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBKqYBCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhIKDlNUQVRFX0NSRUFUSU5HEAESEAoMU1RBVEVfQUNUSVZFEAISEgoOU1RBVEVfVVBEQVRJTkcQAxITCg9TVEFURV9TVVNQRU5ERUQQBBIRCg1TVEFURV9UUkFTSEVEEAUSEgoOU1RBVEVfREVMRVRJTkcQBhIQCgxTVEFURV9GQUlMRUQQB2IGcHJvdG8z", [file_chom_site_v1_desired, file_google_protobuf_timestamp]);
 
 /**
  * Site is one hosted website of an organization.
@@ -161,6 +161,21 @@ export type Site = Message<"chom.site.v1.Site"> & {
    * @generated from field: string etag = 20;
    */
   etag: string;
+
+  /**
+   * Those of `domains` that it does not answer to, since the organization does not hold them: claim them. It is ordered to
+   * answer to a name as soon as that is held.
+   *
+   * @generated from field: repeated string pending_domains = 21;
+   */
+  pendingDomains: string[];
+
+  /**
+   * Name of the platform's own under which the site can be seen from its first second; empty where there is none.
+   *
+   * @generated from field: string preview_domain = 22;
+   */
+  previewDomain: string;
 };
 
 /**

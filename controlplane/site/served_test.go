@@ -1,0 +1,109 @@
+package site_test
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	orderv1 "chom.dev/proto/gen/chom/order/v1"
+
+	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/db/dbtest"
+	"chom.dev/controlplane/domain"
+	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/site"
+	"chom.dev/proto/contract"
+)
+
+// ordered are the names in the newest order to a site's host.
+func (w *world) ordered(t *testing.T, id contract.SiteID) []string {
+	t.Helper()
+	var parameters []byte
+	err := w.db.Reader().QueryRow(t.Context(), `SELECT parameters FROM tasks WHERE site_id = $1 ORDER BY id DESC LIMIT 1`, id).Scan(&parameters)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var order orderv1.ConvergeSite
+	if err := proto.Unmarshal(parameters, &order); err != nil {
+		t.Fatal(err)
+	}
+	return order.GetDesired().GetDomains()
+}
+
+// TestServed is about the names that a host is told to answer to: the control plane's part of cases C10 and H01.
+func TestServed(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		ctx := t.Context()
+		w := newWorld(t, d)
+		w.sites = site.New(d, w.tasks, slog.New(slog.DiscardHandler), site.Config{PreviewDomain: "preview.example.net"})
+		domains := domain.New(d, slog.New(slog.DiscardHandler), domain.Config{InUse: site.InUse, Changed: w.sites.NamesChanged})
+		made, _, err := w.sites.Create(ctx, site.Request{
+			Organization: w.organization, Name: "blog", Type: "static", Domains: []string{"example.com", "www.example.com", "example.org"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		preview := made.Handle.String() + ".preview.example.net"
+		want := func(names ...string) {
+			t.Helper()
+			if got := w.ordered(t, made.ID); !slices.Equal(got, names) {
+				t.Errorf("ordered %v, want %v", got, names)
+			}
+			found, err := w.sites.Get(ctx, w.organization, made.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if found.URL() != "http://"+names[0]+"/" || found.Preview() != preview || len(found.Pending()) != 3-len(names)+1 {
+				t.Errorf("shown as %s, preview %s, pending %v", found.URL(), found.Preview(), found.Pending())
+			}
+		}
+		want(preview)
+		if _, err := domains.Attest(ctx, w.stranger, "elsewhere.example"); err != nil {
+			t.Fatal(err)
+		}
+		want(preview)
+		if _, err := domains.Attest(ctx, w.organization, "example.com"); err != nil {
+			t.Fatal(err)
+		}
+		want("example.com", "www.example.com", preview)
+		org, err := domains.Attest(ctx, w.organization, "example.org")
+		if err != nil {
+			t.Fatal(err)
+		}
+		want("example.com", "www.example.com", "example.org", preview)
+		t.Run("a name in use is not released", func(t *testing.T) {
+			if _, err := domains.Release(ctx, w.organization, org.ID); fault.KindOf(err) != fault.KindConflict || !strings.Contains(err.Error(), "blog") {
+				t.Errorf("got %v", err)
+			}
+		})
+		t.Run("a site takes a name, or its organization releases it", func(t *testing.T) {
+			for i := range 5 {
+				name := "race" + string(rune('a'+i)) + ".example.net"
+				held, err := domains.Attest(ctx, w.organization, name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				ended := make(chan error, 1)
+				go func() {
+					_, err := domains.Release(context.WithoutCancel(ctx), w.organization, held.ID)
+					ended <- err
+				}()
+				_, _, err = w.sites.Update(ctx, w.organization, made.ID, site.Change{Domains: []string{name}})
+				released := <-ended
+				if err != nil {
+					t.Fatal(err)
+				}
+				serves := slices.Contains(w.ordered(t, made.ID), name)
+				if serves == (released == nil) {
+					t.Errorf("%s: released %v, served %v", name, released, serves)
+				}
+				time.Sleep(time.Millisecond)
+			}
+		})
+	})
+}
