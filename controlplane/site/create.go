@@ -88,7 +88,7 @@ func (s *Sites) parse(n Request) (Wanted, error) {
 	if err != nil {
 		return Wanted{}, err
 	}
-	wanted := Wanted{Generation: 1, Phase: Active, Limits: n.Limits}
+	wanted := Wanted{Phase: Active, Limits: n.Limits}
 	if wanted.Type, err = contract.ParseSiteType(n.Type); err != nil {
 		return Wanted{}, fault.Invalid("type", rule(err))
 	}
