@@ -76,6 +76,7 @@ func TestScripts(t *testing.T) {
 			"agent":   runAgent,
 			"restart": restart,
 			"setvar":  setvar,
+			"mailed":  mailed,
 		},
 	})
 }
@@ -147,6 +148,30 @@ func setvar(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], found[1])
 }
 
+// mailed FILE EMAIL SUBJECT waits for a mail to somebody and writes the link in it into a file.
+func mailed(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: mailed FILE EMAIL SUBJECT")
+	}
+	link := regexp.MustCompile(`http://\S+#\S+`)
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		mails, err := filepath.Glob(ts.MkAbs("mails/*.eml"))
+		ts.Check(err)
+		for _, mail := range mails {
+			text, err := os.ReadFile(mail)
+			ts.Check(err)
+			if !strings.Contains(string(text), "To: <"+args[1]+">\r\n") || !strings.Contains(string(text), "Subject: "+args[2]+"\r\n") {
+				continue
+			}
+			// Long lines are broken by "=" at their end.
+			found := link.FindString(strings.ReplaceAll(string(text), "=\r\n", ""))
+			ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(found+"\n"), 0o600))
+			return
+		}
+	}
+	ts.Fatalf("no mail to %s about %s", args[1], args[2])
+}
+
 // controlPlane is a chomd of its own process.
 type controlPlane struct {
 	dir                 string
@@ -161,7 +186,8 @@ func startControlPlane(dir, people, agents string) (*controlPlane, error) {
 }
 
 func (p *controlPlane) start(people, agents string) error {
-	p.process = exec.Command(chomd, "serve", "--data-dir", filepath.Join(p.dir, "chomd"), "--people-listen", people, "--agents-listen", agents, "--metrics-listen", "")
+	p.process = exec.Command(chomd, "serve", "--data-dir", filepath.Join(p.dir, "chomd"), "--people-listen", people, "--agents-listen", agents, "--metrics-listen", "",
+		"--mail-dir", filepath.Join(p.dir, "mails"), "--limit-auth", "1000", "--limit-sensitive", "1000", "--limit-api", "1000")
 	p.process.Env = []string{"HOME=" + p.dir}
 	console, err := p.process.StdoutPipe()
 	if err != nil {

@@ -13,10 +13,14 @@ import (
 	"time"
 
 	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
+	"chom.dev/proto/gen/chom/audit/v1/auditv1connect"
 	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
+	"chom.dev/proto/gen/chom/mail/v1/mailv1connect"
 	"chom.dev/proto/gen/chom/organization/v1/organizationv1connect"
 	"chom.dev/proto/gen/chom/site/v1/sitev1connect"
 	"chom.dev/proto/gen/chom/task/v1/taskv1connect"
+	"chom.dev/proto/gen/chom/token/v1/tokenv1connect"
+	"chom.dev/proto/gen/chom/webhook/v1/webhookv1connect"
 	"connectrpc.com/connect"
 )
 
@@ -29,10 +33,16 @@ const maxAnswer = 16 << 20
 // client is the control plane's API.
 type client struct {
 	accounts      accountv1connect.AccountServiceClient
+	sessions      accountv1connect.SessionServiceClient
+	factors       accountv1connect.SecondFactorServiceClient
+	tokens        tokenv1connect.TokenServiceClient
 	organizations organizationv1connect.OrganizationServiceClient
 	servers       fleetv1connect.ServerServiceClient
 	sites         sitev1connect.SiteServiceClient
 	tasks         taskv1connect.TaskServiceClient
+	webhooks      webhookv1connect.WebhookServiceClient
+	audits        auditv1connect.AuditServiceClient
+	mails         mailv1connect.MailServiceClient
 }
 
 func newClient(c config) (*client, error) {
@@ -71,10 +81,16 @@ func newClient(c config) (*client, error) {
 	to := strings.TrimSuffix(c.URL, "/")
 	return &client{
 		accounts:      accountv1connect.NewAccountServiceClient(hc, to, options...),
+		sessions:      accountv1connect.NewSessionServiceClient(hc, to, options...),
+		factors:       accountv1connect.NewSecondFactorServiceClient(hc, to, options...),
+		tokens:        tokenv1connect.NewTokenServiceClient(hc, to, options...),
 		organizations: organizationv1connect.NewOrganizationServiceClient(hc, to, options...),
 		servers:       fleetv1connect.NewServerServiceClient(hc, to, options...),
 		sites:         sitev1connect.NewSiteServiceClient(hc, to, options...),
 		tasks:         taskv1connect.NewTaskServiceClient(hc, to, options...),
+		webhooks:      webhookv1connect.NewWebhookServiceClient(hc, to, options...),
+		audits:        auditv1connect.NewAuditServiceClient(hc, to, options...),
+		mails:         mailv1connect.NewMailServiceClient(hc, to, options...),
 	}, nil
 }
 

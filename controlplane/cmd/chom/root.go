@@ -46,7 +46,7 @@ Organizations, servers and sites are named by their name or their id.
 ` + exitCodesHelp,
 		Example: `  chom login --url https://chom.example.com
   chom server add web1
-  chom organization create acme --owner anna@acme.example
+  chom organization create acme
   chom site create blog --type wordpress --domain blog.acme.example --title "Anna's blog" --admin-email anna@acme.example
   chom site login blog`,
 		Version:       version,
@@ -71,6 +71,8 @@ Organizations, servers and sites are named by their name or their id.
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usagef("%s", err) })
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(p.loginCommand(), p.organizationCommand(), p.serverCommand(), p.siteCommand(), p.taskCommand(), p.versionCommand())
+	root.AddCommand(p.accountCommand(), p.sessionCommand(), p.secondFactorCommand(), p.tokenCommand(), p.impersonationCommand(),
+		p.memberCommand(), p.invitationCommand(), p.webhookCommand(), p.auditCommand(), p.mailCommand())
 	return root
 }
 

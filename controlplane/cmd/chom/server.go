@@ -32,13 +32,7 @@ func (p *program) serverCommand() *cobra.Command {
 				answer, err := c.servers.ReadmitServer(ctx, &fleetv1.ReadmitServerRequest{ServerId: id})
 				return answer.GetServer(), err
 			}),
-		p.serverChange("rm NAME", "Take an empty server out of the fleet",
-			"Rm takes out a server that holds no site, not even one in the trash. Its agent is cut off within 2 seconds.",
-			func(ctx context.Context, c *client, id string) (*fleetv1.Server, error) {
-				answer, err := c.servers.RemoveServer(ctx, &fleetv1.RemoveServerRequest{ServerId: id})
-				return answer.GetServer(), err
-			}),
-		p.serverPing(), p.serverPrepare())
+		p.serverRemove(), p.serverPing(), p.serverPrepare())
 }
 
 func (p *program) serverAdd() *cobra.Command {
@@ -199,6 +193,24 @@ func (p *program) serverChange(use, summary, details string, change func(context
 			return p.showServer(s)
 		}),
 	}
+}
+
+func (p *program) serverRemove() *cobra.Command {
+	var yes bool
+	return yesFlag(p.serverChange("rm NAME", "Take an empty server out of the fleet",
+		"Rm takes out a server that holds no site, not even one in the trash. Its agent is cut off within 2 seconds.",
+		func(ctx context.Context, c *client, id string) (*fleetv1.Server, error) {
+			got, err := c.servers.GetServer(ctx, &fleetv1.GetServerRequest{ServerId: id})
+			if err != nil {
+				return nil, err
+			}
+			name := got.GetServer().GetName()
+			if err := p.confirm(yes, "This takes the server "+plain(name)+" out of the fleet", name); err != nil {
+				return nil, err
+			}
+			answer, err := c.servers.RemoveServer(ctx, &fleetv1.RemoveServerRequest{ServerId: id})
+			return answer.GetServer(), err
+		}), &yes)
 }
 
 func (p *program) serverPing() *cobra.Command {

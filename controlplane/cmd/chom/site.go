@@ -28,10 +28,7 @@ func (p *program) siteCommand() *cobra.Command {
 			func(ctx context.Context, c *client, organization, id string) (changed, error) {
 				return c.sites.ResumeSite(ctx, &sitev1.ResumeSiteRequest{OrganizationId: organization, SiteId: id})
 			}),
-		p.siteChange("delete NAME", "Put a site into the trash, from which it can be restored for some days",
-			func(ctx context.Context, c *client, organization, id string) (changed, error) {
-				return c.sites.DeleteSite(ctx, &sitev1.DeleteSiteRequest{OrganizationId: organization, SiteId: id})
-			}),
+		p.siteDelete(),
 		p.siteChange("restore NAME", "Take a site out of the trash and serve it again",
 			func(ctx context.Context, c *client, organization, id string) (changed, error) {
 				return c.sites.RestoreSite(ctx, &sitev1.RestoreSiteRequest{OrganizationId: organization, SiteId: id})
@@ -245,6 +242,22 @@ func (p *program) siteChange(use, summary string, change func(ctx context.Contex
 			return p.finishSite(ctx, c, answer)
 		}),
 	}))
+}
+
+func (p *program) siteDelete() *cobra.Command {
+	var yes bool
+	return yesFlag(p.siteChange("delete NAME", "Put a site into the trash, from which it can be restored for some days",
+		func(ctx context.Context, c *client, organization, id string) (changed, error) {
+			got, err := c.sites.GetSite(ctx, &sitev1.GetSiteRequest{OrganizationId: organization, SiteId: id})
+			if err != nil {
+				return nil, err
+			}
+			name := got.GetSite().GetName()
+			if err := p.confirm(yes, "This stops the site "+plain(name)+" and puts it into the trash", name); err != nil {
+				return nil, err
+			}
+			return c.sites.DeleteSite(ctx, &sitev1.DeleteSiteRequest{OrganizationId: organization, SiteId: id})
+		}), &yes)
 }
 
 // finishSite follows a change if that is wanted and shows the site as it is then.
