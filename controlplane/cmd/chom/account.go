@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"strings"
 
 	accountv1 "chom.dev/proto/gen/chom/account/v1"
 	"github.com/spf13/cobra"
@@ -11,7 +9,7 @@ import (
 
 func (p *program) accountCommand() *cobra.Command {
 	cmd := group("account", "Your account: address, password, how you sign in", nil,
-		p.accountShow(), p.accountSignUp(), p.accountVerify(), p.accountForgotPassword(), p.accountResetPassword(), p.accountConfirmEmail())
+		p.accountSignUp(), p.accountVerify(), p.accountForgotPassword(), p.accountResetPassword(), p.accountConfirmEmail())
 	cmd.Long = `What changes how a person signs in is done by the person, signed in with a browser: a token will not do. On the
 control plane's pages you change your password and your e-mail address, and let a program in that waits for you
 with a code (/device).
@@ -23,11 +21,11 @@ chom account reset-password takes it.`
 
 // strangers is a command that needs no sign-in, only to know where the control plane is.
 func (p *program) strangers(cmd *cobra.Command, do func(ctx context.Context, c *client, args []string) error) *cobra.Command {
-	var at config
-	cmd.Flags().StringVar(&at.URL, "url", "", "URL of the control plane (default that of chom login)")
-	cmd.Flags().StringVar(&at.CA, "ca", "", "file with a certificate authority to trust besides the system's, with --url")
+	var door config
+	cmd.Flags().StringVar(&door.URL, "url", "", "URL of the control plane (default that of chom login)")
+	cmd.Flags().StringVar(&door.CA, "ca", "", "file with a certificate authority to trust besides the system's, with --url")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if at.URL == "" {
+		if door.URL == "" {
 			path, err := configPath(p.configFile)
 			if err != nil {
 				return err
@@ -36,65 +34,18 @@ func (p *program) strangers(cmd *cobra.Command, do func(ctx context.Context, c *
 			if err != nil {
 				return err
 			}
-			at.URL, at.CA = remembered.URL, remembered.CA
+			door.URL, door.CA = remembered.URL, remembered.CA
 		}
-		if warning := plaintextWarning(at.URL); warning != "" {
-			p.note("warning: %s", warning)
+		if warning := plaintextWarning(door.URL); warning != "" {
+			p.say("warning: %s", warning)
 		}
-		c, err := newClient(at)
+		c, err := newClient(door)
 		if err != nil {
 			return err
 		}
 		return do(cmd.Context(), c, args)
 	}
 	return cmd
-}
-
-func (p *program) accountShow() *cobra.Command {
-	return &cobra.Command{
-		Use:   "show",
-		Short: "Say who you are, and how far your token reaches",
-		Args:  exactly(0),
-		RunE: p.action(func(ctx context.Context, c *client, _ []string) error {
-			caller, err := c.accounts.GetCaller(ctx, &accountv1.GetCallerRequest{})
-			if err != nil {
-				return err
-			}
-			if p.json() {
-				return printJSON(p.out, caller)
-			}
-			return printFields(p.out, [][2]string{
-				{"email", caller.GetEmail()},
-				{"account", caller.GetAccountId()},
-				{"operator", yesNo(caller.GetOperator())},
-				{"token", caller.GetTokenId()},
-				{"scope", short(caller.GetScope(), "SCOPE_")},
-				{"second factors", factorsText(caller.GetFactors())},
-				{"acted for by", caller.GetImpersonatorId()},
-			})
-		}),
-	}
-}
-
-func factorsText(f *accountv1.Factors) string {
-	var have []string
-	if f.GetTotp() {
-		have = append(have, "authenticator app")
-	}
-	if f.GetPasskeys() > 0 {
-		have = append(have, fmt.Sprintf("%d passkeys", f.GetPasskeys()))
-	}
-	if len(have) == 0 {
-		return "none"
-	}
-	return strings.Join(append(have, fmt.Sprintf("%d recovery codes left", f.GetRecoveryCodes())), ", ")
-}
-
-func yesNo(b bool) string {
-	if b {
-		return "yes"
-	}
-	return "no"
 }
 
 func (p *program) accountSignUp() *cobra.Command {
@@ -128,11 +79,15 @@ input, or asked for on a terminal.`,
 		Example: `  chom account verify --url https://chom.example.com`,
 		Args:    exactly(0),
 	}, func(ctx context.Context, c *client, _ []string) error {
-		proof, err := p.secrets("Link of the mail: ", "Password: ")
+		link, err := p.secret("Link of the mail: ")
 		if err != nil {
 			return err
 		}
-		made, err := c.accounts.VerifyEmail(ctx, &accountv1.VerifyEmailRequest{Token: linkSecret(proof[0]), Password: proof[1]})
+		password, err := p.secret("Password: ")
+		if err != nil {
+			return err
+		}
+		made, err := c.accounts.VerifyEmail(ctx, &accountv1.VerifyEmailRequest{Token: linkSecret(link), Password: password})
 		if err != nil {
 			return err
 		}
@@ -163,18 +118,15 @@ func (p *program) accountResetPassword() *cobra.Command {
 input, or asked for on a terminal. All browsers where you are signed in are signed out; tokens go on.`,
 		Args: exactly(0),
 	}, func(ctx context.Context, c *client, _ []string) error {
-		prompts := []string{"Link of the mail: ", "New password: "}
-		if p.person() != nil {
-			prompts = append(prompts, "The same again: ")
-		}
-		proof, err := p.secrets(prompts...)
+		link, err := p.secret("Link of the mail: ")
 		if err != nil {
 			return err
 		}
-		if len(proof) == 3 && proof[1] != proof[2] {
-			return errTwoPasswords
+		password, err := p.newPassword()
+		if err != nil {
+			return err
 		}
-		reset, err := c.accounts.ResetPassword(ctx, &accountv1.ResetPasswordRequest{Token: linkSecret(proof[0]), Password: proof[1]})
+		reset, err := c.accounts.ResetPassword(ctx, &accountv1.ResetPasswordRequest{Token: linkSecret(link), Password: password})
 		if err != nil {
 			return err
 		}

@@ -6,25 +6,15 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
-
-// person is the terminal that somebody sits at; nil where standard input comes from elsewhere.
-func (p *program) person() *os.File {
-	if file, ok := p.in.(*os.File); ok && isatty.IsTerminal(file.Fd()) {
-		return file
-	}
-	return nil
-}
 
 // yesFlag adds --yes to a command that destroys something.
 func yesFlag(cmd *cobra.Command, yes *bool) *cobra.Command {
@@ -52,50 +42,18 @@ func (p *program) confirm(yes bool, consequence, name string) error {
 	return nil
 }
 
-// secrets reads several texts that nobody may see: from a terminal without echo, each after its prompt, or from a pipe, a line for
-// each.
-func (p *program) secrets(prompts ...string) ([]string, error) {
-	texts := make([]string, len(prompts))
-	if p.person() != nil {
-		for i, prompt := range prompts {
-			var err error
-			if texts[i], err = p.secret(prompt); err != nil {
-				return nil, err
-			}
-		}
-		return texts, nil
-	}
-	lines := bufio.NewScanner(io.LimitReader(p.in, int64(len(prompts))*maxSecret))
-	for i := range texts {
-		if lines.Scan() {
-			texts[i] = strings.TrimSpace(lines.Text())
-		}
-		if texts[i] == "" {
-			return nil, &problem{
-				code: exitUsage, text: fmt.Sprintf("standard input must hold %d lines", len(prompts)),
-				next: "pipe them in, or run the command on a terminal to be asked for them",
-			}
-		}
-	}
-	return texts, nil
-}
-
 // newPassword reads a password that is being chosen: twice on a terminal, where a slip does not show.
 func (p *program) newPassword() (string, error) {
-	if p.person() == nil {
-		return p.secret("")
+	password, err := p.secret("New password: ")
+	if err != nil || p.person() == nil {
+		return password, err
 	}
-	typed, err := p.secrets("New password: ", "The same again: ")
-	if err != nil {
-		return "", err
+	again, err := p.secret("The same again: ")
+	if err == nil && again != password {
+		err = &problem{code: exitUsage, text: "these are two different passwords; nothing was done"}
 	}
-	if typed[0] != typed[1] {
-		return "", errTwoPasswords
-	}
-	return typed[0], nil
+	return password, err
 }
-
-var errTwoPasswords = &problem{code: exitUsage, text: "these are two different passwords; nothing was done"}
 
 // linkSecret is the secret in a mailed link: what stands behind its "#". The secret alone will do.
 func linkSecret(text string) string {
@@ -246,22 +204,20 @@ func reached(all bool, sites []string) string {
 	return strings.Join(sites, " ")
 }
 
-// done says what became of a command that gives nothing back: for people a line, for programs what the API answered.
+// done says what became of a command that gives nothing back.
 func (p *program) done(answer any, format string, args ...any) error {
-	if p.json() {
-		return printJSON(p.out, answer)
-	}
-	_, err := fmt.Fprintln(p.out, plain(fmt.Sprintf(format, args...)))
-	return err
+	return p.print(answer, nil, func() error {
+		_, err := fmt.Fprintln(p.out, plain(fmt.Sprintf(format, args...)))
+		return err
+	})
 }
 
 // printSecret gives a secret out for the only time: alone on standard output, so that a program can take it from there, with what a
 // person must know beside it.
 func (p *program) printSecret(answer any, secret, warning string) error {
-	p.note("%s", warning)
-	if p.json() {
-		return printJSON(p.out, answer)
-	}
-	_, err := fmt.Fprintln(p.out, plain(secret))
-	return err
+	p.say("%s", warning)
+	return p.print(answer, []string{secret}, func() error {
+		_, err := fmt.Fprintln(p.out, plain(secret))
+		return err
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	auditv1 "chom.dev/proto/gen/chom/audit/v1"
@@ -94,7 +95,7 @@ func (p *program) auditList() *cobra.Command {
 				return err
 			}
 			all, err := newest(limit, func(size int32, token string) ([]*auditv1.AuditEvent, string, error) {
-				page, err := c.audits.ListAuditEvents(ctx, &auditv1.ListAuditEventsRequest{
+				page, err := c.audit.ListAuditEvents(ctx, &auditv1.ListAuditEventsRequest{
 					OrganizationId: f.organizationID, ActorId: f.actorID, Action: f.action, Object: f.object, Outcome: f.wantedOutcome,
 					StartTime: f.startTime, EndTime: f.endTime, PageSize: size, PageToken: token,
 				})
@@ -117,7 +118,7 @@ func (p *program) auditMine() *cobra.Command {
 		Args:  exactly(0),
 		RunE: p.action(func(ctx context.Context, c *client, _ []string) error {
 			all, err := newest(limit, func(size int32, token string) ([]*auditv1.AuditEvent, string, error) {
-				page, err := c.audits.ListMyAuditEvents(ctx, &auditv1.ListMyAuditEventsRequest{PageSize: size, PageToken: token})
+				page, err := c.audit.ListMyAuditEvents(ctx, &auditv1.ListMyAuditEventsRequest{PageSize: size, PageToken: token})
 				return page.GetEvents(), page.GetNextPageToken(), err
 			})
 			if err != nil {
@@ -129,16 +130,15 @@ func (p *program) auditMine() *cobra.Command {
 }
 
 func (p *program) showEvents(all []*auditv1.AuditEvent) error {
-	if p.json() {
-		return printJSON(p.out, list(all))
-	}
 	var rows [][]string
 	for _, e := range all {
 		rows = append(rows, []string{
-			at(e.GetTime()), actorText(e.GetActor()), e.GetActor().GetAddress(), e.GetAction(), short(e.GetOutcome(), "OUTCOME_"), e.GetObject(), e.GetDetail(),
+			strconv.FormatInt(e.GetSequence(), 10), at(e.GetTime()), actorText(e.GetActor()), e.GetActor().GetAddress(), e.GetAction(), short(e.GetOutcome(), "OUTCOME_"), e.GetObject(), e.GetDetail(),
 		})
 	}
-	return printTable(p.out, []string{"TIME", "WHO", "FROM", "ACTION", "OUTCOME", "OBJECT", "DETAIL"}, rows)
+	return p.print(list(all), column(rows, 0), func() error {
+		return printTable(p.out, []string{"NO", "TIME", "WHO", "FROM", "ACTION", "OUTCOME", "OBJECT", "DETAIL"}, rows)
+	})
 }
 
 func actorText(a *auditv1.Actor) string {
@@ -195,7 +195,7 @@ whole or not at all. The export is itself recorded.`,
 func (c *client) export(ctx context.Context, request *auditv1.ExportAuditEventsRequest, w io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := c.audits.ExportAuditEvents(ctx, request)
+	stream, err := c.audit.ExportAuditEvents(ctx, request)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/cookiejar"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +19,11 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	accountv1 "chom.dev/proto/gen/chom/account/v1"
+	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
+	tokenv1 "chom.dev/proto/gen/chom/token/v1"
+	"chom.dev/proto/gen/chom/token/v1/tokenv1connect"
 
 	_ "chom.dev/controlplane/api"  // part of chomd
 	_ "chom.dev/controlplane/link" // part of chomd
@@ -77,6 +84,7 @@ func TestScripts(t *testing.T) {
 			"restart": restart,
 			"setvar":  setvar,
 			"mailed":  mailed,
+			"tokenof": tokenOf,
 		},
 	})
 }
@@ -170,6 +178,30 @@ func mailed(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Fatalf("no mail to %s about %s", args[1], args[2])
+}
+
+// tokenof FILE EMAIL PASSWORD signs in as a browser does, and writes a token of the person into a file.
+func tokenOf(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: tokenof FILE EMAIL PASSWORD")
+	}
+	url := ts.Getenv("URL")
+	jar, err := cookiejar.New(nil)
+	ts.Check(err)
+	browser := &http.Client{Jar: jar, Transport: fromPage(url)}
+	_, err = accountv1connect.NewSessionServiceClient(browser, url).Login(context.Background(), &accountv1.LoginRequest{Email: args[1], Password: args[2]})
+	ts.Check(err)
+	made, err := tokenv1connect.NewTokenServiceClient(browser, url).CreateToken(context.Background(), &tokenv1.CreateTokenRequest{Name: "test", Scope: accountv1.Scope_SCOPE_MANAGE})
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(made.GetSecret()+"\n"), 0o600))
+}
+
+// fromPage says of each request which page it comes from, as browsers do.
+type fromPage string
+
+func (page fromPage) RoundTrip(request *http.Request) (*http.Response, error) {
+	request.Header.Set("Origin", string(page))
+	return http.DefaultTransport.RoundTrip(request)
 }
 
 // controlPlane is a chomd of its own process.

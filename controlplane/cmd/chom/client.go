@@ -41,7 +41,7 @@ type client struct {
 	sites         sitev1connect.SiteServiceClient
 	tasks         taskv1connect.TaskServiceClient
 	webhooks      webhookv1connect.WebhookServiceClient
-	audits        auditv1connect.AuditServiceClient
+	audit         auditv1connect.AuditServiceClient
 	mails         mailv1connect.MailServiceClient
 }
 
@@ -89,7 +89,7 @@ func newClient(c config) (*client, error) {
 		sites:         sitev1connect.NewSiteServiceClient(hc, to, options...),
 		tasks:         taskv1connect.NewTaskServiceClient(hc, to, options...),
 		webhooks:      webhookv1connect.NewWebhookServiceClient(hc, to, options...),
-		audits:        auditv1connect.NewAuditServiceClient(hc, to, options...),
+		audit:         auditv1connect.NewAuditServiceClient(hc, to, options...),
 		mails:         mailv1connect.NewMailServiceClient(hc, to, options...),
 	}, nil
 }

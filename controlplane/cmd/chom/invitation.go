@@ -67,16 +67,15 @@ func (p *program) invitationList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if p.json() {
-				return printJSON(p.out, list(all))
-			}
 			var rows [][]string
 			for _, i := range all {
 				rows = append(rows, []string{
 					i.GetEmail(), short(i.GetRole(), "ROLE_"), reached(i.GetAllSites(), i.GetSiteIds()), i.GetInviterEmail(), at(i.GetExpireTime()), i.GetId(),
 				})
 			}
-			return printTable(p.out, []string{"EMAIL", "ROLE", "SITES", "INVITED BY", "UNTIL", "ID"}, rows)
+			return p.print(list(all), column(rows, 0), func() error {
+				return printTable(p.out, []string{"EMAIL", "ROLE", "SITES", "INVITED BY", "UNTIL", "ID"}, rows)
+			})
 		}),
 	})
 }
@@ -124,17 +123,16 @@ func (p *program) invitationShow() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if p.json() {
-			return printJSON(p.out, got)
-		}
 		i := got.GetInvitation()
-		return printFields(p.out, [][2]string{
-			{"organization", got.GetOrganizationName()},
-			{"for", i.GetEmail()},
-			{"role", short(i.GetRole(), "ROLE_")},
-			{"sites", reached(i.GetAllSites(), i.GetSiteIds())},
-			{"invited by", i.GetInviterEmail()},
-			{"until", at(i.GetExpireTime())},
+		return p.print(got, nil, func() error {
+			return printFields(p.out, [][2]string{
+				{"organization", got.GetOrganizationName()},
+				{"for", i.GetEmail()},
+				{"role", short(i.GetRole(), "ROLE_")},
+				{"sites", reached(i.GetAllSites(), i.GetSiteIds())},
+				{"invited by", i.GetInviterEmail()},
+				{"until", at(i.GetExpireTime())},
+			})
 		})
 	})
 }

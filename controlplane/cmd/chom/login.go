@@ -4,18 +4,11 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"strings"
 
 	accountv1 "chom.dev/proto/gen/chom/account/v1"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 )
-
-func readHidden(file *os.File) (string, error) {
-	line, err := term.ReadPassword(int(file.Fd()))
-	return string(line), err
-}
 
 func (p *program) loginCommand() *cobra.Command {
 	var conf config

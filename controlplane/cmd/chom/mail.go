@@ -24,20 +24,19 @@ func (p *program) mailQueue() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if p.json() {
-				return printJSON(p.out, q)
-			}
 			server := q.GetServer()
 			if server == "" {
 				server = "none"
 			}
-			return printFields(p.out, [][2]string{
-				{"warning", q.GetWarning()},
-				{"server", server},
-				{"from", q.GetFrom()},
-				{"waiting", fmt.Sprint(q.GetWaitingCount())},
-				{"oldest waits since", at(q.GetOldestWaitingTime())},
-				{"given up in 30 days", fmt.Sprint(q.GetDeadCount())},
+			return p.print(q, nil, func() error {
+				return printFields(p.out, [][2]string{
+					{"warning", q.GetWarning()},
+					{"server", server},
+					{"from", q.GetFrom()},
+					{"waiting", fmt.Sprint(q.GetWaitingCount())},
+					{"oldest waits since", at(q.GetOldestWaitingTime())},
+					{"given up in 30 days", fmt.Sprint(q.GetDeadCount())},
+				})
 			})
 		}),
 	}
@@ -75,14 +74,13 @@ func (p *program) mailList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if p.json() {
-				return printJSON(p.out, list(all))
-			}
 			var rows [][]string
 			for _, m := range all {
 				rows = append(rows, []string{m.GetId(), m.GetRecipient(), m.GetTemplate(), short(m.GetState(), "MAIL_STATE_"), fmt.Sprint(m.GetTries()), at(m.GetCreateTime()), m.GetProblem()})
 			}
-			return printTable(p.out, []string{"ID", "TO", "ABOUT", "STATE", "TRIES", "ASKED", "PROBLEM"}, rows)
+			return p.print(list(all), column(rows, 0), func() error {
+				return printTable(p.out, []string{"ID", "TO", "ABOUT", "STATE", "TRIES", "ASKED", "PROBLEM"}, rows)
+			})
 		}),
 	}, &limit)
 	cmd.Flags().StringVar(&state, "state", "", "only those that are waiting, sending, sent or dead")
@@ -161,19 +159,18 @@ chom mail show ID.`,
 }
 
 func (p *program) showMail(m *mailv1.Mail) error {
-	if p.json() {
-		return printJSON(p.out, m)
-	}
-	return printFields(p.out, [][2]string{
-		{"id", m.GetId()},
-		{"to", m.GetRecipient()},
-		{"about", m.GetTemplate()},
-		{"organization", m.GetOrganizationId()},
-		{"state", short(m.GetState(), "MAIL_STATE_")},
-		{"tries", fmt.Sprint(m.GetTries())},
-		{"problem", m.GetProblem()},
-		{"asked", at(m.GetCreateTime())},
-		{"next try", at(m.GetNextTryTime())},
-		{"ended", at(m.GetEndTime())},
+	return p.print(m, nil, func() error {
+		return printFields(p.out, [][2]string{
+			{"id", m.GetId()},
+			{"to", m.GetRecipient()},
+			{"about", m.GetTemplate()},
+			{"organization", m.GetOrganizationId()},
+			{"state", short(m.GetState(), "MAIL_STATE_")},
+			{"tries", fmt.Sprint(m.GetTries())},
+			{"problem", m.GetProblem()},
+			{"asked", at(m.GetCreateTime())},
+			{"next try", at(m.GetNextTryTime())},
+			{"ended", at(m.GetEndTime())},
+		})
 	})
 }

@@ -42,7 +42,11 @@ func (p *program) memberList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return p.showMembers(list(all), all...)
+			emails := make([]string, len(all))
+			for i, m := range all {
+				emails[i] = m.GetEmail()
+			}
+			return p.showMembers(list(all), emails, all...)
 		}),
 	})
 }
@@ -118,7 +122,7 @@ func (p *program) updateMember(ctx context.Context, c *client, nameOrID string, 
 	if err != nil {
 		return err
 	}
-	return p.showMembers(changed.GetMember(), changed.GetMember())
+	return p.showMembers(changed.GetMember(), nil, changed.GetMember())
 }
 
 func (p *program) memberRemove() *cobra.Command {
@@ -167,13 +171,12 @@ func (c *client) memberNamed(ctx context.Context, organization, emailOrID string
 	return only(all, "member", emailOrID, "chom member list", (*organizationv1.Member).GetAccountId, (*organizationv1.Member).GetEmail)
 }
 
-func (p *program) showMembers(asJSON any, all ...*organizationv1.Member) error {
-	if p.json() {
-		return printJSON(p.out, asJSON)
-	}
+func (p *program) showMembers(value any, emails []string, all ...*organizationv1.Member) error {
 	var rows [][]string
 	for _, m := range all {
 		rows = append(rows, []string{m.GetEmail(), short(m.GetRole(), "ROLE_"), reached(m.GetAllSites(), m.GetSiteIds()), at(m.GetCreateTime()), m.GetAccountId()})
 	}
-	return printTable(p.out, []string{"EMAIL", "ROLE", "SITES", "SINCE", "ACCOUNT"}, rows)
+	return p.print(value, emails, func() error {
+		return printTable(p.out, []string{"EMAIL", "ROLE", "SITES", "SINCE", "ACCOUNT"}, rows)
+	})
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"strconv"
 
 	organizationv1 "chom.dev/proto/gen/chom/organization/v1"
 	"github.com/spf13/cobra"
@@ -45,18 +44,20 @@ func (p *program) organizationList() *cobra.Command {
 		Short:   "List organizations: your own, or for operators all",
 		Args:    exactly(0),
 		RunE: p.action(func(ctx context.Context, c *client, _ []string) error {
-			all, err := c.allOrganizations(ctx, closed)
+			all, err := pages(func(token string) ([]*organizationv1.Organization, string, error) {
+				page, err := c.organizations.ListOrganizations(ctx, &organizationv1.ListOrganizationsRequest{PageSize: largestPage, PageToken: token, ShowClosed: closed})
+				return page.GetOrganizations(), page.GetNextPageToken(), err
+			})
 			if err != nil {
 				return err
-			}
-			if p.json() {
-				return printJSON(p.out, list(all))
 			}
 			var rows [][]string
 			for _, o := range all {
 				rows = append(rows, []string{o.GetName(), o.GetOwnerEmail(), short(o.GetState(), "STATE_"), at(o.GetCreateTime()), o.GetId()})
 			}
-			return printTable(p.out, []string{"NAME", "OWNER", "STATE", "CREATED", "ID"}, rows)
+			return p.print(list(all), column(rows, 0), func() error {
+				return printTable(p.out, []string{"NAME", "OWNER", "STATE", "CREATED", "ID"}, rows)
+			})
 		}),
 	}
 	cmd.Flags().BoolVar(&closed, "closed", false, "also list closed ones, which only operators still see")
@@ -226,7 +227,7 @@ func (p *program) organizationTransfer() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return p.showMembers(moved.GetMember(), moved.GetMember())
+			return p.showMembers(moved.GetMember(), nil, moved.GetMember())
 		}),
 	}, &yes)
 	cmd.Flags().StringVar(&to, "to", "", "e-mail address or account id of the member")
@@ -234,16 +235,22 @@ func (p *program) organizationTransfer() *cobra.Command {
 }
 
 func (p *program) showOrganization(o *organizationv1.Organization) error {
-	if p.json() {
-		return printJSON(p.out, o)
-	}
-	return printFields(p.out, [][2]string{
-		{"name", o.GetName()},
-		{"id", o.GetId()},
-		{"owner", o.GetOwnerEmail()},
-		{"state", short(o.GetState(), "STATE_")},
-		{"closed for good", at(o.GetCloseTime())},
-		{"demands a second factor", strconv.FormatBool(o.GetRequireSecondFactor())},
-		{"created", at(o.GetCreateTime())},
+	return p.print(o, nil, func() error {
+		return printFields(p.out, [][2]string{
+			{"name", o.GetName()},
+			{"id", o.GetId()},
+			{"owner", o.GetOwnerEmail()},
+			{"state", short(o.GetState(), "STATE_")},
+			{"closed for good", at(o.GetCloseTime())},
+			{"demands a second factor", yesNo(o.GetRequireSecondFactor())},
+			{"created", at(o.GetCreateTime())},
+		})
 	})
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
 }

@@ -35,9 +35,9 @@ func pages[T any](next func(token string) (items []T, following string, err erro
 	}
 }
 
-func (c *client) allOrganizations(ctx context.Context, closed bool) ([]*organizationv1.Organization, error) {
+func (c *client) allOrganizations(ctx context.Context) ([]*organizationv1.Organization, error) {
 	return pages(func(token string) ([]*organizationv1.Organization, string, error) {
-		page, err := c.organizations.ListOrganizations(ctx, &organizationv1.ListOrganizationsRequest{PageSize: largestPage, PageToken: token, ShowClosed: closed})
+		page, err := c.organizations.ListOrganizations(ctx, &organizationv1.ListOrganizationsRequest{PageSize: largestPage, PageToken: token})
 		return page.GetOrganizations(), page.GetNextPageToken(), err
 	})
 }
@@ -61,7 +61,7 @@ func (p *program) organizationID(ctx context.Context, c *client) (string, error)
 	if isID(p.organization) {
 		return p.organization, nil
 	}
-	all, err := c.allOrganizations(ctx, false)
+	all, err := c.allOrganizations(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -76,7 +76,7 @@ func (p *program) organizationID(ctx context.Context, c *client) (string, error)
 	case p.organization != "":
 		return "", notFoundf("see them with: chom organization list", "there is no organization %q", plain(p.organization))
 	case len(all) == 0:
-		return "", notFoundf("make one with: chom organization create NAME", "there is no organization yet")
+		return "", notFoundf("make one with: chom organization create NAME --owner EMAIL", "there is no organization yet")
 	case len(all) > 1:
 		return "", &problem{code: exitUsage, text: "there are several organizations", next: "say which with --organization: " + strings.Join(names, ", ")}
 	}
@@ -134,7 +134,7 @@ func (p *program) findTask(ctx context.Context, c *client, id string) (*taskv1.T
 		}
 		places = []string{organization}
 	} else {
-		all, err := c.allOrganizations(ctx, false)
+		all, err := c.allOrganizations(ctx)
 		if err != nil {
 			return nil, err
 		}

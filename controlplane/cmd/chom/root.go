@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -9,6 +11,7 @@ import (
 
 	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 )
 
 // program is one run of the command: where it reads and writes, and what its global flags say.
@@ -20,6 +23,7 @@ type program struct {
 	format       string // table or json
 	organization string // name or id, may be empty
 	wait         bool
+	lines        *bufio.Reader // standard input, where secrets are read from it
 }
 
 // run parses the arguments, does what they say and returns the exit code.
@@ -157,26 +161,45 @@ func (p *program) terminal() bool {
 	return ok && isatty.IsTerminal(file.Fd()) && os.Getenv("TERM") != "dumb"
 }
 
-// secret reads one line that nobody may see: from a terminal without echo, or from a pipe.
-func (p *program) secret(prompt string) (string, error) {
+// person is the terminal at which somebody can be asked; nil when standard input is a pipe or a file.
+func (p *program) person() *os.File {
 	if file, ok := p.in.(*os.File); ok && isatty.IsTerminal(file.Fd()) {
+		return file
+	}
+	return nil
+}
+
+// secret reads a line that nobody may see, and that must not be empty.
+func (p *program) secret(prompt string) (string, error) {
+	text, err := p.hidden(prompt)
+	if err == nil && text == "" {
+		err = &problem{code: exitUsage, text: "standard input holds no secret", next: "pipe it in, or run the command on a terminal to be asked for it"}
+	}
+	return text, err
+}
+
+// hidden reads a line that nobody may see: from a terminal without echo, or the next one of a pipe. It is empty at the end of one.
+func (p *program) hidden(prompt string) (string, error) {
+	if terminal := p.person(); terminal != nil {
 		fmt.Fprint(p.err, prompt)
-		line, err := readHidden(file)
+		line, err := term.ReadPassword(int(terminal.Fd()))
 		fmt.Fprintln(p.err)
 		if err != nil {
 			return "", fmt.Errorf("read from the terminal: %w", err)
 		}
-		return strings.TrimSpace(line), nil
+		return strings.TrimSpace(string(line)), nil
 	}
-	line, err := io.ReadAll(io.LimitReader(p.in, maxSecret+1))
-	if err != nil {
+	if p.lines == nil {
+		p.lines = bufio.NewReaderSize(p.in, maxSecret)
+	}
+	line, err := p.lines.ReadSlice('\n')
+	if errors.Is(err, bufio.ErrBufferFull) {
+		return "", usagef("a line of standard input is longer than %d bytes: that is no secret of CHOM", maxSecret)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
 		return "", fmt.Errorf("read standard input: %w", err)
 	}
-	text := strings.TrimSpace(string(line))
-	if text == "" || len(line) > maxSecret {
-		return "", &problem{code: exitUsage, text: "standard input holds no secret", next: "pipe it in, or run the command on a terminal to be asked for it"}
-	}
-	return text, nil
+	return strings.TrimSpace(string(line)), nil
 }
 
-const maxSecret = 1024 // bytes; a token has 60
+const maxSecret = 1024 // bytes; a token has 60, a password 128 characters

@@ -26,14 +26,13 @@ func (p *program) sessionList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if p.json() {
-				return printJSON(p.out, list(answer.GetSessions()))
-			}
 			var rows [][]string
 			for _, s := range answer.GetSessions() {
 				rows = append(rows, []string{s.GetId(), s.GetAddress(), at(s.GetCreateTime()), at(s.GetLastUsedTime()), s.GetUserAgent()})
 			}
-			return printTable(p.out, []string{"ID", "FROM", "SINCE", "LAST USED", "BROWSER"}, rows)
+			return p.print(list(answer.GetSessions()), column(rows, 0), func() error {
+				return printTable(p.out, []string{"ID", "FROM", "SINCE", "LAST USED", "BROWSER"}, rows)
+			})
 		}),
 	}
 }

@@ -123,9 +123,6 @@ func (p *program) tokenList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if p.json() {
-				return printJSON(p.out, list(all))
-			}
 			var rows [][]string
 			for _, t := range all {
 				rows = append(rows, []string{
@@ -133,7 +130,9 @@ func (p *program) tokenList() *cobra.Command {
 					at(t.GetLastUsedTime()), at(t.GetExpireTime()), t.GetId(),
 				})
 			}
-			return printTable(p.out, []string{"NAME", "SCOPE", "SITES", "MADE BY", "LAST USED", "UNTIL", "ID"}, rows)
+			return p.print(list(all), column(rows, 6), func() error {
+				return printTable(p.out, []string{"NAME", "SCOPE", "SITES", "MADE BY", "LAST USED", "UNTIL", "ID"}, rows)
+			})
 		}),
 	})
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -70,14 +71,13 @@ func (p *program) webhookList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if p.json() {
-				return printJSON(p.out, list(all.GetWebhooks()))
-			}
 			var rows [][]string
 			for _, w := range all.GetWebhooks() {
 				rows = append(rows, []string{w.GetUrl(), webhookState(w), eventsText(w), w.GetDescription(), w.GetId()})
 			}
-			return printTable(p.out, []string{"URL", "STATE", "EVENTS", "DESCRIPTION", "ID"}, rows)
+			return p.print(list(all.GetWebhooks()), column(rows, 4), func() error {
+				return printTable(p.out, []string{"URL", "STATE", "EVENTS", "DESCRIPTION", "ID"}, rows)
+			})
 		}),
 	})
 }
@@ -277,14 +277,13 @@ func (p *program) deliveryList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if p.json() {
-				return printJSON(p.out, list(all))
-			}
 			var rows [][]string
 			for _, d := range all {
 				rows = append(rows, []string{d.GetId(), d.GetType(), short(d.GetState(), "DELIVERY_STATE_"), fmt.Sprint(d.GetTries()), at(d.GetCreateTime()), d.GetProblem()})
 			}
-			return printTable(p.out, []string{"ID", "TYPE", "STATE", "CALLS", "CREATED", "PROBLEM"}, rows)
+			return p.print(list(all), column(rows, 0), func() error {
+				return printTable(p.out, []string{"ID", "TYPE", "STATE", "CALLS", "CREATED", "PROBLEM"}, rows)
+			})
 		}),
 	}), &limit)
 	cmd.Flags().StringVar(&state, "state", "", "only those that are waiting, sending, sent or dead")
@@ -372,42 +371,44 @@ func (p *program) webhookID(ctx context.Context, c *client, urlOrID string) (org
 }
 
 func (p *program) showWebhook(w *webhookv1.Webhook) error {
-	if p.json() {
-		return printJSON(p.out, w)
-	}
-	return printFields(p.out, [][2]string{
-		{"url", w.GetUrl()},
-		{"id", w.GetId()},
-		{"description", w.GetDescription()},
-		{"events", eventsText(w)},
-		{"state", webhookState(w)},
-		{"problem", w.GetProblem()},
-		{"fails since", at(w.GetFailingTime())},
-		{"former secret signs until", at(w.GetFormerSecretExpireTime())},
-		{"created", at(w.GetCreateTime())},
-		{"changed", at(w.GetUpdateTime())},
+	return p.print(w, nil, func() error {
+		return printFields(p.out, [][2]string{
+			{"url", w.GetUrl()},
+			{"id", w.GetId()},
+			{"description", w.GetDescription()},
+			{"events", eventsText(w)},
+			{"state", webhookState(w)},
+			{"problem", w.GetProblem()},
+			{"fails since", at(w.GetFailingTime())},
+			{"former secret signs until", at(w.GetFormerSecretExpireTime())},
+			{"created", at(w.GetCreateTime())},
+			{"changed", at(w.GetUpdateTime())},
+		})
 	})
 }
 
 func (p *program) showDelivery(d *webhookv1.Delivery) error {
-	if p.json() {
-		return printJSON(p.out, d)
-	}
-	if err := printFields(p.out, [][2]string{
-		{"id", d.GetId()},
-		{"event", d.GetEventId()},
-		{"type", d.GetType()},
-		{"state", short(d.GetState(), "DELIVERY_STATE_")},
-		{"problem", d.GetProblem()},
-		{"created", at(d.GetCreateTime())},
-		{"next call", at(d.GetNextTryTime())},
-		{"ended", at(d.GetEndTime())},
-		{"payload", d.GetPayload()},
-	}); err != nil || len(d.GetAttempts()) == 0 {
-		return err
-	}
+	return p.print(d, nil, func() error {
+		if err := printFields(p.out, [][2]string{
+			{"id", d.GetId()},
+			{"event", d.GetEventId()},
+			{"type", d.GetType()},
+			{"state", short(d.GetState(), "DELIVERY_STATE_")},
+			{"problem", d.GetProblem()},
+			{"created", at(d.GetCreateTime())},
+			{"next call", at(d.GetNextTryTime())},
+			{"ended", at(d.GetEndTime())},
+			{"payload", d.GetPayload()},
+		}); err != nil || len(d.GetAttempts()) == 0 {
+			return err
+		}
+		return printAttempts(p.out, d.GetAttempts())
+	})
+}
+
+func printAttempts(w io.Writer, all []*webhookv1.Attempt) error {
 	var rows [][]string
-	for _, a := range d.GetAttempts() {
+	for _, a := range all {
 		took, status := "", ""
 		if a.GetDuration() != nil {
 			took = a.GetDuration().AsDuration().Round(time.Millisecond).String()
@@ -417,5 +418,5 @@ func (p *program) showDelivery(d *webhookv1.Delivery) error {
 		}
 		rows = append(rows, []string{at(a.GetStartTime()), took, status, a.GetProblem()})
 	}
-	return printTable(p.out, []string{"CALL", "TOOK", "STATUS", "PROBLEM"}, rows)
+	return printTable(w, []string{"CALL", "TOOK", "STATUS", "PROBLEM"}, rows)
 }
