@@ -66,6 +66,7 @@ func TestScripts(t *testing.T) {
 				}
 			})
 			env.Values["plane"] = p
+			env.Values["page"] = new(*page)
 			env.Setenv("URL", p.url)
 			env.Setenv("AGENTS", p.agents)
 			env.Setenv("CHOM_CONFIG", filepath.Join(env.WorkDir, "config.json"))
@@ -76,6 +77,8 @@ func TestScripts(t *testing.T) {
 			"agent":   runAgent,
 			"restart": restart,
 			"setvar":  setvar,
+			"signin":  signIn,
+			"browse":  browse,
 		},
 	})
 }

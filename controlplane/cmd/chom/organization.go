@@ -27,7 +27,7 @@ func (p *program) organizationCreate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return p.showOrganizations(made.GetOrganization(), made.GetOrganization())
+			return p.printOrganizations(made.GetOrganization(), nil, made.GetOrganization())
 		}),
 	}
 	cmd.Flags().StringVar(&owner, "owner", "", "e-mail address of the owner")
@@ -45,18 +45,21 @@ func (p *program) organizationList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return p.showOrganizations(list(all), all...)
+			names := make([]string, len(all))
+			for i, o := range all {
+				names[i] = o.GetName()
+			}
+			return p.printOrganizations(list(all), names, all...)
 		}),
 	}
 }
 
-func (p *program) showOrganizations(asJSON any, all ...*organizationv1.Organization) error {
-	if p.json() {
-		return printJSON(p.out, asJSON)
-	}
+func (p *program) printOrganizations(value any, names []string, all ...*organizationv1.Organization) error {
 	var rows [][]string
 	for _, o := range all {
 		rows = append(rows, []string{o.GetName(), o.GetOwnerEmail(), at(o.GetCreateTime()), o.GetId()})
 	}
-	return printTable(p.out, []string{"NAME", "OWNER", "CREATED", "ID"}, rows)
+	return p.print(value, names, func() error {
+		return printTable(p.out, []string{"NAME", "OWNER", "CREATED", "ID"}, rows)
+	})
 }
