@@ -73,12 +73,13 @@ func TestScripts(t *testing.T) {
 			return os.WriteFile(filepath.Join(env.WorkDir, "secret"), []byte(p.secret+"\n"), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":   exits,
-			"agent":   runAgent,
-			"restart": restart,
-			"setvar":  setvar,
-			"signin":  signIn,
-			"browse":  browse,
+			"exits":     exits,
+			"agent":     runAgent,
+			"restart":   restart,
+			"restarted": restarted,
+			"setvar":    setvar,
+			"signin":    signIn,
+			"browse":    browse,
 		},
 	})
 }
@@ -122,7 +123,7 @@ func runAgent(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// restart AFTER kills the control plane after a while, and starts it again on the same addresses.
+// restart AFTER kills the control plane after a while, and starts it again on the same addresses; restarted waits until it has.
 func restart(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: restart AFTER")
@@ -135,7 +136,14 @@ func restart(ts *testscript.TestScript, neg bool, args []string) {
 		time.Sleep(after)
 		done <- p.again()
 	}()
-	ts.Defer(func() { ts.Check(<-done) })
+	p.restarted = done
+}
+
+func restarted(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: restarted")
+	}
+	ts.Check(<-ts.Value("plane").(*controlPlane).restarted)
 }
 
 // setvar NAME FILE PATTERN sets a variable to the first group of a pattern in a file (or in stdout).
@@ -156,6 +164,7 @@ type controlPlane struct {
 	url, agents, secret string
 	process             *exec.Cmd
 	ended               chan error
+	restarted           chan error
 }
 
 func startControlPlane(dir, people, agents string) (*controlPlane, error) {
