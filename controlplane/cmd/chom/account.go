@@ -21,25 +21,21 @@ chom account reset-password takes it.`
 
 // strangers is a command that needs no sign-in, only to know where the control plane is.
 func (p *program) strangers(cmd *cobra.Command, do func(ctx context.Context, c *client, args []string) error) *cobra.Command {
-	var door config
-	cmd.Flags().StringVar(&door.URL, "url", "", "URL of the control plane (default that of chom login)")
+	var door target
+	cmd.Flags().StringVar(&door.URL, "url", "", "URL of the control plane (default that of the context)")
 	cmd.Flags().StringVar(&door.CA, "ca", "", "file with a certificate authority to trust besides the system's, with --url")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if door.URL == "" {
-			path, err := configPath(p.configFile)
+			remembered, err := p.target()
 			if err != nil {
 				return err
 			}
-			remembered, err := loadConfig(path)
-			if err != nil {
-				return err
-			}
-			door.URL, door.CA = remembered.URL, remembered.CA
+			door = target{URL: remembered.URL, CA: remembered.CA}
 		}
 		if warning := plaintextWarning(door.URL); warning != "" {
 			p.say("warning: %s", warning)
 		}
-		c, err := newClient(door)
+		c, err := newClient(door, p.note)
 		if err != nil {
 			return err
 		}

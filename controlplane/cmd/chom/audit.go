@@ -37,6 +37,7 @@ func (p *program) auditFlags(cmd *cobra.Command, f *auditFilter) *cobra.Command 
 	flags.StringVar(&f.action, "action", "", "only actions that begin so: site. or site.create")
 	flags.StringVar(&f.object, "object", "", "only what was done to the thing with this id")
 	flags.StringVar(&f.outcome, "outcome", "", "only what was done, or only what was refused")
+	completeFlag(cmd, "outcome", fixed("done", "refused"))
 	flags.StringVar(&f.since, "since", "", "not before this: a date, a time, or how long ago as 7d or 12h")
 	flags.StringVar(&f.until, "until", "", "before this: a date, a time, or how long ago")
 	return cmd
@@ -187,6 +188,7 @@ whole or not at all. The export is itself recorded.`,
 		}),
 	}, &f)
 	cmd.Flags().StringVar(&format, "format", "jsonl", "jsonl, a JSON object on each line, or csv")
+	completeFlag(cmd, "format", fixed("jsonl", "csv"))
 	cmd.Flags().StringVar(&to, "to", "", "file to write (default standard output)")
 	return cmd
 }

@@ -18,7 +18,6 @@ import (
 const (
 	byBrowser = "only a browser's session may: the help of the group says where it is done"
 	inBrowser = "it is how a browser signs in and out: programs have tokens"
-	forLogin  = "a program that waits for its person: chom login does, not a command of its own"
 )
 
 // withoutCommand are the calls of people's API that no command makes.
@@ -44,8 +43,6 @@ var withoutCommand = map[string]string{
 	"chom.account.v1.SecondFactorService/UpdatePasskey":       byBrowser,
 	"chom.account.v1.SecondFactorService/DeletePasskey":       byBrowser,
 
-	"chom.account.v1.DeviceLoginService/BeginDeviceLogin":   forLogin,
-	"chom.account.v1.DeviceLoginService/PollDeviceLogin":    forLogin,
 	"chom.account.v1.DeviceLoginService/GetDeviceLogin":     byBrowser,
 	"chom.account.v1.DeviceLoginService/ApproveDeviceLogin": byBrowser,
 	"chom.account.v1.DeviceLoginService/DenyDeviceLogin":    byBrowser,

@@ -73,18 +73,22 @@ func TestScripts(t *testing.T) {
 				}
 			})
 			env.Values["plane"] = p
+			env.Values["page"] = new(*page)
 			env.Setenv("URL", p.url)
 			env.Setenv("AGENTS", p.agents)
 			env.Setenv("CHOM_CONFIG", filepath.Join(env.WorkDir, "config.json"))
 			return os.WriteFile(filepath.Join(env.WorkDir, "secret"), []byte(p.secret+"\n"), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":   exits,
-			"agent":   runAgent,
-			"restart": restart,
-			"setvar":  setvar,
-			"mailed":  mailed,
-			"tokenof": tokenOf,
+			"exits":     exits,
+			"agent":     runAgent,
+			"restart":   restart,
+			"restarted": restarted,
+			"setvar":    setvar,
+			"signin":    signIn,
+			"browse":    browse,
+			"mailed":    mailed,
+			"tokenof":   tokenOf,
 		},
 	})
 }
@@ -128,7 +132,7 @@ func runAgent(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// restart AFTER kills the control plane after a while, and starts it again on the same addresses.
+// restart AFTER kills the control plane after a while, and starts it again on the same addresses; restarted waits until it has.
 func restart(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: restart AFTER")
@@ -141,7 +145,14 @@ func restart(ts *testscript.TestScript, neg bool, args []string) {
 		time.Sleep(after)
 		done <- p.again()
 	}()
-	ts.Defer(func() { ts.Check(<-done) })
+	p.restarted = done
+}
+
+func restarted(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: restarted")
+	}
+	ts.Check(<-ts.Value("plane").(*controlPlane).restarted)
 }
 
 // setvar NAME FILE PATTERN sets a variable to the first group of a pattern in a file (or in stdout).
@@ -188,20 +199,12 @@ func tokenOf(ts *testscript.TestScript, neg bool, args []string) {
 	url := ts.Getenv("URL")
 	jar, err := cookiejar.New(nil)
 	ts.Check(err)
-	browser := &http.Client{Jar: jar, Transport: fromPage(url)}
+	browser := &http.Client{Jar: jar, Transport: &page{origin: url}}
 	_, err = accountv1connect.NewSessionServiceClient(browser, url).Login(context.Background(), &accountv1.LoginRequest{Email: args[1], Password: args[2]})
 	ts.Check(err)
 	made, err := tokenv1connect.NewTokenServiceClient(browser, url).CreateToken(context.Background(), &tokenv1.CreateTokenRequest{Name: "test", Scope: accountv1.Scope_SCOPE_MANAGE})
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(made.GetSecret()+"\n"), 0o600))
-}
-
-// fromPage says of each request which page it comes from, as browsers do.
-type fromPage string
-
-func (page fromPage) RoundTrip(request *http.Request) (*http.Response, error) {
-	request.Header.Set("Origin", string(page))
-	return http.DefaultTransport.RoundTrip(request)
 }
 
 // controlPlane is a chomd of its own process.
@@ -210,6 +213,7 @@ type controlPlane struct {
 	url, agents, secret string
 	process             *exec.Cmd
 	ended               chan error
+	restarted           chan error
 }
 
 func startControlPlane(dir, people, agents string) (*controlPlane, error) {

@@ -21,11 +21,11 @@ func (p *program) impersonationStart() *cobra.Command {
 no rights and touches nothing that is the member's alone. The owners are told by mail, and the organization's
 audit log holds it with the reason.
 
-Keep your own sign-in apart from it, in a file of its own, as the example does. The id that end needs is printed
-beside the token.`,
+Keep your own sign-in apart from it, as the example does: login makes the context help the current one, and
+chom context use NAME goes back to yours. The id that end needs is printed beside the token.`,
 		Example: `  chom impersonation start ben@acme.example --organization acme --reason "ticket 4711: he sees no sites" > help.token
-  chom --config help.json login --url https://chom.example.com < help.token
-  chom --config help.json site list`,
+  chom login --url https://chom.example.com --context help --token < help.token
+  chom site list --context help`,
 		Args: exactly(1),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
 			if reason == "" {

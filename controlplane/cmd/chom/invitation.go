@@ -48,6 +48,7 @@ former one.
 		}),
 	})
 	cmd.Flags().StringVar(&role, "role", "member", "what is offered: viewer, member, admin or owner")
+	completeFlag(cmd, "role", fixed("viewer", "member", "admin", "owner"))
 	cmd.Flags().StringSliceVar(&sites, "site", nil, "name or id of a site, for a viewer or member who is to reach only some; several times for more")
 	return cmd
 }

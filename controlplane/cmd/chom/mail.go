@@ -84,6 +84,7 @@ func (p *program) mailList() *cobra.Command {
 		}),
 	}, &limit)
 	cmd.Flags().StringVar(&state, "state", "", "only those that are waiting, sending, sent or dead")
+	completeFlag(cmd, "state", fixed("waiting", "sending", "sent", "dead"))
 	cmd.Flags().StringVar(&recipient, "to", "", "only those to this address")
 	return cmd
 }

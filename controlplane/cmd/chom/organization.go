@@ -66,9 +66,10 @@ func (p *program) organizationList() *cobra.Command {
 
 func (p *program) organizationShow() *cobra.Command {
 	return &cobra.Command{
-		Use:   "show NAME",
-		Short: "Show an organization",
-		Args:  exactly(1),
+		Use:               "show NAME",
+		Short:             "Show an organization",
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.organizationNames),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
 			id, err := p.inOrganization(ctx, c, args[0])
 			if err != nil {
@@ -95,7 +96,8 @@ demanded, until they have added one; to demand it you must have one yourself.`,
 		Example: `  chom organization update acme --name acme-hosting
   chom organization update acme --require-second-factor
   chom organization update acme --require-second-factor=false`,
-		Args: exactly(1),
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.organizationNames),
 	}
 	cmd.RunE = p.action(func(ctx context.Context, c *client, args []string) error {
 		update := &organizationv1.UpdateOrganizationRequest{Name: name, RequireSecondFactor: secondFactor, UpdateMask: &fieldmaskpb.FieldMask{}}
@@ -133,7 +135,8 @@ organization is closed for good and its sites go to the trash; until then chom o
 all of it. The owners are told by mail.`,
 		Example: `  chom organization close acme
   chom organization close acme --yes`,
-		Args: exactly(1),
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.organizationNames),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
 			id, err := p.inOrganization(ctx, c, args[0])
 			if err != nil {
@@ -158,10 +161,11 @@ all of it. The owners are told by mail.`,
 
 func (p *program) organizationReopen() *cobra.Command {
 	return &cobra.Command{
-		Use:   "reopen NAME",
-		Short: "Undo the closing of an organization",
-		Long:  "Reopen works until the period of grace ends. Sites that a member had suspended stay suspended.",
-		Args:  exactly(1),
+		Use:               "reopen NAME",
+		Short:             "Undo the closing of an organization",
+		Long:              "Reopen works until the period of grace ends. Sites that a member had suspended stay suspended.",
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.organizationNames),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
 			id, err := p.inOrganization(ctx, c, args[0])
 			if err != nil {
@@ -179,10 +183,11 @@ func (p *program) organizationReopen() *cobra.Command {
 func (p *program) organizationLeave() *cobra.Command {
 	var yes bool
 	return yesFlag(&cobra.Command{
-		Use:   "leave NAME",
-		Short: "End your own membership",
-		Long:  "Leave is refused to the last owner who can sign in: hand the organization over first.",
-		Args:  exactly(1),
+		Use:               "leave NAME",
+		Short:             "End your own membership",
+		Long:              "Leave is refused to the last owner who can sign in: hand the organization over first.",
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.organizationNames),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
 			id, err := p.inOrganization(ctx, c, args[0])
 			if err != nil {
@@ -204,10 +209,11 @@ func (p *program) organizationTransfer() *cobra.Command {
 	var to string
 	var yes bool
 	cmd := yesFlag(&cobra.Command{
-		Use:     "transfer NAME --to MEMBER",
-		Short:   "Make another member the owner and yourself an admin, in one step",
-		Example: `  chom organization transfer acme --to ben@acme.example`,
-		Args:    exactly(1),
+		Use:               "transfer NAME --to MEMBER",
+		Short:             "Make another member the owner and yourself an admin, in one step",
+		Example:           `  chom organization transfer acme --to ben@acme.example`,
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.organizationNames),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
 			if to == "" {
 				return usagef("--to is needed: the e-mail address of the member who becomes the owner")

@@ -94,6 +94,9 @@ each program its own.`,
 	cmd.Flags().StringVar(&within, "within", "", "name or id of the only organization that a personal token reaches")
 	cmd.Flags().StringSliceVar(&sites, "site", nil, "name or id of a site, for a token that reaches only some; several times for more")
 	cmd.Flags().StringVar(&expires, "expires", "", "how long it works, for example 30d or 12h; an hour to 366d (default 90d)")
+	completeFlag(cmd, "scope", fixed("read", "deploy", "manage"))
+	completeFlag(cmd, "role", fixed("viewer", "member", "admin"))
+	completeFlag(cmd, "within", p.organizationNames)
 	return cmd
 }
 
@@ -109,6 +112,7 @@ func tokenWarning(t *tokenv1.Token) string {
 // tokenOwnerFlag says whose tokens a command is about.
 func (p *program) tokenOwnerFlag(cmd *cobra.Command) *cobra.Command {
 	cmd.Flags().StringVar(&p.organization, "organization", "", "name or id of the organization whose own tokens are meant (default your personal ones)")
+	completeFlag(cmd, "organization", p.organizationNames)
 	return cmd
 }
 

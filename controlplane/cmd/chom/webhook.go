@@ -287,6 +287,7 @@ func (p *program) deliveryList() *cobra.Command {
 		}),
 	}), &limit)
 	cmd.Flags().StringVar(&state, "state", "", "only those that are waiting, sending, sent or dead")
+	completeFlag(cmd, "state", fixed("waiting", "sending", "sent", "dead"))
 	return cmd
 }
 
