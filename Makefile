@@ -39,9 +39,10 @@ build: ## Build chomd, chom, chom-agent, chom-swarm and the plugins into bin/
 	@for p in static wordpress; do go build -ldflags '$(LDFLAGS)' -o bin/chom-plugin-$$p ./plugins/$$p; done
 
 .PHONY: packages
-packages: ## Build the agent's .deb for amd64 and arm64 into dist/
+packages: ## Build the .debs of the agent and of the command line for amd64 and arm64 into dist/
 	@packaging/setup/tools.sh nfpm
 	@VERSION=$(VERSION) packaging/agent/build.sh amd64 arm64
+	@VERSION=$(VERSION) packaging/cli/build.sh amd64 arm64
 
 ##@ Prove it
 .PHONY: test

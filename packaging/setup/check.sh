@@ -23,7 +23,7 @@ echo "== every module builds alone, and its go.mod is tidy"
 for m in $modules; do
 	(cd "$m" && GOWORK=off go mod tidy -diff && GOWORK=off go build ./...)
 done
-GOARCH=arm64 go build ./agent/... ./plugins/...
+GOARCH=arm64 go build ./agent/... ./plugins/... ./controlplane/cmd/chom
 go build -tags failpoint ./agent/... ./controlplane/...
 
 echo "== vet and lint"
