@@ -70,9 +70,10 @@ mutants: ## Remove one check at a time and show that the tests notice; ONLY="wor
 
 ##@ Change it
 .PHONY: generate
-generate: ## Regenerate proto/gen from the protos
+generate: ## Regenerate proto/gen and openapi.json from the protos
 	@packaging/setup/tools.sh buf protoc-gen-go protoc-gen-connect-go protoc-gen-go-grpc
 	@buf format -w && rm -rf proto/gen && buf generate
+	@packaging/setup/openapi.sh >controlplane/api/openapi.json.new && mv controlplane/api/openapi.json.new controlplane/api/openapi.json
 
 .PHONY: lint
 lint: ## golangci-lint over all modules

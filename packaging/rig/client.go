@@ -16,6 +16,7 @@ import (
 	"chom.dev/proto/gen/chom/site/v1/sitev1connect"
 	taskv1 "chom.dev/proto/gen/chom/task/v1"
 	"chom.dev/proto/gen/chom/task/v1/taskv1connect"
+	"chom.dev/proto/gen/chom/token/v1/tokenv1connect"
 )
 
 // Clients speak the public API with one token.
@@ -25,6 +26,7 @@ type Clients struct {
 	Servers       fleetv1connect.ServerServiceClient
 	Sites         sitev1connect.SiteServiceClient
 	Tasks         taskv1connect.TaskServiceClient
+	Tokens        tokenv1connect.TokenServiceClient
 }
 
 // NewClients makes clients for the people's listener at url. An empty token is
@@ -40,6 +42,7 @@ func NewClients(url, token string) *Clients {
 		Servers:       fleetv1connect.NewServerServiceClient(c, url),
 		Sites:         sitev1connect.NewSiteServiceClient(c, url),
 		Tasks:         taskv1connect.NewTaskServiceClient(c, url),
+		Tokens:        tokenv1connect.NewTokenServiceClient(c, url),
 	}
 }
 

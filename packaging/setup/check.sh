@@ -11,6 +11,7 @@ fresh=$(mktemp -d)
 trap 'rm -rf "$fresh"' EXIT
 buf generate -o "$fresh"
 diff -r "$fresh/proto/gen" proto/gen
+packaging/setup/openapi.sh | diff - controlplane/api/openapi.json
 
 echo "== the protos break no one"
 if git rev-parse -q --verify origin/main >/dev/null && git cat-file -e origin/main:buf.yaml 2>/dev/null; then
