@@ -28,8 +28,8 @@ demo-down: ## Remove every trace of the demo
 	@go build -trimpath -o bin/ ./packaging/demo/... && bin/demo down
 
 .PHONY: run
-run: build ## Start the control plane alone on 127.0.0.1, data in .run/ (no root needed)
-	@mkdir -p -m 0700 .run && exec bin/chomd serve --data-dir .run --people-listen 127.0.0.1:8080 --agents-listen 127.0.0.1:8443 --agent-address 127.0.0.1:8443
+run: build ## Start the control plane alone on 127.0.0.1, data and mails in .run/ (no root needed)
+	@mkdir -p -m 0700 .run && exec bin/chomd serve --data-dir .run --mail-dir .run/mails --people-listen 127.0.0.1:8080 --agents-listen 127.0.0.1:8443 --agent-address 127.0.0.1:8443
 
 .PHONY: build
 build: ## Build chomd, chom, chom-agent, chom-swarm and the plugins into bin/

@@ -23,6 +23,21 @@ func (c *Clock) Set(server time.Time) {
 	c.server, c.at = server, time.Now()
 }
 
+// SetBack notes the control plane's time where it is behind of what is known by
+// more than a message takes, and says by how much: somebody has set its clock
+// back. One that is ahead says nothing here.
+func (c *Clock) SetBack(server time.Time) (by time.Duration) {
+	now, confirmed := c.Now()
+	if by = now.Sub(server); !confirmed || by < inTransit {
+		return 0
+	}
+	c.Set(server)
+	return by
+}
+
+// inTransit is the longest that a message is on its way, and calls end by then.
+const inTransit = 30 * time.Second
+
 // Now gives the control plane's time. While nothing is known of it, it gives
 // the host's own, and false.
 func (c *Clock) Now() (now time.Time, confirmed bool) {

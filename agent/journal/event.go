@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"time"
 
 	"chom.dev/proto/contract"
 	linkv1 "chom.dev/proto/gen/chom/link/v1"
@@ -66,14 +67,36 @@ func (j *Journal) Events(count, size int) (out []Event, all bool, err error) {
 	return out, all, err
 }
 
-// Delivered says that the control plane has all events up to a position. It
-// is not waited for: should the note be lost, some events are sent again and
-// ignored.
+// noteAfter is how long the note that events were delivered waits for another
+// write to go with: a transaction of its own would hold up the next order.
+const noteAfter = time.Second
+
+// Delivered says that the control plane has all events up to a position. The
+// file learns of it with the next write, or a second later. Should the note be
+// lost, some events are sent again and ignored.
 func (j *Journal) Delivered(position uint64) {
 	j.mu.Lock()
+	defer j.mu.Unlock()
 	j.delivered = max(j.delivered, position)
+	j.noteLater()
+}
+
+// noteLater sees to it that the note gets written. Called with mu held.
+func (j *Journal) noteLater() {
+	if j.delivered > j.noted && j.noting == nil {
+		j.noting = time.AfterFunc(noteAfter, j.note)
+	}
+}
+
+// note writes what no other write has taken along.
+func (j *Journal) note() {
+	j.mu.Lock()
+	j.noting = nil
+	due := j.delivered > j.noted
 	j.mu.Unlock()
-	j.Submit(Entry{forget: position})
+	if due {
+		j.Submit(Entry{})
+	}
 }
 
 // forget deletes delivered events and marks the attempts whose end was among

@@ -118,6 +118,8 @@ type Journal struct {
 	broken    error         // first error after which nothing may be written
 	brokenC   chan struct{} // closed then
 	delivered uint64        // events up to this position need not be read again
+	noted     uint64        // the file knows of delivered up to here
+	noting    *time.Timer   // until the rest is noted; nil when nothing waits
 }
 
 // Open opens or makes the journal of a server and checks all of it. The
@@ -254,6 +256,7 @@ func check(db *bolt.DB, server string) (err error) {
 
 // Close waits for writes under way and closes the file. What comes later fails.
 func (j *Journal) Close() error {
+	j.note()
 	j.mu.Lock()
 	j.closed = true
 	for j.writing {
@@ -271,14 +274,15 @@ func (j *Journal) Close() error {
 func (j *Journal) Abandon() {
 	j.mu.Lock()
 	j.closed = true
-	for _, t := range j.queue {
-		t.end(ErrClosed)
-	}
+	lost := j.queue
 	j.queue = nil
 	for j.writing {
 		j.idle.Wait()
 	}
 	j.mu.Unlock()
+	for _, t := range lost {
+		t.end(ErrClosed)
+	}
 	if err := j.db.Close(); err != nil {
 		j.log.Warn("abandoned journal did not close", "err", err)
 	}

@@ -150,6 +150,57 @@ func TestJournal(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	t.Run("shows a decision all that came before, and tells what came of it in that order", func(t *testing.T) {
+		j := openAt(t, filepath.Join(fastDir(t), "j.db"))
+		defer j.Close()
+		const count = 100
+		var fences, told []uint64 // each grows in the one goroutine that writes
+		var last *Ticket
+		for i := range count {
+			last = j.Submit(Entry{
+				Decide: func(v View, e *Entry) error {
+					c, err := v.Counters()
+					if err != nil {
+						return err
+					}
+					next := accept(c.HighestFence + 1)
+					fences = append(fences, next.Attempt.Fence)
+					e.Attempt, e.Order, e.Events = next.Attempt, next.Order, next.Events
+					return nil
+				},
+				Then: func(err error) {
+					if err == nil {
+						told = append(told, uint64(i+1))
+					}
+				},
+			})
+		}
+		if err := last.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		for i := range count {
+			if want := uint64(i + 1); fences[i] != want || told[i] != want {
+				t.Fatalf("decision %d saw the fence before %d, and was told as the %d. one", want, fences[i], told[i])
+			}
+		}
+		if c, err := j.Counters(); err != nil || c.HighestFence != count {
+			t.Errorf("counters %+v, %v", c, err)
+		}
+	})
+	t.Run("writes nothing of what was decided against", func(t *testing.T) {
+		j := openAt(t, filepath.Join(fastDir(t), "j.db"))
+		defer j.Close()
+		e, no := accept(1), errors.New("no")
+		e.Decide = func(View, *Entry) error { return no }
+		var told error
+		e.Then = func(err error) { told = err }
+		if err := j.Write(e); !errors.Is(err, no) || !errors.Is(told, no) {
+			t.Errorf("got %v, told %v", err, told)
+		}
+		if all, err := j.Attempts(); err != nil || len(all) != 0 {
+			t.Errorf("attempts %v, %v", all, err)
+		}
+	})
 	t.Run("refuses writes after it was closed", func(t *testing.T) {
 		j := openAt(t, filepath.Join(fastDir(t), "j.db"))
 		if err := j.Close(); err != nil {
@@ -200,6 +251,50 @@ func TestEvents(t *testing.T) {
 			t.Error("the attempt doesn't count as told")
 		}
 	})
+	t.Run("are forgotten without another write, in the end", func(t *testing.T) {
+		for name, wait := range map[string]func(*Journal){
+			"after a while": func(j *Journal) {
+				for deadline := time.Now().Add(10 * time.Second); stored(t, j) > 0 && time.Now().Before(deadline); {
+					time.Sleep(10 * time.Millisecond)
+				}
+			},
+			"when it is closed": func(*Journal) {},
+		} {
+			path := filepath.Join(fastDir(t), "j.db")
+			j := openAt(t, path)
+			write(t, j, accept(1))
+			ev, _, err := j.Events(10, 1000)
+			if err != nil {
+				t.Fatal(err)
+			}
+			j.Delivered(ev[0].Position)
+			if stored(t, j) != 1 {
+				t.Error("the note took a transaction of its own")
+			}
+			wait(j)
+			if err := j.Close(); err != nil {
+				t.Fatal(err)
+			}
+			j = openAt(t, path)
+			if n := stored(t, j); n != 0 {
+				t.Errorf("%s %d events are still there", name, n)
+			}
+			j.Close()
+		}
+	})
+}
+
+// stored counts the events that are in the file, delivered or not.
+func stored(t *testing.T, j *Journal) (n int) {
+	t.Helper()
+	err := j.view(func(tx *bolt.Tx) error {
+		n = tx.Bucket(bucketEvents).Stats().KeyN
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func TestFull(t *testing.T) {

@@ -13,6 +13,9 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
+// View is what has been written, as one transaction sees it.
+type View struct{ tx *bolt.Tx }
+
 // view reads what has been written, and takes damage for what it is.
 func (j *Journal) view(f func(*bolt.Tx) error) (err error) {
 	defer guard(&err)()
@@ -26,9 +29,15 @@ func (j *Journal) view(f func(*bolt.Tx) error) (err error) {
 // Attempt finds an attempt.
 func (j *Journal) Attempt(key Key) (a Attempt, found bool, err error) {
 	err = j.view(func(tx *bolt.Tx) error {
-		found, err = getJSON(tx.Bucket(bucketAttempts), key.bytes(), &a)
+		a, found, err = View{tx}.Attempt(key)
 		return err
 	})
+	return a, found, err
+}
+
+// Attempt finds an attempt.
+func (v View) Attempt(key Key) (a Attempt, found bool, err error) {
+	found, err = getJSON(v.tx.Bucket(bucketAttempts), key.bytes(), &a)
 	return a, found, err
 }
 
@@ -121,28 +130,41 @@ func (j *Journal) Steps(key Key) (map[string]Step, error) {
 // Site finds a site.
 func (j *Journal) Site(id contract.SiteID) (s Site, found bool, err error) {
 	err = j.view(func(tx *bolt.Tx) error {
-		found, err = getJSON(tx.Bucket(bucketSites), uuidBytes(id.String()), &s)
+		s, found, err = View{tx}.Site(id)
 		return err
 	})
 	return s, found, err
 }
 
+// Site finds a site.
+func (v View) Site(id contract.SiteID) (s Site, found bool, err error) {
+	found, err = getJSON(v.tx.Bucket(bucketSites), uuidBytes(id.String()), &s)
+	return s, found, err
+}
+
 // Sites gives all sites, removed ones included.
-func (j *Journal) Sites() ([]Site, error) {
+func (j *Journal) Sites() (all []Site, err error) {
+	err = j.view(func(tx *bolt.Tx) error {
+		all, err = View{tx}.Sites()
+		return err
+	})
+	return all, err
+}
+
+// Sites gives all sites, removed ones included.
+func (v View) Sites() ([]Site, error) {
 	var out []Site
-	err := j.view(func(tx *bolt.Tx) error {
-		return tx.Bucket(bucketSites).ForEach(func(k, v []byte) error {
-			text, err := open1(bucketSites, k, v)
-			if err != nil {
-				return err
-			}
-			var s Site
-			if err := json.Unmarshal(text, &s); err != nil {
-				return fmt.Errorf("%w: site: %w", ErrCorrupt, err)
-			}
-			out = append(out, s)
-			return nil
-		})
+	err := v.tx.Bucket(bucketSites).ForEach(func(k, value []byte) error {
+		text, err := open1(bucketSites, k, value)
+		if err != nil {
+			return err
+		}
+		var s Site
+		if err := json.Unmarshal(text, &s); err != nil {
+			return fmt.Errorf("%w: site: %w", ErrCorrupt, err)
+		}
+		out = append(out, s)
+		return nil
 	})
 	return out, err
 }
@@ -150,23 +172,29 @@ func (j *Journal) Sites() ([]Site, error) {
 // Counters gives the host's numbers.
 func (j *Journal) Counters() (c Counters, err error) {
 	err = j.view(func(tx *bolt.Tx) error {
-		b := tx.Bucket(bucketCounters)
-		next, err := getNumber(b, keyNextUID)
-		if err != nil {
-			return err
-		}
-		c.NextUID = uint32(next)
-		for _, f := range []struct {
-			key []byte
-			to  *uint64
-		}{{keyHighestFence, &c.HighestFence}, {keyServerFence, &c.ServerFence}, {keyStarts, &c.Starts}, {keyBeats, &c.Beats}} {
-			if *f.to, err = getNumber(b, f.key); err != nil {
-				return err
-			}
-		}
-		return nil
+		c, err = View{tx}.Counters()
+		return err
 	})
 	return c, err
+}
+
+// Counters gives the host's numbers.
+func (v View) Counters() (c Counters, err error) {
+	b := v.tx.Bucket(bucketCounters)
+	next, err := getNumber(b, keyNextUID)
+	if err != nil {
+		return c, err
+	}
+	c.NextUID = uint32(next)
+	for _, f := range []struct {
+		key []byte
+		to  *uint64
+	}{{keyHighestFence, &c.HighestFence}, {keyServerFence, &c.ServerFence}, {keyStarts, &c.Starts}, {keyBeats, &c.Beats}} {
+		if *f.to, err = getNumber(b, f.key); err != nil {
+			return c, err
+		}
+	}
+	return c, nil
 }
 
 // Beat proves that writing works, by writing.

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -16,6 +17,14 @@ import (
 
 // Entry is what is written at once, or not at all. All parts are optional.
 type Entry struct {
+	// Decide completes the entry in the transaction that writes it, where all
+	// that came before is in view. With an error nothing of the entry is written;
+	// without one it may still fail. It must not block.
+	Decide func(View, *Entry) error
+	// Then is told what came of it, before Wait returns and in the order of
+	// Submit. It must not block.
+	Then func(error)
+
 	Attempt *Attempt             // put in place of what was there; raises the host's fences
 	Order   *orderv1.SignedOrder // of Attempt
 	Step    *Step
@@ -25,16 +34,16 @@ type Entry struct {
 	order  []byte   // Order, serialized
 	events [][]byte // Events, serialized
 	claim  string   // server that the file belongs to from now on
-	forget uint64   // delivered events, up to this position
 	add    [][]byte // counters to add one to
 	prune  *pruning
 }
 
 // Ticket is a write that was asked for.
 type Ticket struct {
-	entry Entry
-	done  chan struct{}
-	err   error
+	entry   Entry
+	refused error // why nothing of it was written, though its transaction was
+	done    chan struct{}
+	err     error
 }
 
 // Wait waits until the write has been synced, or has failed.
@@ -44,7 +53,10 @@ func (t *Ticket) Wait() error {
 }
 
 func (t *Ticket) end(err error) {
-	t.err = err
+	t.err = cmp.Or(err, t.refused)
+	if t.entry.Then != nil {
+		t.entry.Then(t.err)
+	}
 	close(t.done)
 }
 
@@ -56,25 +68,27 @@ func (j *Journal) Write(e Entry) error { return j.Submit(e).Wait() }
 // under way share the next one.
 func (j *Journal) Submit(e Entry) *Ticket {
 	t := &Ticket{entry: e, done: make(chan struct{})}
-	if err := t.entry.serialize(); err != nil {
-		t.end(err) // alone: those who share its transaction must not suffer
-		return t
+	if err := j.enqueue(t); err != nil {
+		t.end(err)
 	}
+	return t
+}
+
+func (j *Journal) enqueue(t *Ticket) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	switch {
 	case j.broken != nil:
-		t.end(j.broken)
+		return j.broken
 	case j.closed:
-		t.end(ErrClosed)
-	default:
-		j.queue = append(j.queue, t)
-		if !j.writing {
-			j.writing = true
-			go j.drain()
-		}
+		return ErrClosed
 	}
-	return t
+	j.queue = append(j.queue, t)
+	if !j.writing {
+		j.writing = true
+		go j.drain()
+	}
+	return nil
 }
 
 // drain writes until nobody waits.
@@ -89,12 +103,12 @@ func (j *Journal) drain() {
 			j.mu.Unlock()
 			return
 		}
-		broken := j.broken
+		broken, delivered := j.broken, j.delivered
 		j.mu.Unlock()
 
 		err := broken
 		if err == nil {
-			err = j.commit(batch)
+			err = j.commit(batch, delivered)
 		}
 		for _, t := range batch {
 			t.end(err)
@@ -102,12 +116,21 @@ func (j *Journal) drain() {
 	}
 }
 
-// commit makes one transaction of a batch.
-func (j *Journal) commit(batch []*Ticket) (err error) {
+// commit makes one transaction of a batch, and of the note that events up to a
+// position were delivered.
+func (j *Journal) commit(batch []*Ticket, delivered uint64) (err error) {
 	defer guard(&err)()
 	news := false
 	err = j.db.Update(func(tx *bolt.Tx) error {
+		if delivered > j.noted {
+			if err := forget(tx, delivered); err != nil {
+				return err
+			}
+		}
 		for _, t := range batch {
+			if t.refused = t.entry.complete(View{tx}); t.refused != nil {
+				continue // alone: those who share its transaction must not suffer
+			}
 			news = news || len(t.entry.Events) > 0
 			if err := t.entry.write(tx); err != nil {
 				return err
@@ -116,19 +139,21 @@ func (j *Journal) commit(batch []*Ticket) (err error) {
 		return nil
 	})
 	if err == nil {
+		j.mu.Lock()
+		j.noted = delivered
+		notify := j.notify
+		j.mu.Unlock()
 		if news {
-			j.mu.Lock()
-			notify := j.notify
-			j.mu.Unlock()
 			notify()
 		}
 		return nil
 	}
-	if Full(err) {
-		return fmt.Errorf("write journal: %w", err) // nothing was written, and it may work later
-	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if Full(err) {
+		j.noteLater()                               // alone it may fit, and it makes room
+		return fmt.Errorf("write journal: %w", err) // nothing was written, and it may work later
+	}
 	if j.broken == nil {
 		j.broken = fmt.Errorf("%w: %w", ErrBroken, err)
 		close(j.brokenC)
@@ -143,7 +168,13 @@ func Full(err error) bool {
 		err != nil && strings.Contains(err.Error(), syscall.ENOSPC.Error()) // bbolt flattens some errors to text
 }
 
-func (e *Entry) serialize() (err error) {
+// complete makes the entry ready to be written.
+func (e *Entry) complete(v View) (err error) {
+	if e.Decide != nil {
+		if err := e.Decide(v, e); err != nil {
+			return err
+		}
+	}
 	if e.Order != nil {
 		if e.order, err = proto.Marshal(e.Order); err != nil {
 			return fmt.Errorf("write order: %w", err)
@@ -193,11 +224,6 @@ func (e *Entry) write(tx *bolt.Tx) error {
 	}
 	if e.claim != "" {
 		if err := put(tx.Bucket(bucketMeta), keyServer, []byte(e.claim)); err != nil {
-			return err
-		}
-	}
-	if e.forget > 0 {
-		if err := forget(tx, e.forget); err != nil {
 			return err
 		}
 	}

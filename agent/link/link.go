@@ -49,6 +49,7 @@ type Tasks interface {
 	Running() []*linkv1.JournalEntry
 	Outbox(count, size int) (task.Batch, error)
 	Delivered(task.Batch)
+	Busy() int
 	Wake() <-chan struct{}
 	SetSigners([]ed25519.PublicKey)
 }

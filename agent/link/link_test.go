@@ -257,6 +257,36 @@ func TestLink(t *testing.T) {
 		}
 	})
 
+	t.Run("goes by the control plane's clock when that is set back under way, and not when it jumps ahead", func(t *testing.T) {
+		t.Parallel()
+		s := linktest.New(t)
+		var set atomic.Int64
+		s.ServerTime = func() time.Time { return time.Now().Add(time.Duration(set.Load())) }
+		a := enrolled(t, s).start().connected()
+		reports := func() {
+			t.Helper()
+			var before int
+			s.Look(a.id, func(rec *linktest.Agent) { before = rec.Beats })
+			a.saw("two more reports", func(rec *linktest.Agent) bool { return rec.Beats >= before+2 })
+		}
+		set.Store(int64(10 * 365 * 24 * time.Hour))
+		reports()
+		if d := a.clock.Skew(); d.Abs() > time.Minute {
+			t.Errorf("by the clock that jumped ahead its certificate is over: skew is %s", d)
+		}
+		set.Store(int64(-3 * time.Hour))
+		reports()
+		if d := a.clock.Skew(); d < 2*time.Hour {
+			t.Errorf("skew is %s", d)
+		}
+		a.does("signed after the control plane's clock was set back")
+		s.Look(a.id, func(rec *linktest.Agent) {
+			if len(rec.Hellos) != 1 {
+				t.Errorf("it took %d times Hello", len(rec.Hellos))
+			}
+		})
+	})
+
 	t.Run("judges orders by the control plane's clock", func(t *testing.T) {
 		t.Parallel()
 		s := linktest.New(t)

@@ -23,9 +23,10 @@ const (
 	maxAddresses = 64        //
 	factsEvery   = 5 * time.Minute
 	sampleEvery  = time.Minute
+	gatherFor    = 2 * time.Millisecond // two syncs of a quick disk
 )
 
-// report sends what happened as soon as it did, one call at a time: what
+// report sends what happened a moment after it did, one call at a time: what
 // happens during a call goes with the next. Without anything to tell it sends
 // heartbeats.
 func (s *session) report(ctx context.Context) error {
@@ -40,6 +41,9 @@ func (s *session) report(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.cfg.Tasks.Wake():
+			if err := s.gather(ctx); err != nil {
+				return err
+			}
 		case <-beat.C:
 			due = true
 		case <-facts.C:
@@ -55,6 +59,23 @@ func (s *session) report(ctx context.Context) error {
 		// Spread a little, or those that reconnected together stay together.
 		beat.Reset(s.heartbeat - rand.N(s.heartbeat/10+1))
 	}
+}
+
+// gather waits until everything has ended, for a moment at most: an order that
+// takes no longer is told of once, not as accepted and again as ended.
+func (s *session) gather(ctx context.Context) error {
+	enough := time.NewTimer(gatherFor)
+	defer enough.Stop()
+	for s.cfg.Tasks.Busy() > 0 {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-enough.C:
+			return nil
+		case <-s.cfg.Tasks.Wake():
+		}
+	}
+	return nil
 }
 
 // tell empties the outbox, in as many calls as that takes. The first call is
@@ -122,6 +143,11 @@ func (s *session) call(ctx context.Context, req *linkv1.ReportRequest, batch tas
 		return err
 	}
 	s.heard(max(s.heartbeat, silentFor) + callFor + slack)
+	if t := res.ServerTime; t.IsValid() && t.Seconds > 0 {
+		if by := s.cfg.Clock.SetBack(t.AsTime()); by > 0 {
+			s.cfg.Log.Warn("the control plane's clock was set back", "by", by.Round(time.Second))
+		}
+	}
 	for _, r := range res.Refused {
 		s.cfg.Log.Warn("event was refused", "task", r.TaskId, "attempt", r.Attempt, "sequence", r.Sequence, "reason", r.Reason)
 	}

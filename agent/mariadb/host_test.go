@@ -44,17 +44,17 @@ func TestLifeOnHost(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer late.Close()
-		if err := errors.Join(late.Remove(ctx, h.DBName(), h.UnixUser()), late.Remove(ctx, other.DBName(), other.UnixUser()), unixuser.Remove(ctx, h.UnixUser())); err != nil {
+		if err := errors.Join(late.Remove(ctx, h.DBName(), h.UnixUser()), late.Remove(ctx, other.DBName(), other.UnixUser()), unixuser.Remove(ctx, sys, h.UnixUser())); err != nil {
 			t.Error(err)
 		}
 	})
-	if err := unixuser.Ensure(ctx, unixuser.User{Name: h.UnixUser(), UID: 27000}); err != nil {
+	if err := unixuser.Ensure(ctx, sys, unixuser.User{Name: h.UnixUser(), UID: 27000}); err != nil {
 		t.Fatal(err)
 	}
 	// sql runs a statement as the site's user, through its unix_socket account.
 	sql := func(query string) (string, error) {
-		res, err := run.Unit{Name: "test-sql", User: h.UnixUser().String(), Group: h.UnixUser().String(), Stdin: strings.NewReader(query),
-			Argv: []string{"/usr/bin/mariadb", "--no-defaults", "--batch", "--skip-column-names", "--socket=" + Socket, h.DBName().String()}}.Run(ctx)
+		res, err := sys.Run(ctx, run.Unit{Name: "test-sql", User: h.UnixUser().String(), Group: h.UnixUser().String(), Stdin: strings.NewReader(query),
+			Argv: []string{"/usr/bin/mariadb", "--no-defaults", "--batch", "--skip-column-names", "--socket=" + Socket, h.DBName().String()}})
 		return strings.TrimSpace(string(res.Stdout)), err
 	}
 	t.Run("schema and account appear once however often they are asked for", func(t *testing.T) {
@@ -99,7 +99,7 @@ func TestLifeOnHost(t *testing.T) {
 	})
 	t.Run("no password and no other user can come in as the site", func(t *testing.T) {
 		for _, user := range []string{"root", "www-data", "nobody"} {
-			if _, err := (run.Unit{Name: "test-sql", User: user, Argv: []string{"/usr/bin/mariadb", "--no-defaults", "--user=" + h.UnixUser().String(), "--password=x", "--socket=" + Socket, "-e", "SELECT 1"}}).Run(ctx); err == nil {
+			if _, err := sys.Run(ctx, run.Unit{Name: "test-sql", User: user, Argv: []string{"/usr/bin/mariadb", "--no-defaults", "--user=" + h.UnixUser().String(), "--password=x", "--socket=" + Socket, "-e", "SELECT 1"}}); err == nil {
 				t.Errorf("%s came in", user)
 			}
 		}
@@ -127,7 +127,7 @@ func TestLifeOnHost(t *testing.T) {
 		locked := run.Unit{Name: "test-sql-lock", User: h.UnixUser().String(), Stdin: strings.NewReader("LOCK TABLES a WRITE; SELECT SLEEP(50);"),
 			Argv: []string{"/usr/bin/mariadb", "--no-defaults", "--socket=" + Socket, h.DBName().String()}}
 		done := make(chan error, 1)
-		go func() { _, err := locked.Run(ctx); done <- err }()
+		go func() { _, err := sys.Run(ctx, locked); done <- err }()
 		time.Sleep(time.Second) // it takes its lock
 		start := time.Now()
 		for range 2 {

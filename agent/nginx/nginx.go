@@ -75,17 +75,19 @@ func New(h *systemd.Host, log *slog.Logger) *Manager {
 	}
 	return &Manager{
 		paths: paths{etc: "/etc/nginx", logs: "/var/log/chom/sites", trees: run.SitesDir, pid: "/run/nginx.pid", rotate: "/etc/logrotate.d/chom-sites", addresses: addresses},
-		host:  h, log: log, test: testConfig, get: client("127.0.0.1:80"),
+		host:  h, log: log, test: tester(h), get: client("127.0.0.1:80"),
 	}
 }
 
-// testConfig asks nginx itself, outside of the agent's sandbox: it opens logs.
-func testConfig(ctx context.Context, config string) ([]byte, error) {
-	res, err := run.Unit{
-		Name: "nginx-test", Argv: []string{"/usr/sbin/nginx", "-t", "-c", config},
-		Properties: []run.Property{{Key: "LimitNOFILE", Value: openFiles}},
-	}.Run(ctx)
-	return res.Stderr, err
+// tester asks nginx itself, outside of the agent's sandbox: it opens logs.
+func tester(h *systemd.Host) func(ctx context.Context, config string) ([]byte, error) {
+	return func(ctx context.Context, config string) ([]byte, error) {
+		res, err := h.Run(ctx, run.Unit{
+			Name: "nginx-test", Argv: []string{"/usr/sbin/nginx", "-t", "-c", config},
+			Properties: []run.Property{{Key: "LimitNOFILE", Value: openFiles}},
+		})
+		return res.Stderr, err
+	}
 }
 
 // openFiles bounds descriptors of nginx: two logs per site in every process,

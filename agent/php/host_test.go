@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"chom.dev/agent/nginx"
-	"chom.dev/agent/run"
 	"chom.dev/agent/systemd"
 	"chom.dev/agent/tree"
 	"chom.dev/agent/unixuser"
@@ -34,12 +33,12 @@ func TestLifeOnHost(t *testing.T) {
 		t.Fatal("no PHP on this host")
 	}
 	p.Version = installed[0].Version
-	if err := errors.Join(tree.Host().EnsureBase(), unixuser.Ensure(ctx, user), tree.Host().Ensure(p.Handle, user.UID), m.EnsureBase(ctx)); err != nil {
+	if err := errors.Join(tree.Host().EnsureBase(), unixuser.Ensure(ctx, sys, user), tree.Host().Ensure(p.Handle, user.UID), m.EnsureBase(ctx)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		ctx := context.Background()
-		if err := errors.Join(m.Remove(ctx, p.Handle), sys.Stop(ctx, p.Handle.Slice()), os.RemoveAll(tree.Shell(p.Handle)), unixuser.Remove(ctx, user.Name)); err != nil {
+		if err := errors.Join(m.Remove(ctx, p.Handle), sys.Stop(ctx, p.Handle.Slice()), os.RemoveAll(tree.Shell(p.Handle)), unixuser.Remove(ctx, sys, user.Name)); err != nil {
 			t.Error(err)
 		}
 	})
@@ -160,8 +159,8 @@ func TestLifeOnHost(t *testing.T) {
 				t.Errorf("%s is left", path)
 			}
 		}
-		if _, err := run.Running(ctx, p.Handle.PHPUnit()); err != nil {
-			t.Error(err)
+		if st, err := sys.State(ctx, p.Handle.PHPUnit()); err != nil || st.Load != "not-found" {
+			t.Errorf("state %+v, %v", st, err)
 		}
 	})
 }

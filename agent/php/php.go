@@ -77,6 +77,7 @@ type host interface {
 	ResetFailed(ctx context.Context, unit string) error
 	State(ctx context.Context, unit string) (systemd.State, error)
 	Mask(ctx context.Context, service string) error
+	Run(ctx context.Context, u run.Unit) (run.Result, error)
 }
 
 // Manager keeps the masters of all sites. Safe for concurrent use on different
@@ -229,7 +230,10 @@ func (m *Manager) try(ctx context.Context, p Pool, release Installed, text []byt
 		return err
 	}
 	defer func() { _ = os.Remove(candidate) }() // what stays behind is overwritten by the next try
-	_, err := run.SiteUnit{Handle: p.Handle, Name: "php-test", Argv: []string{release.FPM, "--test", "--fpm-config", candidate}}.Run(ctx)
+	u, err := run.SiteUnit{Handle: p.Handle, Name: "php-test", Argv: []string{release.FPM, "--test", "--fpm-config", candidate}}.Unit()
+	if err == nil {
+		_, err = m.host.Run(ctx, u)
+	}
 	if err != nil {
 		return fmt.Errorf("php-fpm rejects the pool, the running one is untouched: %w", err)
 	}

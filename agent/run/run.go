@@ -6,16 +6,17 @@
 //
 // There are three doors:
 //
-//	Cmd.Run        a child of the agent, inside the agent's own sandbox;
-//	Unit.Run       a transient systemd unit, started by PID 1 outside of it;
-//	SiteUnit.Run   the same as a site's user, walled in to that one site.
+//	Cmd        a child of the agent, inside the agent's own sandbox;
+//	Unit       a transient systemd unit, started by PID 1 outside of it;
+//	SiteUnit   the same as a site's user, walled in to that one site.
+//
+// The last two are only described here: systemd.Host speaks to PID 1.
 //
 // Secrets go in by Stdin. Arguments and environment are readable by others on
 // the host and must never hold one.
 package run
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -29,10 +30,7 @@ import (
 )
 
 const (
-	defaultTimeout   = time.Minute // long work says so itself
-	defaultMaxOutput = 1 << 20     // nothing that we parse is larger
-	stderrTail       = 4 << 10     // enough for the last words of a program, small enough for a report
-	stderrLines      = 8           // lines of it that go into an error text
+	defaultTimeout = time.Minute // long work says so itself
 
 	// waitDelay is how long pipes may stay open after the process died; a
 	// grandchild that left the group could hold them for ever.
@@ -53,13 +51,6 @@ type Cmd struct {
 	Dir       string        // "" is "/"
 	Timeout   time.Duration // 0 is a minute
 	MaxOutput int           // bytes of stdout that are kept; 0 is 1 MiB; the rest is read and dropped
-}
-
-// Result is what a program left behind.
-type Result struct {
-	Stdout    []byte
-	Stderr    []byte // its last 4 KiB
-	Truncated bool   // stdout was longer than MaxOutput
 }
 
 // ExitError says that a program was run and failed.
@@ -99,19 +90,16 @@ func (c Cmd) Run(ctx context.Context) (Result, error) {
 	if c.Timeout == 0 {
 		c.Timeout = defaultTimeout
 	}
-	if c.MaxOutput == 0 {
-		c.MaxOutput = defaultMaxOutput
-	}
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	cmd, err := c.command(ctx)
 	if err != nil {
 		return Result{}, err
 	}
-	stdout, stderr := &head{limit: c.MaxOutput}, &tail{limit: stderrTail}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, stdout, stderr
+	out := newOutput(c.MaxOutput)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, &out.head, &out.tail
 	err = cmd.Run()
-	res := Result{Stdout: stdout.Bytes(), Stderr: stderr.Bytes(), Truncated: stdout.dropped}
+	res := out.result()
 	return res, c.explain(ctx, err, res)
 }
 
@@ -127,7 +115,7 @@ func (c Cmd) explain(ctx context.Context, err error, res Result) error {
 		}
 		return fmt.Errorf("run %s: %w", c.Path, err)
 	}
-	e := &ExitError{Path: c.Path, Code: exit.ExitCode(), Stderr: lastLines(res.Stderr, stderrLines), Cause: ctx.Err()}
+	e := &ExitError{Path: c.Path, Code: exit.ExitCode(), Stderr: res.LastWords(), Cause: ctx.Err()}
 	if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 		e.Signal = ws.Signal()
 	}
@@ -170,61 +158,4 @@ func checkArgv(argv []string) error {
 		}
 	}
 	return nil
-}
-
-// head keeps the first bytes and drops the rest, so that a noisy program is
-// neither blocked nor able to fill our memory.
-type head struct {
-	buf     bytes.Buffer // not embedded: its ReadFrom would bypass the limit
-	limit   int
-	dropped bool
-}
-
-func (h *head) Write(p []byte) (int, error) {
-	n := len(p)
-	if room := h.limit - h.buf.Len(); n > room {
-		p, h.dropped = p[:max(room, 0)], true
-	}
-	h.buf.Write(p) // never fails
-	return n, nil
-}
-
-func (h *head) Bytes() []byte { return h.buf.Bytes() }
-
-// tail keeps the last bytes: that is where programs say why they failed.
-type tail struct {
-	buf   []byte
-	limit int
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	n := len(p)
-	if len(p) > t.limit {
-		p = p[len(p)-t.limit:]
-	}
-	t.buf = append(t.buf, p...)
-	if over := len(t.buf) - t.limit; over > 0 {
-		t.buf = append(t.buf[:0], t.buf[over:]...)
-	}
-	return n, nil
-}
-
-func (t *tail) Bytes() []byte { return t.buf }
-
-// lastLines gives the last n lines that hold anything, as one line without
-// control characters: it ends up in logs and on terminals.
-func lastLines(b []byte, n int) string {
-	var lines []string
-	for l := range strings.Lines(strings.ToValidUTF8(string(b), "\uFFFD")) {
-		l = strings.TrimSpace(strings.Map(func(r rune) rune {
-			if r < ' ' || r >= 0x7f && r < 0xa0 || r == '\u2028' || r == '\u2029' {
-				return ' '
-			}
-			return r
-		}, l))
-		if l != "" {
-			lines = append(lines, l)
-		}
-	}
-	return strings.Join(lines[max(0, len(lines)-n):], " | ")
 }

@@ -3,6 +3,7 @@ package run
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -117,7 +118,7 @@ func TestTail(t *testing.T) {
 	}
 }
 
-func TestUnitArgs(t *testing.T) {
+func TestUnitSettings(t *testing.T) {
 	h, err := contract.ParseHandle("abcdefgh27")
 	if err != nil {
 		t.Fatal(err)
@@ -128,21 +129,46 @@ func TestUnitArgs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		args, err := u.args()
+		settings, err := u.Settings()
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := strings.Join(args, "\n") + "\n"
-		golden(t, "testdata/site-unit.args", got)
+		var got strings.Builder
+		for _, s := range settings {
+			fmt.Fprintln(&got, s.Name, s.Value)
+		}
+		golden(t, "testdata/site-unit.settings", got.String())
 	})
 	t.Run("names that systemd could read otherwise are refused", func(t *testing.T) {
 		for _, name := range []string{"", "-x", "a b", "a/b", "a@b", "A", "a\n", strings.Repeat("a", 200)} {
-			if _, err := (Unit{Name: name, Argv: []string{"/usr/bin/true"}}).args(); err == nil {
+			if _, err := (Unit{Name: name, Argv: []string{"/usr/bin/true"}}).Settings(); err == nil {
 				t.Errorf("name %q passed", name)
 			}
 		}
 		if _, err := (SiteUnit{Name: "x", Argv: []string{"/usr/bin/true"}}).Unit(); err == nil {
 			t.Error("a unit without a site passed")
+		}
+	})
+	t.Run("every setting that is known is one of a site's sandbox, or of the two more that are compared with it on a host", func(t *testing.T) {
+		u, err := SiteUnit{Handle: h, Name: "x", Argv: []string{"/usr/bin/true"}, ReadOnly: []string{"/a"}, RuntimeDir: "b"}.Unit()
+		if err != nil {
+			t.Fatal(err)
+		}
+		used := map[string]bool{"ReadWritePaths": true, "LimitNOFILE": true}
+		for _, p := range u.Properties {
+			used[p.Key] = true
+		}
+		for key := range types {
+			if !used[key] {
+				t.Errorf("%s is not", key)
+			}
+		}
+	})
+	t.Run("settings that would be said wrongly are refused", func(t *testing.T) {
+		for _, p := range []Property{{"Unheard", "yes"}, {"PrivateTmp", "disconnected"}, {"CapabilityBoundingSet", "CAP_KILL"}, {"RestrictNamespaces", "user"}, {"UMask", "9"}, {"Nice", "x"}} {
+			if _, err := (Unit{Name: "x", Argv: []string{"/usr/bin/true"}, Properties: []Property{p}}).Settings(); err == nil {
+				t.Errorf("%s=%s passed", p.Key, p.Value)
+			}
 		}
 	})
 }

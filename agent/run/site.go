@@ -1,10 +1,8 @@
 package run
 
 import (
-	"context"
 	"fmt"
 	"io"
-	"os/exec"
 	"slices"
 	"time"
 
@@ -59,26 +57,6 @@ func (s SiteUnit) Unit() (Unit, error) {
 		Argv: s.Argv, Env: s.Env, Dir: dir, Stdin: s.Stdin, Timeout: s.Timeout, MaxOutput: s.MaxOutput,
 		Properties: props,
 	}, nil
-}
-
-// Run runs the program to its end, see Unit.Run.
-func (s SiteUnit) Run(ctx context.Context) (Result, error) {
-	u, err := s.Unit()
-	if err != nil {
-		return Result{}, err
-	}
-	return u.Run(ctx)
-}
-
-// Command prepares the program for a caller that talks to it while it runs,
-// see Unit.Command. It also gives the name to Stop.
-func (s SiteUnit) Command() (cmd *exec.Cmd, service string, err error) {
-	u, err := s.Unit()
-	if err != nil {
-		return nil, "", err
-	}
-	cmd, err = u.Command()
-	return cmd, u.Service(), err
 }
 
 // SiteSandbox is the wall around everything that runs as a site's user: the

@@ -194,12 +194,12 @@ func (s *Server) install(ctx context.Context, log *task.Log) error {
 // apt runs outside of our sandbox, as apt must write everywhere, and survives
 // our restart: the next try ends it and dpkg goes on where it was.
 func (s *Server) apt(ctx context.Context, name, path string, args ...string) (string, error) {
-	res, err := run.Unit{
+	res, err := s.systemd.Run(ctx, run.Unit{
 		Name:    name,
 		Argv:    append([]string{path}, args...),
 		Env:     map[string]string{"DEBIAN_FRONTEND": "noninteractive"},
 		Timeout: installWithin,
-	}.Run(ctx)
+	})
 	return string(res.Stdout) + string(res.Stderr), err
 }
 

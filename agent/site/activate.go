@@ -14,6 +14,7 @@ import (
 	"chom.dev/agent/systemd"
 	"chom.dev/agent/task"
 	"chom.dev/agent/unixuser"
+	"chom.dev/plugins/host"
 	"chom.dev/plugins/sdk"
 	"chom.dev/proto/contract"
 )
@@ -57,7 +58,7 @@ func (c *converge) user() task.Step {
 		},
 		Do: func(ctx context.Context, log *task.Log) error {
 			log.Note("user %s, uid %d", u.Name, u.UID)
-			return permanentIf(unixuser.Ensure(ctx, u), unixuser.ErrTaken)
+			return permanentIf(unixuser.Ensure(ctx, c.systemd, u), unixuser.ErrTaken)
 		},
 	}
 }
@@ -148,8 +149,8 @@ func (c *converge) fpm() task.Step {
 	}
 }
 
-// install lets the plugin bring the application to the desired settings. The
-// plugin starts once per attempt; what it measured decides the probe.
+// install lets the plugin bring the application to the desired settings. What
+// it measured decides the probe.
 func (c *converge) install() task.Step {
 	return task.Step{
 		Name: "application",
@@ -157,29 +158,26 @@ func (c *converge) install() task.Step {
 			return c.state != nil && c.state.Installed, "", nil
 		},
 		Do: func(ctx context.Context, log *task.Log) error {
-			p, err := c.session(ctx)
-			if err != nil {
-				return err
-			}
-			defer p.Close()
-			st, err := p.Check(ctx, c.application())
-			switch {
-			case err != nil && !errors.Is(err, sdk.ErrNotInstalled):
-				return pluginError(err)
-			case err == nil && st.Installed:
-				st, err = p.Update(ctx, c.application())
-			default:
-				st, err = p.Install(ctx, c.application(), eachStep(log))
-			}
-			if err != nil {
-				return pluginError(err)
-			}
-			for _, f := range st.Findings {
-				log.Printf("%s: %s", f.Code, f.Message)
-			}
-			log.Note("%s", strings.TrimSpace(c.typ.String()+" "+st.Version))
-			c.state = &st
-			return nil
+			return c.withPlugin(ctx, func(p *host.Session) error {
+				st, err := p.Check(ctx, c.application())
+				switch {
+				case err != nil && !errors.Is(err, sdk.ErrNotInstalled):
+					return err
+				case err == nil && st.Installed:
+					st, err = p.Update(ctx, c.application())
+				default:
+					st, err = p.Install(ctx, c.application(), eachStep(log))
+				}
+				if err != nil {
+					return err
+				}
+				for _, f := range st.Findings {
+					log.Printf("%s: %s", f.Code, f.Message)
+				}
+				log.Note("%s", strings.TrimSpace(c.typ.String()+" "+st.Version))
+				c.state = &st
+				return nil
+			})
 		},
 	}
 }
@@ -193,14 +191,6 @@ func eachStep(log *task.Log) func(sdk.Progress) {
 			log.Printf("%s: %s", p.Step, p.Message)
 		}
 	}
-}
-
-func pluginError(err error) error {
-	var field *sdk.FieldError
-	if errors.As(err, &field) || sdk.IsPermanent(err) || errors.Is(err, sdk.ErrUnsupported) {
-		return task.Permanent(err)
-	}
-	return err
 }
 
 // cron replaces whatever the application would use to start its own work. One

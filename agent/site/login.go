@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"chom.dev/agent/task"
+	"chom.dev/plugins/host"
 	"chom.dev/plugins/sdk"
 	orderv1 "chom.dev/proto/gen/chom/order/v1"
 )
@@ -24,15 +25,12 @@ func (c *converge) armLogin(o *orderv1.Order) task.Step {
 			if order.GetHandle() != c.handle.String() {
 				return task.Permanent(errors.New("the order names another site"))
 			}
-			p, err := c.session(ctx)
-			if err != nil {
-				return err
-			}
-			defer p.Close()
-			return pluginError(p.ArmLogin(ctx, c.application(), sdk.Login{
-				TokenSHA256: [sha256.Size]byte(order.GetTokenSha256()),
-				Expires:     time.Now().Add(life - time.Second), // the site counts in whole seconds
-			}))
+			return c.withPlugin(ctx, func(p *host.Session) error {
+				return p.ArmLogin(ctx, c.application(), sdk.Login{
+					TokenSHA256: [sha256.Size]byte(order.GetTokenSha256()),
+					Expires:     time.Now().Add(life - time.Second), // the site counts in whole seconds
+				})
+			})
 		},
 	}
 }

@@ -2,21 +2,58 @@ package site
 
 import (
 	"context"
-	"fmt"
-	"io"
+	"errors"
 	"strings"
 
 	"chom.dev/agent/run"
+	"chom.dev/agent/systemd"
+	"chom.dev/agent/task"
 	"chom.dev/plugins/host"
+	"chom.dev/plugins/sdk"
 )
+
+// withPlugin lets the attempt's plugin do something. It runs as the site's user
+// from its first use to the attempt's end, or until it failed: another try gets
+// a new one.
+func (c *converge) withPlugin(ctx context.Context, do func(*host.Session) error) (err error) {
+	if c.session == nil {
+		var readable []string
+		if c.needs.NeedsArchive {
+			readable = append(readable, ArchiveDir)
+		}
+		if c.session, err = c.plugins.Open(ctx, host.User{Handle: c.handle, UID: c.uid, GID: c.uid}, c.typ, readable...); err != nil {
+			return err
+		}
+	}
+	if err := do(c.session); err != nil {
+		c.endPlugin()
+		return pluginError(err)
+	}
+	return nil
+}
+
+func (c *converge) endPlugin() {
+	if c.session != nil {
+		c.session.Close()
+		c.session = nil
+	}
+}
+
+func pluginError(err error) error {
+	var field *sdk.FieldError
+	if errors.As(err, &field) || sdk.IsPermanent(err) || errors.Is(err, sdk.ErrUnsupported) {
+		return task.Permanent(err)
+	}
+	return err
+}
 
 // starter runs plugins as the site's user, in a transient unit with the whole
 // sandbox of a site.
-type starter struct{}
+type starter struct{ systemd *systemd.Host }
 
 // Start ends an older plugin of the site, if the agent died while it ran, and
 // starts the new one.
-func (starter) Start(ctx context.Context, c host.Command) (host.Process, error) {
+func (s starter) Start(ctx context.Context, c host.Command) (host.Process, error) {
 	unit, err := run.SiteUnit{
 		Handle:   c.User.Handle,
 		Name:     "plugin",
@@ -32,30 +69,7 @@ func (starter) Start(ctx context.Context, c host.Command) (host.Process, error) 
 	for _, dir := range c.Writable {
 		unit.Properties = append(unit.Properties, run.Property{Key: "ReadWritePaths", Value: dir})
 	}
-	running, err := run.Running(ctx, unit.Service())
-	if err != nil {
-		return nil, err
-	}
-	if running {
-		if err := run.Stop(ctx, unit.Service()); err != nil {
-			return nil, fmt.Errorf("end older plugin: %w", err)
-		}
-	}
-	cmd, err := unit.Command()
-	if err != nil {
-		return nil, err
-	}
-	p := &process{unit: unit.Service(), wait: cmd.Wait}
-	if p.stdout, err = cmd.StdoutPipe(); err != nil {
-		return nil, err
-	}
-	if p.stderr, err = cmd.StderrPipe(); err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	return p, nil
+	return s.systemd.Launch(ctx, unit)
 }
 
 func environment(pairs []string) map[string]string {
@@ -66,18 +80,3 @@ func environment(pairs []string) map[string]string {
 	}
 	return env
 }
-
-// process is a plugin's unit and the client that waits for it.
-type process struct {
-	unit           string
-	wait           func() error
-	stdout, stderr io.ReadCloser
-}
-
-func (p *process) Stdout() io.ReadCloser { return p.stdout }
-func (p *process) Stderr() io.ReadCloser { return p.stderr }
-func (p *process) Wait() error           { return p.wait() }
-func (p *process) ID() string            { return p.unit }
-
-// Kill ends the unit; its client ends with it.
-func (p *process) Kill(ctx context.Context) error { return run.Stop(ctx, p.unit) }

@@ -16,7 +16,6 @@
 package site
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -50,7 +49,7 @@ type Sites struct {
 
 // New gives the handlers of site orders on this host. Nothing is touched yet.
 func New(sd *systemd.Host, web *nginx.Manager, fpm *php.Manager, db *mariadb.Server, log *slog.Logger) (*Sites, error) {
-	plugins, err := host.New(host.Config{Starter: starter{}, Logger: log})
+	plugins, err := host.New(host.Config{Starter: starter{sd}, Logger: log})
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +74,7 @@ func (s *Sites) Converge() task.Handler {
 		if err != nil {
 			return task.Plan{}, err
 		}
-		plan := task.Plan{Observe: c.observe}
+		plan := task.Plan{Observe: c.observe, End: c.endPlugin}
 		switch c.desired.GetPhase() {
 		case sitev1.Phase_PHASE_ACTIVE:
 			plan.Steps = c.activate()
@@ -105,7 +104,7 @@ func (s *Sites) Login() task.Handler {
 		if p := c.desired.GetPhase(); p != sitev1.Phase_PHASE_ACTIVE {
 			return task.Plan{}, fmt.Errorf("the site is %s", p)
 		}
-		return task.Plan{Steps: []task.Step{c.armLogin(o.Message)}}, nil
+		return task.Plan{Steps: []task.Step{c.armLogin(o.Message)}, End: c.endPlugin}, nil
 	})
 }
 
@@ -121,7 +120,9 @@ type converge struct {
 	needs   sdk.Description
 	release php.Installed // of types that need PHP
 
-	// state is what the plugin measured in this attempt; nil before it did.
+	// session is the plugin of this attempt; nil before it was started.
+	session *host.Session
+	// state is what it measured; nil before it did.
 	state *sdk.State
 }
 
@@ -208,13 +209,4 @@ func (c *converge) application() sdk.Site {
 		s.Archive = &sdk.Archive{Path: c.archives.path(a.GetSha256()), SHA256: fmt.Sprintf("%x", a.GetSha256())}
 	}
 	return s
-}
-
-// session starts the plugin as the site's user. Close it.
-func (c *converge) session(ctx context.Context) (*host.Session, error) {
-	var readable []string
-	if c.needs.NeedsArchive {
-		readable = append(readable, ArchiveDir)
-	}
-	return c.plugins.Open(ctx, host.User{Handle: c.handle, UID: c.uid, GID: c.uid}, c.typ, readable...)
 }

@@ -130,6 +130,6 @@ func (c *converge) removeUser() task.Step {
 			st, err := unixuser.Probe(unixuser.User{Name: name, UID: c.uid})
 			return err == nil && !st.User && !st.Group, "", err
 		},
-		Do: func(ctx context.Context, _ *task.Log) error { return unixuser.Remove(ctx, name) },
+		Do: func(ctx context.Context, _ *task.Log) error { return unixuser.Remove(ctx, c.systemd, name) },
 	}
 }

@@ -160,15 +160,12 @@ func TestSliceOnHost(t *testing.T) {
 		}
 	})
 	t.Run("killing the slice empties it", func(t *testing.T) {
-		cmd, err := run.Unit{Name: "test-slice", Slice: site.Slice(), Argv: []string{"/usr/bin/sleep", "600"}}.Command()
+		sleeper, err := h.Launch(ctx, run.Unit{Name: "test-slice", Slice: site.Slice(), Argv: []string{"/usr/bin/sleep", "600"}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
 		for range 100 {
-			if on, _ := run.Running(ctx, "chom-run-test-slice.service"); on {
+			if st, _ := h.State(ctx, sleeper.ID()); st.Active == "activating" {
 				break
 			}
 			time.Sleep(20 * time.Millisecond)
@@ -176,7 +173,7 @@ func TestSliceOnHost(t *testing.T) {
 		if err := h.Kill(ctx, site.Slice()); err != nil {
 			t.Fatal(err)
 		}
-		if err := cmd.Wait(); err == nil {
+		if err := sleeper.Wait(); err == nil {
 			t.Fatal("it ended well")
 		}
 	})

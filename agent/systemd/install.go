@@ -8,12 +8,8 @@ import (
 	"regexp"
 	"slices"
 
-	godbus "github.com/godbus/dbus/v5"
-
 	"chom.dev/agent/atomicfile"
 )
-
-type dbusError = godbus.Error
 
 // ours are the unit names that this package may write, remove and enable.
 var ours = regexp.MustCompile(`^(chom|chom-[a-z0-9-]+|srv-chom)\.(service|timer|slice|mount|target)$`)
@@ -66,7 +62,7 @@ func (h *Host) reloadIfStale(ctx context.Context, names []string) error {
 
 // DaemonReload makes systemd read all unit files.
 func (h *Host) DaemonReload(ctx context.Context) error {
-	conn, err := h.connect(ctx)
+	conn, err := h.connect()
 	if err != nil {
 		return err
 	}

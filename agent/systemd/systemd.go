@@ -2,7 +2,7 @@
 // starts and stops units, and asks how they are. It talks D-Bus to PID 1
 // directly, so it works while the message bus is down.
 //
-// It does not run commands to their end; that is what package run is for.
+// It also runs programs in transient units, as package run describes them.
 package systemd
 
 import (
@@ -15,6 +15,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/coreos/go-systemd/v22/dbus"
+	godbus "github.com/godbus/dbus/v5"
 )
 
 // Host is the init system of this machine. It connects when first used and
@@ -43,7 +44,7 @@ func (h *Host) Close() {
 }
 
 // connect gives a live connection to PID 1's own socket.
-func (h *Host) connect(ctx context.Context) (*dbus.Conn, error) {
+func (h *Host) connect() (*dbus.Conn, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.conn != nil && h.conn.Connected() {
@@ -53,10 +54,9 @@ func (h *Host) connect(ctx context.Context) (*dbus.Conn, error) {
 		h.conn.Close()
 		h.conn = nil
 	}
-	// The connection outlives the call that made it.
-	conn, err := dbus.NewSystemdConnectionContext(context.WithoutCancel(ctx))
+	conn, err := dbus.NewConnection(func() (*godbus.Conn, error) { return dial() })
 	if err != nil {
-		return nil, fmt.Errorf("connect to systemd: %w", err)
+		return nil, err
 	}
 	h.conn = conn
 	return conn, nil
@@ -69,14 +69,15 @@ type State struct {
 	Sub    string // finer, by type: "running", "dead", "mounted", ...
 	Result string // of services: "success", "exit-code", "timeout", "oom-kill", ...
 
-	fragment string
-	stale    bool
+	fragment     string
+	stale        bool
+	code, status int32 // of a service's main process: how it ended, and with what
 }
 
 // State asks for a unit's state. A unit that doesn't exist is no error: its
 // Load is "not-found".
 func (h *Host) State(ctx context.Context, unit string) (State, error) {
-	conn, err := h.connect(ctx)
+	conn, err := h.connect()
 	if err != nil {
 		return State{}, err
 	}
@@ -85,10 +86,11 @@ func (h *Host) State(ctx context.Context, unit string) (State, error) {
 		return State{}, fmt.Errorf("state of %s: %w", unit, err)
 	}
 	str := func(key string) string { s, _ := props[key].(string); return s }
+	number := func(key string) int32 { n, _ := props[key].(int32); return n }
 	stale, _ := props["NeedDaemonReload"].(bool)
 	return State{
 		Load: str("LoadState"), Active: str("ActiveState"), Sub: str("SubState"), Result: str("Result"),
-		fragment: str("FragmentPath"), stale: stale,
+		fragment: str("FragmentPath"), stale: stale, code: number("ExecMainCode"), status: number("ExecMainStatus"),
 	}, nil
 }
 
@@ -134,7 +136,7 @@ func (h *Host) Kill(ctx context.Context, unit string) error {
 }
 
 func (h *Host) kill(ctx context.Context, unit string, who dbus.Who, sig syscall.Signal) error {
-	conn, err := h.connect(ctx)
+	conn, err := h.connect()
 	if err != nil {
 		return err
 	}
@@ -146,7 +148,7 @@ func (h *Host) kill(ctx context.Context, unit string, who dbus.Who, sig syscall.
 
 // ResetFailed lets a failed unit start again before its start limit allows.
 func (h *Host) ResetFailed(ctx context.Context, unit string) error {
-	conn, err := h.connect(ctx)
+	conn, err := h.connect()
 	if err != nil {
 		return err
 	}
@@ -160,7 +162,7 @@ type starter func(c *dbus.Conn, ctx context.Context, name, mode string, done cha
 
 // job submits a job and waits for its result.
 func (h *Host) job(ctx context.Context, verb, unit string, start starter) error {
-	conn, err := h.connect(ctx)
+	conn, err := h.connect()
 	if err != nil {
 		return err
 	}
@@ -210,7 +212,7 @@ func (h *Host) WaitActive(ctx context.Context, unit string) error {
 // Units lists loaded units whose names match a shell pattern, e.g.
 // "chom-run-*", as name to active state.
 func (h *Host) Units(ctx context.Context, pattern string) (map[string]string, error) {
-	conn, err := h.connect(ctx)
+	conn, err := h.connect()
 	if err != nil {
 		return nil, err
 	}
@@ -225,9 +227,12 @@ func (h *Host) Units(ctx context.Context, pattern string) (map[string]string, er
 	return out, nil
 }
 
-func isNoSuchUnit(err error) bool {
-	var e dbusError
-	return errors.As(err, &e) && (e.Name == "org.freedesktop.systemd1.NoSuchUnit")
+func isNoSuchUnit(err error) bool { return is(err, "NoSuchUnit") }
+
+// is tells whether systemd gave this error.
+func is(err error, name string) bool {
+	var e godbus.Error
+	return errors.As(err, &e) && e.Name == "org.freedesktop.systemd1."+name
 }
 
 // Ready says that the agent is up. It and the three after it talk to our own

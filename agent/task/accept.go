@@ -19,8 +19,9 @@ const (
 	skew = 5 * time.Minute // two clocks may differ by this much before an order counts as expired
 )
 
-// Offer takes an order: accepts it, refuses it, or answers a repeat from the
-// journal. It returns after the decision has been synced; the work comes later.
+// Offer takes an order: it is accepted, refused, or, when it is a repeat,
+// answered from the journal. That is decided in the transaction that writes it
+// down, so orders that come together share a sync. Offer waits for none of it.
 func (e *Engine) Offer(signed *orderv1.SignedOrder) {
 	e.mu.Lock()
 	signers := e.signers
@@ -35,18 +36,53 @@ func (e *Engine) Offer(signed *orderv1.SignedOrder) {
 		e.cfg.Log.Warn("order names no task", "err", err)
 		return
 	}
-	e.deciding.Lock()
-	a, err := e.accept(key, o, signed)
-	e.deciding.Unlock()
-	if err != nil {
+	e.mu.Lock()
+	e.undecided[key]++
+	e.mu.Unlock()
+	var d decision
+	e.cfg.Journal.Submit(journal.Entry{
+		Decide: func(v journal.View, entry *journal.Entry) (err error) {
+			d, err = e.accept(v, entry, key, o, signed)
+			return err
+		},
+		Then: func(err error) { e.decided(key, signed, d, err) },
+	})
+}
+
+// decision is what became of a trusted order. At most one of its fields is set:
+// an order that is refused ends in the journal, and nothing follows.
+type decision struct {
+	attempt *attempt         // it is accepted: to be started
+	repeat  *journal.Attempt // it was decided on before: to be told again
+	away    string           // why it is turned away
+}
+
+// decided does what follows from a decision once it is synced.
+func (e *Engine) decided(key journal.Key, signed *orderv1.SignedOrder, d decision, err error) {
+	if d.attempt != nil && err == nil {
+		fail.Point("task/" + d.attempt.rec.Kind + "/accept/after")
+		e.trace("accepted", d.attempt.order, "", "")
+		e.admit(d.attempt)
+	}
+	e.mu.Lock()
+	if d.attempt != nil {
+		e.promised--
+	}
+	if e.undecided[key]--; e.undecided[key] == 0 {
+		delete(e.undecided, key)
+	}
+	e.allDecided.Broadcast()
+	e.mu.Unlock()
+	switch {
+	case err != nil:
 		e.cfg.Log.Error("order was not taken", "task", key.Task, "attempt", key.Number, "err", err)
 		if journal.Full(err) {
 			e.turnAway(signed, "the journal's disk is full")
 		}
-		return
-	}
-	if a != nil {
-		e.admit(a)
+	case d.repeat != nil:
+		e.repeat(*d.repeat)
+	case d.away != "":
+		e.turnAway(signed, d.away)
 	}
 }
 
@@ -77,7 +113,7 @@ func (e *Engine) turnAway(signed *orderv1.SignedOrder, reason string) {
 	e.cfg.Log.Warn("order is turned away", "task", key.Task, "attempt", key.Number, "reason", reason)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if _, live := e.live[key]; live {
+	if e.live[key] != nil || e.undecided[key] > 0 {
 		return // a forged twin must not end the true one
 	}
 	if len(e.answered) >= maxRemembered {
@@ -98,76 +134,71 @@ func event(key journal.Key, fence, sequence uint64, ev *linkv1.TaskEvent) *linkv
 	return ev
 }
 
-// accept decides on a trusted order and writes the decision down. It gives the
-// attempt to start, or nil when there is none.
-func (e *Engine) accept(key journal.Key, o *orderv1.Order, signed *orderv1.SignedOrder) (*attempt, error) {
-	rec, known, err := e.cfg.Journal.Attempt(key)
+// accept decides on a trusted order, and completes the entry that writes the
+// decision down.
+func (e *Engine) accept(v journal.View, entry *journal.Entry, key journal.Key, o *orderv1.Order, signed *orderv1.SignedOrder) (decision, error) {
+	rec, known, err := v.Attempt(key)
 	if err != nil {
-		return nil, err
+		return decision{}, err
 	}
 	if known {
-		e.repeat(rec)
-		return nil, nil
+		return decision{repeat: &rec}, nil
 	}
 	e.mu.Lock()
-	turnedAway, canceled, full := e.answered[key], e.canceled[key], len(e.live) >= maxLive
+	turnedAway, canceled, full := e.answered[key], e.canceled[key], len(e.live)+e.promised >= maxLive
 	e.mu.Unlock()
 	switch {
 	case turnedAway:
-		e.turnAway(signed, "the order was refused before") // what was told once stays true
-		return nil, nil
+		return decision{away: "the order was refused before"}, nil // what was told once stays true
 	case o.ServerId != e.cfg.Server.String():
-		e.turnAway(signed, "the order is for another server")
-		return nil, nil
+		return decision{away: "the order is for another server"}, nil
 	case full:
-		return nil, fmt.Errorf("%d orders wait already; it will be offered again", maxLive)
+		return decision{}, fmt.Errorf("%d orders wait already; it will be offered again", maxLive)
 	}
-	h, err := e.held(o)
+	h, err := look(v, o)
 	if err != nil {
-		return nil, err
+		return decision{}, err
 	}
 	order, site, reason := decide(o, h, e.cfg.Clock.Time())
 	var plan Plan
 	if reason == "" {
 		plan, reason = e.plan(order)
 	}
-	now := time.Now().UTC()
 	rec = journal.Attempt{
 		Task: key.Task, Number: key.Number, Kind: string(order.Kind),
 		Organization: order.Organization, Site: order.Site.ID,
-		Fence: o.Fence, Accepted: now, StepCount: uint32(len(plan.Steps)),
+		Fence: o.Fence, Accepted: time.Now().UTC(), StepCount: uint32(len(plan.Steps)),
 	}
 	if reason == "" && canceled {
-		return nil, e.endUnstarted(rec, &orderv1.Result{Outcome: orderv1.Outcome_OUTCOME_CANCELED, Error: errCanceled.Error()})
+		return decision{}, endUnstarted(entry, rec, &orderv1.Result{Outcome: orderv1.Outcome_OUTCOME_CANCELED, Error: errCanceled.Error()})
 	}
 	if reason != "" {
 		e.cfg.Log.Warn("order is refused", "task", key.Task, "attempt", key.Number, "reason", reason)
 		rec.StepCount = 0
-		return nil, e.endUnstarted(rec, refusal(reason))
+		return decision{}, endUnstarted(entry, rec, refusal(reason))
 	}
 
 	fail.Point("task/" + rec.Kind + "/accept/before")
-	accepted := event(key, o.Fence, 1, &linkv1.TaskEvent{Event: &linkv1.TaskEvent_Accepted{
+	entry.Attempt, entry.Order, entry.Site = &rec, signed, site
+	entry.Events = []*linkv1.TaskEvent{event(key, o.Fence, 1, &linkv1.TaskEvent{Event: &linkv1.TaskEvent_Accepted{
 		Accepted: &linkv1.Accepted{StepCount: rec.StepCount},
-	}})
-	err = e.cfg.Journal.Write(journal.Entry{Attempt: &rec, Order: signed, Site: site, Events: []*linkv1.TaskEvent{accepted}})
-	if err != nil {
-		return nil, err
-	}
-	fail.Point("task/" + rec.Kind + "/accept/after")
-	e.trace("accepted", order, "", "")
-	return newAttempt(order, plan, rec, 1), nil
+	}})}
+	e.mu.Lock()
+	e.promised++
+	e.mu.Unlock()
+	return decision{attempt: newAttempt(order, plan, rec, 1)}, nil
 }
 
-// endUnstarted writes down an attempt that never starts.
-func (e *Engine) endUnstarted(rec journal.Attempt, result *orderv1.Result) error {
+// endUnstarted makes the entry that of an attempt that never starts.
+func endUnstarted(entry *journal.Entry, rec journal.Attempt, result *orderv1.Result) error {
 	text, err := proto.Marshal(result)
 	if err != nil {
 		return err
 	}
 	rec.Ended, rec.Result, rec.ResultSequence = rec.Accepted, text, 1
-	ev := event(rec.Key(), rec.Fence, 1, &linkv1.TaskEvent{Event: &linkv1.TaskEvent_Result{Result: result}})
-	return e.cfg.Journal.Write(journal.Entry{Attempt: &rec, Events: []*linkv1.TaskEvent{ev}})
+	entry.Attempt = &rec
+	entry.Events = []*linkv1.TaskEvent{event(rec.Key(), rec.Fence, 1, &linkv1.TaskEvent{Event: &linkv1.TaskEvent_Result{Result: result}})}
+	return nil
 }
 
 // plan asks the handler, who may not bring the agent down.
@@ -201,8 +232,9 @@ type held struct {
 	taken   bool   // its handle is another site's
 }
 
-func (e *Engine) held(o *orderv1.Order) (held, error) {
-	c, err := e.cfg.Journal.Counters()
+// look finds it.
+func look(v journal.View, o *orderv1.Order) (held, error) {
+	c, err := v.Counters()
 	if err != nil {
 		return held{}, err
 	}
@@ -212,14 +244,14 @@ func (e *Engine) held(o *orderv1.Order) (held, error) {
 	}
 	// Of an id that is none nothing is found; decide says what is wrong with it.
 	id, _ := contract.ParseSiteID(o.SiteId)
-	if h.site, h.known, err = e.cfg.Journal.Site(id); err != nil {
+	if h.site, h.known, err = v.Site(id); err != nil {
 		return held{}, err
 	}
 	h.fence = h.site.Fence
 	if h.known {
 		return h, nil
 	}
-	sites, err := e.cfg.Journal.Sites()
+	sites, err := v.Sites()
 	if err != nil {
 		return held{}, err
 	}

@@ -124,6 +124,9 @@ func (e *Engine) do(ctx context.Context, a *attempt) error {
 	a.mu.Unlock()
 	e.trace(what, a.order, "", "")
 
+	if a.plan.End != nil {
+		defer a.plan.End()
+	}
 	err := e.steps(running, a)
 	var result *orderv1.Result
 	switch cause := context.Cause(running); {
@@ -136,7 +139,7 @@ func (e *Engine) do(ctx context.Context, a *attempt) error {
 	case cause != nil:
 		result = &orderv1.Result{Outcome: orderv1.Outcome_OUTCOME_CANCELED, Error: cause.Error()}
 	default:
-		result = &orderv1.Result{Outcome: orderv1.Outcome_OUTCOME_FAILED, Error: Line(err.Error(), maxText)}
+		result = &orderv1.Result{Outcome: orderv1.Outcome_OUTCOME_FAILED, Error: Line(err.Error(), maxText), Permanent: IsPermanent(err)}
 	}
 	observed := e.observe(ctx, a)
 	if ctx.Err() != nil {
@@ -203,38 +206,36 @@ func outcomeText(o orderv1.Outcome) string {
 
 // writeEnd writes the result, and what became of the site, at once.
 func (e *Engine) writeEnd(a *attempt, result *orderv1.Result, observed *sitev1.ObservedState) error {
-	if !a.order.Site.ID.IsZero() { // others change no record, and share their transactions
-		e.deciding.Lock()
-		defer e.deciding.Unlock()
-	}
-	site, err := e.conclude(a, result, observed)
-	if err != nil {
-		return err
-	}
-	text, err := proto.Marshal(result)
-	if err != nil {
-		return err
-	}
 	return e.submit(a, func() journal.Entry {
 		ev := a.next(&linkv1.TaskEvent{Event: &linkv1.TaskEvent_Result{Result: result}})
-		a.rec.Ended, a.rec.Result, a.rec.ResultSequence = time.Now().UTC(), text, ev.Sequence
+		a.rec.Ended, a.rec.ResultSequence = time.Now().UTC(), ev.Sequence
 		rec := a.rec
-		return journal.Entry{Attempt: &rec, Site: site, Events: []*linkv1.TaskEvent{ev}}
+		return journal.Entry{
+			Attempt: &rec,
+			Events:  []*linkv1.TaskEvent{ev},
+			Decide: func(v journal.View, entry *journal.Entry) (err error) {
+				if entry.Site, err = conclude(v, a.order, result, observed); err != nil {
+					return err
+				}
+				rec.Result, err = proto.Marshal(result)
+				return err
+			},
+		}
 	}).Wait()
 }
 
-// conclude brings the site's record up to date with the outcome. Nil means
-// that there is no site. Called with deciding held where there is one.
-func (e *Engine) conclude(a *attempt, result *orderv1.Result, observed *sitev1.ObservedState) (*journal.Site, error) {
-	if a.order.Site.ID.IsZero() {
+// conclude brings the site's record up to date with the outcome, and the result
+// with what was observed. Nil means that there is no site.
+func conclude(v journal.View, o Order, result *orderv1.Result, observed *sitev1.ObservedState) (*journal.Site, error) {
+	if o.Site.ID.IsZero() {
 		return nil, nil
 	}
-	site, found, err := e.cfg.Journal.Site(a.order.Site.ID)
+	site, found, err := v.Site(o.Site.ID)
 	if err != nil || !found {
 		return nil, err
 	}
-	if a.order.Kind == ConvergeSite && result.Outcome == orderv1.Outcome_OUTCOME_SUCCEEDED {
-		desired := a.order.Message.GetConvergeSite().GetDesired()
+	if o.Kind == ConvergeSite && result.Outcome == orderv1.Outcome_OUTCOME_SUCCEEDED {
+		desired := o.Message.GetConvergeSite().GetDesired()
 		site.Converged, site.Gone = desired.Generation, desired.Phase == sitev1.Phase_PHASE_ABSENT
 	}
 	if observed != nil {

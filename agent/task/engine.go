@@ -60,21 +60,20 @@ func (e *Engine) trace(what string, o Order, name, outcome string) {
 type Engine struct {
 	cfg Config
 
-	// deciding is held from the look at the journal until the write that
-	// follows from it: acceptance, and every change of a site's record.
-	deciding sync.Mutex
-
-	mu       sync.Mutex
-	signers  []ed25519.PublicKey
-	ctx      context.Context // of running attempts; nil before Run
-	stop     context.CancelCauseFunc
-	live     map[journal.Key]*attempt // accepted and not ended
-	lanes    map[string]*lane         // by Order.lane
-	canceled map[journal.Key]bool     // asked to stop before the order came
-	answers  []*linkv1.TaskEvent      // told again, or told without the journal
-	answered map[journal.Key]bool     // refused without the journal: stays refused
-	sites    map[string]*sitev1.ObservedState
-	wake     chan struct{}
+	mu         sync.Mutex
+	signers    []ed25519.PublicKey
+	ctx        context.Context // of running attempts; nil before Run
+	stop       context.CancelCauseFunc
+	undecided  map[journal.Key]int      // how many times it was offered and is on the way through the journal
+	allDecided *sync.Cond               // told when undecided shrinks
+	promised   int                      // accepted, and not synced yet
+	live       map[journal.Key]*attempt // accepted and not ended
+	lanes      map[string]*lane         // by Order.lane
+	canceled   map[journal.Key]bool     // asked to stop before the order came
+	answers    []*linkv1.TaskEvent      // told again, or told without the journal
+	answered   map[journal.Key]bool     // refused without the journal: stays refused
+	sites      map[string]*sitev1.ObservedState
+	wake       chan struct{}
 
 	slots  chan struct{}
 	work   sync.WaitGroup
@@ -93,17 +92,19 @@ func New(cfg Config) (*Engine, error) {
 	cfg.Slots = cmp.Or(cfg.Slots, defaultSlots)
 	cfg.Pause = cmp.Or(cfg.Pause, firstPause)
 	e := &Engine{
-		cfg:      cfg,
-		signers:  cfg.Signers,
-		live:     make(map[journal.Key]*attempt),
-		lanes:    make(map[string]*lane),
-		canceled: make(map[journal.Key]bool),
-		answered: make(map[journal.Key]bool),
-		sites:    make(map[string]*sitev1.ObservedState),
-		wake:     make(chan struct{}, 1),
-		slots:    make(chan struct{}, cfg.Slots),
-		failed:   make(chan error, 1),
+		cfg:       cfg,
+		signers:   cfg.Signers,
+		undecided: make(map[journal.Key]int),
+		live:      make(map[journal.Key]*attempt),
+		lanes:     make(map[string]*lane),
+		canceled:  make(map[journal.Key]bool),
+		answered:  make(map[journal.Key]bool),
+		sites:     make(map[string]*sitev1.ObservedState),
+		wake:      make(chan struct{}, 1),
+		slots:     make(chan struct{}, cfg.Slots),
+		failed:    make(chan error, 1),
 	}
+	e.allDecided = sync.NewCond(&e.mu)
 	all, err := cfg.Journal.Attempts()
 	if err != nil {
 		return nil, fmt.Errorf("read attempts: %w", err)
@@ -184,6 +185,9 @@ func (e *Engine) admit(a *attempt) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.live[a.key] = a
+	if e.canceled[a.key] {
+		a.cancel(errCanceled)
+	}
 	for key, other := range e.live {
 		if key.Task == a.key.Task && key.Number < a.key.Number {
 			other.cancel(errSuperseded)
@@ -256,6 +260,9 @@ func (e *Engine) workOff(ctx context.Context, name string, l *lane) {
 		e.mu.Lock()
 		l.queue = l.queue[1:]
 		delete(e.live, a.key)
+		if len(e.live) == 0 {
+			e.ring() // who waited for more to tell need not
+		}
 		e.mu.Unlock()
 		if e.cfg.Ended != nil {
 			e.cfg.Ended(a.order)
@@ -285,14 +292,19 @@ func (e *Engine) Cancel(task string, number uint32) {
 		e.resend(key)
 		return
 	}
+	ended := false
 	e.submit(a, func() journal.Entry {
-		if !a.rec.Ended.IsZero() {
-			return journal.Entry{} // its end is on the way into the journal
+		if ended = !a.rec.Ended.IsZero(); ended {
+			return journal.Entry{} // its end is in the journal, or on the way there
 		}
 		a.rec.Canceled = true
 		rec := a.rec
 		return journal.Entry{Attempt: &rec} // not waited for: it is asked again if it is lost
 	})
+	if ended {
+		e.resend(key)
+		return
+	}
 	a.cancel(errCanceled)
 }
 
@@ -307,7 +319,7 @@ func (e *Engine) SetSigners(keys []ed25519.PublicKey) {
 func (e *Engine) Busy() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return len(e.live)
+	return len(e.live) + e.promised
 }
 
 // maxRemembered bounds what is kept of orders that are not ours, or not yet.

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -150,6 +151,21 @@ func TestEngine(t *testing.T) {
 		}
 	})
 
+	t.Run("names in Hello whatever was offered before", func(t *testing.T) {
+		h := newHost(t).start()
+		defer h.end()
+		for range 50 {
+			o := h.offer(h.order())
+			held, err := h.engine.Holdings()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.ContainsFunc(held.Journal, func(e *linkv1.JournalEntry) bool { return e.TaskId == o.TaskId }) {
+				t.Fatal("an order is on its way into the journal, and would be offered again")
+			}
+		}
+	})
+
 	t.Run("refuses late what it once refused, though the reason is gone", func(t *testing.T) {
 		h := newHost(t).start()
 		defer h.end()
@@ -201,7 +217,7 @@ func TestSteps(t *testing.T) {
 	t.Run("end the attempt after five tries", func(t *testing.T) {
 		n := 0
 		_, _, r := run(t, Step{Name: "down", Do: func(context.Context, *Log) error { n++; return errors.New("connection refused") }})
-		if r.Outcome != failed || n != 5 || r.Error != "down: connection refused" {
+		if r.Outcome != failed || n != 5 || r.Error != "down: connection refused" || r.Permanent {
 			t.Errorf("after %d tries: %v", n, r)
 		}
 	})
@@ -210,8 +226,8 @@ func TestSteps(t *testing.T) {
 		h, o, r := run(t,
 			Step{Name: "bad", Do: func(context.Context, *Log) error { n++; return fmt.Errorf("x: %w", Permanent(errors.New("never"))) }},
 			Step{Name: "after", Do: func(context.Context, *Log) error { t.Error("went on"); return nil }})
-		if want := "accepted 2, start bad, failed bad, failed"; r.Outcome != failed || n != 1 || h.story(o) != want {
-			t.Errorf("story is %q, want %q", h.story(o), want)
+		if want := "accepted 2, start bad, failed bad, failed"; r.Outcome != failed || n != 1 || h.story(o) != want || !r.Permanent {
+			t.Errorf("story is %q, want %q, and the result %v", h.story(o), want, r)
 		}
 	})
 	t.Run("have failed when their effect is not there afterwards", func(t *testing.T) {
@@ -250,6 +266,40 @@ func TestSteps(t *testing.T) {
 		}
 		if size == 0 || size > maxLogBytes+maxText {
 			t.Errorf("%d bytes were printed", size)
+		}
+	})
+}
+
+func TestPlanEnds(t *testing.T) {
+	setup := func(t *testing.T, s Step) (*host, *atomic.Int32) {
+		ends := new(atomic.Int32)
+		h := newHost(t)
+		h.handlers[Noop] = HandlerFunc(func(Order) (Plan, error) {
+			return Plan{Steps: []Step{s}, End: func() { ends.Add(1) }}, nil
+		})
+		return h.start(), ends
+	}
+	t.Run("once, after the last step, whatever came of it", func(t *testing.T) {
+		for _, err := range []error{nil, Permanent(errors.New("never"))} {
+			var early atomic.Bool
+			var ends *atomic.Int32
+			var h *host
+			h, ends = setup(t, Step{Name: "only", Do: func(context.Context, *Log) error { early.Store(ends.Load() > 0); return err }})
+			h.result(h.offer(h.order()))
+			h.end()
+			if ends.Load() != 1 || early.Load() {
+				t.Errorf("with the step's error %v it ended %d times, before its step: %v", err, ends.Load(), early.Load())
+			}
+		}
+	})
+	t.Run("when the attempt is left to the next process", func(t *testing.T) {
+		runs := make(chan struct{})
+		h, ends := setup(t, Step{Name: "long", Do: func(ctx context.Context, _ *Log) error { close(runs); <-ctx.Done(); return ctx.Err() }})
+		h.offer(h.order())
+		<-runs
+		h.end()
+		if ends.Load() != 1 {
+			t.Errorf("it ended %d times", ends.Load())
 		}
 	})
 }
@@ -326,6 +376,21 @@ func TestCancel(t *testing.T) {
 	t.Run("of an attempt that ended tells its result again", func(t *testing.T) {
 		h, b := setup(t)
 		close(b.goOn)
+		o := h.offer(h.order())
+		h.result(o)
+		h.events = map[string][]*linkv1.TaskEvent{}
+		h.engine.Cancel(o.TaskId, 1)
+		if r := h.result(o); r.Outcome != succeeded {
+			t.Error(r)
+		}
+	})
+	t.Run("of one whose plan has yet to end, too", func(t *testing.T) {
+		end := make(chan struct{})
+		h := newHost(t)
+		h.handlers[Noop] = HandlerFunc(func(Order) (Plan, error) { return Plan{End: func() { <-end }}, nil })
+		h.start()
+		t.Cleanup(h.end)
+		defer close(end)
 		o := h.offer(h.order())
 		h.result(o)
 		h.events = map[string][]*linkv1.TaskEvent{}
@@ -458,6 +523,9 @@ func TestOrderOfWork(t *testing.T) {
 		defer h.end()
 		for range 105 {
 			h.offer(h.order())
+		}
+		if err := h.journal.Beat(); err != nil { // comes after all of them
+			t.Fatal(err)
 		}
 		if n := h.engine.Busy(); n != 100 {
 			t.Errorf("%d orders were taken", n)

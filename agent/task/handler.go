@@ -11,9 +11,9 @@ import (
 // Handler knows how one kind of order is done.
 type Handler interface {
 	// Plan says which steps the order takes. It decides and touches nothing:
-	// it is called before the order is accepted, under a lock, and again after
-	// each restart, when it must give the same steps under the same names. An
-	// error refuses the order, with its text as the reason.
+	// it is called before the order is accepted, while the journal waits, and
+	// again after each restart, when it must give the same steps under the same
+	// names. An error refuses the order, with its text as the reason.
 	Plan(Order) (Plan, error)
 }
 
@@ -32,6 +32,11 @@ type Plan struct {
 	// not. It may be nil. Site id, generation and time are filled in by the
 	// engine. It gets 15 s.
 	Observe func(context.Context) (*sitev1.ObservedState, error)
+
+	// End lets go of what the steps kept for each other in this process. It may
+	// be nil. It is called once, after the last of them: the attempt has ended
+	// by then, or is left to the next process.
+	End func()
 }
 
 // Step is the smallest resumable part of an order. Both functions may run

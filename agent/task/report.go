@@ -24,8 +24,14 @@ type Holdings struct {
 	HighestFence uint64
 }
 
-// Holdings reads it from the journal.
+// Holdings reads it from the journal, once that says what became of every order
+// that was offered: what it does not name will be offered anew.
 func (e *Engine) Holdings() (Holdings, error) {
+	e.mu.Lock()
+	for len(e.undecided) > 0 {
+		e.allDecided.Wait()
+	}
+	e.mu.Unlock()
 	var h Holdings
 	attempts, err := e.cfg.Journal.Attempts()
 	if err != nil {
@@ -240,27 +246,32 @@ func (e *Engine) Observed(st *sitev1.ObservedState) error {
 	if err != nil {
 		return err
 	}
-	e.deciding.Lock()
-	defer e.deciding.Unlock()
 	rec, found, err := e.cfg.Journal.Site(id)
 	if err != nil || !found || rec.Gone {
 		return err // a site that was removed meanwhile is not told of
 	}
-	st = fill(st, rec)
+	told := fill(st, rec)
 	e.mu.Lock()
-	e.sites[st.SiteId] = st
+	e.sites[told.SiteId] = told
 	e.ring()
 	e.mu.Unlock()
 	former := new(sitev1.ObservedState)
 	if err := proto.Unmarshal(rec.Observed, former); err != nil {
 		return err
 	}
-	former.ObserveTime = st.ObserveTime
-	if proto.Equal(former, st) {
+	former.ObserveTime = told.ObserveTime
+	if proto.Equal(former, told) {
 		return nil // not worth a write
 	}
-	if rec.Observed, err = proto.Marshal(st); err != nil {
-		return err
-	}
-	return e.cfg.Journal.Write(journal.Entry{Site: &rec})
+	return e.cfg.Journal.Write(journal.Entry{Decide: func(v journal.View, entry *journal.Entry) error {
+		rec, found, err := v.Site(id) // an order may have changed it by now
+		if err != nil || !found || rec.Gone {
+			return err
+		}
+		if rec.Observed, err = proto.Marshal(fill(st, rec)); err != nil {
+			return err
+		}
+		entry.Site = &rec
+		return nil
+	}})
 }

@@ -84,7 +84,8 @@ type permanent struct{ error }
 func (p permanent) Unwrap() error { return p.error }
 
 // Permanent marks err as one that trying again can't heal: the attempt ends
-// at once. Any other error is retried within the attempt.
+// at once, and the control plane rests for hours before it asks again. Any other
+// error is retried within the attempt.
 func Permanent(err error) error {
 	if err == nil {
 		return nil

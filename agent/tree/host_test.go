@@ -63,22 +63,25 @@ func TestRemoveOnHost(t *testing.T) {
 	s, h := Host(), contract.NewHandle()
 	user := unixuser.User{Name: h.UnixUser(), UID: 26000}
 	canary := "/etc/chom-canary"
-	if err := errors.Join(os.WriteFile(canary, []byte("keep"), 0o666), s.EnsureBase(), unixuser.Ensure(ctx, user), s.Ensure(h, user.UID)); err != nil {
+	if err := errors.Join(os.WriteFile(canary, []byte("keep"), 0o666), s.EnsureBase(), unixuser.Ensure(ctx, sys, user), s.Ensure(h, user.UID)); err != nil {
 		t.Fatal(err)
 	}
 	neighbour := contract.NewHandle()
 	other := unixuser.User{Name: neighbour.UnixUser(), UID: 26001}
-	if err := errors.Join(unixuser.Ensure(ctx, other), s.Ensure(neighbour, other.UID)); err != nil {
+	if err := errors.Join(unixuser.Ensure(ctx, sys, other), s.Ensure(neighbour, other.UID)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		ctx := context.Background()
-		if err := errors.Join(s.Remove(ctx, sys, helper, neighbour), unixuser.Remove(ctx, other.Name), unixuser.Remove(ctx, user.Name), os.Remove(canary)); err != nil {
+		if err := errors.Join(s.Remove(ctx, sys, helper, neighbour), unixuser.Remove(ctx, sys, other.Name), unixuser.Remove(ctx, sys, user.Name), os.Remove(canary)); err != nil {
 			t.Error(err)
 		}
 	})
 	sh := func(h contract.Handle, name, script string) error {
-		_, err := run.SiteUnit{Handle: h, Name: name, Argv: []string{"/bin/sh", "-c", script}, Timeout: time.Minute}.Run(ctx)
+		u, err := run.SiteUnit{Handle: h, Name: name, Argv: []string{"/bin/sh", "-c", script}, Timeout: time.Minute}.Unit()
+		if err == nil {
+			_, err = sys.Run(ctx, u)
+		}
 		return err
 	}
 	if err := errors.Join(

@@ -12,10 +12,11 @@ import (
 	"chom.dev/proto/contract"
 )
 
-// supervisor ends the processes of a site.
+// supervisor ends the processes of a site, and runs one.
 type supervisor interface {
 	Kill(ctx context.Context, unit string) error
 	Stop(ctx context.Context, unit string) error
+	Run(ctx context.Context, u run.Unit) (run.Result, error)
 }
 
 // emptyWithin bounds the deletion of a site's files: a few million of them on
@@ -42,10 +43,14 @@ func (s Shells) Remove(ctx context.Context, sup supervisor, agent string, h cont
 		return fmt.Errorf("remove tree %s: %w", h, err)
 	}
 	if len(full) > 0 {
-		if _, err := (run.SiteUnit{
+		u, err := run.SiteUnit{
 			Handle: h, Name: "empty", Dir: "/", Timeout: emptyWithin,
 			Argv: append([]string{agent, "sandbox", "empty-tree"}, full...),
-		}).Run(ctx); err != nil {
+		}.Unit()
+		if err == nil {
+			_, err = sup.Run(ctx, u)
+		}
+		if err != nil {
 			return fmt.Errorf("remove tree %s: empty it: %w", h, err)
 		}
 		fail.Point("tree.emptied")

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"chom.dev/agent/run"
 	"chom.dev/proto/contract"
 )
 
@@ -297,6 +298,11 @@ func (f *fakeSupervisor) Kill(_ context.Context, unit string) error {
 func (f *fakeSupervisor) Stop(_ context.Context, unit string) error {
 	f.calls = append(f.calls, "stop "+unit)
 	return nil
+}
+
+func (f *fakeSupervisor) Run(_ context.Context, u run.Unit) (run.Result, error) {
+	f.calls = append(f.calls, "run "+u.Name)
+	return run.Result{}, nil
 }
 
 func TestRemove(t *testing.T) {

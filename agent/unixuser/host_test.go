@@ -5,6 +5,7 @@
 package unixuser
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"sync"
@@ -12,21 +13,26 @@ import (
 	"time"
 
 	"chom.dev/agent/run"
+	"chom.dev/agent/systemd"
 	"chom.dev/proto/contract"
 )
 
 func TestLifeOnHost(t *testing.T) {
 	ctx := t.Context()
+	sys := systemd.New()
+	defer sys.Close()
 	u := User{Name: contract.NewHandle().UnixUser(), UID: 29000}
 	t.Cleanup(func() {
-		if err := Remove(t.Context(), u.Name); err != nil {
-			t.Log(err) // the context may be over; the last subtest removed it
+		late := systemd.New()
+		defer late.Close()
+		if err := Remove(context.Background(), late, u.Name); err != nil {
+			t.Error(err)
 		}
 	})
 	t.Run("appears once however often it is asked for", func(t *testing.T) {
 		for range 2 {
 			start := time.Now()
-			if err := Ensure(ctx, u); err != nil {
+			if err := Ensure(ctx, sys, u); err != nil {
 				t.Fatal(err)
 			}
 			t.Log(time.Since(start))
@@ -49,13 +55,13 @@ func TestLifeOnHost(t *testing.T) {
 		if _, err := (run.Cmd{Path: "/usr/bin/gpasswd", Args: []string{"-d", WebUser, u.Name.String()}}).Run(ctx); err != nil {
 			t.Fatal(err)
 		}
-		if err := Ensure(ctx, u); err != nil {
+		if err := Ensure(ctx, sys, u); err != nil {
 			t.Fatal(err)
 		}
 	})
 	t.Run("another id for the name, or name for the id, is refused", func(t *testing.T) {
 		for _, other := range []User{{u.Name, u.UID + 1}, {contract.NewHandle().UnixUser(), u.UID}} {
-			if err := Ensure(ctx, other); !errors.Is(err, ErrTaken) {
+			if err := Ensure(ctx, sys, other); !errors.Is(err, ErrTaken) {
 				t.Errorf("got %v", err)
 			}
 		}
@@ -65,7 +71,7 @@ func TestLifeOnHost(t *testing.T) {
 		for i := range 5 {
 			wg.Go(func() {
 				v := User{Name: contract.NewHandle().UnixUser(), UID: 29100 + i}
-				if err := errors.Join(Ensure(ctx, v), Remove(ctx, v.Name)); err != nil {
+				if err := errors.Join(Ensure(ctx, sys, v), Remove(ctx, sys, v.Name)); err != nil {
 					t.Error(err)
 				}
 			})
@@ -74,7 +80,7 @@ func TestLifeOnHost(t *testing.T) {
 	})
 	t.Run("disappears with its group, and twice is fine", func(t *testing.T) {
 		for range 2 {
-			if err := Remove(ctx, u.Name); err != nil {
+			if err := Remove(ctx, sys, u.Name); err != nil {
 				t.Fatal(err)
 			}
 		}

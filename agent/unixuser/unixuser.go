@@ -42,6 +42,11 @@ type User struct {
 	UID  int
 }
 
+// host runs a program outside of the agent's sandbox.
+type host interface {
+	Run(ctx context.Context, u run.Unit) (run.Result, error)
+}
+
 // one serializes our own tools: they lock the files and give up at once when
 // another holds the lock.
 var one sync.Mutex
@@ -49,70 +54,77 @@ var one sync.Mutex
 // Ensure makes the group (with nginx as its member) and the user exist. What
 // is already right is left alone; a name or id that is someone else's gives
 // ErrTaken and changes nothing.
-func Ensure(ctx context.Context, u User) error {
+func Ensure(ctx context.Context, h host, u User) error {
 	one.Lock()
 	defer one.Unlock()
 	if u.Name.IsZero() || u.UID < MinUID || u.UID >= 61184 && u.UID <= 65535 {
 		return fmt.Errorf("ensure user %s: id %d is not for sites", u.Name, u.UID)
 	}
+	err := unlessLocked(ctx, func() error {
+		state, err := Probe(u)
+		if err != nil || state.Complete() {
+			return err
+		}
+		return use(ctx, h, u.Name, u.missing(state)...)
+	})
+	if err != nil {
+		return fmt.Errorf("ensure user %s: %w", u.Name, err)
+	}
+	fail.Point("unixuser.user-added")
 	state, err := Probe(u)
 	if err != nil {
 		return err
 	}
-	name, id := u.Name.String(), strconv.Itoa(u.UID)
-	if !state.Group {
-		if err := tool(ctx, name, "/usr/sbin/groupadd", "--gid", id, "--users", WebUser, "--", name); err != nil {
-			return fmt.Errorf("ensure group %s: %w", name, err)
-		}
-		fail.Point("unixuser.group-added")
-	} else if !state.Web {
-		if err := tool(ctx, name, "/usr/sbin/usermod", "--append", "--groups", name, "--", WebUser); err != nil {
-			return fmt.Errorf("let %s into group %s: %w", WebUser, name, err)
-		}
-	}
-	if !state.User {
-		// A system user: no aging, no subordinate ids, no mail spool. Its
-		// password is locked and its shell refuses.
-		if err := tool(ctx, name, "/usr/sbin/useradd", "--system", "--no-log-init", "--no-create-home",
-			"--uid", id, "--gid", id, "--home-dir", run.SitesDir+"/"+u.Name.Handle().String(),
-			"--shell", "/usr/sbin/nologin", "--comment", "CHOM site", "--", name); err != nil {
-			return fmt.Errorf("ensure user %s: %w", name, err)
-		}
-		fail.Point("unixuser.user-added")
-	}
-	state, err = Probe(u)
-	if err != nil {
-		return err
-	}
 	if !state.Complete() {
-		return fmt.Errorf("ensure user %s: tools reported success, host says %+v", name, state)
+		return fmt.Errorf("ensure user %s: tools reported success, host says %+v", u.Name, state)
 	}
 	return nil
 }
 
+// missing are the programs that make what is not there, in their order.
+func (u User) missing(s State) [][]string {
+	name, id := u.Name.String(), strconv.Itoa(u.UID)
+	var tools [][]string
+	if !s.Group {
+		tools = append(tools, []string{"/usr/sbin/groupadd", "--gid", id, "--users", WebUser, "--", name})
+	} else if !s.Web {
+		tools = append(tools, []string{"/usr/sbin/usermod", "--append", "--groups", name, "--", WebUser})
+	}
+	if !s.User {
+		// A system user: no aging, no subordinate ids, no mail spool. Its
+		// password is locked and its shell refuses.
+		tools = append(tools, []string{"/usr/sbin/useradd", "--system", "--no-log-init", "--no-create-home",
+			"--uid", id, "--gid", id, "--home-dir", run.SitesDir + "/" + u.Name.Handle().String(),
+			"--shell", "/usr/sbin/nologin", "--comment", "CHOM site", "--", name})
+	}
+	return tools
+}
+
 // Remove makes the user and its group not exist. The user must have no
 // processes left; userdel refuses otherwise. Files are none of its business.
-func Remove(ctx context.Context, name contract.UnixUser) error {
+func Remove(ctx context.Context, h host, name contract.UnixUser) error {
 	one.Lock()
 	defer one.Unlock()
-	users, err := read("/etc/passwd", 7)
-	if err != nil {
-		return err
-	}
-	if users.has(name.String()) {
-		if err := tool(ctx, name.String(), "/usr/sbin/userdel", "--", name.String()); err != nil {
-			return fmt.Errorf("remove user %s: %w", name, err)
+	err := unlessLocked(ctx, func() error {
+		users, err := read("/etc/passwd", 7)
+		if err != nil || !users.has(name.String()) {
+			return err
 		}
-		fail.Point("unixuser.user-removed")
-	}
-	groups, err := read("/etc/group", 4)
+		return use(ctx, h, name, []string{"/usr/sbin/userdel", "--", name.String()})
+	})
 	if err != nil {
-		return err
+		return fmt.Errorf("remove user %s: %w", name, err)
 	}
-	if groups.has(name.String()) { // userdel takes it along only when it has no members
-		if err := tool(ctx, name.String(), "/usr/sbin/groupdel", "--", name.String()); err != nil {
-			return fmt.Errorf("remove group %s: %w", name, err)
+	fail.Point("unixuser.user-removed")
+	err = unlessLocked(ctx, func() error {
+		groups, err := read("/etc/group", 4)
+		if err != nil || !groups.has(name.String()) { // userdel takes it along only when it has no members
+			return err
 		}
+		return use(ctx, h, name, []string{"/usr/sbin/groupdel", "--", name.String()})
+	})
+	if err != nil {
+		return fmt.Errorf("remove group %s: %w", name, err)
 	}
 	return nil
 }
@@ -214,11 +226,10 @@ const (
 	lockWait  = 250 * time.Millisecond // an administrator's own useradd takes no longer
 )
 
-// tool runs one of the distribution's programs outside of our sandbox, since
-// they write to /etc, and tries again while someone else holds their lock.
-func tool(ctx context.Context, user string, path string, args ...string) error {
+// unlessLocked tries again while someone else holds the lock that do needs.
+func unlessLocked(ctx context.Context, do func() error) error {
 	for try := 1; ; try++ {
-		_, err := run.Unit{Name: "user-" + user, Argv: append([]string{path}, args...)}.Run(ctx)
+		err := do()
 		var exit *run.ExitError
 		if err == nil || !errors.As(err, &exit) || !strings.Contains(exit.Stderr, "cannot lock") || try == lockTries {
 			return err
@@ -229,4 +240,11 @@ func tool(ctx context.Context, user string, path string, args ...string) error {
 		case <-time.After(lockWait):
 		}
 	}
+}
+
+// use runs some of the distribution's programs, each once the one before has
+// ended well, outside of our sandbox, since they write to /etc.
+func use(ctx context.Context, h host, user contract.UnixUser, tools ...[]string) error {
+	_, err := h.Run(ctx, run.Unit{Name: "user-" + user.String(), Argv: tools[0], Then: tools[1:]})
+	return err
 }

@@ -54,11 +54,11 @@ func TestProbe(t *testing.T) {
 func TestEnsure(t *testing.T) {
 	name, _ := contract.ParseUnixUser("s-abcdefgh27")
 	for _, id := range []int{-1, 0, 33, 1000, MinUID - 1, 61184, 65534, 65535} {
-		if err := Ensure(t.Context(), User{Name: name, UID: id}); err == nil {
+		if err := Ensure(t.Context(), nil, User{Name: name, UID: id}); err == nil {
 			t.Errorf("id %d passed", id)
 		}
 	}
-	if err := Ensure(t.Context(), User{UID: MinUID}); err == nil {
+	if err := Ensure(t.Context(), nil, User{UID: MinUID}); err == nil {
 		t.Error("no name passed")
 	}
 }

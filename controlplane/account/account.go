@@ -55,6 +55,7 @@ import (
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/password"
+	"chom.dev/controlplane/secret"
 	"chom.dev/proto/contract"
 )
 
@@ -96,12 +97,9 @@ type Config struct {
 
 // Sealer encrypts what must be read again, by keys that are not in the database. It is secret.Keyring.
 type Sealer interface {
-	Seal(p Place, plain []byte) ([]byte, error)
-	Open(p Place, sealed []byte) ([]byte, error)
+	Seal(p secret.Place, plain []byte) ([]byte, error)
+	Open(p secret.Place, sealed []byte) ([]byte, error)
 }
-
-// Place is where a sealed value lies. It opens nowhere else.
-type Place struct{ Organization, Table, Column, Row string }
 
 // Limiter bounds guessing.
 type Limiter interface {

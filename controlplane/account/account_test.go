@@ -83,3 +83,62 @@ func TestFirstOperator(t *testing.T) {
 		}
 	})
 }
+
+// TestOperatorWhoSignedUp is about a first operator who has an account already.
+func TestOperatorWhoSignedUp(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		accounts := accounttest.New(t, d)
+		accounts.SignUp(t, "a@example.com")
+		secret, err := accounts.PrepareFirstOperator(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := accounts.CreateFirstOperator(t.Context(), secret, "a@example.com", ""); err != nil {
+			t.Fatal(err)
+		}
+		if opened := login(t, accounts, "a@example.com", accounttest.Password); !accounts.Caller(t, opened.Secret).Operator {
+			t.Error("the account is no operator's")
+		}
+	})
+}
+
+// TestSecondFactorOfToken is the account's part of case B04: a token has a second factor while its person has one.
+func TestSecondFactorOfToken(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		ctx := t.Context()
+		accounts := accounttest.New(t, d)
+		secret, err := accounts.PrepareFirstOperator(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, token, err := accounts.CreateFirstOperator(ctx, secret, "a@example.com", accounttest.Password)
+		if err != nil {
+			t.Fatal(err)
+		}
+		has := func() bool {
+			caller, err := accounts.Tokens.Authenticate(ctx, token, "127.0.0.1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return caller.SecondFactor
+		}
+		if has() {
+			t.Error("there is one before it was made")
+		}
+		caller := accounts.Caller(t, login(t, accounts, "a@example.com", accounttest.Password).Secret)
+		enrol(t, accounts, caller)
+		if !has() {
+			t.Error("an authenticator app is none")
+		}
+		if _, err := accounts.RemoveTOTP(ctx, caller); err != nil {
+			t.Fatal(err)
+		}
+		if has() {
+			t.Error("there is one after it was removed")
+		}
+		register(t, accounts, login(t, accounts, "a@example.com", accounttest.Password).Secret, "a key")
+		if !has() {
+			t.Error("a passkey is none")
+		}
+	})
+}

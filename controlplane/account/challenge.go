@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/go-webauthn/webauthn/protocol"
@@ -88,7 +89,7 @@ func (a *Accounts) asked(ctx context.Context, token string, purposes ...purpose)
 	var q question
 	var session webauthn.SessionData
 	err := db.InTx(ctx, a.db, func(tx *db.Tx) error {
-		q = question{}
+		q, session = question{}, webauthn.SessionData{}
 		var kept []byte
 		var expires int64
 		err := tx.QueryRow(ctx, `
@@ -110,16 +111,14 @@ func (a *Accounts) asked(ctx context.Context, token string, purposes ...purpose)
 	if err != nil {
 		return question{}, webauthn.SessionData{}, fmt.Errorf("take a question to a passkey back: %w", err)
 	}
-	for _, wanted := range purposes {
-		if q.purpose == wanted {
-			return q, session, nil
-		}
+	if !slices.Contains(purposes, q.purpose) {
+		return question{}, webauthn.SessionData{}, ErrChallenge
 	}
-	return question{}, webauthn.SessionData{}, ErrChallenge
+	return q, session, nil
 }
 
 // BeginPasskeyLogin asks a passkey who it is: as the second factor of a login under way, or, without one, any passkey that
-// itself knows whose it is. It says ErrLogin.
+// itself knows whose it is. Errors: ErrLogin, ErrNoPasskey, ErrPasskeysNeedAName.
 func (a *Accounts) BeginPasskeyLogin(ctx context.Context, login string) (Challenge, error) {
 	if a.passkeys == nil {
 		return Challenge{}, ErrPasskeysNeedAName
@@ -139,7 +138,7 @@ func (a *Accounts) BeginPasskeyLogin(ctx context.Context, login string) (Challen
 	return a.askHolder(ctx, who, question{purpose: toSecondFactor, account: who.ID, login: hash})
 }
 
-// BeginPasskeyStepUp asks a passkey of the caller's, to make their session fresh.
+// BeginPasskeyStepUp asks a passkey of the caller's, to make their session fresh. Errors: ErrNoPasskey, ErrPasskeysNeedAName.
 func (a *Accounts) BeginPasskeyStepUp(ctx context.Context, caller Caller) (Challenge, error) {
 	if a.passkeys == nil {
 		return Challenge{}, ErrPasskeysNeedAName

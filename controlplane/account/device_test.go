@@ -102,6 +102,18 @@ func TestDeviceLogin(t *testing.T) {
 				t.Errorf("afterwards: %v", err)
 			}
 		})
+		t.Run("is over when its person's other sessions end", func(t *testing.T) {
+			codes := begin()
+			if err := w.ApproveDeviceLogin(ctx, caller, codes.User); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.RevokeOtherSessions(ctx, caller); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.PollDeviceLogin(ctx, codes.Device); !errors.Is(err, account.ErrNoDeviceLogin) {
+				t.Errorf("got %v", err)
+			}
+		})
 		t.Run("is over after 10 minutes, approved or not", func(t *testing.T) {
 			waits, approved := begin(), begin()
 			if err := w.ApproveDeviceLogin(ctx, caller, approved.User); err != nil {

@@ -106,7 +106,7 @@ func (a *Accounts) CreateFirstOperator(ctx context.Context, secret, rawEmail, ch
 		if _, err := tx.Exec(ctx, `
 			UPDATE accounts
 			SET operator      = TRUE,
-			    password_hash = $2,
+			    password_hash = COALESCE($2, password_hash),
 			    verified_at   = $3
 			WHERE id = $1`,
 			id, passwordHash, db.Micros(time.Now())); err != nil {

@@ -6,23 +6,13 @@ import (
 	"time"
 
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/notify"
 	"chom.dev/proto/contract"
 )
 
 // Mailer sends what it is given once the transaction has committed. It is notify.Mails.
 type Mailer interface {
-	Enqueue(ctx context.Context, tx *db.Tx, mail Mail) error
-}
-
-// Mail is one message.
-type Mail struct {
-	To contract.Email
-	// Template names its text.
-	Template string
-	// Values are what the text says: full URLs and words for people.
-	Values map[string]string
-	// Organization is that of whose business it is, a UUID; empty for a person's own.
-	Organization string
+	Enqueue(ctx context.Context, tx *db.Tx, mail notify.Mail) error
 }
 
 // Templates of mails to people about their own accounts, and their values.
@@ -69,5 +59,5 @@ func (a *Accounts) write(ctx context.Context, tx *db.Tx, to, template string, va
 	if err != nil {
 		return fmt.Errorf("write mail %s: %w", template, err)
 	}
-	return a.mails.Enqueue(ctx, tx, Mail{To: email, Template: template, Values: values})
+	return a.mails.Enqueue(ctx, tx, notify.Mail{To: email, Template: template, Values: values})
 }

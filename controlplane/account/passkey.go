@@ -106,7 +106,8 @@ func (a *Accounts) holderOf(ctx context.Context, who Account) (*holder, error) {
 	return found, nil
 }
 
-// BeginPasskey asks the caller's browser for a new passkey. What it answers goes to CreatePasskey within 5 minutes.
+// BeginPasskey asks the caller's browser for a new passkey. What it answers goes to CreatePasskey within 5 minutes. Errors:
+// ErrManyPasskeys, ErrPasskeysNeedAName.
 func (a *Accounts) BeginPasskey(ctx context.Context, caller Caller) (Challenge, error) {
 	if a.passkeys == nil {
 		return Challenge{}, ErrPasskeysNeedAName
@@ -127,7 +128,7 @@ func (a *Accounts) BeginPasskey(ctx context.Context, caller Caller) (Challenge, 
 
 // CreatePasskey keeps a new passkey of the caller's. answer is what the browser made of the challenge, as JSON
 // (PublicKeyCredential.toJSON). It returns recovery codes when they are the caller's first; they are shown once. All other
-// sessions end. Errors: ErrChallenge, errAnswer, ErrPasskeyTaken, ErrManyPasskeys.
+// sessions end. Errors: ErrChallenge, fault.Invalid about the credential, ErrPasskeyTaken, ErrManyPasskeys.
 func (a *Accounts) CreatePasskey(ctx context.Context, caller Caller, challenge, name, answer string) (Passkey, SignedIn, []string, error) {
 	parsed, err := protocol.ParseCredentialCreationResponseBytes([]byte(answer))
 	if err != nil {

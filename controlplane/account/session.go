@@ -186,9 +186,12 @@ func renew(ctx context.Context, tx *db.Tx, caller Caller, secondFactor bool, fre
 	return SignedIn{Account: caller.Account, Secret: secret, ExpiresAt: db.Time(expires)}, err
 }
 
-// endSessions ends those of somebody but one; all for "". Logins under way and questions to passkeys end with them.
+// endSessions ends those of somebody but one; all for "". Logins under way, questions to passkeys and programs that they let
+// but that have no token yet end with them.
 func endSessions(ctx context.Context, tx *db.Tx, account, but string) (int64, error) {
-	for _, statement := range []string{`DELETE FROM logins WHERE account_id = $1`, `DELETE FROM passkey_challenges WHERE account_id = $1`} {
+	for _, statement := range []string{
+		`DELETE FROM logins WHERE account_id = $1`, `DELETE FROM passkey_challenges WHERE account_id = $1`, `DELETE FROM device_logins WHERE account_id = $1`,
+	} {
 		if _, err := tx.Exec(ctx, statement, account); err != nil {
 			return 0, err
 		}

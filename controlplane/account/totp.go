@@ -16,6 +16,7 @@ import (
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/secret"
 )
 
 // stepLength is the time for which an authenticator app shows one code, and skew how many steps a clock may be off.
@@ -81,9 +82,12 @@ func (a *Accounts) BeginTOTP(ctx context.Context, caller Caller) (TOTPSetup, err
 	return TOTPSetup{Seed: key.Secret(), URL: key.URL(), QR: qr.Bytes()}, nil
 }
 
+// Sealed is where the seeds of authenticator apps stand.
+var Sealed = secret.Column{Table: "totps", Column: "sealed_seed", Row: "id"}
+
 // seedPlace is where the seed of an authenticator app lies. It belongs to a person, not to an organization.
-func seedPlace(id string) Place {
-	return Place{Organization: audit.Platform, Table: "totps", Column: "sealed_seed", Row: id}
+func seedPlace(id string) secret.Place {
+	return secret.Place{Organization: audit.Platform, Table: "totps", Column: "sealed_seed", Row: id}
 }
 
 // ConfirmTOTP makes the authenticator app that BeginTOTP prepared the only one of the caller, by its first code. It returns

@@ -23,10 +23,12 @@ import (
 	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
 	"chom.dev/proto/gen/chom/audit/v1/auditv1connect"
 	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
+	"chom.dev/proto/gen/chom/mail/v1/mailv1connect"
 	"chom.dev/proto/gen/chom/organization/v1/organizationv1connect"
 	"chom.dev/proto/gen/chom/site/v1/sitev1connect"
 	"chom.dev/proto/gen/chom/task/v1/taskv1connect"
 	"chom.dev/proto/gen/chom/token/v1/tokenv1connect"
+	"chom.dev/proto/gen/chom/webhook/v1/webhookv1connect"
 
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/audit"
@@ -34,12 +36,14 @@ import (
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/install"
 	"chom.dev/controlplane/limit"
+	"chom.dev/controlplane/notify"
 	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/repeat"
 	"chom.dev/controlplane/rest"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
 	"chom.dev/controlplane/token"
+	"chom.dev/controlplane/webhook"
 )
 
 // Config is what the door opens to.
@@ -53,6 +57,8 @@ type Config struct {
 	Fleet         *fleet.Fleet
 	Sites         *site.Sites
 	Tasks         *task.Tasks
+	Mails         *notify.Mails
+	Webhooks      *webhook.Webhooks
 	Packages      *install.Packages
 	// Limits count calls; nil counts them in this process, at the default rates.
 	Limits *limit.Limiter
@@ -86,7 +92,7 @@ func New(c Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the people's door: %w", err)
 	}
-	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxBody), connect.WithCodec(rest.Codec{})}
+	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxBody), connect.WithCompressMinBytes(minCompressed), connect.WithCodec(rest.Codec{})}
 	pages, err := c.pages()
 	if err != nil {
 		return nil, fmt.Errorf("open the people's door: %w", err)
@@ -115,11 +121,13 @@ func New(c Config) (http.Handler, error) {
 	mount(accountv1connect.NewSecondFactorServiceHandler(&secondFactorService{c.Accounts, d.cookies}, guarded...))
 	mount(accountv1connect.NewDeviceLoginServiceHandler(&deviceLoginService{c.Accounts}, guarded...))
 	mount(auditv1connect.NewAuditServiceHandler(&auditService{c.DB, audit.New(c.DB)}, guarded...))
+	mount(mailv1connect.NewMailServiceHandler(&mailService{c.Mails}, guarded...))
 	mount(organizationv1connect.NewOrganizationServiceHandler(&organizationService{c.Organizations}, guarded...))
 	mount(fleetv1connect.NewServerServiceHandler(&serverService{c.DB, c.Fleet, c.Packages, c.Address, c.Pin}, guarded...))
 	mount(sitev1connect.NewSiteServiceHandler(&siteService{c.Sites}, guarded...))
 	mount(tokenv1connect.NewTokenServiceHandler(&tokenService{c.Tokens}, guarded...))
 	mount(taskv1connect.NewTaskServiceHandler(&taskService{c.DB, c.Tasks}, guarded...))
+	mount(webhookv1connect.NewWebhookServiceHandler(&webhookService{c.Webhooks}, guarded...))
 
 	mux.Handle("/api/", router.Handler(mux))
 
@@ -128,7 +136,7 @@ func New(c Config) (http.Handler, error) {
 	reflector := grpcreflect.NewStaticReflector(
 		accountv1connect.AccountServiceName, accountv1connect.SessionServiceName, accountv1connect.SecondFactorServiceName,
 		accountv1connect.DeviceLoginServiceName, auditv1connect.AuditServiceName, organizationv1connect.OrganizationServiceName, fleetv1connect.ServerServiceName,
-		sitev1connect.SiteServiceName, taskv1connect.TaskServiceName, tokenv1connect.TokenServiceName, grpchealth.HealthV1ServiceName,
+		mailv1connect.MailServiceName, sitev1connect.SiteServiceName, taskv1connect.TaskServiceName, tokenv1connect.TokenServiceName, webhookv1connect.WebhookServiceName, grpchealth.HealthV1ServiceName,
 	)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options...))
 	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, options...))

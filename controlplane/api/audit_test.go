@@ -29,10 +29,14 @@ import (
 func TestAuditFailsClosed(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
-		must(t, db.InTx(t.Context(), d, func(tx *db.Tx) error {
-			_, err := tx.Exec(t.Context(), `ALTER TABLE audit_events RENAME TO gone`)
-			return err
-		}))
+		rename := func(from, to string) {
+			must(t, db.InTx(t.Context(), d, func(tx *db.Tx) error {
+				_, err := tx.Exec(t.Context(), `ALTER TABLE `+from+` RENAME TO `+to)
+				return err
+			}))
+		}
+		rename("audit_events", "gone")
+		defer rename("gone", "audit_events")
 		before := w.effects(t)
 		var failed []string
 		for _, procedure := range procedures() {
@@ -41,7 +45,8 @@ func TestAuditFailsClosed(t *testing.T) {
 			}
 		}
 		for _, want := range []string{"CreateOrganization", "CreateServer", "CreateJoinToken", "DrainServer", "PrepareServer", "PingServer", "CancelTask", "ExportAuditEvents",
-			"CreateSite", "UpdateSite", "SuspendSite", "DeleteSite"} {
+			"CreateSite", "UpdateSite", "SuspendSite", "DeleteSite",
+			"CreateWebhook", "UpdateWebhook", "RotateWebhookSecret", "TestWebhook", "ReplayDelivery", "DeleteWebhook", "RetryMail", "TestMail"} {
 			if !slices.Contains(failed, want) {
 				t.Errorf("%s did not fail", want)
 			}

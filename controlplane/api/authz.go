@@ -15,6 +15,8 @@ import (
 	"chom.dev/proto/gen/chom/audit/v1/auditv1connect"
 	fleetv1 "chom.dev/proto/gen/chom/fleet/v1"
 	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
+	mailv1 "chom.dev/proto/gen/chom/mail/v1"
+	"chom.dev/proto/gen/chom/mail/v1/mailv1connect"
 	organizationv1 "chom.dev/proto/gen/chom/organization/v1"
 	"chom.dev/proto/gen/chom/organization/v1/organizationv1connect"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
@@ -23,6 +25,8 @@ import (
 	"chom.dev/proto/gen/chom/task/v1/taskv1connect"
 	tokenv1 "chom.dev/proto/gen/chom/token/v1"
 	"chom.dev/proto/gen/chom/token/v1/tokenv1connect"
+	webhookv1 "chom.dev/proto/gen/chom/webhook/v1"
+	"chom.dev/proto/gen/chom/webhook/v1/webhookv1connect"
 
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/fault"
@@ -43,6 +47,9 @@ type rule struct {
 	// fresh asks a session for a proof of the last minutes that its person still sits there (step-up): for what destroys and
 	// for what shows secrets.
 	fresh bool
+	// bounded says of a method that is not about one organization that its handler keeps to the bounds of the caller. All others
+	// of these refuse who is bound to an organization or to sites, and thus operators who act for somebody.
+	bounded bool
 	// class is how often it may be called: a class of package limit. Empty stands for Auth where anybody may call, for
 	// Operator where an operator does, and else for API.
 	class string
@@ -101,6 +108,18 @@ func (r rule) seldom() rule {
 	return r
 }
 
+// often holds calls to the class API although anybody may call: for what nobody can guess, and what takes several calls.
+func (r rule) often() rule {
+	r.class = limit.API
+	return r
+}
+
+// withinBounds lets bound callers in.
+func (r rule) withinBounds() rule {
+	r.bounded = true
+	return r
+}
+
 // themselves asks for the person besides: no organization's token, nobody who acts for them.
 func (r rule) themselves() rule {
 	r.inPerson = true
@@ -120,7 +139,7 @@ func (r rule) showsSecret() rule {
 // is the operators' alone.
 var rules = map[string]rule{
 	accountv1connect.AccountServiceCreateFirstOperatorProcedure:  everybody().showsSecret(), // the secret is the proof
-	accountv1connect.AccountServiceGetCallerProcedure:            person(account.Read),
+	accountv1connect.AccountServiceGetCallerProcedure:            person(account.Read).withinBounds(),
 	accountv1connect.AccountServiceSignUpProcedure:               everybody(),
 	accountv1connect.AccountServiceVerifyEmailProcedure:          everybody(), // here and below: the mailed secret is the proof
 	accountv1connect.AccountServiceRequestPasswordResetProcedure: everybody(),
@@ -131,8 +150,8 @@ var rules = map[string]rule{
 
 	accountv1connect.SessionServiceLoginProcedure:               everybody(),
 	accountv1connect.SessionServiceLoginWithCodeProcedure:       everybody(), // the login's token and the code are the proof
-	accountv1connect.SessionServiceBeginPasskeyLoginProcedure:   everybody(),
-	accountv1connect.SessionServiceLoginWithPasskeyProcedure:    everybody(), // the passkey is the proof
+	accountv1connect.SessionServiceBeginPasskeyLoginProcedure:   everybody().often(),
+	accountv1connect.SessionServiceLoginWithPasskeyProcedure:    everybody().often(), // the passkey is the proof
 	accountv1connect.SessionServiceLogoutProcedure:              person(account.Read),
 	accountv1connect.SessionServiceListSessionsProcedure:        person(account.Read),
 	accountv1connect.SessionServiceRevokeSessionProcedure:       person(account.Manage),
@@ -152,7 +171,7 @@ var rules = map[string]rule{
 	accountv1connect.SecondFactorServiceDeletePasskeyProcedure:       person(account.Manage).withSession().justProved(),
 
 	accountv1connect.DeviceLoginServiceBeginDeviceLoginProcedure:   everybody(),
-	accountv1connect.DeviceLoginServicePollDeviceLoginProcedure:    everybody(), // the device code is the proof
+	accountv1connect.DeviceLoginServicePollDeviceLoginProcedure:    everybody().often(), // the device code is the proof
 	accountv1connect.DeviceLoginServiceGetDeviceLoginProcedure:     person(account.Manage).withSession(),
 	accountv1connect.DeviceLoginServiceApproveDeviceLoginProcedure: person(account.Manage).withSession().justProved(), // makes a token
 	accountv1connect.DeviceLoginServiceDenyDeviceLoginProcedure:    person(account.Manage).withSession(),
@@ -163,16 +182,16 @@ var rules = map[string]rule{
 
 	organizationv1connect.OrganizationServiceCreateOrganizationProcedure: person(account.Manage),
 	organizationv1connect.OrganizationServiceGetOrganizationProcedure:    members(organization.Viewer, account.Read, asReached),
-	organizationv1connect.OrganizationServiceListOrganizationsProcedure:  person(account.Read), // shows what the caller may see
+	organizationv1connect.OrganizationServiceListOrganizationsProcedure:  person(account.Read).withinBounds(), // shows what the caller may see
 	organizationv1connect.OrganizationServiceUpdateOrganizationProcedure: members(organization.Owner, account.Manage, allSites),
-	organizationv1connect.OrganizationServiceCloseOrganizationProcedure:  members(organization.Owner, account.Manage, allSites).justProved(),
+	organizationv1connect.OrganizationServiceCloseOrganizationProcedure:  members(organization.Owner, account.Manage, allSites).justProved().seldom(),
 	organizationv1connect.OrganizationServiceReopenOrganizationProcedure: members(organization.Owner, account.Manage, allSites),
 
 	organizationv1connect.OrganizationServiceListMembersProcedure:       members(organization.Viewer, account.Read, allSites),
 	organizationv1connect.OrganizationServiceUpdateMemberProcedure:      members(organization.Admin, account.Manage, allSites).justProved(), // hands out rights
 	organizationv1connect.OrganizationServiceRemoveMemberProcedure:      members(organization.Admin, account.Manage, allSites),
 	organizationv1connect.OrganizationServiceLeaveOrganizationProcedure: members(organization.Viewer, account.Manage, asReached).themselves(),
-	organizationv1connect.OrganizationServiceTransferOwnershipProcedure: members(organization.Owner, account.Manage, allSites).justProved().themselves(),
+	organizationv1connect.OrganizationServiceTransferOwnershipProcedure: members(organization.Owner, account.Manage, allSites).justProved().seldom().themselves(),
 
 	organizationv1connect.OrganizationServiceCreateInvitationProcedure: members(organization.Admin, account.Manage, allSites).justProved().themselves().showsSecret(),
 	organizationv1connect.OrganizationServiceListInvitationsProcedure:  members(organization.Admin, account.Read, allSites),
@@ -180,13 +199,13 @@ var rules = map[string]rule{
 	organizationv1connect.OrganizationServiceGetInvitationProcedure:    everybody(), // its token is the proof
 	organizationv1connect.OrganizationServiceAcceptInvitationProcedure: person(account.Manage),
 
-	tokenv1connect.TokenServiceCreateTokenProcedure:             person(account.Manage).justProved().showsSecret(),
+	tokenv1connect.TokenServiceCreateTokenProcedure:             person(account.Manage).justProved().seldom().showsSecret(),
 	tokenv1connect.TokenServiceListTokensProcedure:              person(account.Read),
 	tokenv1connect.TokenServiceRevokeTokenProcedure:             person(account.Manage),
-	tokenv1connect.TokenServiceCreateOrganizationTokenProcedure: members(organization.Admin, account.Manage, allSites).justProved().themselves().showsSecret(),
+	tokenv1connect.TokenServiceCreateOrganizationTokenProcedure: members(organization.Admin, account.Manage, allSites).justProved().seldom().themselves().showsSecret(),
 	tokenv1connect.TokenServiceListOrganizationTokensProcedure:  members(organization.Admin, account.Read, allSites),
 	tokenv1connect.TokenServiceRevokeOrganizationTokenProcedure: members(organization.Admin, account.Manage, allSites),
-	tokenv1connect.TokenServiceStartImpersonationProcedure:      operators(account.Manage).justProved().showsSecret(),
+	tokenv1connect.TokenServiceStartImpersonationProcedure:      operators(account.Manage).justProved().seldom().showsSecret(),
 	tokenv1connect.TokenServiceEndImpersonationProcedure:        operators(account.Manage),
 
 	fleetv1connect.ServerServiceCreateServerProcedure:    operators(account.Manage).showsSecret(),
@@ -214,6 +233,24 @@ var rules = map[string]rule{
 	taskv1connect.TaskServiceListTasksProcedure:  members(organization.Viewer, account.Read, asReached),
 	taskv1connect.TaskServiceCancelTaskProcedure: members(organization.Member, account.Deploy, asReached),
 	taskv1connect.TaskServiceWatchTaskProcedure:  members(organization.Viewer, account.Read, asReached),
+
+	// A URL may hold a secret between an organization and its receiver, so that not all members see it.
+	webhookv1connect.WebhookServiceCreateWebhookProcedure:       members(organization.Admin, account.Manage, allSites).justProved().showsSecret(), // shows a secret
+	webhookv1connect.WebhookServiceGetWebhookProcedure:          members(organization.Admin, account.Read, allSites),
+	webhookv1connect.WebhookServiceListWebhooksProcedure:        members(organization.Admin, account.Read, allSites),
+	webhookv1connect.WebhookServiceUpdateWebhookProcedure:       members(organization.Admin, account.Manage, allSites),
+	webhookv1connect.WebhookServiceDeleteWebhookProcedure:       members(organization.Admin, account.Manage, allSites),
+	webhookv1connect.WebhookServiceRotateWebhookSecretProcedure: members(organization.Admin, account.Manage, allSites).justProved().seldom().showsSecret(), // shows a secret
+	webhookv1connect.WebhookServiceTestWebhookProcedure:         members(organization.Admin, account.Manage, allSites),
+	webhookv1connect.WebhookServiceListDeliveriesProcedure:      members(organization.Admin, account.Read, allSites),
+	webhookv1connect.WebhookServiceGetDeliveryProcedure:         members(organization.Admin, account.Read, allSites),
+	webhookv1connect.WebhookServiceReplayDeliveryProcedure:      members(organization.Admin, account.Manage, allSites),
+
+	mailv1connect.MailServiceGetMailQueueProcedure: operators(account.Read),
+	mailv1connect.MailServiceListMailsProcedure:    operators(account.Read),
+	mailv1connect.MailServiceGetMailProcedure:      operators(account.Read),
+	mailv1connect.MailServiceRetryMailProcedure:    operators(account.Manage),
+	mailv1connect.MailServiceTestMailProcedure:     operators(account.Manage).seldom(),
 }
 
 // files hold the services behind the people's door.
@@ -228,6 +265,8 @@ var files = []protoreflect.FileDescriptor{
 	sitev1.File_chom_site_v1_site_service_proto,
 	taskv1.File_chom_task_v1_task_service_proto,
 	tokenv1.File_chom_token_v1_token_service_proto,
+	webhookv1.File_chom_webhook_v1_webhook_service_proto,
+	mailv1.File_chom_mail_v1_mail_service_proto,
 }
 
 // methods are all that people can call, by procedure.
@@ -304,13 +343,13 @@ func decideCaller(rule rule, caller *account.Caller, now time.Time) error {
 		return fault.Denied("only operators may do this")
 	case (rule.who == signedIn || rule.inPerson) && caller.ID == "":
 		return fault.Denied("an organization's token may not do this: it is for people")
-	case rule.who != inOrganization && (caller.Organization != "" || caller.Sites != nil) && rule.scope > account.Read:
+	case rule.who != inOrganization && !rule.bounded && (caller.Organization != "" || caller.Sites != nil):
 		return fault.Denied("this token is bound to one organization or to some sites")
 	case caller.Scope < rule.scope:
 		return fault.Denied(fmt.Sprintf("this needs a token with the scope %s; yours has %s", rule.scope, caller.Scope))
 	case rule.session && caller.Session == "":
 		return errNoSession
-	case caller.Impersonator != "" && (rule.fresh || rule.inPerson || rule.who == signedIn && rule.scope > account.Read):
+	case caller.Impersonator != "" && (rule.fresh || rule.inPerson):
 		return errActing
 	case rule.fresh && !caller.Fresh(now):
 		return errStale
@@ -321,7 +360,7 @@ func decideCaller(rule rule, caller *account.Caller, now time.Time) error {
 // errNoSession is what a token hears where it will not do.
 var errNoSession = fault.Denied("only a person who is signed in with a browser may do this: a token will not do")
 
-// errActing keeps an operator who acts for a member from what is that person's alone, and from what destroys, shows secrets or
+// errActing keeps an operator who acts for a member from what only the person can do, and from what destroys, shows secrets or
 // hands out rights.
 var errActing = fault.Denied("an operator who acts for somebody else may not do this")
 

@@ -61,10 +61,11 @@ var errClosing = fault.Unavailable("the control plane is going down", time.Secon
 
 // Limits of one call.
 const (
-	maxBody      = rest.MaxBody
-	bodyTimeout  = 20 * time.Second // to send it
-	unaryTimeout = 25 * time.Second // a site login waits up to 15 s for its host
-	sendTimeout  = 20 * time.Second // for each message of a stream: who reads slower is cut off
+	maxBody       = rest.MaxBody
+	minCompressed = 1 << 10          // bytes; a smaller answer takes longer to pack than to send
+	bodyTimeout   = 20 * time.Second // to send it
+	unaryTimeout  = 25 * time.Second // a site login waits up to 15 s for its host
+	sendTimeout   = 20 * time.Second // for each message of a stream: who reads slower is cut off
 )
 
 // call is what is known of a request. It travels in the context.
@@ -74,7 +75,8 @@ type call struct {
 	from       account.Client  // the same, with what a browser says of itself
 	caller     *account.Caller // nil for nobody
 	rule       rule
-	reach      []string // sites of the organization in the request that the caller is bound to; nil for all
+	recognize  func(context.Context) (*account.Caller, error) // who the proof of the call stands for now
+	reach      []string                                       // sites of the organization in the request that the caller is bound to; nil for all
 	controller *http.ResponseController
 
 	begun  bool           // its request reached the handlers, readable
@@ -212,23 +214,40 @@ func (d *door) membership(ctx context.Context, procedure string, request proto.M
 	if c.rule.who != inOrganization {
 		return nil
 	}
-	id, platform, err := organizationOf(request)
+	s, err := d.standing(ctx, c.rule, c.caller, request)
 	if err != nil {
 		return err
 	}
-	var member organization.Membership
-	if !platform && !c.caller.Operator && c.caller.Role == "" {
-		if member, err = d.organizations.MembershipOf(ctx, id, c.caller.ID); err != nil {
-			return err
-		}
-	}
-	c.reach = reach(c.caller, member)
-	refused := decideMember(c.rule, c.caller, id.String(), platform, member, siteOf(request))
-	if refused == nil {
+	if c.reach = s.reach; s.refused == nil {
 		return nil
 	}
-	trail := trailOf(id.String(), c.caller, string(member.Role))
-	return cmp.Or(d.refusals.record(ctx, trail, procedure, cmp.Or(siteOf(request), id.String())), refused)
+	trail := trailOf(s.organization, c.caller, string(s.role))
+	return cmp.Or(d.refusals.record(ctx, trail, procedure, cmp.Or(siteOf(request), s.organization)), s.refused)
+}
+
+// standing is what a caller is, at this moment, in the organization that a request names.
+type standing struct {
+	organization string // the zero id for the platform
+	role         organization.Role
+	reach        []string // sites; nil for all
+	refused      error    // why this is not enough for the request
+}
+
+func (d *door) standing(ctx context.Context, rule rule, caller *account.Caller, request proto.Message) (standing, error) {
+	id, platform, err := organizationOf(request)
+	if err != nil {
+		return standing{}, err
+	}
+	var member organization.Membership
+	if !platform && !caller.Operator && caller.Role == "" {
+		if member, err = d.organizations.MembershipOf(ctx, id, caller.ID); err != nil {
+			return standing{}, err
+		}
+	}
+	return standing{
+		organization: id.String(), role: member.Role, reach: reach(caller, member),
+		refused: decideMember(rule, caller, id.String(), platform, member, siteOf(request)),
+	}, nil
 }
 
 // WrapUnary is the way of a call with one answer.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"net/http"
 	"strconv"
 
@@ -32,6 +33,7 @@ func (d *door) recognize(next http.Handler) http.Handler {
 			return
 		}
 		c.caller = caller
+		c.recognize = func(ctx context.Context) (*account.Caller, error) { return d.authenticate(r.WithContext(ctx)) }
 		next.ServeHTTP(w, r)
 	})
 }

@@ -36,6 +36,7 @@ func (d *door) message() connect.HandlerOption {
 		d,                   // a deadline or a place among the streams, a net below panics, the error in the caller's words
 		check(d.validate),   // the rules that the protos state
 		check(d.membership), // the caller's role in the organization that the request names, and the sites that it reaches
+		again{d},            // all of that once more, every few seconds of a stream
 		once{d, methods()},  // a repeat with the same key gets the first one's answer
 	)
 }

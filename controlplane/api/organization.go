@@ -65,7 +65,7 @@ func (s *organizationService) UpdateOrganization(ctx context.Context, r *organiz
 	if err := checkMask(r.GetUpdateMask().GetPaths(), "name", "require_second_factor"); err != nil {
 		return nil, err
 	}
-	var change organization.Change
+	change := organization.Change{ETag: r.GetEtag()}
 	for _, path := range r.GetUpdateMask().GetPaths() {
 		switch path {
 		case "name":
@@ -127,7 +127,7 @@ func (s *organizationService) UpdateMember(ctx context.Context, r *organizationv
 	if err := checkMask(r.GetUpdateMask().GetPaths(), "role", "all_sites", "site_ids"); err != nil {
 		return nil, err
 	}
-	var change organization.MemberChange
+	change := organization.MemberChange{ETag: r.GetEtag()}
 	for _, path := range r.GetUpdateMask().GetPaths() {
 		switch path {
 		case "role":
@@ -284,6 +284,7 @@ func organizationMessage(o organization.Organization) *organizationv1.Organizati
 		CreateTime:          timestamppb.New(o.CreatedAt),
 		State:               organizationStates[o.State],
 		RequireSecondFactor: o.RequireSecondFactor,
+		Etag:                o.ETag(),
 	}
 	if !o.CloseAt.IsZero() {
 		m.CloseTime = timestamppb.New(o.CloseAt)
@@ -299,6 +300,7 @@ func memberMessage(p organization.Person) *organizationv1.Member {
 		AllSites:   p.Sites == nil,
 		SiteIds:    p.Sites,
 		CreateTime: timestamppb.New(p.Since),
+		Etag:       p.ETag(),
 	}
 }
 

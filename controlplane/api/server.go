@@ -5,13 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	fleetv1 "chom.dev/proto/gen/chom/fleet/v1"
 	orderv1 "chom.dev/proto/gen/chom/order/v1"
-	taskv1 "chom.dev/proto/gen/chom/task/v1"
 
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
@@ -166,46 +165,44 @@ func (s *serverService) one(ctx context.Context, r interface{ GetServerId() stri
 }
 
 func (s *serverService) PrepareServer(ctx context.Context, r *fleetv1.PrepareServerRequest) (*fleetv1.PrepareServerResponse, error) {
-	ordered, err := s.order(ctx, r, task.PrepareServer, &orderv1.PrepareServer{}, "server.prepare")
-	if err != nil {
-		return nil, err
-	}
-	return &fleetv1.PrepareServerResponse{Task: ordered}, nil
-}
-
-func (s *serverService) PingServer(ctx context.Context, r *fleetv1.PingServerRequest) (*fleetv1.PingServerResponse, error) {
-	ordered, err := s.order(ctx, r, task.Noop, &orderv1.Noop{Steps: r.GetSteps(), StepDuration: r.GetStepDuration()}, "server.ping")
-	if err != nil {
-		return nil, err
-	}
-	return &fleetv1.PingServerResponse{Task: ordered}, nil
-}
-
-// order gives a server work on itself.
-func (s *serverService) order(ctx context.Context, r interface{ GetServerId() string }, kind task.Kind, parameters proto.Message, action string) (*taskv1.Task, error) {
 	id, err := serverID(r)
 	if err != nil {
 		return nil, err
 	}
+	ordered, err := s.fleet.Prepare(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return &fleetv1.PrepareServerResponse{Task: ordered.Proto()}, nil
+}
+
+func (s *serverService) PingServer(ctx context.Context, r *fleetv1.PingServerRequest) (*fleetv1.PingServerResponse, error) {
+	id, err := serverID(r)
+	if err != nil {
+		return nil, err
+	}
+	wanted := task.New{
+		Server:     id.String(),
+		Kind:       task.Noop,
+		Parameters: &orderv1.Noop{Steps: r.GetSteps(), StepDuration: r.GetStepDuration()},
+		CreatedBy:  audit.ActorOf(ctx).Account(),
+	}
+	if r.GetTimeout() != nil {
+		wanted.Timeout = r.GetTimeout().AsDuration()
+		wanted.Deadline = time.Now().Add(wanted.Timeout)
+	}
 	var ordered task.Task
 	err = db.InTx(ctx, s.db, func(tx *db.Tx) error {
-		ordered, err = task.Enqueue(ctx, tx, task.New{
-			Server: id.String(), Kind: kind, Parameters: parameters, CreatedBy: audit.ActorOf(ctx).Account(),
-		})
+		ordered, err = task.Enqueue(ctx, tx, wanted)
 		if err != nil {
 			return err
 		}
-		if kind == task.PrepareServer {
-			if err := fleet.SetPrepareTask(ctx, tx, id, ordered.ID); err != nil {
-				return err
-			}
-		}
-		return audit.Record(ctx, tx, audit.Event{Organization: audit.Platform, Action: action, Object: id.String()})
+		return audit.Record(ctx, tx, audit.Event{Organization: audit.Platform, Action: "server.ping", Object: id.String()})
 	}, db.ReadCommitted()) // Enqueue locks the server's row before it decides anything
 	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", action, id, err)
+		return nil, fmt.Errorf("ping server %s: %w", id, err)
 	}
-	return ordered.Proto(), nil
+	return &fleetv1.PingServerResponse{Task: ordered.Proto()}, nil
 }
 
 func serverMessage(s fleet.Server) *fleetv1.Server {

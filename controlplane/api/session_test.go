@@ -21,6 +21,7 @@ import (
 	"chom.dev/controlplane/account/accounttest"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/db/dbtest"
+	"chom.dev/controlplane/limit"
 )
 
 // browser is what a person sits at: it keeps cookies, and says which page a request comes from.
@@ -365,6 +366,18 @@ func TestCrossSite(t *testing.T) {
 		}
 		if after := w.count(t, `SELECT COUNT(*) FROM sessions`); after != before {
 			t.Errorf("%s signed somebody out", name)
+		}
+	}
+}
+
+// TestPolling is about a program that waits for its person: it asks every 5 seconds, which must not count as guessing.
+func TestPolling(t *testing.T) {
+	w := sqliteWorld(t)
+	url := w.replica(t, func(c *Config) { c.Limits = limit.New(limit.DefaultRates()) })
+	terminal := accountv1connect.NewDeviceLoginServiceClient(http.DefaultClient, url)
+	for range 13 { // a minute
+		if _, err := terminal.PollDeviceLogin(t.Context(), &accountv1.PollDeviceLoginRequest{DeviceCode: bearerOf("chomdevice_")}); connect.CodeOf(err) != connect.CodeNotFound {
+			t.Fatalf("got %v", err)
 		}
 	}
 }

@@ -156,7 +156,7 @@ var hostile = map[string]string{
 }
 
 // freeText are fields in which people write what they like: there, only what could end a line or an argument is refused.
-func freeText(path string) bool { return path == "settings{title}" }
+func freeText(path string) bool { return path == "settings{title}" || path == "description" }
 
 var fineInFreeText = []string{"a command", "a substitution", "backticks", "a parent folder"}
 

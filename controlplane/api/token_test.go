@@ -42,7 +42,7 @@ func TestScopes(t *testing.T) {
 						w.join(t, w.ours.organization, string(role)+"@ours.example", role)
 					}
 					rule := rules[procedure]
-					may := rule.who == anybody || scope >= rule.scope && (rule.who == signedIn && kind == token.Personal ||
+					may := rule.who == anybody || !rule.session && scope >= rule.scope && (rule.who == signedIn && kind == token.Personal ||
 						rule.who == inOrganization && role.AtLeast(rule.role) && !(rule.inPerson && kind == token.Organization)) && !(rule.fresh && scope < account.Manage)
 					err := w.call(t, text, procedure, w.valid(procedure, w.ours))
 					if got := connect.CodeOf(err); (got == connect.CodePermissionDenied) == may || got == connect.CodeUnauthenticated {
@@ -158,7 +158,7 @@ func TestImpersonation(t *testing.T) {
 			w.join(t, w.ours.organization, who.Email, role)
 			rule := rules[procedure]
 			// What is the person's alone, what wants a fresh proof, and what is an operator's, is not theirs.
-			may := rule.who == anybody || rule.who == signedIn && rule.scope == account.Read && !rule.fresh ||
+			may := rule.who == anybody || rule.who == signedIn && rule.bounded ||
 				rule.who == inOrganization && role.AtLeast(rule.role) && !rule.fresh && !rule.inPerson
 			err := w.call(t, acting, procedure, w.valid(procedure, w.ours))
 			if got := connect.CodeOf(err); (got == connect.CodePermissionDenied) == may || got == connect.CodeUnauthenticated {
@@ -182,6 +182,12 @@ func TestImpersonation(t *testing.T) {
 		must(t, second(w.as(w.operator).tokens.EndImpersonation(ctx, &tokenv1.EndImpersonationRequest{TokenId: began.GetToken().GetId()})))
 		if _, err := w.as(acting).organizations.ListOrganizations(ctx, &organizationv1.ListOrganizationsRequest{}); connect.CodeOf(err) != connect.CodeUnauthenticated {
 			t.Errorf("acting as %s goes on after the end: %v", role, err)
+		}
+	}
+	for who, want := range map[string]bool{owner.ID: true, viewer.ID: false} { // who may change something
+		if n := w.count(t, `SELECT COUNT(*) FROM audit_events WHERE organization_id = $1 AND outcome = 'done' AND actor_id = $2 AND impersonator_id = $3`,
+			w.ours.organization, who, w.caller(t, w.operator).ID); (n > 0) != want {
+			t.Errorf("%d events of %s say who was behind them", n, who)
 		}
 	}
 	for _, action := range []string{"impersonation.start", "impersonation.end"} {

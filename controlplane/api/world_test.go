@@ -21,6 +21,7 @@ import (
 
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/account/accounttest"
+	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/db/dbtest"
 	"chom.dev/controlplane/fleet"
@@ -55,6 +56,7 @@ type world struct {
 	ours     tenant
 	theirs   tenant
 	platform string // a task on the server itself
+	mail     string // to somebody
 }
 
 // What the world is reached by, and its operator signs in with.
@@ -66,6 +68,7 @@ const (
 type tenant struct {
 	organization, site, task     string
 	account, invitation, token   string // of the viewer, to somebody, the organization's own
+	webhook, delivery            string
 	owner, admin, member, viewer string // texts of tokens
 }
 
@@ -84,12 +87,16 @@ func newWorld(t testing.TB, d *db.DB) *world {
 	w.organizations, w.tokens, w.sites = organization.New(d, organization.Config{URL: publicURL}), w.accounts.Tokens, sites
 	closing, cancel := context.WithCancel(ctx)
 	w.closing = cancel
+	mails, webhooks := newNotices(t, d, log, w.organizations)
 	w.config = Config{
 		DB: d, Log: log, Accounts: accounts, Tokens: w.tokens, Organizations: w.organizations, Fleet: servers, Sites: sites,
-		Tasks: tasks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},
+		Tasks: tasks, Mails: mails, Webhooks: webhooks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},
 		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing, Limits: limit.New(plenty), Repeats: repeat.New(d, log),
 	}
-	t.Cleanup(cancel)
+	t.Cleanup(func() {
+		cancel()
+		whole(t, d)
+	})
 	w.url = w.replica(t, func(*Config) {})
 
 	secret, err := accounts.PrepareFirstOperator(ctx)
@@ -102,6 +109,9 @@ func newWorld(t testing.TB, d *db.DB) *world {
 	w.server = enrolled(t, servers, "web1")
 	w.ours = newTenant(t, w, sites, "ours")
 	w.theirs = newTenant(t, w, sites, "theirs")
+	w.ours.webhook, w.ours.delivery = newWebhook(t, d, webhooks, w.ours.organization)
+	w.theirs.webhook, w.theirs.delivery = newWebhook(t, d, webhooks, w.theirs.organization)
+	w.mail = newMail(t, d, mails)
 	must(t, db.InTx(ctx, d, func(tx *db.Tx) error {
 		made, err := task.Enqueue(ctx, tx, task.New{Server: w.server, Kind: task.Noop, Parameters: noop})
 		w.platform = made.ID
@@ -210,7 +220,7 @@ func enrolled(t testing.TB, servers *fleet.Fleet, name string) string {
 		func(contract.ServerID) (pki.Certificate, error) {
 			return pki.Certificate{DER: []byte(name), Serial: name, KeyHash: []byte(name), Expires: time.Now().Add(time.Hour)}, nil
 		},
-		func(context.Context, *db.Tx, contract.ServerID) (string, error) { return "", nil })
+		func(context.Context, *db.Tx, contract.ServerID) error { return nil })
 	must(t, err)
 	return made.ID.String()
 }
@@ -222,11 +232,20 @@ func must(t testing.TB, err error) {
 	}
 }
 
+// whole checks that no chain of the audit trail broke, whatever the test did.
+func whole(t *testing.T, d *db.DB) {
+	t.Helper()
+	checked, err := audit.New(d).Verify(context.Background(), nil)
+	if err != nil || checked.Events == 0 || len(checked.Damages) > 0 {
+		t.Errorf("the audit trail: %+v, %v", checked, err)
+	}
+}
+
 // effects is everything that a call could have changed.
 func (w *world) effects(t *testing.T) map[string]int {
 	t.Helper()
 	counts := map[string]int{}
-	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens", "invitations", "member_sites", "token_sites"} {
+	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens", "invitations", "member_sites", "token_sites", "webhooks", "webhook_deliveries", "mails"} {
 		var n int
 		must(t, w.db.Reader().QueryRow(t.Context(), `SELECT COUNT(*) FROM `+table).Scan(&n))
 		counts[table] = n
@@ -262,6 +281,7 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	request := dynamicpb.NewMessage(methods()[procedure].Input())
 	fields := request.Descriptor().Fields()
 	for name, value := range map[string]string{
+		"webhook_id": about.webhook, "delivery_id": about.delivery, "mail_id": w.mail, "recipient": "new@example.com", "url": "https://example.com/", "description": "new",
 		"organization_id": about.organization, "site_id": about.site, "task_id": about.task, "server_id": w.server,
 		"account_id": about.account, "invitation_id": about.invitation, "token_id": about.token, "reason": "they asked for help",
 		"name": "new-name", "email": "new@example.com", "type": "static",
@@ -293,7 +313,7 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 			request.Set(field, protoreflect.ValueOfEnum(1)) // viewer, read
 		}
 	}
-	for _, part := range []string{"domains", "require_second_factor", "site_ids"} {
+	for _, part := range []string{"domains", "require_second_factor", "site_ids", "description"} {
 		if fields.ByName(protoreflect.Name(part)) != nil {
 			addMask(request, part)
 		}

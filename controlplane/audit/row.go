@@ -50,16 +50,20 @@ func (r *row) entry() Entry {
 	}
 }
 
-// parts are what the hash is made of: the hash before, and every column.
+// parts are what the hash is made of: the hash before, and every column with its length in front.
 func (r *row) parts(previous []byte) [][]byte {
-	return [][]byte{
-		[]byte("audit event"), previous, []byte(r.organization), number(r.sequence), number(r.at),
-		[]byte(r.actor), []byte(r.actorID), []byte(r.session), []byte(r.token), []byte(r.impersonator), []byte(r.address), []byte(r.request),
-		[]byte(r.action), []byte(r.object), []byte(r.detail), []byte(r.outcome),
+	columns := make([]byte, 0, 512)
+	for _, n := range []int64{r.sequence, r.at} {
+		columns = binary.BigEndian.AppendUint64(columns, uint64(n))
 	}
+	for _, text := range []string{
+		r.organization, r.actor, r.actorID, r.session, r.token, r.impersonator, r.address, r.request, r.action, r.object, r.detail, r.outcome,
+	} {
+		columns = binary.BigEndian.AppendUint32(columns, uint32(len(text)))
+		columns = append(columns, text...)
+	}
+	return [][]byte{[]byte("audit event"), previous, columns}
 }
-
-func number(n int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)) }
 
 var errNoKey = errors.New("there is no key to chain audit events with")
 

@@ -1,9 +1,30 @@
-// Package clock distrusts the machine's clock where something is deleted because its time is over. A clock that is set forward
-// makes things look overdue that are not, and what is deleted is gone. So after a jump nothing is due for a while, in
-// which somebody may set the clock right.
+// Package clock notices when somebody sets the machine's clock while the
+// process runs. What happens by the wall clock, as leases, deadlines and times
+// in the trash do, means nothing then, until it was looked at anew. It knows
+// nothing of a clock that was wrong from the start: who deletes things waits a
+// while after the start, in which it may be set.
 package clock
 
 import "time"
+
+// Watch compares the wall clock with the monotonic one, which nobody can set.
+// The zero value is ready; it is not for concurrent use.
+type Watch struct{ last time.Time }
+
+// Jump says by how much the wall clock went on more than the time that passed
+// since the last call: below zero when it was set back. A clock that is slewed
+// differs by parts of a thousand; a machine that slept shows its sleep. Now must
+// come from time.Now as it is.
+func (w *Watch) Jump(now time.Time) time.Duration {
+	last := w.last
+	w.last = now
+	if last.IsZero() {
+		return 0
+	}
+	passed := now.Sub(last)                  // by the monotonic clock
+	shown := now.Round(0).Sub(last.Round(0)) // by the wall clock
+	return shown - passed
+}
 
 // What counts as a jump, and how long it casts doubt on the time.
 const (
@@ -11,25 +32,17 @@ const (
 	pauseFor = time.Hour
 )
 
-// Wall watches the wall clock of this machine. Its zero value is ready. It is for one goroutine, which asks every few minutes.
+// Wall says whether the wall clock can be believed enough to end things by it: not for a while after it was set forward, in
+// which somebody may set it right. The zero value is ready; it is not for concurrent use.
 type Wall struct {
-	before, pause time.Time
+	watch Watch
+	pause time.Time
 }
 
-// Trust reports whether the time can be believed enough to delete by it. now must come from time.Now.
+// Trust is asked every few minutes. Now must come from time.Now as it is.
 func (w *Wall) Trust(now time.Time) bool {
-	if !w.before.IsZero() && jumped(w.before, now) {
+	if w.watch.Jump(now) > jumpMin {
 		w.pause = now.Add(pauseFor)
 	}
-	w.before = now
 	return !now.Before(w.pause)
 }
-
-// jumped says whether the wall clock went on by much more than the time that passed.
-func jumped(before, now time.Time) bool {
-	passed := now.Sub(before)                  // by the monotonic clock
-	shown := now.Round(0).Sub(before.Round(0)) // by the wall clock
-	return jumpedBy(shown - passed)
-}
-
-func jumpedBy(d time.Duration) bool { return d > jumpMin }

@@ -1,39 +1,58 @@
-package clock
+package clock_test
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"chom.dev/controlplane/clock"
+	"chom.dev/controlplane/clock/clocktest"
 )
 
-func TestJumped(t *testing.T) {
-	before := time.Now()
-	// Without its monotonic part a time is what only the wall clock says; with it, both went on alike.
-	if jumped(before, before.Add(8*24*time.Hour)) {
-		t.Error("a week that passed is no jump")
+func TestWatch(t *testing.T) {
+	const year = 365 * 24 * time.Hour
+	for name, by := range map[string]time.Duration{
+		"an hour ahead": time.Hour, "an hour back": -time.Hour, "ten years ahead": 10 * year, "ten years back": -10 * year,
+	} {
+		t.Run(name, func(t *testing.T) {
+			var w clock.Watch
+			now := time.Now()
+			if jump := w.Jump(now); jump != 0 {
+				t.Errorf("the first look saw a jump by %s", jump)
+			}
+			if jump := w.Jump(clocktest.Set(t, now.Add(2*time.Second), by)); jump != by {
+				t.Errorf("it saw a jump by %s", jump)
+			}
+			if jump := w.Jump(clocktest.Set(t, now.Add(4*time.Second), by)); jump != 0 {
+				t.Errorf("it saw the same jump again, by %s", jump)
+			}
+			if jump := w.Jump(now.Add(6 * time.Second)); jump != -by {
+				t.Errorf("set right again, it saw a jump by %s", jump)
+			}
+		})
 	}
-	for name, test := range map[string]struct {
-		shown time.Duration
-		want  bool
-	}{"set forward": {8 * 24 * time.Hour, true}, "set a little": {time.Minute, false}, "set back": {-time.Hour, false}} {
-		if got := jumpedBy(test.shown - time.Minute); got != test.want {
-			t.Errorf("%s: %t", name, got)
-		}
-	}
+	t.Run("a year that passes is no jump", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			var w clock.Watch
+			w.Jump(time.Now())
+			time.Sleep(year)
+			if jump := w.Jump(time.Now()); jump != 0 {
+				t.Errorf("it saw a jump by %s", jump)
+			}
+		})
+	})
 }
 
-func TestTrust(t *testing.T) {
-	var w Wall
+func TestWall(t *testing.T) {
+	var w clock.Wall
 	now := time.Now()
-	for range 3 {
-		if now = now.Add(time.Minute); !w.Trust(now) {
-			t.Fatal("a clock that goes is not trusted")
-		}
+	if !w.Trust(now) || !w.Trust(now.Add(time.Minute)) {
+		t.Fatal("a clock that goes is not trusted")
 	}
-	w.pause = now.Add(pauseFor) // as after a jump
-	if w.Trust(now.Add(pauseFor - time.Second)) {
-		t.Error("is trusted before the pause is over")
+	if w.Trust(clocktest.Set(t, now.Add(2*time.Minute), 8*24*time.Hour)) {
+		t.Error("a clock that was set forward by a week is trusted")
 	}
-	if !w.Trust(now.Add(pauseFor)) {
-		t.Error("is never trusted again")
+	if w.Trust(clocktest.Set(t, now.Add(3*time.Minute), 8*24*time.Hour)) {
+		t.Error("it is trusted again before the pause is over")
 	}
 }

@@ -31,18 +31,18 @@ import (
 
 // DB is an open database of either engine. It is safe for concurrent use.
 type DB struct {
-	engine  engine
-	wakes   *wakes
-	turns   turns
-	closed  atomic.Bool
-	sealKey atomic.Pointer[[]byte]
+	engine   engine
+	wakes    *wakes
+	turns    turns
+	closed   atomic.Bool
+	sealKey  atomic.Pointer[[]byte]
+	orderKey atomic.Pointer[[]byte]
 }
 
 // engine is what differs between SQLite and PostgreSQL.
 type engine interface {
 	name() string
 	reader() Querier
-	read(ctx context.Context, fn func(Querier) error) error
 	write(ctx context.Context, o txOptions, fn func(*Tx) error) error
 	migrator(ctx context.Context) (migrator, error)
 	ping(ctx context.Context) error
@@ -128,15 +128,6 @@ func (d *DB) Ping(ctx context.Context) error {
 // Reader gives the pool of readers: each statement sees what was committed
 // when it began. Never write through it; SQLite refuses it.
 func (d *DB) Reader() Querier { return d.engine.reader() }
-
-// Read runs fn with a snapshot: all its statements see the same state. It holds
-// a connection: fn must be short and must not use the Reader beside q.
-func (d *DB) Read(ctx context.Context, fn func(q Querier) error) error {
-	if d.closed.Load() {
-		return unavailable(errClosed)
-	}
-	return unavailable(d.engine.read(ctx, fn))
-}
 
 // Micros is a time as it is stored: microseconds since 1970. The zero time is 0.
 func Micros(t time.Time) int64 {

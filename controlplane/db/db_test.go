@@ -178,7 +178,7 @@ func TestInTx(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 			err := db.InTx(ctx, d, func(tx *db.Tx) error {
-				_, err := tx.Exec(ctx, `INSERT INTO members (organization_id, account_id, role, created_at) VALUES ('x', 'y', 'owner', 0)`)
+				_, err := tx.Exec(ctx, `INSERT INTO members (organization_id, account_id, role, all_sites, created_at) VALUES ('x', 'y', 'owner', TRUE, 0)`)
 				return err
 			})
 			if !db.IsForeignKey(err) || db.IsUnique(err) {
@@ -190,25 +190,6 @@ func TestInTx(t *testing.T) {
 
 func TestRead(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		t.Run("a snapshot does not move", func(t *testing.T) {
-			set(t, d, "a", "old")
-			err := d.Read(t.Context(), func(q db.Querier) error {
-				for _, want := range []string{"old", "old"} {
-					var v string
-					if err := q.QueryRow(t.Context(), `SELECT value FROM settings WHERE name = 'a'`).Scan(&v); err != nil {
-						return err
-					}
-					if v != want {
-						t.Errorf("got %q", v)
-					}
-					set(t, d, "a", "new")
-				}
-				return nil
-			})
-			if err != nil || get(t, d, "a") != "new" {
-				t.Errorf("err %v, value %q", err, get(t, d, "a"))
-			}
-		})
 		t.Run("placeholders may come in any order and more than once", func(t *testing.T) {
 			var a, b, c string
 			err := d.Reader().QueryRow(t.Context(), `SELECT CAST($2 AS TEXT), CAST($1 AS TEXT), CAST($2 AS TEXT)`, "one", "two").Scan(&a, &b, &c)
@@ -223,10 +204,6 @@ func TestRead(t *testing.T) {
 			err := db.InTx(t.Context(), d, func(tx *db.Tx) error { return put(t.Context(), tx, "z", "1") })
 			if fault.KindOf(err) != fault.KindUnavailable {
 				t.Errorf("write: %v", err)
-			}
-			err = d.Read(t.Context(), func(db.Querier) error { return nil })
-			if fault.KindOf(err) != fault.KindUnavailable {
-				t.Errorf("read: %v", err)
 			}
 		})
 	})
@@ -370,6 +347,32 @@ func TestOpen(t *testing.T) {
 	})
 }
 
+func TestForUpdate(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		set(t, d, "n", "0")
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				err := db.InTx(t.Context(), d, func(tx *db.Tx) error {
+					var n int
+					err := tx.QueryRow(t.Context(), `SELECT CAST(value AS INTEGER) FROM settings WHERE name = 'n'`+tx.ForUpdate()).Scan(&n)
+					if err != nil {
+						return err
+					}
+					return put(t.Context(), tx, "n", fmt.Sprint(n+1))
+				}, db.ReadCommitted())
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := get(t, d, "n"); n != "20" {
+			t.Errorf("20 were to add one, and it is %s: some read what others were about to change", n)
+		}
+	})
+}
+
 func TestListen(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		heard := listen(t, d)
@@ -409,6 +412,26 @@ func TestListen(t *testing.T) {
 			here.Notify("server", "s2")
 			return heard.count("server", "s2") > 0
 		})
+	})
+	t.Run("one that is alone tells nobody, until another one comes", func(t *testing.T) {
+		url := dbtest.PostgresURL(t)
+		wire, first := tap(t, url), dbtest.Open(t, url)
+		heard := listen(t, first)
+		eventually(t, func() bool { return strings.Contains(wire.all(), `"h":null`) }) // its greeting
+		time.Sleep(1100 * time.Millisecond)                                            // and nobody answers
+		first.Notify("server", "s1")
+		first.Notify("server", "s2")
+		eventually(t, func() bool { return heard.count("server", "s2") == 1 })
+		time.Sleep(100 * time.Millisecond)
+		if text := wire.all(); strings.Contains(text, "s2") {
+			t.Errorf("it said %s", text)
+		}
+		second := dbtest.Open(t, url)
+		also := listen(t, second)
+		eventually(t, func() bool { return also.count("", "") > 1 }) // it began to listen, and was answered
+		first.Notify("server", "s3")
+		second.Notify("server", "s4")
+		eventually(t, func() bool { return also.count("server", "s3") == 1 && heard.count("server", "s4") == 1 })
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -46,6 +47,47 @@ func listen(t *testing.T, d *db.DB) *ear {
 		return e.count("ready", "") > 0
 	})
 	return e
+}
+
+// wiretap holds what processes say to each other.
+type wiretap struct {
+	mu   sync.Mutex
+	said []string
+}
+
+func (w *wiretap) all() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.Join(w.said, "\n")
+}
+
+// tap hears it until the test ends.
+func tap(t *testing.T, url string) *wiretap {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(t.Context(), "LISTEN chom"); err != nil {
+		t.Fatal(err)
+	}
+	w := &wiretap{}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer conn.Close(context.Background())
+		for {
+			n, err := conn.WaitForNotification(ctx)
+			if err != nil {
+				return
+			}
+			w.mu.Lock()
+			w.said = append(w.said, n.Payload)
+			w.mu.Unlock()
+		}
+	})
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	return w
 }
 
 func eventually(t *testing.T, ok func() bool) {

@@ -20,6 +20,9 @@ type wake struct{ topic, payload string }
 // other processes by PostgreSQL's NOTIFY, which is sent after the commit, on a
 // connection of its own and many at a time, since inside the transaction it
 // would serialize all commits.
+//
+// A process that is alone spares itself that. It learns of others as they come:
+// whoever begins to listen says so, and is answered.
 type wakes struct {
 	log    *slog.Logger
 	self   string // tells our own notifications from those of others
@@ -31,8 +34,11 @@ type wakes struct {
 
 	mu        sync.Mutex
 	listeners []*listener
+	listening time.Time       // since when other processes are heard; zero while they are not
+	others    map[string]bool // those that were ever heard
 	pending   []wake
-	more      chan struct{} // holds a token when pending is not empty
+	greet     bool          // it is to be said that this process listens
+	more      chan struct{} // holds a token when there is something to send
 }
 
 type listener struct{ fn func(topic, payload string) }
@@ -48,12 +54,18 @@ const (
 	notifyChunk = 60
 	// reconnectMax bounds the pause between two tries to reach the server.
 	reconnectMax = 5 * time.Second
+	// answerWithin is how long others may take to answer a greeting; who is slower
+	// misses hints until then.
+	answerWithin = time.Second
 )
 
 func newWakes(config *pgx.ConnConfig, log *slog.Logger) *wakes {
 	var id [8]byte
 	rand.Read(id[:]) // never fails: crypto/rand ends the program instead
-	w := &wakes{log: log, self: hex.EncodeToString(id[:]), config: config, more: make(chan struct{}, 1)}
+	w := &wakes{
+		log: log, self: hex.EncodeToString(id[:]), config: config,
+		others: map[string]bool{}, more: make(chan struct{}, 1),
+	}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	if config != nil {
 		w.loops.Go(w.sendLoop)
@@ -104,22 +116,28 @@ func (w *wakes) send(hints []wake) {
 	}
 	w.mu.Lock()
 	listeners := w.listeners
-	if w.config != nil {
-		for _, h := range hints {
-			if len(w.pending) < notifyMax {
-				w.pending = append(w.pending, h)
-			}
-		}
-		select {
-		case w.more <- struct{}{}:
-		default:
-		}
+	if !w.alone(time.Now()) {
+		w.queue(hints...)
 	}
 	w.mu.Unlock()
 	for _, h := range hints {
 		for _, l := range listeners {
 			l.fn(h.topic, h.payload)
 		}
+	}
+}
+
+// alone says whether there is no other process. Called with mu held.
+func (w *wakes) alone(now time.Time) bool {
+	return w.config == nil || len(w.others) == 0 && !w.listening.IsZero() && now.Sub(w.listening) > answerWithin
+}
+
+// queue leaves hints to sendLoop. Called with mu held.
+func (w *wakes) queue(hints ...wake) {
+	w.pending = append(w.pending, hints[:min(len(hints), max(0, notifyMax-len(w.pending)))]...)
+	select {
+	case w.more <- struct{}{}:
+	default: // there is a token already
 	}
 }
 
@@ -132,7 +150,7 @@ func (w *wakes) deliver(h wake) {
 	}
 }
 
-// message is what travels in a notification.
+// message is what travels in a notification. Without hints it is a greeting.
 type message struct {
 	From  string      `json:"f"`
 	Hints [][2]string `json:"h"`
@@ -152,10 +170,10 @@ func (w *wakes) sendLoop() {
 			return
 		}
 		w.mu.Lock()
-		hints := w.pending
-		w.pending = nil
+		hints, greet := w.pending, w.greet
+		w.pending, w.greet = nil, false
 		w.mu.Unlock()
-		err := w.notify(&conn, hints)
+		err := w.notify(&conn, hints, greet)
 		if err == nil {
 			tries = 0
 			continue
@@ -165,6 +183,12 @@ func (w *wakes) sendLoop() {
 		}
 		closeConn(conn)
 		conn = nil
+		if greet {
+			w.mu.Lock()
+			w.greet = true
+			w.queue()
+			w.mu.Unlock()
+		}
 		if tries++; tries == 1 {
 			w.log.Warn("wake-ups to other processes are not sent", "err", err)
 		}
@@ -174,7 +198,7 @@ func (w *wakes) sendLoop() {
 	}
 }
 
-func (w *wakes) notify(conn **pgx.Conn, hints []wake) error {
+func (w *wakes) notify(conn **pgx.Conn, hints []wake, greet bool) error {
 	if *conn == nil {
 		c, err := pgx.ConnectConfig(w.ctx, w.config)
 		if err != nil {
@@ -190,8 +214,12 @@ func (w *wakes) notify(conn **pgx.Conn, hints []wake) error {
 			unique = append(unique, [2]string{h.topic, h.payload})
 		}
 	}
+	chunks := slices.Collect(slices.Chunk(unique, notifyChunk))
+	if greet {
+		chunks = append(chunks, nil)
+	}
 	var texts []string
-	for chunk := range slices.Chunk(unique, notifyChunk) {
+	for _, chunk := range chunks {
 		b, err := json.Marshal(message{w.self, chunk})
 		if err != nil {
 			return err
@@ -231,6 +259,8 @@ func (w *wakes) receive() error {
 	if _, err := conn.Exec(w.ctx, "LISTEN "+channel); err != nil {
 		return err
 	}
+	w.listen(time.Now())
+	defer w.listen(time.Time{})
 	w.deliver(wake{}) // whatever was sent before is lost
 	for {
 		n, err := conn.WaitForNotification(w.ctx)
@@ -241,9 +271,30 @@ func (w *wakes) receive() error {
 		if err := json.Unmarshal([]byte(n.Payload), &m); err != nil || m.From == w.self {
 			continue // somebody else's text, or our own
 		}
+		w.meet(m.From, len(m.Hints) == 0)
 		for _, h := range m.Hints {
 			w.deliver(wake{h[0], h[1]})
 		}
+	}
+}
+
+// listen notes since when others are heard, and greets them.
+func (w *wakes) listen(since time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.listening = since
+	w.greet = !since.IsZero()
+	w.queue()
+}
+
+// meet notes that there is another process. One that greets may have been told
+// nothing until now: it is to look for itself.
+func (w *wakes) meet(process string, greets bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.others[process] = true
+	if greets {
+		w.queue(wake{})
 	}
 }
 

@@ -67,18 +67,17 @@ func openPostgres(ctx context.Context, url string, o options) (*postgres, error)
 
 func (p *postgres) name() string { return "postgres" }
 
-func (p *postgres) reader() Querier { return sqlQuerier{p.pool} }
+func (p *postgres) reader() Querier { return poolQuerier{p.pool} }
 
-func (p *postgres) read(ctx context.Context, fn func(Querier) error) error {
-	tx, err := p.pool.BeginTx(ctx, &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead})
-	if err != nil {
-		return err
-	}
-	err = fn(sqlQuerier{tx})
-	if undo := tx.Rollback(); undo != nil && err == nil && ctx.Err() == nil {
-		err = undo
-	}
-	return err
+// poolQuerier makes the pool a Querier.
+type poolQuerier struct{ pool *sql.DB }
+
+func (q poolQuerier) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return q.pool.QueryContext(ctx, query, args...)
+}
+
+func (q poolQuerier) QueryRow(ctx context.Context, query string, args ...any) *sql.Row {
+	return q.pool.QueryRowContext(ctx, query, args...)
 }
 
 func (p *postgres) write(caller context.Context, o txOptions, fn func(*Tx) error) (err error) {
@@ -106,7 +105,7 @@ func (p *postgres) write(caller context.Context, o txOptions, fn func(*Tx) error
 			_ = tx.Rollback()
 		}
 	}()
-	if err := fn(&Tx{q: tx, races: !o.readCommitted}); err != nil {
+	if err := fn(&Tx{q: tx, forUpdate: " FOR UPDATE", races: !o.readCommitted}); err != nil {
 		return err
 	}
 	committing = true

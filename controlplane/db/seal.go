@@ -41,10 +41,29 @@ func checkSeal(key, have []byte, parts [][]byte) bool {
 	return key != nil && hmac.Equal(have, seal(key, parts))
 }
 
+// SetOrderKey gives the key of Tx.SealOrder, like SetSealKey. It follows the signer of orders, and changes with it.
+func (d *DB) SetOrderKey(key []byte) {
+	key = append([]byte(nil), key...)
+	d.orderKey.Store(&key)
+}
+
+// SealOrder is Seal for what becomes an order to an agent.
+func (tx *Tx) SealOrder(parts ...[]byte) []byte { return seal(tx.orderKey, parts) }
+
+// CheckOrder says whether seal was made by SealOrder over the same parts.
+func (tx *Tx) CheckOrder(seal []byte, parts ...[]byte) bool {
+	return checkSeal(tx.orderKey, seal, parts)
+}
+
 func seal(key []byte, parts [][]byte) []byte {
 	if key == nil {
 		return []byte{}
 	}
+	return Seal(key, parts...)
+}
+
+// Seal is Tx.Seal by a key of the caller's.
+func Seal(key []byte, parts ...[]byte) []byte {
 	m := hmac.New(sha256.New, key)
 	for _, p := range parts {
 		var n [8]byte

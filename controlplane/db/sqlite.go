@@ -113,15 +113,6 @@ func (s *sqliteDB) name() string { return "sqlite" }
 
 func (s *sqliteDB) reader() Querier { return s.reads }
 
-func (s *sqliteDB) read(ctx context.Context, fn func(Querier) error) error {
-	tx, err := s.readDB.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
-	if err != nil {
-		return err
-	}
-	err = fn(sqlQuerier{tx})
-	return errors.Join(err, tx.Rollback())
-}
-
 func (s *sqliteDB) write(ctx context.Context, _ txOptions, fn func(*Tx) error) error {
 	s.waiting.Add(1)
 	// Whoever waits may have to commit for the others, so nobody leaves the
@@ -329,15 +320,4 @@ func (s *statements) close() error {
 	}
 	s.have = nil
 	return errors.Join(errs...)
-}
-
-// sqlQuerier makes a *sql.DB or *sql.Tx a Querier.
-type sqlQuerier struct{ r runner }
-
-func (q sqlQuerier) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	return q.r.QueryContext(ctx, query, args...)
-}
-
-func (q sqlQuerier) QueryRow(ctx context.Context, query string, args ...any) *sql.Row {
-	return q.r.QueryRowContext(ctx, query, args...)
 }

@@ -24,12 +24,14 @@ var ErrCommitUnknown = errors.New("whether the transaction was committed is not 
 
 // Tx is a write transaction.
 type Tx struct {
-	q       runner
-	races   bool // it is lost when a row that it changes was changed since it began
-	ends    []end
-	after   []func()
-	wakes   []wake
-	sealKey []byte
+	q         runner
+	forUpdate string
+	races     bool // it is lost when a row that it changes was changed since it began
+	ends      []end
+	after     []func()
+	wakes     []wake
+	sealKey   []byte
+	orderKey  []byte
 }
 
 // runner is the connection under a Tx.
@@ -58,6 +60,10 @@ func (tx *Tx) QueryRow(ctx context.Context, query string, args ...any) *sql.Row 
 	return tx.q.QueryRowContext(ctx, query, args...)
 }
 
+// ForUpdate ends the text of a SELECT whose rows nobody else may change until
+// the transaction ends. On SQLite it is empty: nobody else writes meanwhile.
+func (tx *Tx) ForUpdate() string { return tx.forUpdate }
+
 // AfterCommit runs fn once the transaction is committed, and never if it is
 // not. It runs in the goroutine of InTx: it must be short and must not fail.
 func (tx *Tx) AfterCommit(fn func()) { tx.after = append(tx.after, fn) }
@@ -80,8 +86,8 @@ type TxOption func(*txOptions)
 type txOptions struct{ readCommitted bool }
 
 // ReadCommitted lowers the isolation on PostgreSQL for hot paths that take a
-// row lock (an UPDATE ... RETURNING) before they decide anything from that
-// row, and decide nothing from rows that they did not lock.
+// row lock (by Tx.ForUpdate or an UPDATE ... RETURNING) before they decide
+// anything from that row, and decide nothing from rows that they did not lock.
 func ReadCommitted() TxOption { return func(o *txOptions) { o.readCommitted = true } }
 
 // txTimeout ends a transaction that hangs, whatever its caller's deadline: an
@@ -105,6 +111,9 @@ func InTx(ctx context.Context, d *DB, fn func(tx *Tx) error, opts ...TxOption) e
 		done = tx
 		if key := d.sealKey.Load(); key != nil {
 			tx.sealKey = *key
+		}
+		if key := d.orderKey.Load(); key != nil {
+			tx.orderKey = *key
 		}
 		if err := first.begin(ctx, tx); err != nil {
 			return err

@@ -31,12 +31,12 @@ type Enrolled struct {
 
 // Enroll uses a token up for a key and gives that key its certificate. The same key with the same enrolment id gets the same
 // answer again as long as it is the server's key and the token was not replaced; everybody else is refused. The host that
-// was the server before, if any, may not speak any more. Enqueue gives the task that prepares the server, in the same
-// transaction.
+// was the server before, if any, may not speak any more: replaced is called to end what it had begun, and the server is
+// prepared next, both in the same transaction.
 //
 // It says ErrToken, ErrTokenExpired, ErrTokenReplaced or ErrTokenUsed.
 func (f *Fleet) Enroll(ctx context.Context, e Enrollment, now time.Time, issue Issue,
-	enqueue func(ctx context.Context, tx *db.Tx, server contract.ServerID) (task string, err error),
+	replaced func(ctx context.Context, tx *db.Tx, server contract.ServerID) error,
 ) (Enrolled, error) {
 	id, secret, err := parseToken(e.Token)
 	if err != nil {
@@ -71,11 +71,11 @@ func (f *Fleet) Enroll(ctx context.Context, e Enrollment, now time.Time, issue I
 		if err != nil {
 			return err
 		}
-		task, err := enqueue(ctx, tx, server)
-		if err != nil {
+		if err := replaced(ctx, tx, server); err != nil {
 			return err
 		}
-		return SetPrepareTask(ctx, tx, server, task)
+		_, err = orderPrepare(ctx, tx, server)
+		return err
 	}, db.ReadCommitted())
 	if err != nil {
 		return Enrolled{}, fmt.Errorf("enroll: %w", err)

@@ -71,7 +71,7 @@ type Server struct {
 	Sites                int // those in the trash included
 	CreatedAt            time.Time
 	CertificateExpiresAt time.Time // zero before enrolment
-	// Problem says why it is QUARANTINED or can't connect, in words; empty where nothing is wrong.
+	// Problem says why it is QUARANTINED, can't connect or could not be prepared, in words; empty where nothing is wrong.
 	Problem       string
 	PrepareTaskID string // of the newest task that prepares it; empty before enrolment
 	Epoch         uint64 // of its newest Hello
@@ -80,8 +80,8 @@ type Server struct {
 const (
 	// HeartbeatInterval is how often an agent reports at least.
 	HeartbeatInterval = 20 * time.Second
-	// onlineFor is how long one word of an agent counts: one lost heartbeat is no news, three are.
-	onlineFor = 3 * HeartbeatInterval
+	// OnlineFor is how long one word of an agent counts: one lost heartbeat is no news, three are.
+	OnlineFor = 3 * HeartbeatInterval
 )
 
 // Topic is what Listen hears when something was decided about a server; the payload is its id.

@@ -40,7 +40,7 @@ func keyHash(name string) []byte {
 	return sum[:]
 }
 
-func noTask(context.Context, *db.Tx, contract.ServerID) (string, error) { return "the-task", nil }
+func replaced(context.Context, *db.Tx, contract.ServerID) error { return nil }
 
 func opened(context.Context, *db.Tx, bool) error { return nil }
 
@@ -66,7 +66,7 @@ func (w *world) create(t testing.TB, name string) (Server, JoinToken) {
 
 func (w *world) enroll(ctx context.Context, token JoinToken, id, key string) (Enrolled, error) {
 	return w.Enroll(ctx, Enrollment{Token: token.Text, ID: id, KeyHash: keyHash(key), Facts: Facts{Hostname: "h", Prepared: true}},
-		w.now, w.issue(w.now), noTask)
+		w.now, w.issue(w.now), replaced)
 }
 
 // host makes a server that has enrolled with a key, and gives who it is.
@@ -112,7 +112,7 @@ func exec(t testing.TB, d *db.DB, query string, args ...any) {
 func organization(t testing.TB, d *db.DB, name string) contract.OrganizationID {
 	t.Helper()
 	id := contract.NewOrganizationID()
-	exec(t, d, `INSERT INTO organizations (id, name, created_at) VALUES ($1, $2, 1)`, id, name)
+	exec(t, d, `INSERT INTO organizations (id, name, state, require_second_factor, created_at) VALUES ($1, $2, 'active', FALSE, 1)`, id, name)
 	return id
 }
 
@@ -120,9 +120,9 @@ func addSite(t testing.TB, d *db.DB, org contract.OrganizationID, server contrac
 	t.Helper()
 	id := uuid.NewString()
 	exec(t, d, `
-		INSERT INTO sites (organization_id, id, handle, server_id, name, type, desired, phase, generation, observed_generation,
+		INSERT INTO sites (organization_id, id, handle, server_id, name, type, desired, phase, frozen, generation, observed_generation,
 			problem, last_task_id, created_at, updated_at)
-		VALUES ($1, $2, $2, $3, $2, 'static', $4, 'trashed', 1, 0, '', '', 1, 1)`,
+		VALUES ($1, $2, $2, $3, $2, 'static', $4, 'trashed', FALSE, 1, 0, '', '', 1, 1)`,
 		org, id, server, []byte{1})
 }
 

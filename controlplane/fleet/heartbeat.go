@@ -46,8 +46,11 @@ const (
 	lastFlush = 2 * time.Second
 )
 
-// Run writes heartbeats once a second until ctx ends, then the last of them.
+// Run writes heartbeats once a second until ctx ends, then the last of them. Beside that it has servers prepared again.
 func (f *Fleet) Run(ctx context.Context) error {
+	var loops sync.WaitGroup
+	defer loops.Wait()
+	loops.Go(func() { f.runPrepares(ctx) })
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
 	failing := false
@@ -113,7 +116,8 @@ func saveBeatsStatement(rows int) string {
 	}
 	b.WriteString(`) AS seen
 		WHERE server_links.server_id = seen.column1
-		  AND COALESCE(server_links.last_seen_at, 0) < seen.column2`)
+		  AND (COALESCE(server_links.last_seen_at, 0) < seen.column2 OR server_links.last_seen_at > seen.column2 + `)
+	fmt.Fprintf(&b, "%d)", OnlineFor.Microseconds()) // by a clock that has been set back since
 	return b.String()
 }
 

@@ -91,6 +91,23 @@ func TestHeartbeats(t *testing.T) {
 				t.Errorf("seen at %s", got)
 			}
 		})
+		t.Run("go back with a clock that was years ahead", func(t *testing.T) {
+			id := ids[4]
+			w.Beat(id, w.now.Add(10*365*24*time.Hour))
+			if err := w.flush(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if w.get(t, id).Online {
+				t.Error("it counts as there for ten years")
+			}
+			w.Beat(id, w.now)
+			if err := w.flush(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if got := w.get(t, id); !got.LastSeenAt.Equal(w.now) || !got.Online {
+				t.Errorf("seen at %s", got.LastSeenAt)
+			}
+		})
 		t.Run("don't wake those who look for changes", func(t *testing.T) {
 			before := changedAt(t, d, ids[1])
 			w.Beat(ids[1], w.now.Add(time.Minute))

@@ -111,9 +111,9 @@ func TestLife(t *testing.T) {
 						}
 						site := contract.NewSiteID()
 						_, err := tx.Exec(ctx, `
-							INSERT INTO sites (organization_id, id, handle, server_id, name, type, desired, phase, generation,
+							INSERT INTO sites (organization_id, id, handle, server_id, name, type, desired, phase, frozen, generation,
 								observed_generation, problem, last_task_id, created_at, updated_at)
-							VALUES ($1, $2, $2, $3, $2, 'static', $4, 'active', 1, 0, '', '', 1, 1)`,
+							VALUES ($1, $2, $2, $3, $2, 'static', $4, 'active', FALSE, 1, 0, '', '', 1, 1)`,
 							org, site, id, []byte{1})
 						return err
 					})
@@ -140,14 +140,15 @@ func TestOnline(t *testing.T) {
 		seen  time.Time
 		want  bool
 	}{
-		"heard of right now":             {Active, now, true},
-		"three heartbeats ago":           {Active, now.Add(-60 * time.Second), true},
-		"longer ago":                     {Active, now.Add(-61 * time.Second), false},
-		"never":                          {Active, time.Time{}, false},
-		"draining":                       {Draining, now, true},
-		"quarantined a moment ago":       {Quarantined, now, false},
-		"removed a moment ago":           {Removed, now, false},
-		"by a replica with a fast clock": {Active, now.Add(time.Second), true},
+		"heard of right now":              {Active, now, true},
+		"three heartbeats ago":            {Active, now.Add(-60 * time.Second), true},
+		"longer ago":                      {Active, now.Add(-61 * time.Second), false},
+		"never":                           {Active, time.Time{}, false},
+		"draining":                        {Draining, now, true},
+		"quarantined a moment ago":        {Quarantined, now, false},
+		"removed a moment ago":            {Removed, now, false},
+		"by a replica with a fast clock":  {Active, now.Add(time.Second), true},
+		"by a clock that was years ahead": {Active, now.Add(10 * 365 * 24 * time.Hour), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := online(test.state, test.seen, now); got != test.want {

@@ -9,6 +9,7 @@ import (
 
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/page"
+	"chom.dev/controlplane/task"
 	"chom.dev/proto/contract"
 )
 
@@ -24,6 +25,8 @@ const columns = `
 	       s.facts,
 	       s.prepared,
 	       s.prepare_task_id,
+	       s.prepare_problem,
+	       s.prepare_again_at,
 	       s.certificate_expires_at,
 	       s.recoveries,
 	       s.readmit_until,
@@ -36,10 +39,11 @@ func scan(row interface{ Scan(...any) error }, now time.Time) (Server, error) {
 	var s Server
 	var organization, tenancy, state string
 	var created, recoveries, epoch int64
-	var seen, expires, readmit sql.NullInt64
+	var seen, again, expires, readmit sql.NullInt64
 	var facts []byte
+	var unprepared string
 	if err := row.Scan(&s.ID, &s.Name, &tenancy, &organization, &state, &s.Problem, &created, &seen, &facts, &s.Prepared,
-		&s.PrepareTaskID, &expires, &recoveries, &readmit, &epoch, &s.Sites); err != nil {
+		&s.PrepareTaskID, &unprepared, &again, &expires, &recoveries, &readmit, &epoch, &s.Sites); err != nil {
 		return Server{}, err
 	}
 	var err error
@@ -61,12 +65,19 @@ func scan(row interface{ Scan(...any) error }, now time.Time) (Server, error) {
 	if s.Problem == "" && s.State.speaks() && now.After(s.CertificateExpiresAt) && !mayRecover(recoveries, db.NullTime(readmit), now) {
 		s.Problem = ErrRecoveries.Error()
 	}
+	if s.Problem == "" && unprepared != "" && s.State.speaks() {
+		s.Problem = "it could not be prepared: " + unprepared
+		if again.Valid {
+			s.Problem = task.TriedAgain(s.Problem, db.NullTime(again))
+		}
+	}
 	return s, nil
 }
 
-// online says whether a server that was last heard of at seen counts as there.
+// online says whether a server that was last heard of at seen counts as there. The clocks of replicas differ, so seen may be
+// ahead, but not by more than it counts for: that was a clock which has been set back since.
 func online(state State, seen, now time.Time) bool {
-	return state.speaks() && !seen.IsZero() && now.Sub(seen) <= onlineFor
+	return state.speaks() && !seen.IsZero() && now.Sub(seen).Abs() <= OnlineFor
 }
 
 // Get returns one server, also a removed one.
@@ -139,20 +150,4 @@ func scanAll(rows *sql.Rows) ([]Server, error) {
 		all = append(all, s)
 	}
 	return all, rows.Err()
-}
-
-// SetPrepareTask remembers the task that prepares a server.
-func SetPrepareTask(ctx context.Context, tx *db.Tx, id contract.ServerID, task string) error {
-	n, err := tx.Exec(ctx, `
-		UPDATE servers
-		SET prepare_task_id = $2
-		WHERE id = $1`,
-		id, task)
-	if err != nil {
-		return fmt.Errorf("remember task of server %s: %w", id, err)
-	}
-	if n == 0 {
-		return ErrNotFound
-	}
-	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -25,6 +26,7 @@ type agent struct {
 	inflight int
 	hold     *hold // its Watch or Poll, nil when it has none
 	epoch    uint64
+	renewed  time.Time            // when its leases were last looked at
 	since    time.Time            // when epoch was opened here; zero when elsewhere
 	told     map[string]time.Time // cancels that were sent, by task and attempt
 	foreign  int                  // events about tasks of others since flaggedAt
@@ -64,6 +66,7 @@ type hold struct {
 	peer   pki.Peer
 	epoch  uint64
 	wake   chan struct{} // holds a token when there may be something to tell
+	wait   atomic.Bool   // tasks may wait for others to end
 	ended  chan struct{} // closed when it must end
 	reason error         // valid once ended is closed
 	once   sync.Once
@@ -235,6 +238,21 @@ func (a *agent) held() *hold {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.hold
+}
+
+// renewEvery is how often an agent's leases are looked at: more often than
+// heartbeats come, and not with each of a hundred reports a second.
+const renewEvery = 5 * time.Second
+
+// renews says whether the agent's leases are to be looked at now.
+func (a *agent) renews(now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if now.Sub(a.renewed) < renewEvery {
+		return false
+	}
+	a.renewed = now
+	return true
 }
 
 const (

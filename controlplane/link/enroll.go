@@ -13,17 +13,8 @@ import (
 	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/pki"
-	"chom.dev/controlplane/task"
 	"chom.dev/proto/contract"
 	linkv1 "chom.dev/proto/gen/chom/link/v1"
-	orderv1 "chom.dev/proto/gen/chom/order/v1"
-)
-
-const (
-	// prepareFor is for a slow mirror and a small host; a fresh one takes 2 to 4 minutes.
-	prepareFor = 30 * time.Minute
-	// prepareBy is when somebody should look at a host that was never prepared.
-	prepareBy = 24 * time.Hour
 )
 
 // Enroll turns a join token into an identity. The server is prepared next.
@@ -39,8 +30,8 @@ func (s *Server) Enroll(ctx context.Context, req *linkv1.EnrollRequest) (*linkv1
 		ID:      req.GetEnrollmentId(),
 		KeyHash: keyHash,
 		Facts:   fleet.FactsFrom(req.GetFacts()),
-	}, now, issue, func(ctx context.Context, tx *db.Tx, server contract.ServerID) (string, error) {
-		return s.prepare(ctx, tx, server, now)
+	}, now, issue, func(ctx context.Context, tx *db.Tx, server contract.ServerID) error {
+		return s.tasks.Replaced(ctx, tx, server.String(), now)
 	})
 	if errors.Is(err, fleet.ErrTokenUsed) {
 		// The host that the token was for, or the one that stole it: somebody must look.
@@ -58,23 +49,6 @@ func (s *Server) Enroll(ctx context.Context, req *linkv1.EnrollRequest) (*linkv1
 	}
 	fail.Point("link.enroll")
 	return &linkv1.EnrollResponse{Identity: s.identity(done.Server, done.Certificate)}, nil
-}
-
-// prepare ends what a former host of the server had begun and orders the
-// software that sites need.
-func (s *Server) prepare(ctx context.Context, tx *db.Tx, server contract.ServerID, now time.Time) (string, error) {
-	if err := s.tasks.Replaced(ctx, tx, server.String(), now); err != nil {
-		return "", err
-	}
-	ordered, err := task.Enqueue(ctx, tx, task.New{
-		Organization: task.Platform,
-		Server:       server.String(),
-		Kind:         task.PrepareServer,
-		Parameters:   &orderv1.PrepareServer{},
-		Timeout:      prepareFor,
-		Deadline:     now.Add(prepareBy),
-	})
-	return ordered.ID, err
 }
 
 func (s *Server) alarm(ctx context.Context, c *caller) error {

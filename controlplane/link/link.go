@@ -24,6 +24,7 @@ package link
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -118,9 +119,29 @@ func New(c Config) (*Server, error) {
 	mux := http.NewServeMux()
 	mux.Handle(linkv1connect.NewLinkServiceHandler(s, options...))
 	mux.Handle(linkv1connect.NewEnrollmentServiceHandler(s, options...))
-	s.gate = newGate(listener.Config(), orElse(c.ConnectionsPerSecond, defaultConnections), s.metrics)
+	s.gate = newGate(s.warned(listener.Config()), orElse(c.ConnectionsPerSecond, defaultConnections), s.metrics)
 	s.http = s.newHTTP(mux)
 	return s, nil
+}
+
+// warned has people hear of agents whose certificates are not valid at this
+// machine's time: that is a host that was off for long, or a clock that is wrong.
+func (s *Server) warned(config *tls.Config) *tls.Config {
+	verify := config.VerifyConnection
+	config.VerifyConnection = func(c tls.ConnectionState) error {
+		err := verify(c)
+		var invalid x509.CertificateInvalidError
+		if !errors.As(err, &invalid) || invalid.Reason != x509.Expired {
+			return err
+		}
+		cert := c.PeerCertificates[0]
+		if peer, foreign := s.authority.VerifyAgent(cert, cert.NotAfter); foreign == nil && s.noisy.Allow() {
+			s.log.Warn("an agent was turned away, since its certificate is not valid at the time that this machine's clock shows",
+				"server", peer.Server, "from", cert.NotBefore, "until", cert.NotAfter, "now", time.Now().UTC())
+		}
+		return err
+	}
+	return config
 }
 
 func orElse(n, otherwise int) int {

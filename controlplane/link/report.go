@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fail"
@@ -26,8 +28,10 @@ func (s *Server) Report(ctx context.Context, req *linkv1.ReportRequest) (*linkv1
 	if err != nil {
 		return nil, err
 	}
-	if err := s.tasks.Renew(ctx, c.peer.Server, req.GetRunning(), now); err != nil {
-		return nil, err
+	if c.agent.renews(now) {
+		if err := s.tasks.Renew(ctx, c.peer.Server, req.GetRunning(), now); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.sites.Observe(ctx, c.agent.id, req.GetSites()); err != nil {
 		return nil, err
@@ -39,7 +43,7 @@ func (s *Server) Report(ctx context.Context, req *linkv1.ReportRequest) (*linkv1
 		}
 	}
 	fail.Point("link.report")
-	return &linkv1.ReportResponse{Refused: applied.Refused}, nil
+	return &linkv1.ReportResponse{Refused: applied.Refused, ServerTime: timestamppb.New(now)}, nil
 }
 
 // apply writes events, facts and samples in one transaction. A heartbeat has

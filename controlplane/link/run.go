@@ -51,11 +51,16 @@ func every(ctx context.Context, d time.Duration, do func(now time.Time)) error {
 }
 
 // heard wakes the hold of a server of which something was decided: it has
-// something to do or to stop, or is not wanted any more. It returns at once.
+// something to do or to stop, can do what waits, or is not wanted any more. It
+// returns at once.
 func (s *Server) heard(topic, payload string) {
 	switch {
 	case topic == fleet.Topic || topic == task.TopicServer:
 		if id, err := contract.ParseServerID(payload); err == nil {
+			s.wake(id)
+		}
+	case topic == task.TopicFree:
+		if id, err := contract.ParseServerID(payload); err == nil && s.waits(id) {
 			s.wake(id)
 		}
 	case topic == "": // some were lost
@@ -73,6 +78,17 @@ func (s *Server) wake(id contract.ServerID) {
 			h.nudge()
 		}
 	}
+}
+
+// waits says whether tasks wait for others of the server to end, as far as its
+// hold has seen.
+func (s *Server) waits(id contract.ServerID) bool {
+	a := s.agents.find(id)
+	if a == nil {
+		return false
+	}
+	h := a.held()
+	return h != nil && h.wait.Load()
 }
 
 // wakeDue finds what a lost wake-up left behind.

@@ -123,12 +123,14 @@ func (s *Server) attach(ctx context.Context, c *caller, epoch uint64) (*hold, er
 // answer is no reason to end: the agent could do nothing about it, and the sweep
 // comes back.
 func (s *Server) take(ctx context.Context, c *caller, h *hold) ([]*linkv1.LinkMessage, error) {
+	h.wait.Store(true) // whatever ends from here on may be what others wait for
 	box, err := s.tasks.Offer(ctx, c.peer.Server, int64(h.epoch), c.agent.openedAt(h.epoch))
 	if err == nil && len(box.Offers) == 0 {
 		err = s.wanted(ctx, c, h.epoch)
 	}
 	switch {
 	case err == nil:
+		h.wait.Store(box.Waiting)
 		return s.messages(c, box, time.Now())
 	case errors.Is(err, task.ErrStale):
 		// Which of the two it is, Check says; both end the hold.

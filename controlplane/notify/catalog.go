@@ -35,16 +35,21 @@ var meanings = map[string]struct {
 }{
 	"address":      {line, "203.0.113.7"}, // network address that something was done from
 	"change":       {line, "An authenticator app was added."},
+	"close_time":   {moment, "2026-12-25T14:03:00Z"}, // after which nothing is kept
+	"closer":       {line, "bert@example.com"},
 	"device":       {line, "Firefox on Linux"},
 	"email":        {line, "anna.new@example.com"},
+	"expire_time":  {moment, "2026-12-02T14:03:00Z"}, // until when it can be used, or lasts
+	"inviter":      {line, "bert@example.com"},
 	"link":         {link, "/a/page?token=0123456789"}, // where the mail asks one to go
+	"member":       {line, "anna@example.com"},
+	"operator":     {line, "help@chom.example.com"},
 	"organization": {line, "acme"},
-	"person":       {line, "bert@example.com"}, // who did it
 	"problem":      {line, "no answer in time"},
 	"reason":       {line, "Ticket 4711: the shop shows an empty page."},
 	"receiver":     {line, "hooks.acme.example"}, // host of a webhook
 	"role":         {line, "member"},
-	"time":         {moment, "2026-11-25T14:03:00Z"}, // when it was done, or will be
+	"time":         {moment, "2026-11-25T14:03:00Z"}, // when it was done, or since when
 }
 
 const (
@@ -73,9 +78,9 @@ var catalog = map[string]mailKind{
 	TemplateEmailChanged:         {[]string{"email", "time", "address"}, fromMembers, maxLife},
 	TemplateSecondFactorChanged:  {[]string{"change", "time", "address", "link"}, fromMembers, maxLife},
 	TemplateNewDevice:            {[]string{"device", "time", "address", "link"}, fromMembers, maxLife},
-	TemplateInvitation:           {[]string{"organization", "person", "role", "link"}, fromStrangers, maxLife},
-	TemplateImpersonationStarted: {[]string{"person", "reason", "time"}, fromMembers, maxLife},
-	TemplateOrganizationClosing:  {[]string{"organization", "person", "time", "link"}, fromMembers, maxLife},
+	TemplateInvitation:           {[]string{"organization", "inviter", "role", "link", "expire_time"}, fromStrangers, maxLife},
+	TemplateImpersonationStarted: {[]string{"organization", "operator", "member", "reason", "expire_time"}, fromMembers, maxLife},
+	TemplateOrganizationClosing:  {[]string{"organization", "closer", "close_time", "link"}, fromMembers, maxLife},
 	TemplateWebhookFailing:       {[]string{"organization", "receiver", "problem", "time", "link"}, fromMembers, maxLife},
 	TemplateTest:                 {nil, fromMembers, time.Hour},
 }

@@ -96,7 +96,7 @@ func TestEnqueue(t *testing.T) {
 			"a value that is not shown": {To: email(t, "a@example.com"), Template: TemplateTest, Values: map[string]string{"link": publicURL}},
 			"a missing value":           {To: email(t, "a@example.com"), Template: TemplateVerifyEmail},
 			"a link elsewhere":          {To: email(t, "a@example.com"), Template: TemplateVerifyEmail, Values: map[string]string{"link": "https://evil.example/secret"}},
-			"a time in words":           {To: email(t, "a@example.com"), Template: TemplateImpersonationStarted, Values: map[string]string{"person": "x", "reason": "x", "time": "soon"}},
+			"a time in words":           {To: email(t, "a@example.com"), Template: TemplateOrganizationClosing, Values: map[string]string{"organization": "x", "closer": "x", "close_time": "soon", "link": publicURL}},
 		} {
 			err := db.InTx(t.Context(), d, func(tx *db.Tx) error { return m.Enqueue(t.Context(), tx, wrong) })
 			if err == nil || fault.KindOf(err) != fault.KindInternal || strings.Contains(err.Error(), "secret") {

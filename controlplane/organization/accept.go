@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -13,6 +14,7 @@ import (
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/bearer"
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/webhook"
 	"chom.dev/proto/contract"
 )
 
@@ -60,10 +62,46 @@ func openInvitation(ctx context.Context, q db.Querier, hash []byte) (Invitation,
 		found.Organization, found.ID).Scan(&operator, &has); err != nil {
 		return Invitation{}, err
 	}
-	if !operator && has.MayGive(found.Role) != nil {
+	if !stands(found.Role, operator, has) {
 		return Invitation{}, ErrInvitation
 	}
 	return found, nil
+}
+
+// Invited reports whether an invitation to an address is open that could be accepted: who runs a closed platform lets its
+// bearer sign up.
+func Invited(ctx context.Context, tx *db.Tx, email string) (bool, error) {
+	rows, err := tx.Query(ctx, `
+		SELECT i.role,
+		       a.operator,
+		       COALESCE(m.role, '')
+		FROM invitations i
+		JOIN organizations o ON o.id = i.organization_id
+		JOIN accounts a ON a.id = i.invited_by
+		LEFT JOIN members m ON m.organization_id = i.organization_id AND m.account_id = i.invited_by
+		WHERE i.email = $1
+		  AND i.expires_at > $2
+		  AND o.state = 'active'`,
+		strings.ToLower(email), db.Micros(time.Now()))
+	if err != nil {
+		return false, fmt.Errorf("look for invitations: %w", err)
+	}
+	defer rows.Close()
+	invited := false
+	for rows.Next() {
+		var offered, has Role
+		var operator bool
+		if err := rows.Scan(&offered, &operator, &has); err != nil {
+			return false, fmt.Errorf("look for invitations: %w", err)
+		}
+		invited = invited || stands(offered, operator, has)
+	}
+	return invited, rows.Err()
+}
+
+// stands says whether an invitation's inviter could make it now as well.
+func stands(offered Role, operator bool, has Role) bool {
+	return operator || has.MayGive(offered) == nil
 }
 
 // Accept makes the caller a member by an invitation to their verified e-mail address, and consumes it. Errors: ErrInvitation,
@@ -101,6 +139,9 @@ func (o *Organizations) Accept(ctx context.Context, caller account.Caller, token
 			return err
 		}
 		if member, err = person(ctx, tx, id, caller.ID); err != nil {
+			return err
+		}
+		if err := publishMember(ctx, tx, id, webhook.MemberAdded, member); err != nil {
 			return err
 		}
 		return audit.Record(ctx, tx, audit.Event{

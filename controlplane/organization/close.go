@@ -10,6 +10,7 @@ import (
 	"chom.dev/controlplane/clock"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/notify"
 	"chom.dev/proto/contract"
 )
 
@@ -70,6 +71,9 @@ func (o *Organizations) turn(ctx context.Context, caller account.Caller, id cont
 			return err
 		}
 		tx.Notify(Topic, id.String())
+		if err := publish(ctx, tx, changed, action); err != nil {
+			return err
+		}
 		return audit.Record(ctx, tx, audit.Event{Organization: id.String(), Action: action, Object: id.String(), Detail: detail})
 	}, db.ReadCommitted())
 	if err != nil {
@@ -168,7 +172,7 @@ func (o *Organizations) TellOwners(ctx context.Context, tx *db.Tx, id contract.O
 		return fmt.Errorf("find owners: %w", err)
 	}
 	for _, owner := range owners {
-		if err := o.config.Mail(ctx, tx, Mail{To: owner, Template: template, Values: values, Organization: id.String()}); err != nil {
+		if err := o.config.Mail(ctx, tx, notify.Mail{To: owner, Template: template, Values: values, Organization: id.String()}); err != nil {
 			return fmt.Errorf("tell owners: %w", err)
 		}
 	}

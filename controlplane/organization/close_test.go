@@ -173,6 +173,15 @@ func TestUpdate(t *testing.T) {
 		if _, err := w.Update(ctx, owner, id, organization.Change{}); fault.KindOf(err) != fault.KindInvalid {
 			t.Errorf("nothing: %v", err)
 		}
+		seen, err := w.Get(ctx, id)
+		must(t, err)
+		name := "acme-three"
+		change := organization.Change{Name: &name, ETag: seen.ETag()}
+		must(t, second(w.Update(ctx, owner, id, change)))
+		if _, err := w.Update(ctx, owner, id, change); !errors.Is(err, organization.ErrChanged) {
+			t.Errorf("changed by who does not know what it is: %v", err)
+		}
+		must(t, set(owner, "acme-two"))
 		required := true
 		demand := organization.Change{RequireSecondFactor: &required}
 		bare := owner

@@ -16,7 +16,7 @@ import (
 // maxOwned bounds what one person can make by themselves; agencies that need more ask an operator.
 const maxOwned = 20
 
-// Errors of Found.
+// ErrTooMany is what Found says to somebody who owns as many as one person may.
 var ErrTooMany = fault.Conflict("you own 20 organizations already")
 
 // Create makes an organization and its owner: the account with the address, which is made where there is none. It says

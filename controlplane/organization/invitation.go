@@ -13,6 +13,7 @@ import (
 	"chom.dev/controlplane/bearer"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/notify"
 	"chom.dev/controlplane/page"
 	"chom.dev/proto/contract"
 )
@@ -87,7 +88,7 @@ func (o *Organizations) Invite(ctx context.Context, caller account.Caller, id co
 		if err := insertInvitation(ctx, tx, made, caller.ID, hash); err != nil {
 			return err
 		}
-		if err := o.config.Mail(ctx, tx, Mail{To: to, Template: "invitation", Organization: id.String(), Values: map[string]string{
+		if err := o.config.Mail(ctx, tx, notify.Mail{To: to, Template: "invitation", Organization: id.String(), Values: map[string]string{
 			"organization": locked.Name, "inviter": caller.Email, "role": string(offer.Role), "link": link,
 			"expire_time": made.ExpiresAt.Format(time.RFC3339),
 		}}); err != nil {

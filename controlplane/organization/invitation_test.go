@@ -201,6 +201,34 @@ func TestInvitations(t *testing.T) {
 				t.Errorf("reaches %v, %v", member.Sites, err)
 			}
 		})
+		t.Run("open the door of a closed platform", func(t *testing.T) {
+			invited := func() (yes bool) {
+				t.Helper()
+				must(t, db.InTx(ctx, d, func(tx *db.Tx) (err error) {
+					yes, err = organization.Invited(ctx, tx, "Lena@example.com")
+					return err
+				}))
+				return yes
+			}
+			if invited() {
+				t.Error("to whom nobody has invited")
+			}
+			inviter := w.join(t, id, "friend@acme.example", organization.Admin)
+			_, _, err := w.Invite(ctx, inviter, id, organization.Offer{Email: "lena@example.com", Role: organization.Viewer})
+			must(t, err)
+			if !invited() {
+				t.Error("not to whom somebody has invited")
+			}
+			w.exec(t, `UPDATE members SET role = 'member' WHERE account_id = $1`, inviter.ID)
+			if invited() {
+				t.Error("to whose inviter could not invite any more")
+			}
+			w.exec(t, `UPDATE members SET role = 'admin' WHERE account_id = $1`, inviter.ID)
+			w.exec(t, `UPDATE invitations SET expires_at = 1 WHERE email = 'lena@example.com'`)
+			if invited() {
+				t.Error("after the invitation was over")
+			}
+		})
 		t.Run("of no known text are all alike", func(t *testing.T) {
 			unknown, _ := bearer.New("chominv_")
 			for name, token := range map[string]string{"unknown": unknown, "malformed": "chominv_" + strings.Repeat("A", 49), "nothing": ""} {

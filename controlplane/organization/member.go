@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/page"
+	"chom.dev/controlplane/webhook"
 	"chom.dev/proto/contract"
 )
 
@@ -23,6 +26,11 @@ type Person struct {
 	Role    Role
 	Sites   []string // the only ones that they are granted, UUIDs; nil for all
 	Since   time.Time
+}
+
+// ETag names what the member is: it changes with each change of that.
+func (p Person) ETag() string {
+	return etag(string(p.Role), sitesInWords(slices.Sorted(slices.Values(p.Sites))), strconv.FormatBool(p.Sites == nil))
 }
 
 // maxMembers bounds an organization.
@@ -114,10 +122,12 @@ type MemberChange struct {
 	// Sites to be bound to, nil for all; ignored unless Bounds.
 	Sites  []string
 	Bounds bool
+	// ETag is what the caller saw: the change is for nothing else; empty for any.
+	ETag string
 }
 
-// UpdateMember changes a member's role or the sites that they reach. Errors: ErrNotFound, ErrNoMember, ErrLastOwner, a
-// fault of kind NotFound for a site that the organization does not have, a Denied for who may not, an Invalid that names the
+// UpdateMember changes a member's role or the sites that they reach. Errors: ErrNotFound, ErrNoMember, ErrChanged, ErrLastOwner,
+// a fault of kind NotFound for a site that the organization does not have, a Denied for who may not, an Invalid that names the
 // field.
 func (o *Organizations) UpdateMember(ctx context.Context, caller account.Caller, id contract.OrganizationID, accountID string, change MemberChange) (Person, error) {
 	var changed Person
@@ -132,6 +142,9 @@ func (o *Organizations) UpdateMember(ctx context.Context, caller account.Caller,
 		}
 		if err := locked.Acting.mayChange(before.Role); err != nil {
 			return err
+		}
+		if change.ETag != "" && change.ETag != before.ETag() {
+			return ErrChanged
 		}
 		role := before.Role
 		if change.Role != "" {
@@ -153,6 +166,9 @@ func (o *Organizations) UpdateMember(ctx context.Context, caller account.Caller,
 			return err
 		}
 		if changed, err = person(ctx, tx, id, accountID); err != nil {
+			return err
+		}
+		if err := publishMember(ctx, tx, id, webhook.MemberUpdated, changed); err != nil {
 			return err
 		}
 		return audit.Record(ctx, tx, audit.Event{
@@ -261,6 +277,9 @@ func (o *Organizations) remove(ctx context.Context, caller account.Caller, id co
 		if n == 0 {
 			return ErrLastOwner
 		}
+		if err := publishMember(ctx, tx, id, webhook.MemberRemoved, gone); err != nil {
+			return err
+		}
 		return audit.Record(ctx, tx, audit.Event{
 			Organization: id.String(), Action: action, Object: accountID, Detail: fmt.Sprintf("%s, %s", gone.Email, gone.Role),
 		})
@@ -307,6 +326,15 @@ func (o *Organizations) Transfer(ctx context.Context, caller account.Caller, id 
 		var err error
 		if owner, err = person(ctx, tx, id, accountID); err != nil {
 			return err
+		}
+		former, err := person(ctx, tx, id, caller.ID)
+		if err != nil {
+			return err
+		}
+		for _, member := range []Person{owner, former} {
+			if err := publishMember(ctx, tx, id, webhook.MemberUpdated, member); err != nil {
+				return err
+			}
 		}
 		return audit.Record(ctx, tx, audit.Event{
 			Organization: id.String(), Action: "organization.transfer", Object: accountID, Detail: caller.Email + " -> " + owner.Email,

@@ -283,6 +283,19 @@ func TestGrants(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+		t.Run("are changed by who knows what they are", func(t *testing.T) {
+			before, err := bind(member, one)
+			must(t, err)
+			change := organization.MemberChange{Sites: []string{one, two}, Bounds: true, ETag: before.ETag()}
+			after, err := w.UpdateMember(ctx, owner, id, member.ID, change)
+			if err != nil || after.ETag() == before.ETag() {
+				t.Errorf("the first: %s -> %s, %v", before.ETag(), after.ETag(), err)
+			}
+			if _, err := w.UpdateMember(ctx, owner, id, member.ID, change); !errors.Is(err, organization.ErrChanged) {
+				t.Errorf("the second: %v", err)
+			}
+			must(t, second(bind(member, one)))
+		})
 		t.Run("owners and admins cannot be bound", func(t *testing.T) {
 			for _, role := range []organization.Role{organization.Owner, organization.Admin} {
 				var f *fault.Fault

@@ -21,12 +21,17 @@ package organization
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"log/slog"
 	"regexp"
+	"strconv"
+	"strings"
 	"time"
 
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/notify"
 	"chom.dev/proto/contract"
 )
 
@@ -40,6 +45,17 @@ type Organization struct {
 	// RequireSecondFactor turns members away who have none.
 	RequireSecondFactor bool
 	CreatedAt           time.Time
+}
+
+// ETag names what the organization is: it changes with each change of that.
+func (o Organization) ETag() string {
+	return etag(o.Name, string(o.State), strconv.FormatBool(o.RequireSecondFactor))
+}
+
+// etag is a short name for texts that hold no line break.
+func etag(parts ...string) string {
+	sum := sha256.Sum256([]byte(strings.Join(parts, "\n")))
+	return hex.EncodeToString(sum[:8])
 }
 
 // State is an organization's life; the package comment draws it.
@@ -56,6 +72,7 @@ const (
 var (
 	ErrNotFound  = fault.NotFound("organization")
 	ErrNameTaken = fault.Conflict("there is an organization with this name already")
+	ErrChanged   = fault.Changed("this was changed meanwhile: look at it again, then decide anew")
 	ErrClosing   = fault.Conflict("the organization is being closed: an owner can reopen it")
 )
 
@@ -73,16 +90,8 @@ type Config struct {
 	Mail Mailer
 }
 
-// Mail is a message to one person, by the name of its template.
-type Mail struct {
-	To           contract.Email
-	Template     string
-	Values       map[string]string
-	Organization string
-}
-
 // Mailer queues a mail in a transaction; it goes out once that is committed.
-type Mailer func(ctx context.Context, tx *db.Tx, mail Mail) error
+type Mailer func(ctx context.Context, tx *db.Tx, mail notify.Mail) error
 
 // Organizations keeps them. It is safe for concurrent use.
 type Organizations struct {
@@ -95,7 +104,7 @@ type Organizations struct {
 func New(d *db.DB, c Config) *Organizations {
 	c.ClosePeriod = cmp.Or(c.ClosePeriod, DefaultClosePeriod)
 	if c.Mail == nil {
-		c.Mail = func(context.Context, *db.Tx, Mail) error { return nil }
+		c.Mail = func(context.Context, *db.Tx, notify.Mail) error { return nil }
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -16,6 +16,8 @@ import (
 type Change struct {
 	Name                *string
 	RequireSecondFactor *bool
+	// ETag is what the caller saw: the change is for nothing else; empty for any.
+	ETag string
 }
 
 // ErrOwnSecondFactor is for who demands of others what they do not have.
@@ -24,7 +26,7 @@ var ErrOwnSecondFactor = fault.Denied("add a second factor to your own account f
 // errNoOwner is for who lost their role between the door and here.
 var errNoOwner = fault.Denied("this needs the role owner in the organization")
 
-// Update renames an organization or demands a second factor of its members. Errors: ErrNotFound, ErrClosing, ErrNameTaken,
+// Update renames an organization or demands a second factor of its members. Errors: ErrNotFound, ErrClosing, ErrChanged, ErrNameTaken,
 // ErrOwnSecondFactor, a fault of kind Invalid that names the field.
 func (o *Organizations) Update(ctx context.Context, caller account.Caller, id contract.OrganizationID, change Change) (Organization, error) {
 	if change.Name == nil && change.RequireSecondFactor == nil {
@@ -50,6 +52,13 @@ func (o *Organizations) Update(ctx context.Context, caller account.Caller, id co
 		if err := locked.Open(); err != nil {
 			return err
 		}
+		before, err := get(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		if change.ETag != "" && change.ETag != before.ETag() {
+			return ErrChanged
+		}
 		var what []string
 		if change.Name != nil {
 			if err := rename(ctx, tx, id, *change.Name); err != nil {
@@ -64,6 +73,9 @@ func (o *Organizations) Update(ctx context.Context, caller account.Caller, id co
 			what = append(what, fmt.Sprintf("second factor required: %t", *change.RequireSecondFactor))
 		}
 		if changed, err = get(ctx, tx, id); err != nil {
+			return err
+		}
+		if err := publish(ctx, tx, changed, "organization.update"); err != nil {
 			return err
 		}
 		return audit.Record(ctx, tx, audit.Event{

@@ -9,6 +9,7 @@ import (
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/notify"
 	"chom.dev/controlplane/organization"
 	"chom.dev/proto/contract"
 )
@@ -19,13 +20,13 @@ type world struct {
 	db *db.DB
 
 	mu    sync.Mutex
-	mails []organization.Mail
+	mails []notify.Mail
 }
 
 func newWorld(t *testing.T, d *db.DB) *world {
 	t.Helper()
 	w := &world{db: d}
-	w.Organizations = organization.New(d, organization.Config{URL: "https://chom.example.com", Mail: func(_ context.Context, tx *db.Tx, mail organization.Mail) error {
+	w.Organizations = organization.New(d, organization.Config{URL: "https://chom.example.com", Mail: func(_ context.Context, tx *db.Tx, mail notify.Mail) error {
 		tx.AfterCommit(func() {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -114,7 +115,7 @@ func (w *world) role(t *testing.T, id contract.OrganizationID, who account.Calle
 }
 
 // mailed is what somebody got, by the name of its template.
-func (w *world) mailed(to, template string) (found []organization.Mail) {
+func (w *world) mailed(to, template string) (found []notify.Mail) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, mail := range w.mails {

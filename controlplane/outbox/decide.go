@@ -51,8 +51,8 @@ type decision struct {
 	text    string    // why it failed
 }
 
-// decide says what becomes of an item whose try ended with err.
-func decide(item Item, err error, b Backoff, now time.Time, jitter float64) decision {
+// decide says what becomes of an item whose try ended with err. Nothing dies of old age by a clock that is not to be trusted.
+func decide(item Item, err error, b Backoff, now time.Time, trusted bool, jitter float64) decision {
 	var notNow *later
 	switch {
 	case err == nil:
@@ -63,7 +63,7 @@ func decide(item Item, err error, b Backoff, now time.Time, jitter float64) deci
 		return decision{state: Waiting, due: now.Add(notNow.after), text: plain(err.Error())}
 	}
 	due := now.Add(b.after(item.Tries, jitter))
-	if due.After(item.Deadline) {
+	if trusted && due.After(item.Deadline) {
 		return decision{state: Dead, counted: true, text: plain(err.Error())}
 	}
 	return decision{state: Waiting, due: due, counted: true, text: plain(err.Error())}

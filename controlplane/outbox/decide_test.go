@@ -17,18 +17,20 @@ func TestDecide(t *testing.T) {
 		tries    int
 		deadline time.Duration
 		want     decision
+		doubt    bool // about the clock
 	}{
-		"what arrived is sent":                        {nil, 1, time.Hour, decision{state: Sent, counted: true}},
-		"a failure is tried again":                    {broken, 1, time.Hour, decision{Waiting, now.Add(time.Minute), true, "broken"}},
-		"each time later":                             {broken, 4, time.Hour, decision{Waiting, now.Add(8 * time.Minute), true, "broken"}},
-		"but never later than the most":               {broken, 90, 48 * time.Hour, decision{Waiting, now.Add(time.Hour), true, "broken"}},
-		"what could only be tried too late is dead":   {broken, 1, 59 * time.Second, decision{state: Dead, counted: true, text: "broken"}},
-		"what was refused for good is dead":           {fmt.Errorf("send: %w", Permanent(broken)), 1, time.Hour, decision{state: Dead, counted: true, text: "send: broken"}},
-		"what is put off waits, and that is no try":   {Later(broken, time.Second), 1, time.Hour, decision{Waiting, now.Add(time.Second), false, "broken"}},
-		"what is put off past its time waits as well": {Later(broken, 2*time.Hour), 1, time.Hour, decision{Waiting, now.Add(2 * time.Hour), false, "broken"}},
+		"what arrived is sent":                        {nil, 1, time.Hour, decision{state: Sent, counted: true}, false},
+		"a failure is tried again":                    {broken, 1, time.Hour, decision{Waiting, now.Add(time.Minute), true, "broken"}, false},
+		"each time later":                             {broken, 4, time.Hour, decision{Waiting, now.Add(8 * time.Minute), true, "broken"}, false},
+		"but never later than the most":               {broken, 90, 48 * time.Hour, decision{Waiting, now.Add(time.Hour), true, "broken"}, false},
+		"what could only be tried too late is dead":   {broken, 1, 59 * time.Second, decision{state: Dead, counted: true, text: "broken"}, false},
+		"by a clock that was set nothing is too late": {broken, 1, 59 * time.Second, decision{Waiting, now.Add(time.Minute), true, "broken"}, true},
+		"what was refused for good is dead":           {fmt.Errorf("send: %w", Permanent(broken)), 1, time.Hour, decision{state: Dead, counted: true, text: "send: broken"}, false},
+		"what is put off waits, and that is no try":   {Later(broken, time.Second), 1, time.Hour, decision{Waiting, now.Add(time.Second), false, "broken"}, false},
+		"what is put off past its time waits as well": {Later(broken, 2*time.Hour), 1, time.Hour, decision{Waiting, now.Add(2 * time.Hour), false, "broken"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := decide(Item{Tries: test.tries, Deadline: now.Add(test.deadline)}, test.err, backoff, now, 0); got != test.want {
+			if got := decide(Item{Tries: test.tries, Deadline: now.Add(test.deadline)}, test.err, backoff, now, !test.doubt, 0); got != test.want {
 				t.Errorf("got %+v, want %+v", got, test.want)
 			}
 		})

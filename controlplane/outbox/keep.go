@@ -19,8 +19,11 @@ const (
 	pruneMax = 500
 )
 
-// keep counts what is there and removes what ended long ago; the rows of the nouns go with it.
-func (o *Outbox) keep(ctx context.Context, now time.Time) error {
+// keep counts what is there and, by a clock that can be trusted, removes what ended long ago; the rows of the nouns go with it.
+func (o *Outbox) keep(ctx context.Context, now time.Time, trusted bool) error {
+	if !trusted {
+		return o.count(ctx, now)
+	}
 	errs := []error{o.count(ctx, now), o.prune(ctx, now)}
 	for _, q := range o.queues {
 		if q.Keep != nil {

@@ -48,10 +48,16 @@ func TestKeep(t *testing.T) {
 			t.Fatal(err)
 		}
 		o.Add(Queue{Name: "mail"})
-		if err := o.keep(t.Context(), now); err != nil {
+		if err := o.keep(t.Context(), now, false); err != nil {
 			t.Fatal(err)
 		}
 		var items, mails int
+		if err := d.Reader().QueryRow(t.Context(), `SELECT COUNT(*) FROM outbox`).Scan(&items); err != nil || items != pruneMax+9 {
+			t.Errorf("by a clock that was set all but %d items were removed, %v", items, err)
+		}
+		if err := o.keep(t.Context(), now, true); err != nil {
+			t.Fatal(err)
+		}
 		if err := d.Reader().QueryRow(t.Context(), `SELECT (SELECT COUNT(*) FROM outbox), (SELECT COUNT(*) FROM mails)`).Scan(&items, &mails); err != nil {
 			t.Fatal(err)
 		}

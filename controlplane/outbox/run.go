@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"chom.dev/controlplane/clock"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fail"
 )
@@ -100,8 +101,10 @@ func (o *Outbox) Run(ctx context.Context) error {
 	})
 	tick := time.NewTicker(keepEvery)
 	defer tick.Stop()
+	var wall clock.Wall
 	for {
-		if err := o.keep(ctx, time.Now()); err != nil && ctx.Err() == nil {
+		now := time.Now()
+		if err := o.keep(ctx, now, wall.Trust(now)); err != nil && ctx.Err() == nil {
 			o.log.Error("the outbox was not counted and pruned; it is in a minute", "err", err)
 		}
 		select {
@@ -145,14 +148,17 @@ func (q *queue) run(ctx context.Context) {
 	var tries sync.WaitGroup
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
+	var wall clock.Wall
 	for ctx.Err() == nil {
-		items, err := q.claim(ctx, time.Now())
+		now := time.Now()
+		trusted := wall.Trust(now)
+		items, err := q.claim(ctx, now)
 		if err != nil && ctx.Err() == nil {
 			q.log.Error("the outbox was not read; it is in two seconds", "err", err)
 		}
 		for _, item := range items {
 			tries.Go(func() {
-				q.try(work, item)
+				q.try(work, item, trusted)
 				q.leave(item)
 				q.hint() // its worker is free
 			})
@@ -268,18 +274,18 @@ var (
 	errStopped = errors.New("the control plane stopped while it was sent")
 )
 
-// try carries one item and notes what became of it.
-func (q *queue) try(ctx context.Context, item Item) {
+// try carries one item and notes what became of it. Only a trusted clock says that it is too late for it.
+func (q *queue) try(ctx context.Context, item Item, trusted bool) {
 	began := time.Now()
 	result := Result{Err: Permanent(errTooLate)}
-	if began.Before(item.Deadline) {
+	if began.Before(item.Deadline) || !trusted {
 		result = q.carry(ctx, item)
 		fail.Point("outbox." + q.Name + ".carried")
 	}
 	if result.Err != nil && ctx.Err() != nil {
 		result = Result{Err: Later(errStopped, 0)}
 	}
-	d := decide(item, result.Err, q.Backoff, time.Now(), rand.Float64())
+	d := decide(item, result.Err, q.Backoff, time.Now(), trusted, rand.Float64())
 	if err := q.note(ctx, item, d, result.Record, began.Add(q.Timeout+leaseSlack)); err != nil {
 		q.log.Error("the end of a try was not noted; the item is tried again", "id", item.ID, "state", string(d.state), "err", err)
 		return

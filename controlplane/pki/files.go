@@ -2,17 +2,15 @@ package pki
 
 import (
 	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
-	"syscall"
 	"time"
+
+	"chom.dev/controlplane/keyfile"
 )
 
 const (
@@ -20,13 +18,11 @@ const (
 	signerFile = "signer.pem"
 	// roleHeader tells the generations of roots.pem apart.
 	roleHeader = "Role"
-	// maxFile is far above what three certificates and three keys take.
-	maxFile = 64 << 10
 )
 
 func (a *Authority) loadRoots() error {
 	path := filepath.Join(a.dir, rootsFile)
-	text, err := readPrivate(path)
+	text, err := keyfile.Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		now := time.Now()
 		var r roots
@@ -52,43 +48,6 @@ func (a *Authority) loadRoots() error {
 	return nil
 }
 
-func (a *Authority) loadSigner() error {
-	path := filepath.Join(a.dir, signerFile)
-	text, err := readPrivate(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		_, key, err := ed25519.GenerateKey(rand.Reader)
-		if err != nil {
-			return err
-		}
-		block, err := keyBlock(key, "")
-		if err != nil {
-			return err
-		}
-		if err := writePrivate(path, pem.EncodeToMemory(block)); err != nil {
-			return err
-		}
-		a.signer = key
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	block, rest := pem.Decode(text)
-	if block == nil || len(rest) != 0 {
-		return fmt.Errorf("%s: must hold one PEM block", signerFile)
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return fmt.Errorf("%s: not a private key", signerFile) // the error could hold parts of it
-	}
-	signer, ok := key.(ed25519.PrivateKey)
-	if !ok {
-		return fmt.Errorf("%s: not an Ed25519 key", signerFile)
-	}
-	a.signer = signer
-	return nil
-}
-
 // save writes all generations into one file, so that no crash leaves a mixture.
 func (r roots) save(path string) error {
 	var text []byte
@@ -106,7 +65,7 @@ func (r roots) save(path string) error {
 			text = append(text, pem.EncodeToMemory(block)...)
 		}
 	}
-	return writePrivate(path, text)
+	return keyfile.Write(path, text)
 }
 
 func keyBlock(key any, role string) (*pem.Block, error) {
@@ -164,55 +123,4 @@ func parseRoots(text []byte) (roots, error) {
 		return roots{}, errors.New("the previous root is missing")
 	}
 	return r, nil
-}
-
-// readPrivate reads a file that belongs to this user and that nobody else may
-// read or write.
-func readPrivate(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !fi.Mode().IsRegular() || fi.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s is open to others (mode %04o): run chmod 600 and, if it was copied or backed up so, replace its keys", path, fi.Mode().Perm())
-	}
-	if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
-		return nil, fmt.Errorf("%s belongs to another user", path)
-	}
-	if fi.Size() > maxFile {
-		return nil, fmt.Errorf("%s is too large", path)
-	}
-	b := make([]byte, fi.Size())
-	if _, err := f.ReadAt(b, 0); err != nil {
-		return nil, err
-	}
-	return b, nil
-}
-
-// writePrivate replaces a file as a whole; after it returns the content
-// survives a power loss.
-func writePrivate(path string, content []byte) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -6,7 +6,7 @@
 // write access to the database can't command an agent:
 //
 //	roots.pem   the roots: previous (certificate only), current and next (with keys)
-//	signer.pem  the Ed25519 key that signs orders
+//	signer.pem  the Ed25519 key that signs orders, and for a while the one before
 //
 // Both are readable by their owner only; files that others can read are
 // refused. Replicas share them as copies.
@@ -26,14 +26,20 @@
 // that was away meets a listener certificate by a root that it knew as next. Two
 // rotations while it is away would lock it out, so Rotate refuses a second one
 // within 30 days: after these an agent needs an operator anyhow.
+//
+// # Rotation of the signer
+//
+// Agents are told the signer's public key in every Hello, over a link that the
+// roots vouch for, and before any order. So a new key needs nothing but a restart,
+// at any time and as often as one likes. What waits in the database is sealed by
+// the key before, which is kept for the one start that seals it anew (package
+// task, Reseal).
 package pki
 
 import (
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
-	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
@@ -67,10 +73,11 @@ const LinkName = "link.chom.internal"
 
 // Authority is the private CA. It is safe for concurrent use.
 type Authority struct {
-	dir    string
-	mu     sync.RWMutex
-	roots  roots
-	signer ed25519.PrivateKey
+	dir     string
+	mu      sync.RWMutex
+	roots   roots
+	signers signers
+	sealKey []byte // of rows in the database; see SealKey
 }
 
 // roots are the CA's generations; previous is nil before the first rotation.
@@ -94,7 +101,10 @@ func Open(dir string) (*Authority, error) {
 	if err := a.loadRoots(); err != nil {
 		return nil, fmt.Errorf("open authority %s: %w", dir, err)
 	}
-	if err := a.loadSigner(); err != nil {
+	if err := a.loadSigners(); err != nil {
+		return nil, fmt.Errorf("open authority %s: %w", dir, err)
+	}
+	if err := a.loadSealKey(); err != nil {
 		return nil, fmt.Errorf("open authority %s: %w", dir, err)
 	}
 	return a, nil
@@ -142,24 +152,9 @@ func (a *Authority) Roots() [][]byte {
 	return [][]byte{a.roots.current.cert.Raw, a.roots.next.cert.Raw}
 }
 
-// Signer is the key that signs orders.
-func (a *Authority) Signer() ed25519.PrivateKey { return a.signer }
-
 // SealKey is the key of rows that somebody with nothing but the database must
-// not be able to make or change (db.SetSealKey). It is derived from the signer,
-// so that it lies where that does.
-func (a *Authority) SealKey() ([]byte, error) {
-	key, err := hkdf.Key(sha256.New, a.signer.Seed(), nil, "chom database seal v1", sha256.Size)
-	if err != nil {
-		return nil, fmt.Errorf("derive the seal key: %w", err)
-	}
-	return key, nil
-}
-
-// SignerKeys gives the public keys whose orders agents must accept.
-func (a *Authority) SignerKeys() [][]byte {
-	return [][]byte{a.signer.Public().(ed25519.PublicKey)}
-}
+// not be able to make or change (db.SetSealKey). It stays when the signer is rotated.
+func (a *Authority) SealKey() []byte { return a.sealKey }
 
 // pool is what client certificates may be signed by.
 func (a *Authority) pool() *x509.CertPool {

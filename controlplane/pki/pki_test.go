@@ -452,3 +452,46 @@ func TestVerifyExpired(t *testing.T) {
 		}
 	}
 }
+
+func TestRotateSigner(t *testing.T) {
+	dir := t.TempDir()
+	a := open(t, dir)
+	first := a.Signer()
+	if a.FormerSigner() != nil {
+		t.Error("a new authority has a former signer")
+	}
+	if err := a.ForgetFormer(); err != nil {
+		t.Error(err)
+	}
+	rotate := func() {
+		t.Helper()
+		if err := a.RotateSigner(); err != nil {
+			t.Fatal(err)
+		}
+		if fi, err := os.Stat(filepath.Join(dir, signerFile)); err != nil || fi.Mode().Perm() != 0o600 {
+			t.Fatalf("written with mode %v, %v", fi.Mode(), err)
+		}
+	}
+	rotate()
+	second := a.Signer()
+	if second.Equal(first) || !a.FormerSigner().Equal(first) {
+		t.Error("the signer is not a new one, or the one before is lost")
+	}
+	if keys := a.SignerKeys(); len(keys) != 1 || !second.Public().(ed25519.PublicKey).Equal(ed25519.PublicKey(keys[0])) {
+		t.Errorf("agents are told of %d keys", len(keys))
+	}
+	rotate()
+	if !a.FormerSigner().Equal(first) {
+		t.Error("what waits was sealed by the first, and only the second is remembered")
+	}
+	a = open(t, dir)
+	if a.Signer().Equal(second) || !a.FormerSigner().Equal(first) {
+		t.Error("a start finds other keys")
+	}
+	if err := a.ForgetFormer(); err != nil {
+		t.Fatal(err)
+	}
+	if b := open(t, dir); b.FormerSigner() != nil || !b.Signer().Equal(a.Signer()) {
+		t.Error("the former signer is not forgotten, or the present one is")
+	}
+}

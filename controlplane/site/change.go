@@ -175,6 +175,9 @@ func (s *Sites) change(ctx context.Context, organization contract.OrganizationID
 			return err
 		}
 		changed = site
+		if err := publish(ctx, tx, site, action); err != nil {
+			return err
+		}
 		return audit.Record(ctx, tx, audit.Event{
 			Organization: organization.String(), Action: action, Object: id.String(), Detail: detail,
 		})

@@ -160,6 +160,9 @@ func (s *Sites) create(ctx context.Context, tx *db.Tx, n Request, wanted Wanted,
 	if err != nil {
 		return nil, task.Task{}, err
 	}
+	if err := publish(ctx, tx, made, "site.create"); err != nil {
+		return nil, task.Task{}, err
+	}
 	if err := audit.Record(ctx, tx, audit.Event{
 		Organization: made.Organization.String(), Action: "site.create", Object: made.ID.String(),
 		Detail: fmt.Sprintf("%s, %s, %s", made.Name, made.Wanted.Type, joined(made.Wanted.Domains)),
@@ -169,7 +172,8 @@ func (s *Sites) create(ctx context.Context, tx *db.Tx, n Request, wanted Wanted,
 	return made, ordered, nil
 }
 
-// repeated finds the site that an earlier request with the same id made, and the id of the task that installed it.
+// repeated finds the site that an earlier request with the same id made, and the id of the task that installed it, or of the
+// oldest that is still remembered.
 func repeated(ctx context.Context, tx *db.Tx, n Request, hash []byte) (*Site, task.Task, error) {
 	var id contract.SiteID
 	var before []byte

@@ -2,7 +2,6 @@ package site
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"google.golang.org/protobuf/proto"
@@ -81,7 +80,7 @@ func (s *Sites) Hold(ctx context.Context, server contract.ServerID, holdings []*
 	}
 	var ordered []contract.SiteID
 	for _, b := range behind {
-		again, err := s.again(ctx, b, held[b.site.String()])
+		again, err := s.again(ctx, b, func(site *Site) bool { return held[b.site.String()] < site.Wanted.Generation })
 		if err != nil {
 			return ordered, fmt.Errorf("order site %s again: %w", b.site, err)
 		}
@@ -122,41 +121,9 @@ func (s *Sites) behind(ctx context.Context, server contract.ServerID, held map[s
 	return behind, rows.Err()
 }
 
-// again orders a site once more, unless a task for it is open or what is wanted of it has changed since.
-func (s *Sites) again(ctx context.Context, p place, held uint64) (bool, error) {
-	ordered := false
-	err := db.InTx(ctx, s.db, func(tx *db.Tx) error {
-		ordered = false
-		site, err := lock(ctx, tx, p.organization, p.site)
-		if errors.Is(err, ErrNotFound) {
-			return nil // it was removed for good since
-		}
-		if err != nil {
-			return err
-		}
-		var open int
-		if err := tx.QueryRow(ctx, `
-			SELECT COUNT(*)
-			FROM tasks
-			WHERE organization_id = $1
-			  AND site_id = $2
-			  AND kind = 'converge_site'
-			  AND state IN ('queued', 'offered', 'running', 'unknown')`,
-			p.organization, p.site).Scan(&open); err != nil {
-			return err
-		}
-		if open > 0 || held >= site.Wanted.Generation {
-			return nil
-		}
-		ordered = true
-		_, err = s.converge(ctx, tx, site)
-		return err
-	}, db.ReadCommitted())
-	return ordered && err == nil, err
-}
-
 // Ended is what follows from the end of a task that converged a site, in the transaction of that end: what was measured is
-// stored, and a site that was to be absent, and is, is gone with its names. Package task calls it (task.OnEnd).
+// stored, a site that was to be absent, and is, is gone with its names, and for one that failed the next try is set. Package
+// task calls it (task.OnEnd).
 func Ended(ctx context.Context, tx *db.Tx, t task.Task, result *orderv1.Result) error {
 	server, err := contract.ParseServerID(t.Server)
 	if err != nil {
@@ -173,17 +140,22 @@ func Ended(ctx context.Context, tx *db.Tx, t task.Task, result *orderv1.Result) 
 			return err
 		}
 	}
-	problem := ""
 	if t.State != task.Succeeded {
-		problem = t.Error
+		if err = failed(ctx, tx, t, result); err == nil {
+			err = publishFailure(ctx, tx, t)
+		}
+	} else {
+		_, err = tx.Exec(ctx, `
+			UPDATE sites
+			SET problem = '',
+			    failures = 0,
+			    again_at = NULL
+			WHERE organization_id = $1
+			  AND id = $2
+			  AND last_task_id = $3`,
+			t.Organization, t.Site, t.ID)
 	}
-	if _, err := tx.Exec(ctx, `
-		UPDATE sites
-		SET problem = $1
-		WHERE organization_id = $2
-		  AND id = $3
-		  AND last_task_id = $4`,
-		problem, t.Organization, t.Site, t.ID); err != nil {
+	if err != nil {
 		return fmt.Errorf("end of task %s: %w", t.ID, err)
 	}
 	return nil

@@ -2,67 +2,34 @@ package site
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"chom.dev/controlplane/audit"
-	"chom.dev/controlplane/clock"
 	"chom.dev/controlplane/db"
 	"chom.dev/proto/contract"
 )
 
-// purgeEvery is how often the trash is looked through: a minute more or less means nothing after seven days.
-const purgeEvery = time.Minute
-
-// purgeAgainAfter keeps a host that cannot remove a site from being asked in a loop, and has the site gone five minutes after
-// the host can.
-const purgeAgainAfter = 3 * time.Minute
-
 // purgeBatch bounds how many hosts are given work at once.
 const purgeBatch = 100
 
-// Run has sites removed whose time in the trash is over, and follows what becomes of organizations, until ctx ends.
-func (s *Sites) Run(ctx context.Context) error {
-	var g errgroup.Group
-	g.Go(func() error { return s.emptyTrash(ctx) })
-	g.Go(func() error { return s.follow(ctx) })
-	return g.Wait()
-}
-
-func (s *Sites) emptyTrash(ctx context.Context) error {
-	ticker := time.NewTicker(min(purgeEvery, max(s.config.TrashPeriod/4, time.Second))) // a short period is kept as well
-	defer ticker.Stop()
-	var wall clock.Wall
-	trusted := true
-	for {
-		now := time.Now()
-		if before := trusted; wall.Trust(now) {
-			trusted = true
-			s.purgeAndTell(ctx, now)
-		} else if trusted = false; before {
-			s.log.WarnContext(ctx, "the clock was set forward; nothing leaves the trash for a while")
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-	}
-}
-
-func (s *Sites) purgeAndTell(ctx context.Context, now time.Time) {
-	if n, err := s.Purge(ctx, now); err != nil && ctx.Err() == nil {
-		s.log.ErrorContext(ctx, "sites cannot be purged", "err", err)
-	} else if n > 0 {
-		s.log.InfoContext(ctx, "sites leave the trash", "count", n)
-	}
-}
-
-// Purge orders the removal of the sites that are due at a moment, and says how many.
+// Purge orders the removal of the sites whose time in the trash is over at a moment, and says how many. A removal that fails
+// is tried again like everything else (TryAgain).
 func (s *Sites) Purge(ctx context.Context, now time.Time) (int, error) {
-	due, err := s.due(ctx, now)
+	rows, err := s.db.Reader().Query(ctx, `
+		SELECT organization_id,
+		       id
+		FROM sites
+		WHERE phase = 'trashed'
+		  AND purge_at <= $1
+		ORDER BY purge_at
+		LIMIT $2`,
+		db.Micros(now), purgeBatch)
+	if err != nil {
+		return 0, fmt.Errorf("find sites to purge: %w", err)
+	}
+	due, err := places(rows)
 	if err != nil {
 		return 0, fmt.Errorf("find sites to purge: %w", err)
 	}
@@ -74,37 +41,40 @@ func (s *Sites) Purge(ctx context.Context, now time.Time) (int, error) {
 	return len(due), nil
 }
 
+// refreshTrash gives every site in the trash its whole time again. After the clock was set nobody knows how long each has been
+// there: what was deleted while it was years behind would be gone as soon as it is right, and what is purged is gone.
+func (s *Sites) refreshTrash(ctx context.Context, now time.Time) error {
+	err := db.InTx(ctx, s.db, func(tx *db.Tx) error {
+		_, err := tx.Exec(ctx, `
+			UPDATE sites
+			SET purge_at = $1
+			WHERE phase = 'trashed'`,
+			db.Micros(now.Add(s.config.TrashPeriod)))
+		return err
+	}, db.ReadCommitted())
+	if err != nil {
+		return fmt.Errorf("refresh the trash: %w", err)
+	}
+	return nil
+}
+
 // place names a site to whoever looks through the sites of all organizations.
 type place struct {
 	organization contract.OrganizationID
 	site         contract.SiteID
 }
 
-// due is the sites whose trash period is over, and those whose removal failed some time ago.
-func (s *Sites) due(ctx context.Context, now time.Time) ([]place, error) {
-	rows, err := s.db.Reader().Query(ctx, `
-		SELECT s.organization_id,
-		       s.id
-		FROM sites s
-		LEFT JOIN tasks t ON t.organization_id = s.organization_id AND t.id = s.last_task_id
-		WHERE (s.phase = 'trashed' AND s.purge_at <= $1)
-		   OR (s.phase = 'absent' AND t.ended_at <= $2)
-		ORDER BY s.purge_at
-		LIMIT $3`,
-		db.Micros(now), db.Micros(now.Add(-purgeAgainAfter)), purgeBatch)
-	if err != nil {
-		return nil, err
-	}
+func places(rows *sql.Rows) ([]place, error) {
 	defer rows.Close()
-	var due []place
+	var all []place
 	for rows.Next() {
 		var p place
 		if err := rows.Scan(&p.organization, &p.site); err != nil {
 			return nil, err
 		}
-		due = append(due, p)
+		all = append(all, p)
 	}
-	return due, rows.Err()
+	return all, rows.Err()
 }
 
 func (s *Sites) purge(ctx context.Context, organization contract.OrganizationID, id contract.SiteID, now time.Time) error {
@@ -114,8 +84,7 @@ func (s *Sites) purge(ctx context.Context, organization contract.OrganizationID,
 			return err
 		}
 		// Somebody may have restored it since it was found.
-		again := site.Wanted.Phase == Absent && progressOf(site.lastTaskState) != onItsWay
-		if !again && (site.Wanted.Phase != Trashed || site.PurgeAt.After(now)) {
+		if site.Wanted.Phase != Trashed || site.PurgeAt.After(now) {
 			return nil
 		}
 		site.Wanted.Phase = Absent

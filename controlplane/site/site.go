@@ -17,7 +17,8 @@
 //	                      DELETING --> gone: no row, its names are free
 //
 //	UPDATING  a change of an ACTIVE or SUSPENDED site is on its way
-//	FAILED    the host could not be brought to what is wanted; Problem says why. Each change tries again.
+//	FAILED    the host could not be brought to what is wanted; Problem says why, and when it is tried again by itself. Each
+//	          change, and each Hello of the agent, tries at once.
 //
 // The sites of an organization that is closing are frozen: their hosts suspend them whatever their phase is, nobody but Suspend
 // and Delete changes them, and they go on as they were when it is reopened (freeze.go).
@@ -63,7 +64,7 @@ type Site struct {
 	Wanted       Wanted
 	Observed     *Observed // nil before the first report
 	State        State
-	Problem      string // why it is FAILED or differs from what is wanted
+	Problem      string // why it is FAILED or differs from what is wanted, and when that is tried again
 	LastTask     string // id of its newest task, empty when there never was one
 	CreatedAt    time.Time
 	UpdatedAt    time.Time
@@ -72,6 +73,8 @@ type Site struct {
 
 	lastTaskState task.State // of LastTask; empty when there is none
 	owner         organization.State
+	failures      int       // of tasks for this generation, in a row
+	againAt       time.Time // when it is ordered again by itself; zero when its last task has not failed
 }
 
 // Wanted is everything that a host needs to know of a site.

@@ -106,7 +106,7 @@ func orNothing(p Phase) string {
 // renew numbers a new wanted state. Whether it is frozen is looked up anew for each.
 func (s *Site) renew() {
 	s.Wanted.Frozen = s.owner != organization.Active
-	s.Wanted.Generation = nextGeneration(s)
+	s.Wanted.Generation, s.failures = nextGeneration(s), 0
 }
 
 // nextGeneration is above all that was ever wanted or seen.

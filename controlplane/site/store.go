@@ -29,6 +29,8 @@ const columns = `
 	       s.observed,
 	       s.observed_generation,
 	       s.problem,
+	       s.failures,
+	       s.again_at,
 	       s.last_task_id,
 	       COALESCE(t.state, ''),
 	       s.created_at,
@@ -45,9 +47,9 @@ func scan(row interface{ Scan(...any) error }) (*Site, error) {
 	var phase, lastProblem string
 	var frozen bool
 	var generation, observedGeneration, created, updated int64
-	var trashed, purge sql.NullInt64
+	var trashed, purge, again sql.NullInt64
 	if err := row.Scan(&s.Organization, &s.ID, &s.Handle, &s.Server, &s.Name, &desired, &phase, &frozen, &s.owner, &generation, &observed, &observedGeneration,
-		&lastProblem, &s.LastTask, &s.lastTaskState, &created, &updated, &trashed, &purge); err != nil {
+		&lastProblem, &s.failures, &again, &s.LastTask, &s.lastTaskState, &created, &updated, &trashed, &purge); err != nil {
 		return nil, err
 	}
 	var err error
@@ -64,7 +66,10 @@ func scan(row interface{ Scan(...any) error }) (*Site, error) {
 		s.Observed.Generation = uint64(observedGeneration)
 	}
 	s.CreatedAt, s.UpdatedAt = db.Time(created), db.Time(updated)
-	s.TrashedAt, s.PurgeAt = db.NullTime(trashed), db.NullTime(purge)
+	s.TrashedAt, s.PurgeAt, s.againAt = db.NullTime(trashed), db.NullTime(purge), db.NullTime(again)
+	if !s.againAt.IsZero() {
+		lastProblem = task.TriedAgain(lastProblem, s.againAt)
+	}
 	s.State, s.Problem = derive(s.Wanted, s.Observed, progressOf(s.lastTaskState), lastProblem)
 	return &s, nil
 }
@@ -140,7 +145,7 @@ func insert(ctx context.Context, tx *db.Tx, s *Site, requestID string, requestHa
 	return nil
 }
 
-// update writes what is wanted and the task that carries it out.
+// update writes what is wanted and the task that carries it out, which takes the place of the next try.
 func update(ctx context.Context, tx *db.Tx, s *Site) error {
 	desired, err := proto.Marshal(s.desired())
 	if err != nil {
@@ -153,6 +158,8 @@ func update(ctx context.Context, tx *db.Tx, s *Site) error {
 		    frozen = $5,
 		    generation = $6,
 		    problem = '',
+		    failures = $11,
+		    again_at = NULL,
 		    last_task_id = $7,
 		    updated_at = $8,
 		    trashed_at = $9,
@@ -160,7 +167,7 @@ func update(ctx context.Context, tx *db.Tx, s *Site) error {
 		WHERE organization_id = $1
 		  AND id = $2`,
 		s.Organization, s.ID, desired, string(s.Wanted.Phase), s.Wanted.Frozen, int64(s.Wanted.Generation), s.LastTask,
-		db.Micros(s.UpdatedAt), db.NullMicros(s.TrashedAt), db.NullMicros(s.PurgeAt))
+		db.Micros(s.UpdatedAt), db.NullMicros(s.TrashedAt), db.NullMicros(s.PurgeAt), s.failures)
 	if err != nil {
 		return fmt.Errorf("update site %s: %w", s.ID, err)
 	}

@@ -71,11 +71,19 @@ func addServer(t *testing.T, d *db.DB, name string) contract.ServerID {
 		func(contract.ServerID) (pki.Certificate, error) {
 			return pki.Certificate{DER: []byte(name), Serial: name, KeyHash: []byte(name), Expires: time.Now().Add(time.Hour)}, nil
 		},
-		func(context.Context, *db.Tx, contract.ServerID) (string, error) { return "", nil })
+		func(context.Context, *db.Tx, contract.ServerID) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
+	exec(t, d, `DELETE FROM tasks WHERE server_id = $1`, made.ID) // that prepared it
 	return made.ID
+}
+
+func exec(t *testing.T, d *db.DB, query string, args ...any) {
+	t.Helper()
+	if err := db.InTx(t.Context(), d, func(tx *db.Tx) error { _, err := tx.Exec(t.Context(), query, args...); return err }); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (w *world) request(name string) site.Request {

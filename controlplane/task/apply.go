@@ -210,7 +210,8 @@ func (ts *Tasks) saveLate(ctx context.Context, tx *db.Tx, t *Task) error {
 		UPDATE tasks
 		SET event_sequence = $2,
 			log_sequence = $3,
-			log_bytes = $4
+			log_bytes = $4,
+			version = version + 1
 		WHERE id = $1`, t.ID, t.eventSequence, t.logSequence, t.logBytes)
 	if err != nil {
 		return err

@@ -22,6 +22,9 @@ const (
 	// TopicServer says that a server may have something to do or to stop; the
 	// payload is the server's id.
 	TopicServer = "server"
+	// TopicFree says that a task of a server has ended, so that the next one may
+	// begin where some wait for that (see Outbox); the payload is the server's id.
+	TopicFree = "free"
 	// TopicTask says that a task changed; the payload is the task's id.
 	TopicTask = "task"
 )
@@ -101,7 +104,7 @@ func Enqueue(ctx context.Context, tx *db.Tx, n New) (Task, error) {
 			organization_id, id, server_id, site_id, kind, parameters, generation, seal, state, sequence, attempt, fence, step_count,
 			event_sequence, log_sequence, log_bytes, timeout_us, not_before, deadline_at, error, created_by, created_at, version)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', $9, 0, 0, 0, 0, 0, 0, $10, 0, $11, '', $12, $13, 1)`,
-		t.Organization, t.ID, t.Server, t.Site, string(t.Kind), parameters, int64(t.Generation), tx.Seal(t.sealed(parameters)...), t.sequence,
+		t.Organization, t.ID, t.Server, t.Site, string(t.Kind), parameters, int64(t.Generation), tx.SealOrder(t.sealed(parameters)...), t.sequence,
 		t.timeout.Microseconds(), db.Micros(t.Deadline), t.CreatedBy, db.Micros(t.Created))
 	if err != nil {
 		return Task{}, fmt.Errorf("enqueue %s on server %s: %w", t.Kind, t.Server, err)

@@ -22,9 +22,9 @@ const (
 // The functions of this file are the whole state machine: they change a Task in
 // memory and touch nothing else. Each says whether it was allowed.
 
-// offer starts the next attempt.
+// offer starts the next attempt, unless the task rests.
 func (t *Task) offer(fence int64, now time.Time) bool {
-	if t.State != Queued {
+	if t.State != Queued || rests(t.notBefore, now) {
 		return false
 	}
 	t.State = Offered

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"chom.dev/controlplane/db"
@@ -33,11 +34,14 @@ type Outbox struct {
 	// Lost says that an attempt became UNKNOWN after since (see Offer): the
 	// agent should be made to say Hello again, since only its journal knows.
 	Lost bool
+	// Waiting says that tasks wait for others to end (TopicFree), or rest.
+	Waiting bool
 }
 
 // waiting is what the choice of the next offers needs of an open task.
 type waiting struct {
 	id        string
+	sequence  int64
 	site      string
 	kind      Kind
 	state     State
@@ -66,7 +70,7 @@ func pick(open []waiting, now time.Time) []string {
 			continue
 		}
 		busy[w.lane()] = w.lane() != "" // taken, or rests: in both cases no other one of its lane passes
-		if len(picked) < free && !now.Before(w.notBefore) && now.Before(w.deadline) {
+		if len(picked) < free && !rests(w.notBefore, now) && now.Before(w.deadline) {
 			picked = append(picked, w.id)
 		}
 	}
@@ -85,6 +89,13 @@ func (w waiting) lane() string {
 	}
 }
 
+// rests says that an agent refused a task and is not asked again yet. A rest
+// that is longer than any was set by a clock that has been set back since.
+func rests(notBefore, now time.Time) bool {
+	left := notBefore.Sub(now)
+	return left > 0 && left <= refusalsMax*refusalPause
+}
+
 // Offer gives what the agent of a server is to be told over the link of an
 // epoch, and moves what it offers to OFFERED. Since is when that epoch began. It
 // writes nothing when there is nothing to offer. ErrStale ends the link.
@@ -96,25 +107,34 @@ func (ts *Tasks) Offer(ctx context.Context, server string, epoch int64, since ti
 }
 
 func (ts *Tasks) offerAt(ctx context.Context, server string, epoch int64, since, now time.Time) (Outbox, error) {
-	open, err := openTasks(ctx, ts.db.Reader(), server)
+	open, err := openTasks(ctx, ts.db.Reader(), server, ts.oldest.of(server))
 	if err != nil {
 		return Outbox{}, fmt.Errorf("offer to server %s: %w", server, err)
 	}
+	if len(open) > 0 {
+		ts.oldest.is(server, open[0].sequence)
+	}
 	var out Outbox
+	queued := 0
 	for _, w := range open {
 		if w.cancel && w.state != Queued {
 			out.Cancels = append(out.Cancels, &linkv1.Cancel{TaskId: w.id, Attempt: w.attempt})
 		}
 		out.Lost = out.Lost || w.state == Unknown && w.lost.After(since)
+		if w.state == Queued {
+			queued++
+		}
 	}
-	if len(pick(open, now)) == 0 {
+	picked := pick(open, now)
+	out.Waiting = queued > len(picked)
+	if len(picked) == 0 {
 		return out, nil
 	}
 	fail.Point("task.offer")
 	var created []time.Time
 	err = db.InTx(ctx, ts.db, func(tx *db.Tx) error {
 		out.Offers, created = nil, nil
-		return ts.offer(ctx, tx, server, epoch, now, func(t Task, so *orderv1.SignedOrder) {
+		return ts.offer(ctx, tx, server, epoch, picked, now, func(t Task, so *orderv1.SignedOrder) {
 			out.Offers = append(out.Offers, so)
 			if t.Attempt == 1 {
 				created = append(created, t.Created)
@@ -134,61 +154,36 @@ func (ts *Tasks) offerAt(ctx context.Context, server string, epoch int64, since,
 }
 
 // offer takes the server's link, on which all of its offers and its Hello wait
-// for each other, and offers what may be offered.
-func (ts *Tasks) offer(ctx context.Context, tx *db.Tx, server string, epoch int64, now time.Time, give func(Task, *orderv1.SignedOrder)) error {
+// for each other, and offers what was picked. That it was picked before the link
+// was ours does no harm: what stood before a task in its lane has ended for good,
+// and whether the task itself still waits shows when it is locked.
+func (ts *Tasks) offer(ctx context.Context, tx *db.Tx, server string, epoch int64, picked []string, now time.Time, give func(Task, *orderv1.SignedOrder)) error {
 	var fence int64
 	err := tx.QueryRow(ctx, `
 		UPDATE server_links
 		SET fence = fence + $2
 		WHERE server_id = $1
-		RETURNING fence`, server, slots).Scan(&fence)
+		RETURNING fence`, server, len(picked)).Scan(&fence)
 	if errors.Is(err, sql.ErrNoRows) {
 		return ErrStale
 	}
 	if err != nil {
 		return err
 	}
-	// Only after the link is ours can the epoch not change any more.
-	var current int64
-	var state string
-	err = tx.QueryRow(ctx, `
-		SELECT epoch, state
-		FROM servers
-		WHERE id = $1`, server).Scan(&current, &state)
-	if err != nil {
-		return err
-	}
-	if current != epoch || state != "active" && state != "draining" {
-		return ErrStale
-	}
-	open, err := openTasks(ctx, tx, server)
-	if err != nil {
-		return err
-	}
-	picked := pick(open, now)
-	if len(picked) == 0 {
-		return errNothing
-	}
-	fence -= slots
+	fence -= int64(len(picked))
+	changed := false
 	for _, id := range picked {
-		t, err := lock(ctx, tx, server, id)
+		t, parameters, seal, err := lockOrder(ctx, tx, server, epoch, id)
 		if err != nil {
 			return err
 		}
 		fence++
 		if !t.offer(fence, now) {
-			continue // it was canceled a moment ago
+			continue // it was canceled or offered a moment ago
 		}
-		var parameters, seal []byte
-		err = tx.QueryRow(ctx, `
-			SELECT parameters, seal
-			FROM tasks
-			WHERE id = $1`, id).Scan(&parameters, &seal)
-		if err != nil {
-			return err
-		}
+		changed = true
 		var so *orderv1.SignedOrder
-		if !tx.CheckSeal(seal, t.sealed(parameters)...) {
+		if !tx.CheckOrder(seal, t.sealed(parameters)...) {
 			ts.log.Error("task was made or changed outside of CHOM and is not sent", "task", id, "server", server)
 			t.end(Failed, "its order was made or changed outside of CHOM", now)
 		} else if so, err = t.sign(ts.signer, parameters, now); err != nil {
@@ -203,17 +198,40 @@ func (ts *Tasks) offer(ctx context.Context, tx *db.Tx, server string, epoch int6
 			give(t, so)
 		}
 	}
+	if !changed {
+		return errNothing
+	}
 	return nil
 }
 
-func openTasks(ctx context.Context, q db.Querier, server string) ([]waiting, error) {
+// lockOrder is lock, with what the order is made of. It says ErrStale when the
+// epoch is over or the server not in service; only after the link is ours can
+// that not change any more.
+func lockOrder(ctx context.Context, tx *db.Tx, server string, epoch int64, id string) (t Task, parameters, seal []byte, err error) {
+	var serves int
+	t, err = scan(tx.QueryRow(ctx, `
+		SELECT `+columns+`, parameters, seal,
+			(SELECT COUNT(*) FROM servers WHERE id = tasks.server_id AND epoch = $3 AND state IN ('active', 'draining'))
+		FROM tasks
+		WHERE id = $1
+		AND server_id = $2`+tx.ForUpdate(), id, server, epoch), &parameters, &seal, &serves)
+	if err == nil && serves == 0 {
+		err = ErrStale
+	}
+	return t, parameters, seal, err
+}
+
+// openTasks gives a server's tasks that have not ended, from a sequence on, in
+// their order.
+func openTasks(ctx context.Context, q db.Querier, server string, from int64) ([]waiting, error) {
 	rows, err := q.Query(ctx, `
-		SELECT id, site_id, kind, state, attempt, not_before, deadline_at, cancel_requested_at, lease_expires_at
+		SELECT id, sequence, site_id, kind, state, attempt, not_before, deadline_at, cancel_requested_at, lease_expires_at
 		FROM tasks
 		WHERE server_id = $1
+		AND sequence >= $2
 		AND state IN ('queued', 'offered', 'running', 'unknown')
 		ORDER BY sequence
-		LIMIT $2`, server, lookAhead)
+		LIMIT $3`, server, from, lookAhead)
 	if err != nil {
 		return nil, err
 	}
@@ -223,13 +241,34 @@ func openTasks(ctx context.Context, q db.Querier, server string) ([]waiting, err
 		var w waiting
 		var notBefore, deadline int64
 		var cancel, lease sql.NullInt64
-		if err := rows.Scan(&w.id, &w.site, &w.kind, &w.state, &w.attempt, &notBefore, &deadline, &cancel, &lease); err != nil {
+		if err := rows.Scan(&w.id, &w.sequence, &w.site, &w.kind, &w.state, &w.attempt, &notBefore, &deadline, &cancel, &lease); err != nil {
 			return nil, err
 		}
 		w.notBefore, w.deadline, w.cancel, w.lost = db.Time(notBefore), db.Time(deadline), cancel.Valid, db.NullTime(lease)
 		open = append(open, w)
 	}
 	return open, rows.Err()
+}
+
+// oldest remembers where each server's open tasks begin. PostgreSQL keeps what
+// has ended in its indexes for a minute or so, and would else pass thousands of
+// dead entries in search of the first one that lives. It never moves back: an
+// end is for ever, and sequences become visible in their order.
+type oldest struct {
+	mu       sync.Mutex
+	byServer map[string]int64
+}
+
+func (o *oldest) of(server string) int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.byServer[server]
+}
+
+func (o *oldest) is(server string, sequence int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.byServer[server] = max(o.byServer[server], sequence)
 }
 
 // Due gives the servers that have something to be told, or attempts that are

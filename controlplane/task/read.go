@@ -15,29 +15,29 @@ import (
 
 // Get gives a task of an organization with the steps of its newest attempt.
 func (ts *Tasks) Get(ctx context.Context, organization, id string) (Task, error) {
-	var t Task
-	err := ts.db.Read(ctx, func(q db.Querier) error {
-		var err error
-		t, err = read(ctx, q, organization, id)
-		return err
-	})
-	return t, err
+	return read(ctx, ts.db.Reader(), organization, id)
 }
 
+// read gives the row, and then the steps where there are any: they may be newer
+// than the row, never older.
 func read(ctx context.Context, q db.Querier, organization, id string) (Task, error) {
+	var steps int
 	t, err := scan(q.QueryRow(ctx, `
-		SELECT `+columns+`
+		SELECT `+columns+`,
+			(SELECT COUNT(*) FROM task_steps WHERE task_id = tasks.id AND attempt = tasks.attempt)
 		FROM tasks
 		WHERE organization_id = $1
-		AND id = $2`, organization, id))
+		AND id = $2`, organization, id), &steps)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Task{}, fault.NotFound("task")
 	}
 	if err != nil {
 		return Task{}, fmt.Errorf("read task %s: %w", id, err)
 	}
-	t.Steps, err = readSteps(ctx, q, t)
-	if err != nil {
+	if steps == 0 {
+		return t, nil
+	}
+	if t.Steps, err = readSteps(ctx, q, t); err != nil {
 		return Task{}, fmt.Errorf("read steps of task %s: %w", id, err)
 	}
 	return t, nil
@@ -121,11 +121,10 @@ func (ts *Tasks) List(ctx context.Context, query Query) ([]Task, error) {
 // that has ended is a fault.Conflict.
 func (ts *Tasks) Cancel(ctx context.Context, tx *db.Tx, organization, id string) (Task, error) {
 	t, err := scan(tx.QueryRow(ctx, `
-		UPDATE tasks
-		SET version = version + 1
+		SELECT `+columns+`
+		FROM tasks
 		WHERE organization_id = $1
-		AND id = $2
-		RETURNING `+columns, organization, id))
+		AND id = $2`+tx.ForUpdate(), organization, id))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Task{}, fault.NotFound("task")
 	}

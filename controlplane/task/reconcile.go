@@ -34,7 +34,7 @@ func (ts *Tasks) Reconcile(ctx context.Context, tx *db.Tx, server string, journa
 		}
 	}
 	complete := len(journal) < journalMax
-	open, err := openTasks(ctx, tx, server)
+	open, err := openTasks(ctx, tx, server, 0)
 	if err != nil {
 		return nil, fmt.Errorf("reconcile server %s: %w", server, err)
 	}
@@ -82,35 +82,56 @@ func (ts *Tasks) Reconcile(ctx context.Context, tx *db.Tx, server string, journa
 }
 
 // Renew keeps the leases of the attempts that the agent of a server says it
-// runs. It writes only when a lease needs it, and brings UNKNOWN ones back.
+// runs. It writes only when a lease needs it, and brings UNKNOWN ones back. An
+// OFFERED one has time: its acceptance is on the way, in a report of its own.
 func (ts *Tasks) Renew(ctx context.Context, server string, running []*linkv1.JournalEntry, now time.Time) error {
+	if len(running) == 0 {
+		return nil
+	}
+	due, err := ts.due(ctx, server, now)
+	if err != nil {
+		return fmt.Errorf("renew leases of server %s: %w", server, err)
+	}
 	for _, e := range running {
-		var n int
-		err := ts.db.Reader().QueryRow(ctx, `
-			SELECT COUNT(*)
-			FROM tasks
-			WHERE id = $1
-			AND server_id = $2
-			AND attempt = $3
-			AND (state IN ('offered', 'unknown') OR state = 'running' AND lease_expires_at < $4)`,
-			e.GetTaskId(), server, int64(e.GetAttempt()), db.Micros(now.Add(runLease*2/3))).Scan(&n)
-		if err != nil {
-			return fmt.Errorf("renew lease of task %s: %w", e.GetTaskId(), err)
-		}
-		if n == 0 {
+		if attempt, ok := due[e.GetTaskId()]; !ok || attempt != e.GetAttempt() {
 			continue
 		}
-		err = db.InTx(ctx, ts.db, func(tx *db.Tx) error {
-			err := ts.change(ctx, tx, server, e.GetTaskId(), func(t *Task) bool {
+		err := db.InTx(ctx, ts.db, func(tx *db.Tx) error {
+			return ts.change(ctx, tx, server, e.GetTaskId(), func(t *Task) bool {
 				return t.Attempt == e.GetAttempt() && t.run(now)
 			})
-			return err
 		}, db.ReadCommitted())
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return fmt.Errorf("renew lease of task %s: %w", e.GetTaskId(), err)
 		}
 	}
 	return nil
+}
+
+// due gives a server's attempts whose leases are lost, have less than two thirds
+// left, or are longer than any (the clock was set back since), by task.
+func (ts *Tasks) due(ctx context.Context, server string, now time.Time) (map[string]uint32, error) {
+	rows, err := ts.db.Reader().Query(ctx, `
+		SELECT id, attempt
+		FROM tasks
+		WHERE server_id = $1
+		AND state IN ('queued', 'offered', 'running', 'unknown')
+		AND (state = 'unknown' OR state = 'offered' AND lease_expires_at < $2 OR state = 'running' AND (lease_expires_at < $3 OR lease_expires_at > $4))`,
+		server, db.Micros(now.Add(offerLease*2/3)), db.Micros(now.Add(runLease*2/3)), db.Micros(now.Add(runLease)))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	due := map[string]uint32{}
+	for rows.Next() {
+		var id string
+		var attempt uint32
+		if err := rows.Scan(&id, &attempt); err != nil {
+			return nil, err
+		}
+		due[id] = attempt
+	}
+	return due, rows.Err()
 }
 
 // Replaced ends what a server's former host had begun, when another host enrols
@@ -125,7 +146,7 @@ func (ts *Tasks) Removed(ctx context.Context, tx *db.Tx, server string, now time
 }
 
 func (ts *Tasks) endAll(ctx context.Context, tx *db.Tx, server string, queued bool, text string, now time.Time) error {
-	open, err := openTasks(ctx, tx, server)
+	open, err := openTasks(ctx, tx, server, 0)
 	if err != nil {
 		return fmt.Errorf("end tasks of server %s: %w", server, err)
 	}

@@ -153,15 +153,17 @@ const columns = `id, organization_id, server_id, site_id, kind, generation, stat
 	created_by, created_at, started_at, ended_at, deadline_at, cancel_requested_at,
 	sequence, fence, event_sequence, log_sequence, log_bytes, not_before, lease_expires_at, timeout_us, version`
 
-// scan reads columns.
-func scan(row interface{ Scan(dest ...any) error }) (Task, error) {
+// scan reads columns, and more that a query has after them.
+func scan(row interface{ Scan(dest ...any) error }, more ...any) (Task, error) {
 	var t Task
 	var created, deadline, notBefore, timeout int64
 	var started, ended, cancel, lease sql.NullInt64
-	err := row.Scan(&t.ID, &t.Organization, &t.Server, &t.Site, &t.Kind, &t.Generation, &t.State, &t.Attempt, &t.StepCount, &t.Error,
+	dest := append([]any{
+		&t.ID, &t.Organization, &t.Server, &t.Site, &t.Kind, &t.Generation, &t.State, &t.Attempt, &t.StepCount, &t.Error,
 		&t.CreatedBy, &created, &started, &ended, &deadline, &cancel,
-		&t.sequence, &t.fence, &t.eventSequence, &t.logSequence, &t.logBytes, &notBefore, &lease, &timeout, &t.version)
-	if err != nil {
+		&t.sequence, &t.fence, &t.eventSequence, &t.logSequence, &t.logBytes, &notBefore, &lease, &timeout, &t.version,
+	}, more...)
+	if err := row.Scan(dest...); err != nil {
 		return Task{}, err
 	}
 	t.Created, t.Deadline, t.notBefore = db.Time(created), db.Time(deadline), db.Time(notBefore)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"chom.dev/controlplane/clock"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fail"
 	orderv1 "chom.dev/proto/gen/chom/order/v1"
@@ -24,8 +25,8 @@ import (
 // then tried again for ever: only a broken database deserves one. It is not
 // called for tasks that Enqueue supersedes.
 //
-// The transaction is ReadCommitted: lock a row (UPDATE ... RETURNING) before
-// deciding from it.
+// The transaction is ReadCommitted: lock a row (Tx.ForUpdate) before deciding
+// from it.
 type Ended func(ctx context.Context, tx *db.Tx, t Task, result *orderv1.Result) error
 
 // Tasks is the queue. Make it with NewTasks.
@@ -35,6 +36,9 @@ type Tasks struct {
 	log     *slog.Logger
 	ended   map[Kind]Ended
 	metrics *metrics
+	oldest  oldest
+
+	retention time.Duration
 
 	mu       sync.Mutex
 	watchers map[string]map[chan struct{}]struct{} // by task
@@ -46,9 +50,12 @@ type Option func(*Tasks)
 // OnEnd names who hears of the end of tasks of a kind.
 func OnEnd(k Kind, fn Ended) Option { return func(ts *Tasks) { ts.ended[k] = fn } }
 
-// NewTasks makes the queue. Signer signs the orders; the database must have its
-// seal key, which what Enqueue writes is sealed with. It does nothing by itself
-// before Run.
+// Retain keeps tasks for that long after their end instead of DefaultRetention.
+func Retain(d time.Duration) Option { return func(ts *Tasks) { ts.retention = d } }
+
+// NewTasks makes the queue. Signer signs the orders, and the database gets a key
+// that is derived from it to seal what Enqueue writes: call it before the first
+// request is served. It does nothing by itself before Run.
 func NewTasks(d *db.DB, signer ed25519.PrivateKey, log *slog.Logger, reg prometheus.Registerer, opts ...Option) (*Tasks, error) {
 	if len(signer) != ed25519.PrivateKeySize {
 		return nil, errors.New("open tasks: the signer is not an Ed25519 key")
@@ -57,9 +64,15 @@ func NewTasks(d *db.DB, signer ed25519.PrivateKey, log *slog.Logger, reg prometh
 	if err != nil {
 		return nil, fmt.Errorf("open tasks: %w", err)
 	}
+	sealKey, err := sealKey(signer)
+	if err != nil {
+		return nil, fmt.Errorf("open tasks: %w", err)
+	}
+	d.SetOrderKey(sealKey)
 	ts := &Tasks{
-		db: d, signer: signer, log: log, metrics: m,
+		db: d, signer: signer, log: log, metrics: m, retention: DefaultRetention,
 		ended:    map[Kind]Ended{},
+		oldest:   oldest{byServer: map[string]int64{}},
 		watchers: map[string]map[chan struct{}]struct{}{},
 	}
 	for _, opt := range opts {
@@ -72,17 +85,17 @@ func NewTasks(d *db.DB, signer ed25519.PrivateKey, log *slog.Logger, reg prometh
 // ends. It gives sql.ErrNoRows when the server has no such task.
 func lock(ctx context.Context, tx *db.Tx, server, id string) (Task, error) {
 	return scan(tx.QueryRow(ctx, `
-		UPDATE tasks
-		SET version = version + 1
+		SELECT `+columns+`
+		FROM tasks
 		WHERE id = $1
-		AND server_id = $2
-		RETURNING `+columns, id, server))
+		AND server_id = $2`+tx.ForUpdate(), id, server))
 }
 
 // save writes what the state machine changed, and tells whoever looks on. When
 // the task has just ended it calls the noun.
 func (ts *Tasks) save(ctx context.Context, tx *db.Tx, t *Task, result *orderv1.Result) error {
 	fail.Point("task." + string(t.State) + ".save")
+	t.version++
 	_, err := tx.Exec(ctx, `
 		UPDATE tasks
 		SET state = $2,
@@ -97,15 +110,19 @@ func (ts *Tasks) save(ctx context.Context, tx *db.Tx, t *Task, result *orderv1.R
 			cancel_requested_at = $11,
 			error = $12,
 			started_at = $13,
-			ended_at = $14
+			ended_at = $14,
+			version = $15
 		WHERE id = $1`,
 		t.ID, string(t.State), int64(t.Attempt), t.fence, int64(t.StepCount), t.eventSequence, t.logSequence, t.logBytes,
 		db.Micros(t.notBefore), db.NullMicros(t.lease), db.NullMicros(t.CancelRequested), t.Error,
-		db.NullMicros(t.Started), db.NullMicros(t.Ended))
+		db.NullMicros(t.Started), db.NullMicros(t.Ended), t.version)
 	if err != nil {
 		return fmt.Errorf("save task %s: %w", t.ID, err)
 	}
-	tx.Notify(TopicTask, t.ID)
+	// An offer is no news: in a moment what the agent says to it is.
+	if t.State != Offered || !t.CancelRequested.IsZero() {
+		tx.Notify(TopicTask, t.ID)
+	}
 	state := t.State
 	tx.AfterCommit(func() { fail.Point("task." + string(state) + ".committed") })
 	if !t.State.Ended() {
@@ -114,8 +131,7 @@ func (ts *Tasks) save(ctx context.Context, tx *db.Tx, t *Task, result *orderv1.R
 		}
 		return nil
 	}
-	// Its end may let the next one begin.
-	tx.Notify(TopicServer, t.Server)
+	tx.Notify(TopicFree, t.Server)
 	kind, seconds := t.Kind, t.Ended.Sub(t.Created).Seconds()
 	tx.AfterCommit(func() { ts.metrics.ended.WithLabelValues(string(kind), string(state)).Observe(seconds) })
 	if fn := ts.ended[t.Kind]; fn != nil {
@@ -138,8 +154,8 @@ func (ts *Tasks) change(ctx context.Context, tx *db.Tx, server, id string, decid
 	return ts.save(ctx, tx, &t, nil)
 }
 
-// Run does what time brings: leases that end, deadlines, and the wake-ups of
-// those who Watch. It ends with its context.
+// Run does what time brings: leases that end, deadlines, what is forgotten of
+// the past, and the wake-ups of those who Watch. It ends with its context.
 func (ts *Tasks) Run(ctx context.Context) error {
 	var loops sync.WaitGroup
 	defer loops.Wait()
@@ -149,10 +165,8 @@ func (ts *Tasks) Run(ctx context.Context) error {
 	})
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	// While this process was away agents went on and could not say so. They are
-	// heard before anything expires.
-	last := time.Now()
-	hold := last.Add(runLease)
+	var h holds
+	h.look(time.Now())
 	for {
 		select {
 		case <-ctx.Done():
@@ -160,21 +174,20 @@ func (ts *Tasks) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 		now := time.Now()
-		// Leases and deadlines are wall-clock times. When that clock was set, they
-		// mean nothing until the agents have been heard of again.
-		if jump := now.Round(0).Sub(last.Round(0)) - now.Sub(last); jump.Abs() > jumpMin {
-			hold = now.Add(runLease)
+		if jump := h.look(now); jump.Abs() > jumpMin {
 			ts.log.Warn("the clock was set; nothing expires for a while", "by", jump, "for", runLease)
 		}
-		last = now
 		if err := ts.count(ctx); err != nil && ctx.Err() == nil {
 			ts.log.Error("tasks were not counted", "err", err)
 		}
-		if now.Before(hold) {
+		if now.Before(h.expire) {
 			continue
 		}
 		if err := ts.Sweep(ctx, now); err != nil && ctx.Err() == nil {
 			ts.log.Error("tasks were not swept; they are in two seconds", "err", err)
+		}
+		if !now.Before(h.prune) {
+			h.prune = ts.pruneAndTell(ctx, now)
 		}
 	}
 }
@@ -185,6 +198,25 @@ const (
 	// jumpMin is far above what a slewed clock differs in two seconds.
 	jumpMin = 10 * time.Second
 )
+
+// holds are until when Run ends and deletes nothing. While this process was away
+// agents went on and could not say so, and after somebody has set the wall clock
+// leases, deadlines and ages mean nothing: in both cases the agents are heard of
+// before anything expires.
+type holds struct {
+	watch  clock.Watch
+	expire time.Time
+	prune  time.Time
+}
+
+// look gives by how much the clock was set since the last look.
+func (h *holds) look(now time.Time) time.Duration {
+	jump := h.watch.Jump(now)
+	if h.expire.IsZero() || jump.Abs() > jumpMin {
+		h.expire, h.prune = now.Add(runLease), now.Add(pruneEvery)
+	}
+	return jump
+}
 
 // Sweep ends leases and tasks whose time is over at now. Run calls it.
 func (ts *Tasks) Sweep(ctx context.Context, now time.Time) error {

@@ -3,8 +3,6 @@ package task
 import (
 	"context"
 	"time"
-
-	"chom.dev/controlplane/db"
 )
 
 const (
@@ -25,18 +23,16 @@ func (ts *Tasks) Watch(ctx context.Context, organization, id string, after uint6
 	defer sweep.Stop()
 	seen := int64(-1)
 	for {
-		var t Task
-		var lines []LogLine
-		err := ts.db.Read(ctx, func(q db.Querier) error {
-			var err error
-			if t, err = read(ctx, q, organization, id); err != nil {
-				return err
-			}
-			lines, err = readLog(ctx, q, id, after, watchLines)
-			return err
-		})
+		// First the row, then the lines: what an ended task has printed is all there.
+		t, err := ts.Get(ctx, organization, id)
 		if err != nil {
 			return err
+		}
+		var lines []LogLine
+		if uint64(t.logSequence) > after {
+			if lines, err = readLog(ctx, ts.db.Reader(), id, after, watchLines); err != nil {
+				return err
+			}
 		}
 		more := len(lines) == watchLines
 		if t.version != seen || len(lines) > 0 {

@@ -16,6 +16,7 @@ import (
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/organization"
+	"chom.dev/controlplane/webhook"
 	"chom.dev/proto/contract"
 )
 
@@ -109,6 +110,9 @@ func (t *Tokens) CreateForOrganization(ctx context.Context, caller account.Calle
 			return err
 		}
 		if text, err = insert(ctx, tx, made, "", caller.ID); err != nil {
+			return err
+		}
+		if err := publish(ctx, tx, r.Organization, webhook.TokenCreated, made.ID, made.Name); err != nil {
 			return err
 		}
 		return audit.Record(ctx, tx, audit.Event{

@@ -10,6 +10,7 @@ import (
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/webhook"
 	"chom.dev/proto/contract"
 )
 
@@ -51,6 +52,10 @@ func (t *Tokens) revoke(ctx context.Context, id, action, statement string, args 
 		}
 		if organization == "" {
 			organization = audit.Platform
+		} else if owner, err := contract.ParseOrganizationID(organization); err != nil {
+			return err
+		} else if err := publish(ctx, tx, owner, webhook.TokenRevoked, id, name); err != nil {
+			return err
 		}
 		return audit.Record(ctx, tx, audit.Event{Organization: organization, Action: action, Object: id, Detail: name})
 	}, db.ReadCommitted())

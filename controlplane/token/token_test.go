@@ -409,6 +409,32 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+func TestPrune(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		ctx := t.Context()
+		w := newWorld(t, d)
+		site := w.site(t, w.acme)
+		for range 3 {
+			w.create(t, w.owner, token.Request{Scope: account.Read, Organization: w.acme, Sites: []string{site}, Life: time.Hour})
+		}
+		revoked, _ := w.create(t, w.owner, token.Request{Scope: account.Read})
+		must(t, w.Revoke(ctx, w.owner, revoked.ID))
+		_, text := w.create(t, w.owner, token.Request{Scope: account.Read})
+		if n, err := w.Prune(ctx, time.Now().Add(30*24*time.Hour-time.Minute)); err != nil || n != 0 {
+			t.Errorf("pruned %d too early, %v", n, err)
+		}
+		if n, err := w.Prune(ctx, time.Now().Add(30*24*time.Hour+2*time.Hour)); err != nil || n != 4 {
+			t.Errorf("pruned %d, %v", n, err)
+		}
+		if w.caller(t, text) == nil {
+			t.Error("one that works is gone")
+		}
+		if n := w.count(t, `SELECT COUNT(*) FROM token_sites`); n != 0 {
+			t.Errorf("%d bounds are left", n)
+		}
+	})
+}
+
 func TestList(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"chom.dev/controlplane/clock"
 	"chom.dev/controlplane/db"
 )
 
@@ -61,10 +62,13 @@ func (u *uses) putBack(taken map[string]use) {
 	}
 }
 
-// Run writes when tokens were used and from where, until ctx ends, then the last of it.
+// Run writes when tokens were used and from where, and removes old ones, until ctx ends; then it writes the last of it.
 func (t *Tokens) Run(ctx context.Context) error {
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
+	prune := time.NewTicker(pruneEvery)
+	defer prune.Stop()
+	var wall clock.Wall
 	failing := false
 	for {
 		select {
@@ -81,6 +85,13 @@ func (t *Tokens) Run(ctx context.Context) error {
 				t.log.WarnContext(ctx, "uses of tokens can't be written and wait", "err", err)
 			}
 			failing = err != nil
+		case now := <-prune.C:
+			if !wall.Trust(now) {
+				continue
+			}
+			if _, err := t.Prune(ctx, now); err != nil && ctx.Err() == nil {
+				t.log.WarnContext(ctx, "old tokens can't be removed", "err", err)
+			}
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/notify"
 	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/token"
 	"chom.dev/proto/contract"
@@ -23,13 +24,13 @@ type world struct {
 	operator      account.Caller
 
 	mu    sync.Mutex
-	mails []organization.Mail
+	mails []notify.Mail
 }
 
 func newWorld(t *testing.T, d *db.DB) *world {
 	t.Helper()
 	w := &world{db: d}
-	w.organizations = organization.New(d, organization.Config{Mail: func(_ context.Context, tx *db.Tx, mail organization.Mail) error {
+	w.organizations = organization.New(d, organization.Config{Mail: func(_ context.Context, tx *db.Tx, mail notify.Mail) error {
 		tx.AfterCommit(func() {
 			w.mu.Lock()
 			defer w.mu.Unlock()

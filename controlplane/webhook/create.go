@@ -45,7 +45,7 @@ func (w *Webhooks) Create(ctx context.Context, wanted Wanted) (Webhook, string, 
 		return Webhook{}, "", fmt.Errorf("create webhook: %w", err)
 	}
 	secret, _ := bearer.New(secretPrefix)
-	sealed, err := w.Keys.Seal(secretPlace(wanted.Organization, id.String()), []byte(secret))
+	sealed, err := w.config.Keys.Seal(secretPlace(wanted.Organization, id.String()), []byte(secret))
 	if err != nil {
 		return Webhook{}, "", fmt.Errorf("create webhook: %w", err)
 	}
@@ -111,7 +111,7 @@ const formerFor = 24 * time.Hour
 // or with the new one alone at once where the former one has leaked.
 func (w *Webhooks) RotateSecret(ctx context.Context, organization contract.OrganizationID, id string, leaked bool) (Webhook, string, error) {
 	secret, _ := bearer.New(secretPrefix)
-	sealed, err := w.Keys.Seal(secretPlace(organization, id), []byte(secret))
+	sealed, err := w.config.Keys.Seal(secretPlace(organization, id), []byte(secret))
 	if err != nil {
 		return Webhook{}, "", fmt.Errorf("rotate webhook's secret: %w", err)
 	}
@@ -155,10 +155,10 @@ func (w *Webhooks) former(ctx context.Context, tx *db.Tx, organization contract.
 	if err := tx.QueryRow(ctx, `SELECT sealed_secret FROM webhooks WHERE organization_id = $1 AND id = $2`, organization, id).Scan(&sealed); err != nil {
 		return nil, time.Time{}, err
 	}
-	present, err := w.Keys.Open(secretPlace(organization, id), sealed)
+	present, err := w.config.Keys.Open(secretPlace(organization, id), sealed)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	again, err := w.Keys.Seal(formerPlace(organization, id), present)
+	again, err := w.config.Keys.Seal(formerPlace(organization, id), present)
 	return again, time.Now().Add(formerFor), err
 }

@@ -77,13 +77,13 @@ func (w *Webhooks) read(ctx context.Context, delivery string) (call, error) {
 		return call{}, err
 	}
 	c.body = []byte(body)
-	secret, err := w.Keys.Open(secretPlace(c.organization, c.webhook), sealed)
+	secret, err := w.config.Keys.Open(secretPlace(c.organization, c.webhook), sealed)
 	if err != nil {
 		return call{}, err
 	}
 	c.secrets = []string{string(secret)}
 	if former != nil && time.Now().Before(db.NullTime(until)) {
-		if secret, err = w.Keys.Open(formerPlace(c.organization, c.webhook), former); err != nil {
+		if secret, err = w.config.Keys.Open(formerPlace(c.organization, c.webhook), former); err != nil {
 			return call{}, err
 		}
 		c.secrets = append(c.secrets, string(secret))
@@ -197,16 +197,16 @@ func (w *Webhooks) failed(ctx context.Context, tx *db.Tx, c call, made Attempt) 
 
 // tell mails those who can do something about it.
 func (w *Webhooks) tell(ctx context.Context, tx *db.Tx, c call, problem string, since time.Time) error {
-	name, to, err := w.Organizations.Contacts(ctx, tx, c.organization)
+	name, to, err := w.config.Organizations.Contacts(ctx, tx, c.organization)
 	if err != nil {
 		return err
 	}
 	for _, address := range to {
-		if err := w.Mails.Enqueue(ctx, tx, notify.Mail{
+		if err := w.config.Mails.Enqueue(ctx, tx, notify.Mail{
 			To: address, Template: notify.TemplateWebhookFailing, Organization: c.organization.String(),
 			Values: map[string]string{
 				"organization": name, "receiver": hostOf(c.url), "problem": problem, "time": since.Format(time.RFC3339),
-				"link": w.PublicURL + "/organizations/" + c.organization.String() + "/webhooks/" + c.webhook,
+				"link": w.config.PublicURL + "/organizations/" + c.organization.String() + "/webhooks/" + c.webhook,
 			},
 		}); err != nil {
 			return err

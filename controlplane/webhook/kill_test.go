@@ -48,6 +48,7 @@ func child(url, names string) error {
 	if err != nil {
 		return err
 	}
+	d.SetSealKey([]byte("the key of this test"))
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	dialer := outbound.New(outbound.WithResolver(outboundtest.Resolver(names)), outbound.Allow(netip.MustParsePrefix("127.0.0.0/8")))
 	o, err := outbox.Open(d, log, prometheus.NewRegistry())
@@ -140,6 +141,7 @@ func open(t *testing.T, url string, fn func(*db.DB)) {
 	t.Helper()
 	d, err := db.Open(t.Context(), url)
 	must(t, err)
+	d.SetSealKey([]byte("the key of this test"))
 	fn(d)
 	must(t, d.Close())
 }

@@ -105,15 +105,15 @@ type Config struct {
 
 // Webhooks keeps and calls them. It is safe for concurrent use.
 type Webhooks struct {
-	Config
 	db     *db.DB
 	log    *slog.Logger
+	config Config
 	client *http.Client
 }
 
 // New prepares webhooks. Whoever runs the outbox adds Queue to it.
 func New(d *db.DB, log *slog.Logger, c Config) *Webhooks {
-	return &Webhooks{Config: c, db: d, log: log, client: c.Dialer.Client(answerWithin)}
+	return &Webhooks{db: d, log: log, config: c, client: c.Dialer.Client(answerWithin)}
 }
 
 // queue is the outbox's.

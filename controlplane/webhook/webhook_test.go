@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -328,6 +330,20 @@ func TestDisable(t *testing.T) {
 	})
 }
 
+// TestTypes holds the list for receivers against the one that is sent.
+func TestTypes(t *testing.T) {
+	text, err := os.ReadFile("../../proto/chom/webhook/v1/webhook.proto")
+	must(t, err)
+	if !slices.IsSorted(Types) {
+		t.Error("they are not sorted")
+	}
+	for _, kind := range append(slices.Clone(Types), test) {
+		if !regexp.MustCompile(`[ ;] ?` + regexp.QuoteMeta(string(kind)) + `[,;.]`).Match(text) {
+			t.Errorf("webhook.proto does not list %s", kind)
+		}
+	}
+}
+
 func TestCap(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d, outbound.New())
@@ -442,28 +458,27 @@ func TestForeign(t *testing.T) {
 		hook, _ := w.create(t, r.url)
 		w.publish(t, SiteCreated, "blog")
 		delivery := w.ends(t, hook.ID, outbox.Sent)
-		other, err := w.organizations.Create(t.Context(), "other", "owner@other.example")
-		must(t, err)
-		theirs, _, err := w.Create(t.Context(), Wanted{Organization: other.ID, URL: r.url})
+		other := w.organization(t, "other")
+		theirs, _, err := w.Create(t.Context(), Wanted{Organization: other, URL: r.url})
 		must(t, err)
 		ctx := t.Context()
 		for name, call := range map[string]func() error{
-			"get":              func() error { _, err := w.Get(ctx, other.ID, hook.ID); return err },
-			"update":           func() error { _, err := w.Update(ctx, other.ID, hook.ID, Change{Enabled: new(false)}); return err },
-			"rotate":           func() error { _, _, err := w.RotateSecret(ctx, other.ID, hook.ID, true); return err },
-			"delete":           func() error { return w.Delete(ctx, other.ID, hook.ID) },
-			"test":             func() error { _, err := w.Test(ctx, other.ID, hook.ID); return err },
-			"list deliveries":  func() error { _, _, err := w.ListDeliveries(ctx, other.ID, hook.ID, 0, "", Filter{}); return err },
-			"get delivery":     func() error { _, err := w.GetDelivery(ctx, other.ID, hook.ID, delivery.ID); return err },
-			"replay":           func() error { _, err := w.Replay(ctx, other.ID, hook.ID, delivery.ID); return err },
-			"get by theirs":    func() error { _, err := w.GetDelivery(ctx, other.ID, theirs.ID, delivery.ID); return err },
-			"replay by theirs": func() error { _, err := w.Replay(ctx, other.ID, theirs.ID, delivery.ID); return err },
+			"get":              func() error { _, err := w.Get(ctx, other, hook.ID); return err },
+			"update":           func() error { _, err := w.Update(ctx, other, hook.ID, Change{Enabled: new(false)}); return err },
+			"rotate":           func() error { _, _, err := w.RotateSecret(ctx, other, hook.ID, true); return err },
+			"delete":           func() error { return w.Delete(ctx, other, hook.ID) },
+			"test":             func() error { _, err := w.Test(ctx, other, hook.ID); return err },
+			"list deliveries":  func() error { _, _, err := w.ListDeliveries(ctx, other, hook.ID, 0, "", Filter{}); return err },
+			"get delivery":     func() error { _, err := w.GetDelivery(ctx, other, hook.ID, delivery.ID); return err },
+			"replay":           func() error { _, err := w.Replay(ctx, other, hook.ID, delivery.ID); return err },
+			"get by theirs":    func() error { _, err := w.GetDelivery(ctx, other, theirs.ID, delivery.ID); return err },
+			"replay by theirs": func() error { _, err := w.Replay(ctx, other, theirs.ID, delivery.ID); return err },
 		} {
 			if err := call(); fault.KindOf(err) != fault.KindNotFound {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		if all, err := w.List(ctx, other.ID); err != nil || len(all) != 1 || all[0].ID != theirs.ID {
+		if all, err := w.List(ctx, other); err != nil || len(all) != 1 || all[0].ID != theirs.ID {
 			t.Errorf("listed %+v, %v", all, err)
 		}
 		if now, err := w.Get(ctx, w.ours, hook.ID); err != nil || !now.Enabled || now.UpdatedAt != hook.UpdatedAt || len(r.got()) != 1 {

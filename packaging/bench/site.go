@@ -157,7 +157,12 @@ func pushScripts(h *lab.Host, a lab.Archive) error {
 			return err
 		}
 	}
-	return h.Push(a.Path, path.Join(scriptDir, "wordpress.tar.gz"), 0o644)
+	const archive = "wordpress.tar.gz"
+	sum := fmt.Sprintf("%s  %s\n", a.SHA256, archive)
+	if err := h.WriteFile(path.Join(scriptDir, archive+".sha256"), []byte(sum), 0o644); err != nil {
+		return err
+	}
+	return h.Push(a.Path, path.Join(scriptDir, archive), 0o644)
 }
 
 // shellSite does the same with the script, which the same visitor waits for,

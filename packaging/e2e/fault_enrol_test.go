@@ -10,6 +10,7 @@ import (
 	"time"
 
 	fleetv1 "chom.dev/proto/gen/chom/fleet/v1"
+	sitev1 "chom.dev/proto/gen/chom/site/v1"
 	taskv1 "chom.dev/proto/gen/chom/task/v1"
 
 	"chom.dev/packaging/lab"
@@ -85,6 +86,7 @@ func enrolment(t *testing.T, w *shared) {
 		}
 		w.ping(t, h, backWithin)
 	})
+	t.Run("what failed is tried again by itself", func(t *testing.T) { healAlone(t, w, h) })
 	t.Run("a clone silences both until an operator decides", func(t *testing.T) { clone(t, w, h) })
 	t.Run("a server that is taken out is cut at once", func(t *testing.T) {
 		if _, err := w.rig.Servers.RemoveServer(ctx, &fleetv1.RemoveServerRequest{ServerId: h.server.GetId()}); err != nil {
@@ -98,12 +100,61 @@ func enrolment(t *testing.T, w *shared) {
 			time.Sleep(50 * time.Millisecond)
 		}
 		t.Logf("cut after %s", time.Since(began).Round(10*time.Millisecond))
+		for time.Since(began) < 2*time.Second && strings.Contains(sh(t, h, "chom-agent status 2>&1 || true"), " connected for ") {
+			time.Sleep(50 * time.Millisecond) // the agent has yet to see that it is cut
+		}
 		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
 			if status := sh(t, h, "chom-agent status 2>&1 || true"); strings.Contains(status, " connected") && !strings.Contains(status, "not connected") {
 				t.Fatalf("its agent is back:\n%s", status)
 			}
 		}
 	})
+}
+
+// healAlone breaks a host so that neither its preparation nor a change of a site
+// succeeds, repairs it, and lets nobody do anything (N3).
+func healAlone(t *testing.T, w *shared, h *host) {
+	ctx := timeout(t, 10*time.Minute)
+	w.takesSites(t, h, converges)
+	s, _ := w.create(t, h, "static")
+	sh(t, h, "systemctl stop nginx && systemd-run --quiet --unit=squatter systemd-socket-activate --accept --inetd --listen=80 /bin/cat")
+	prepare, err := w.rig.Servers.PrepareServer(ctx, &fleetv1.PrepareServerRequest{ServerId: h.server.GetId()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, change, err := w.order(ctx, updateSite, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range []*taskv1.Task{prepare.GetTask(), change} {
+		if task = w.ended(t, task, 3*time.Minute); task.GetState() != taskv1.State_STATE_FAILED {
+			t.Fatalf("on a broken host a task ended %s: %s", task.GetState(), task.GetError())
+		}
+	}
+	failed := time.Now()
+	const again = "it is tried again at "
+	if problem := w.server(t, h).GetProblem(); !strings.Contains(problem, again) {
+		t.Errorf("people see of the server: %q", problem)
+	}
+	s = w.get(t, s)
+	if s.GetState() != sitev1.State_STATE_FAILED || !strings.Contains(s.GetProblem(), again) {
+		t.Errorf("people see of the site: %s %q", s.GetState(), s.GetProblem())
+	}
+	t.Logf("people see %q", s.GetProblem())
+	sh(t, h, "systemctl stop squatter; until systemctl start nginx; do sleep 0.2; done")
+	healed := w.settled(t, h, s, 5*time.Minute)
+	for w.server(t, h).GetProblem() != "" {
+		if time.Since(failed) > 6*time.Minute {
+			t.Fatalf("the server is not prepared again: %q", w.server(t, h).GetProblem())
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	t.Logf("both were as wanted again %s after they had failed", time.Since(failed).Round(time.Second))
+	if healed.GetGeneration() != s.GetGeneration() {
+		t.Errorf("generation %d became %d", s.GetGeneration(), healed.GetGeneration())
+	}
+	gone, _ := w.change(t, trashSite, healed)
+	w.vanished(t, h, gone, 3*time.Minute)
 }
 
 // clone starts a copy of a host's agent on another host.

@@ -23,6 +23,7 @@ func TestHostFaults(t *testing.T) {
 		{"agent killed while installing", lab.Trixie, killAgentWhileInstalling},
 		{"network cut", lab.Bookworm, cutNetwork},
 		{"task canceled", lab.Bookworm, cancelBetweenSteps},
+		{"deadline passed", lab.Trixie, passDeadlines},
 		{"disk full", lab.Trixie, fillDisks},
 		{"database stopped", lab.Trixie, stopDatabase},
 		{"mirror bad", lab.Trixie, spoilMirror},
@@ -45,6 +46,7 @@ func TestHostFaults(t *testing.T) {
 			h := world.hosts[release]
 			waste := world.heap(h)
 			waste.empty(t)
+			kept := appoint(t, &world, h, waste)
 			for _, f := range faults {
 				if !proving && f.release != release {
 					continue
@@ -53,6 +55,7 @@ func TestHostFaults(t *testing.T) {
 					f.claim(t, &world, h, waste)
 				})
 			}
+			t.Run("WordPress kept its schedule through all that", kept)
 			waste.empty(t)
 		})
 	}

@@ -244,9 +244,9 @@ func (w *shared) unsettled(ctx context.Context, h *host, s *sitev1.Site) string 
 }
 
 // facts is everything on a host that belongs to a site, with what differs
-// between any two sites taken out. Two sites that went the same way have equal
-// facts, however often their agent died meanwhile: nothing is missing, and
-// nothing is there twice.
+// between any two sites taken out, and what WordPress makes by its own schedule.
+// Two sites that went the same way have equal facts, however often their agent
+// died meanwhile: nothing is missing, and nothing is there twice.
 func facts(t *testing.T, h *host, s *sitev1.Site) string {
 	t.Helper()
 	out := sh(t, h, strings.NewReplacer("HANDLE", s.GetHandle(), "NAME", s.GetDomains()[0]).Replace(`
@@ -254,12 +254,12 @@ echo "user: $(getent passwd | grep ^s-HANDLE: | cut -d: -f1,5-)"
 echo "group: $(getent group | grep ^s-HANDLE: | cut -d: -f1,4)"
 uid=$(id -u s-HANDLE)
 echo "same gid: $([ "$uid" = "$(id -g s-HANDLE)" ] && echo yes), accounts with its uid: $(getent passwd | cut -d: -f3 | grep -c "^$uid$")"
-find /srv/chom/sites/HANDLE /var/log/chom/sites/HANDLE -printf '%y %m %u:%g %p\n' | grep -v '/wp-content/upgrade' | sort
+find /srv/chom/sites/HANDLE /var/log/chom/sites/HANDLE -printf '%y %m %u:%g %p\n' | grep -v -e /wp-content/upgrade -e /wp-content/uploads | sort
 for f in /etc/nginx/chom/sites/HANDLE.conf /etc/chom-agent/php/HANDLE.conf /etc/systemd/system/*HANDLE*; do [ -f "$f" ] && { echo "== $f"; sed 's/= chom-[0-9a-f]*$/= chom-RANDOM/' "$f"; }; done
 ls /etc/nginx/chom/sites /etc/nginx/chom/good /etc/nginx/chom/broken /etc/nginx/chom/snippets | grep HANDLE
 nginx -T 2>/dev/null | grep server_name | grep -c 'NAME[ ;]' | sed 's/^/server blocks: /'
 systemctl list-unit-files --plain --no-legend '*HANDLE*' | sort
-systemctl list-units --all --plain --no-legend '*HANDLE*' | grep -v -e chom-cron-HANDLE.service -e not-found | awk '{print $1, $3, $4}' | sort
+systemctl list-units --all --plain --no-legend '*HANDLE*' | grep -v -e chom-cron-HANDLE.service -e not-found | awk '{print $1, $3, $4}' | sed 's/timer active running/timer active waiting/' | sort # it may be firing
 mariadb --batch --skip-column-names -e "
 SELECT 'schema', schema_name FROM information_schema.schemata WHERE schema_name = 'sHANDLE';
 SELECT 'account', user, host, plugin FROM mysql.user WHERE user = 's-HANDLE';
@@ -362,8 +362,10 @@ func (w *shared) vanished(t *testing.T, h *host, s *sitev1.Site, within time.Dur
 // prober asks for home pages ten times a second, as visitors who must not notice
 // what happens to others (N4).
 type prober struct {
-	stop context.CancelFunc
-	work sync.WaitGroup
+	stop  context.CancelFunc
+	work  sync.WaitGroup
+	sites int
+	began time.Time
 
 	mu    sync.Mutex
 	asked int
@@ -373,7 +375,7 @@ type prober struct {
 // visitors begin to ask for sites that are served by h and stay untouched.
 func visitors(t *testing.T, h *host, sites ...*sitev1.Site) *prober {
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	p := &prober{stop: stop}
+	p := &prober{stop: stop, sites: len(sites), began: time.Now()}
 	for _, s := range sites {
 		p.work.Go(func() {
 			tick := time.NewTicker(100 * time.Millisecond)
@@ -406,16 +408,19 @@ func (p *prober) ask(h *lab.Host, domain, title string) {
 	}
 }
 
-// unharmed ends the visits: all must have been answered well.
-func (p *prober) unharmed(t *testing.T, atLeast int) {
+// unharmed ends the visits: all must have been answered well. Even on the
+// busiest of machines a site is visited every two seconds, or the visits prove
+// nothing.
+func (p *prober) unharmed(t *testing.T) {
 	t.Helper()
+	lasted := time.Since(p.began)
 	p.stop()
 	p.work.Wait()
 	if len(p.wrong) > 0 {
 		t.Errorf("%d of %d visits went wrong:\n%s", len(p.wrong), p.asked, strings.Join(p.wrong[:min(len(p.wrong), 10)], "\n"))
 	}
-	if p.asked < atLeast {
-		t.Errorf("only %d visits were made, which proves nothing", p.asked)
+	if p.asked < p.sites*int(lasted/(2*time.Second)) {
+		t.Errorf("only %d visits to %d sites in %s, which proves nothing", p.asked, p.sites, lasted)
 	}
-	t.Logf("%d visits, %d wrong", p.asked, len(p.wrong))
+	t.Logf("%d visits in %s, %d wrong", p.asked, lasted.Round(time.Second), len(p.wrong))
 }

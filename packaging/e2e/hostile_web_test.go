@@ -392,13 +392,14 @@ func brokenNeighbour(t *testing.T, r *attackRange) {
 	theirs, ours, third := r.victim(t), r.attacker(t), r.neighbour(t)
 	file := func(dir string) string { return "/etc/nginx/chom/" + dir + "/" + theirs.GetHandle() + ".conf" }
 	intact := sh(t, r.host, "cat "+file("sites"))
-	for what, breakage := range map[string]struct {
-		line     string
-		restored bool
+	for _, breakage := range []struct { // in this order: after the second one there is no good version to return to
+		what, line string
+		restored   bool
 	}{
-		"garbage in a file whose last good version is known": {"echo 'nonsense {' >> " + file("sites"), true},
-		"a missing certificate, and no good version":         {"rm " + file("good") + "; sed -i 's#listen 80;#listen 443 ssl; ssl_certificate /etc/gone.pem; ssl_certificate_key /etc/gone.key;#' " + file("sites"), false},
+		{"garbage in a file whose last good version is known", "echo 'nonsense {' >> " + file("sites"), true},
+		{"a missing certificate, and no good version", "rm " + file("good") + "; sed -i 's#listen 80;#listen 443 ssl; ssl_certificate /etc/gone.pem; ssl_certificate_key /etc/gone.key;#' " + file("sites"), false},
 	} {
+		what := breakage.what
 		sh(t, r.host, breakage.line)
 		if _, err := r.Output(t.Context(), "nginx", "-t"); err == nil {
 			t.Fatalf("%s: nginx bears it: the test would prove nothing", what)

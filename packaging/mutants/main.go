@@ -114,14 +114,19 @@ func (m mutant) run(ctx context.Context, dir string) (died bool, err error) {
 		if out, err := gotest(ctx, "-overlay", overlay, "-run", "^$", "./"+pkg); err != nil {
 			return false, fmt.Errorf("it does not compile: %s", firstLines(out))
 		}
-		ctx, cancel := context.WithTimeout(ctx, perMutant)
-		_, err := gotest(ctx, "-overlay", overlay, "-count=1", "-failfast", "-run", pattern, "./"+pkg)
-		cancel()
-		if err != nil {
+		if fails(ctx, "-overlay", overlay, "-count=1", "-failfast", "-run", pattern, "./"+pkg) {
 			return true, nil
 		}
 	}
 	return false, nil
+}
+
+// fails runs tests, which may take perMutant.
+func fails(ctx context.Context, args ...string) bool {
+	ctx, cancel := context.WithTimeout(ctx, perMutant)
+	defer cancel()
+	_, err := gotest(ctx, args...)
+	return err != nil
 }
 
 // overlay writes the changed copy and the file that tells go of it.

@@ -27,6 +27,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	"chom.dev/proto/contract"
@@ -80,8 +81,8 @@ type Starter interface {
 // Command is what a Starter has to run.
 type Command struct {
 	User User
-	// Path is an absolute path, root-owned along the whole way, verified just
-	// now. There are no arguments.
+	// Path is an absolute path, root-owned along the whole way, and verified.
+	// There are no arguments.
 	Path string
 	// Env is the whole environment. Values may hold line breaks (a PEM
 	// certificate, nothing secret).
@@ -128,6 +129,9 @@ type Host struct {
 	starter    Starter
 	logger     *slog.Logger
 	limits     Limits
+
+	mu       sync.Mutex
+	verified map[string]mark // programs, by file name
 }
 
 // New makes a Host: one per runtime folder, in which it removes what an agent
@@ -146,6 +150,7 @@ func New(c Config) (*Host, error) {
 		starter:    c.Starter,
 		logger:     logger,
 		limits:     c.Limits.withDefaults(),
+		verified:   make(map[string]mark),
 	}
 	removeStale(h.runtimeDir, logger)
 	return h, nil

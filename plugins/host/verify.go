@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"chom.dev/plugins/sdk"
 	"chom.dev/proto/contract"
@@ -77,7 +78,8 @@ func (h *Host) Types() ([]contract.SiteType, error) {
 
 // verify checks the program of a site type and returns its path. Between the
 // check and the start only root could change the file: it and every folder
-// above it belong to root and are closed to others.
+// above it belong to root and are closed to others. So the sum of one that was
+// not touched since it was checked is not taken again.
 func (h *Host) verify(t contract.SiteType) (string, error) {
 	name := BinaryPrefix + t.String()
 	f, sum, err := h.openListed(t, name)
@@ -85,10 +87,51 @@ func (h *Host) verify(t contract.SiteType) (string, error) {
 		return "", err
 	}
 	defer f.Close()
+	path := filepath.Join(h.dir, name)
+	now, err := markOf(f, sum)
+	if err != nil {
+		return "", fmt.Errorf("verify %s: %w", name, err)
+	}
+	h.mu.Lock()
+	known := h.verified[name] == now
+	h.mu.Unlock()
+	if known {
+		return path, nil
+	}
 	if err := match(f, sum, maxBinary, nil); err != nil {
 		return "", fmt.Errorf("verify %s: %w", name, err)
 	}
-	return filepath.Join(h.dir, name), nil
+	if time.Since(time.Unix(now.changed.Unix())) > settled {
+		h.mu.Lock()
+		h.verified[name] = now
+		h.mu.Unlock()
+	}
+	return path, nil
+}
+
+// mark tells a file from any other, and from itself after a change: nobody can
+// set the time of the last change but by setting the clock.
+type mark struct {
+	device, inode uint64
+	size          int64
+	changed       syscall.Timespec
+	sum           string // that was listed
+}
+
+// settled is how long ago a file was changed at least when its mark counts: a
+// second change within the same tick of the kernel's clock would not show.
+const settled = time.Second
+
+func markOf(f *os.File, sum string) (mark, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return mark{}, err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return mark{}, errors.New("its inode is not known")
+	}
+	return mark{stat.Dev, stat.Ino, stat.Size, stat.Ctim, sum}, nil
 }
 
 func (h *Host) read(t contract.SiteType, name string, limit int64) ([]byte, error) {

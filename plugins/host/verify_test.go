@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"chom.dev/plugins/host"
 	"chom.dev/proto/contract"
@@ -69,6 +70,54 @@ func TestVerify(t *testing.T) {
 			}
 		})
 	}
+	t.Run("notices that a verified program was changed, in place, replaced, or by the list", func(t *testing.T) {
+		flip := func(s string) string { return s[:len(s)-1] + string(s[len(s)-1]^1) }
+		for name, spoil := range map[string]func(t *testing.T, dir string){
+			"in place": rewrite(binary, flip),
+			"replaced": func(t *testing.T, dir string) {
+				path := filepath.Join(dir, binary)
+				old, err := os.Stat(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				content, err := os.ReadFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(path+".new", []byte(flip(string(content))), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := errors.Join(os.Chtimes(path+".new", old.ModTime(), old.ModTime()), os.Rename(path+".new", path)); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"by the list": rewrite(host.SumsFile, func(s string) string {
+				var lines []string
+				for line := range strings.Lines(s) {
+					if strings.HasSuffix(line, "  "+binary+"\n") {
+						line = strings.Repeat("0", 64) + "  " + binary + "\n"
+					}
+					lines = append(lines, line)
+				}
+				return strings.Join(lines, "")
+			}),
+		} {
+			h, siteType, _, dir := installFakeIn(t, "honest")
+			user := siteUser()
+			time.Sleep(1100 * time.Millisecond) // until its last change counts as long ago
+			for range 2 {
+				s, err := h.Open(t.Context(), user, siteType)
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.Close()
+			}
+			spoil(t, dir)
+			if s, err := h.Open(t.Context(), user, siteType); err == nil || !strings.Contains(err.Error(), "SHA-256") {
+				t.Errorf("%s: opened %v, %v", name, s != nil, err)
+			}
+		}
+	})
 	t.Run("refuses a changed description", func(t *testing.T) {
 		h, siteType, _, dir := installFakeIn(t, "honest")
 		if _, err := h.Describe(siteType); err != nil {

@@ -89,12 +89,13 @@ func printDescription(w io.Writer, impl SiteType) error {
 }
 
 // endWithAgent exits when stdin closes: the agent holds the other end of that
-// pipe, so a killed agent leaves no plugin behind, wherever systemd put it.
+// pipe, so a killed agent leaves no plugin behind, wherever systemd put it, and
+// no unit that failed.
 func endWithAgent(stdin io.Reader) {
 	if _, err := io.Copy(io.Discard, stdin); err != nil {
 		slog.Error("watch stdin", "err", err)
 	}
-	os.Exit(1)
+	os.Exit(0)
 }
 
 func fail(format string, args ...any) {

@@ -36,8 +36,8 @@ const (
 )
 
 // populate installs WordPress from the tree into the database, unless that is
-// done.
-func populate(ctx context.Context, site sdk.Site, tree string) error {
+// done, and gives what the same run of PHP then measured.
+func populate(ctx context.Context, site sdk.Site, tree string) (sdk.State, error) {
 	in := struct {
 		Tree       string `json:"tree"`
 		URL        string `json:"url"`
@@ -55,16 +55,14 @@ func populate(ctx context.Context, site sdk.Site, tree string) error {
 		Locale:     site.Settings[settingLocale],
 		Permalinks: permalinkForms[site.Settings[settingPermalinks]],
 	}
-	var out struct {
-		Installed bool `json:"installed"`
-	}
+	var out measured
 	if err := run(ctx, site, tree, installScript, installLimit, in, &out); err != nil {
-		return fmt.Errorf("install WordPress into the database: %w", err)
+		return sdk.State{}, fmt.Errorf("install WordPress into the database: %w", err)
 	}
 	if !out.Installed {
-		return fmt.Errorf("install WordPress into the database: it is not there afterwards")
+		return sdk.State{}, fmt.Errorf("install WordPress into the database: it is not there afterwards")
 	}
-	return nil
+	return out.state(site), nil
 }
 
 // permalinkForms are what WordPress calls the structures.
@@ -94,46 +92,53 @@ func measure(ctx context.Context, site sdk.Site) (sdk.State, error) {
 		URL    string `json:"url"`
 		Locale string `json:"locale"`
 	}{site.PublicPath(), site.URL(), site.Settings[settingLocale]}
-	var out struct {
-		Installed       bool   `json:"installed"`
-		Version         string `json:"version"`
-		DatabaseVersion string `json:"database_version"`
-		CodeVersion     string `json:"code_version"` // of the schema that the files want
-		HomeTitle       string `json:"home_title"`
-		Home            string `json:"home"`
-		HasLanguage     bool   `json:"has_language"`
-		Maintenance     bool   `json:"maintenance"` // left behind by an update
-	}
+	var out measured
 	if err := run(ctx, site, site.PublicPath(), stateScript, shortLimit, in, &out); err != nil {
 		return sdk.State{}, fmt.Errorf("ask WordPress: %w", err)
 	}
-	if !out.Installed {
-		return sdk.State{Version: out.Version, Findings: []sdk.Finding{{
+	return out.state(site), nil
+}
+
+// measured is what chom_measure answers.
+type measured struct {
+	Installed       bool   `json:"installed"`
+	Version         string `json:"version"`
+	DatabaseVersion string `json:"database_version"`
+	CodeVersion     string `json:"code_version"` // of the schema that the files want
+	HomeTitle       string `json:"home_title"`
+	Home            string `json:"home"`
+	HasLanguage     bool   `json:"has_language"`
+	Maintenance     bool   `json:"maintenance"` // left behind by an update
+}
+
+func (m measured) state(site sdk.Site) sdk.State {
+	if !m.Installed {
+		return sdk.State{Version: m.Version, Findings: []sdk.Finding{{
 			Code:     "database-empty",
 			Severity: sdk.Problem,
 			Message:  "The files are in place but the database holds no WordPress: anyone could install one.",
-		}}}, nil
+		}}}
 	}
 	state := sdk.State{
 		Installed:       true,
-		Version:         out.Version,
-		DatabaseVersion: out.DatabaseVersion,
-		HomeTitle:       out.HomeTitle,
+		Version:         m.Version,
+		DatabaseVersion: m.DatabaseVersion,
+		HomeTitle:       m.HomeTitle,
 	}
 	find := func(when bool, code string, severity sdk.Severity, message string) {
 		if when {
 			state.Findings = append(state.Findings, sdk.Finding{Code: code, Severity: severity, Message: message})
 		}
 	}
-	find(out.DatabaseVersion != out.CodeVersion, "database-upgrade-due", sdk.Warning,
+	find(m.DatabaseVersion != m.CodeVersion, "database-upgrade-due", sdk.Warning,
 		"The database is of another version than the files; WordPress offers its upgrade to an administrator.")
-	find(out.Home != site.URL(), "address-differs", sdk.Warning,
+	find(m.Home != site.URL(), "address-differs", sdk.Warning,
 		"WordPress believes to live at another address than the site has.")
-	find(out.Maintenance, "maintenance-left", sdk.Problem,
+	find(m.Maintenance, "maintenance-left", sdk.Problem,
 		"An update was interrupted: .maintenance keeps WordPress from answering.")
-	find(!out.HasLanguage, "language-missing", sdk.Notice,
+	find(!m.HasLanguage, "language-missing", sdk.Notice,
 		"The files of the chosen language are missing; WordPress speaks English.")
-	return state, nil
+	return state
 }
 
 // armLogin stores the hash of a login's token in the site's database. The

@@ -33,63 +33,61 @@ func (wordpress) Install(ctx context.Context, site sdk.Site, progress func(sdk.P
 	defer private.Close()
 	defer public.Close()
 
-	if err := installedFiles(site); errors.Is(err, sdk.ErrNotInstalled) {
-		if err := installFiles(ctx, site, private, public, progress); err != nil {
-			return sdk.State{}, err
-		}
-	} else if err != nil {
-		return sdk.State{}, err
-	} else if err := populate(ctx, site, site.PublicPath()); err != nil {
+	var state sdk.State
+	if err = installedFiles(site); errors.Is(err, sdk.ErrNotInstalled) {
+		state, err = installFiles(ctx, site, private, public, progress)
+	} else if err == nil {
 		// Files without a database would offer the installer to the world;
 		// on an installed site this finds nothing to do.
+		state, err = populate(ctx, site, site.PublicPath())
+	}
+	if err != nil {
 		return sdk.State{}, err
 	}
-	if err := placeMustUse(private, public); err != nil {
-		return sdk.State{}, err
-	}
-	progress(sdk.Progress{Step: "check", Message: "Checking the site", Fraction: 0.95})
-	return measure(ctx, site)
+	return state, placeMustUse(private, public)
 }
 
 // installFiles takes a site from wherever an earlier call left it to
 // published.
-func installFiles(ctx context.Context, site sdk.Site, private, public *os.Root, progress func(sdk.Progress)) error {
+func installFiles(ctx context.Context, site sdk.Site, private, public *os.Root, progress func(sdk.Progress)) (sdk.State, error) {
 	staged, err := exists(private, treeDir)
 	if err != nil {
-		return err
+		return sdk.State{}, err
 	}
 	if !staged {
 		if err := refuseForeign(public); err != nil {
-			return err
+			return sdk.State{}, err
 		}
 		progress(sdk.Progress{Step: "extract", Message: "Unpacking WordPress", Fraction: 0.02})
 		if err := stage(ctx, site, private, progress); err != nil {
-			return err
+			return sdk.State{}, err
 		}
 	}
 	tree, err := private.OpenRoot(treeDir)
 	if err != nil {
-		return fmt.Errorf("open staged tree: %w", err)
+		return sdk.State{}, fmt.Errorf("open staged tree: %w", err)
 	}
 	defer tree.Close()
 	// The configuration is the first to be published, and only once the
 	// database is complete.
 	unpublished, err := exists(tree, configFile)
 	if err != nil {
-		return err
+		return sdk.State{}, err
 	}
+	var state sdk.State
 	if unpublished {
 		progress(sdk.Progress{Step: "database", Message: "Installing WordPress into the database", Fraction: 0.4})
 		synced := startSync(tree)
-		if err := populate(ctx, site, site.PrivatePath()+"/"+treeDir); err != nil {
-			return errors.Join(err, <-synced)
-		}
-		if err := <-synced; err != nil {
-			return err
+		state, err = populate(ctx, site, site.PrivatePath()+"/"+treeDir)
+		if err := errors.Join(err, <-synced); err != nil {
+			return sdk.State{}, err
 		}
 	}
 	progress(sdk.Progress{Step: "publish", Message: "Publishing the files", Fraction: 0.9})
-	return publish(private, tree, public)
+	if err := publish(private, tree, public); err != nil || unpublished {
+		return state, err
+	}
+	return measure(ctx, site) // an earlier call installed the database
 }
 
 // refuseForeign stops before anything is made if the document root holds

@@ -223,7 +223,7 @@ func (d *door) Report(ctx context.Context, req *linkv1.ReportRequest) (*linkv1.R
 		a.Facts = req.Facts
 	}
 	a.Samples += len(req.Samples)
-	res := &linkv1.ReportResponse{}
+	res := &linkv1.ReportResponse{ServerTime: timestamppb.New(d.s.ServerTime())}
 	for _, ev := range req.Events {
 		a.all = append(a.all, ev)
 		key := attemptKey(ev.TaskId, ev.Attempt)

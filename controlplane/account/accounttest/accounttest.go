@@ -20,8 +20,10 @@ import (
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/notify"
 	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/password"
+	"chom.dev/controlplane/secret"
 	"chom.dev/controlplane/token"
 )
 
@@ -99,7 +101,7 @@ func (w *World) Over(t testing.TB, secret string) bool {
 // Mails are those that were sent: each once its transaction has committed.
 type Mails struct {
 	mu   sync.Mutex
-	sent []account.Mail
+	sent []notify.Mail
 }
 
 // values are what the templates show: all of them, and nothing else.
@@ -110,7 +112,7 @@ var values = map[string][]string{
 }
 
 // Enqueue keeps a mail. It fails where a template would.
-func (m *Mails) Enqueue(_ context.Context, tx *db.Tx, mail account.Mail) error {
+func (m *Mails) Enqueue(_ context.Context, tx *db.Tx, mail notify.Mail) error {
 	if have := slices.Sorted(maps.Keys(mail.Values)); !slices.Equal(have, values[mail.Template]) {
 		return fmt.Errorf("the mail %s shows %v, and has %v", mail.Template, values[mail.Template], have)
 	}
@@ -123,10 +125,10 @@ func (m *Mails) Enqueue(_ context.Context, tx *db.Tx, mail account.Mail) error {
 }
 
 // To are the mails of a template to an address, oldest first.
-func (m *Mails) To(email, template string) []account.Mail {
+func (m *Mails) To(email, template string) []notify.Mail {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var found []account.Mail
+	var found []notify.Mail
 	for _, mail := range m.sent {
 		if mail.To.String() == email && mail.Template == template {
 			found = append(found, mail)
@@ -201,17 +203,17 @@ func newSeals() seals {
 	return seals{sealed}
 }
 
-func bind(p account.Place) []byte {
+func bind(p secret.Place) []byte {
 	return []byte(strings.Join([]string{p.Organization, p.Table, p.Column, p.Row}, "\x00"))
 }
 
-func (s seals) Seal(p account.Place, plain []byte) ([]byte, error) {
+func (s seals) Seal(p secret.Place, plain []byte) ([]byte, error) {
 	if p.Organization == "" || p.Table == "" || p.Column == "" || p.Row == "" {
 		return nil, errors.New("a sealed value without a place")
 	}
 	return s.AEAD.Seal(nil, nil, plain, bind(p)), nil
 }
 
-func (s seals) Open(p account.Place, sealed []byte) ([]byte, error) {
+func (s seals) Open(p secret.Place, sealed []byte) ([]byte, error) {
 	return s.AEAD.Open(nil, nil, sealed, bind(p))
 }

@@ -203,7 +203,7 @@ func (p *program) serverChange(use, summary, details string, change func(context
 
 func (p *program) serverPing() *cobra.Command {
 	var steps uint32
-	var each time.Duration
+	var each, within time.Duration
 	cmd := &cobra.Command{
 		Use:   "ping NAME",
 		Short: "Send a task that does nothing, to see whether tasks get through",
@@ -213,7 +213,11 @@ func (p *program) serverPing() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			answer, err := c.servers.PingServer(ctx, &fleetv1.PingServerRequest{ServerId: id, Steps: steps, StepDuration: durationpb.New(each)})
+			ask := &fleetv1.PingServerRequest{ServerId: id, Steps: steps, StepDuration: durationpb.New(each)}
+			if within != 0 {
+				ask.Timeout = durationpb.New(within)
+			}
+			answer, err := c.servers.PingServer(ctx, ask)
 			if err != nil {
 				return err
 			}
@@ -222,6 +226,7 @@ func (p *program) serverPing() *cobra.Command {
 	}
 	cmd.Flags().Uint32Var(&steps, "steps", 1, "how many steps the task pretends, up to 100")
 	cmd.Flags().DurationVar(&each, "step-duration", 0, "how long each of them takes, up to 60s")
+	cmd.Flags().DurationVar(&within, "within", 0, "give the task up after so long, 1s to 1h (default an hour, of which its steps may take ten minutes)")
 	return p.waitFlag(cmd)
 }
 

@@ -29,15 +29,11 @@ func (c *config) openExisting(ctx context.Context) (*db.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := authority.SealKey()
-	if err != nil {
-		return nil, err
-	}
 	d, err := db.Open(ctx, c.Database)
 	if err != nil {
 		return nil, err
 	}
-	d.SetSealKey(key)
+	d.SetSealKey(authority.SealKey())
 	return d, nil
 }
 

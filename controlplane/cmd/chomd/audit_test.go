@@ -33,7 +33,7 @@ func TestVerifyAudit(t *testing.T) {
 			}
 			r := start(t, "--data-dir", dir, "--database", url)
 			signUp(t, r)
-			if code, text := verify(); code != exitOK || !strings.Contains(text, "1 events in 1 histories are as they were recorded") {
+			if code, text := verify(); code != exitOK || !strings.Contains(text, "2 events in 1 histories are as they were recorded") {
 				t.Errorf("while it runs: %d, %s", code, text)
 			}
 			if code := r.stop(); code != exitOK {

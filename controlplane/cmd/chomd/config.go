@@ -28,7 +28,9 @@ import (
 
 	"chom.dev/controlplane/install"
 	"chom.dev/controlplane/organization"
+	"chom.dev/controlplane/secret/keycommand"
 	"chom.dev/controlplane/site"
+	"chom.dev/controlplane/task"
 )
 
 // config is all that an operator decides. A key is the same word in a flag (--data-dir), in the environment (CHOMD_DATA_DIR) and
@@ -37,13 +39,14 @@ type config struct {
 	DataDir  string `koanf:"data-dir"`
 	Database string `koanf:"database"`
 
-	PeopleListen string `koanf:"people-listen"`
-	PeopleCert   string `koanf:"people-cert"`
-	PeopleKey    string `koanf:"people-key"`
-	InsecureHTTP bool   `koanf:"insecure-http"`
-	PublicURL    string `koanf:"public-url"`
-	people       `koanf:",squash"`
-	SignUp       string `koanf:"sign-up"`
+	PeopleListen  string `koanf:"people-listen"`
+	PeopleCert    string `koanf:"people-cert"`
+	PeopleKey     string `koanf:"people-key"`
+	InsecureHTTP  bool   `koanf:"insecure-http"`
+	PublicURL     string `koanf:"public-url"`
+	people        `koanf:",squash"`
+	outsideConfig `koanf:",squash"`
+	SignUp        string `koanf:"sign-up"`
 
 	AgentsListen string `koanf:"agents-listen"`
 	AgentAddress string `koanf:"agent-address"`
@@ -51,14 +54,20 @@ type config struct {
 
 	MetricsListen string `koanf:"metrics-listen"`
 
+	SecretsKey        string `koanf:"secrets-key"`
+	SecretsKeyCommand string `koanf:"secrets-key-command"`
+
 	TrashPeriod      time.Duration `koanf:"trash-period"`
 	ClosePeriod      time.Duration `koanf:"close-period"`
+	TaskRetention    time.Duration `koanf:"task-retention"`
 	WordPressURL     string        `koanf:"wordpress-url"`
 	WordPressVersion string        `koanf:"wordpress-version"`
 	WordPressSHA256  string        `koanf:"wordpress-sha256"`
 
 	LogFormat string `koanf:"log-format"`
 	LogLevel  string `koanf:"log-level"`
+
+	credential bool // SecretsKey is one of systemd's
 }
 
 // defaultConfigFile is read when it is there and --config names no other.
@@ -69,18 +78,22 @@ func configFlags(f *pflag.FlagSet) {
 	f.String("data-dir", "/var/lib/chomd", "where the database and the keys lie; made with mode 0700")
 	f.String("database", "", "sqlite:PATH or postgres://...; a URL with a password belongs into the file, not here (default sqlite:DATA-DIR/chom.db)")
 	f.String("people-listen", "127.0.0.1:8080", "address for people: API, install script, packages")
-	f.String("people-cert", "", "certificate chain in PEM for people-listen; with people-key it speaks HTTPS")
+	f.String("people-cert", "", "certificate chain in PEM for people-listen; with people-key it speaks HTTPS. Both are read again when they change")
 	f.String("people-key", "", "its key in PEM")
 	f.Bool("insecure-http", false, "allow plain HTTP for people-listen beyond loopback. Everybody on the way can read tokens: only for closed networks, such as a lab's bridge, or behind a proxy that speaks HTTPS")
 	f.String("public-url", "", "URL under which people and new servers reach people-listen (default its own address)")
 	peopleFlags(f)
+	outsideFlags(f)
 	f.String("sign-up", "open", "who may sign up: open for everybody with an e-mail address, invited for those whom a member invited or an operator named")
 	f.String("agents-listen", ":8443", "address for agents, TLS 1.3 with client certificates")
 	f.String("agent-address", "", "HOST:PORT under which agents reach agents-listen (default the host of public-url and the port of agents-listen)")
 	f.String("packages-dir", "", "folder with chom-agent_amd64.deb and chom-agent_arm64.deb, which new servers install")
 	f.String("metrics-listen", "127.0.0.1:9464", "address of /metrics, in clear and without a token: keep it on loopback or in a closed network; empty for none")
+	f.String("secrets-key", "", "file with the keys that seal secrets in the database (default secrets.key among systemd's credentials, if it is there, else DATA-DIR/keys/secrets.key, which is made at the first start)")
+	f.String("secrets-key-command", "", "program with arguments, without a shell, that prints these keys instead, for example from a KMS; it begins with an absolute path")
 	f.Duration("trash-period", site.DefaultTrashPeriod, "how long a deleted site can be restored")
 	f.Duration("close-period", organization.DefaultClosePeriod, "how long a closed organization can be reopened; its sites go to the trash then")
+	f.Duration("task-retention", task.DefaultRetention, "how long a task is remembered after its end, with its steps and its log; the newest of each site and server is for as long as that is there")
 	f.String("wordpress-url", "", "archive (tar.gz) that new WordPress sites are installed from")
 	f.String("wordpress-version", "", "its release, for example 6.8.1")
 	f.String("wordpress-sha256", "", "its SHA-256 in hex; an agent uses no other bytes")
@@ -155,6 +168,14 @@ func loadConfig(f *pflag.FlagSet, environ []string) (config, error) {
 	if abs, err := filepath.Abs(c.DataDir); err == nil && c.DataDir != "" {
 		c.DataDir = abs
 	}
+	dir := valueOf(environ, "CREDENTIALS_DIRECTORY")
+	c.takePassword(dir)
+	if dir != "" && c.SecretsKey == "" && c.SecretsKeyCommand == "" {
+		if path := filepath.Join(dir, "secrets.key"); exists(path) {
+			c.SecretsKey, c.credential = path, true
+		}
+	}
+	c.SecretsKey = cmp.Or(c.SecretsKey, filepath.Join(c.DataDir, "keys", "secrets.key"))
 	c.Database = cmp.Or(c.Database, "sqlite:"+filepath.Join(c.DataDir, "chom.db"))
 	return c, c.validate()
 }
@@ -208,14 +229,21 @@ func (c *config) validate() error {
 		rule(false, "public-url", err.Error())
 	}
 	c.check(rule)
+	c.checkOutside(rule)
 	rule(slices.Contains([]string{"open", "invited"}, c.SignUp), "sign-up", "must be open or invited")
 	rule(isAddress(c.AgentsListen), "agents-listen", "must be HOST:PORT or :PORT")
 	if err := install.ValidateAgents(to.Agents); err != nil && (c.AgentAddress != "" || c.PublicURL != "" || !isEverywhere(c.PeopleListen)) {
 		rule(false, "agent-address", err.Error())
 	}
 	rule(c.MetricsListen == "" || isAddress(c.MetricsListen), "metrics-listen", "must be HOST:PORT, or empty for none")
+	rule(filepath.IsAbs(c.SecretsKey) || c.DataDir == "", "secrets-key", "must be an absolute path")
+	if c.SecretsKeyCommand != "" {
+		_, err := keycommand.New(c.SecretsKeyCommand)
+		rule(err == nil, "secrets-key-command", fmt.Sprint(err))
+	}
 	rule(c.TrashPeriod >= time.Second && c.TrashPeriod <= 365*24*time.Hour, "trash-period", "must be 1s to 8760h")
 	rule(c.ClosePeriod >= time.Second && c.ClosePeriod <= 365*24*time.Hour, "close-period", "must be 1s to 8760h")
+	rule(c.TaskRetention >= 24*time.Hour && c.TaskRetention <= 10*365*24*time.Hour, "task-retention", "must be 24h to 87600h")
 	if c.PackagesDir != "" {
 		info, err := os.Stat(c.PackagesDir)
 		rule(err == nil && info.IsDir(), "packages-dir", "must be a folder")
@@ -252,6 +280,21 @@ func (c *config) wordPress() (*site.Archive, error) {
 	}
 	copy(archive.SHA256[:], sum)
 	return archive, nil
+}
+
+// valueOf is a variable of an environment.
+func valueOf(environ []string, name string) string {
+	for _, variable := range environ {
+		if value, ok := strings.CutPrefix(variable, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 func isAddress(s string) bool {

@@ -71,9 +71,12 @@ func list(text string) []string {
 	return items
 }
 
-func (p *people) proxies() ([]netip.Prefix, error) {
-	var networks []netip.Prefix
-	for _, item := range list(p.TrustedProxies) {
+func (p *people) proxies() ([]netip.Prefix, error) { return networks(p.TrustedProxies) }
+
+// networks reads a list of networks and addresses.
+func networks(text string) ([]netip.Prefix, error) {
+	var all []netip.Prefix
+	for _, item := range list(text) {
 		network, err := netip.ParsePrefix(item)
 		if address, notNetwork := netip.ParseAddr(item); notNetwork == nil {
 			network, err = netip.PrefixFrom(address.Unmap(), address.Unmap().BitLen()), nil
@@ -81,9 +84,9 @@ func (p *people) proxies() ([]netip.Prefix, error) {
 		if err != nil || network.Masked() != network || network.Addr().Is4In6() {
 			return nil, errors.New("must be networks or addresses with commas between them, for example 10.0.0.0/8,fd00::1")
 		}
-		networks = append(networks, network)
+		all = append(all, network)
 	}
-	return networks, nil
+	return all, nil
 }
 
 func (p *people) origins() ([]string, error) {

@@ -7,12 +7,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"chom.dev/controlplane/db"
-	"chom.dev/controlplane/pki"
 )
 
 // Exit codes.
@@ -58,21 +56,6 @@ CHOMD_DATA_DIR), then a file in YAML whose keys are the flags' names (--config).
 		}
 		return cmd
 	}
-	keys := &cobra.Command{Use: "pki", Short: "The private certificate authority", Args: noArguments, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	keys.AddCommand(configured("rotate", "Replace the current root by the next one",
-		`Rotate is for a root whose key may have leaked. Agents learn the new pair when they next connect; those that
-stay away for longer than 30 days must enrol anew. Restart chomd afterwards. It refuses to run twice in 30 days.`,
-		func(_ context.Context, c config) error {
-			authority, err := pki.Open(c.pkiDir())
-			if err != nil {
-				return err
-			}
-			if err := authority.Rotate(time.Now()); err != nil {
-				return err
-			}
-			_, err = fmt.Fprintln(out, "The roots are rotated. Restart chomd; join tokens that were made before do not work any more.")
-			return err
-		}))
 	trail := &cobra.Command{Use: "audit", Short: "The history of who did what", Args: noArguments, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	trail.AddCommand(configured("verify", "Check that no audit event was changed, taken out or cut off",
 		`Verify reads all events and names, for each organization whose history is not as it was recorded, the first event that
@@ -82,6 +65,27 @@ chomd serve writes down every minute how far each history goes. It can run besid
 An older database that was put in place on purpose, such as a backup, lacks events that audit-heads knows of: move that
 file away then, and chomd serve begins another.`,
 		func(ctx context.Context, c config) error { return verifyAudit(ctx, c, out) }))
+	sealed := &cobra.Command{Use: "secrets", Short: "The secrets in the database, and their keys", Args: noArguments, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	sealed.AddCommand(
+		configured("rotate", "Replace the key that seals secrets by a new one",
+			`Rotate adds a key to the file and seals every secret in the database anew with it, while chomd serve runs: that one
+notices the new key by itself. It goes on with a rotation that did not come to its end. The former key stays in the file until
+chomd secrets prune-keys removes it. Copy the file to where its copies lie.
+
+Where several chomd serve share a database, each with a copy of the file: run prepare-key, copy the file to all of
+them, run rotate, and copy the file once more. Where the keys come from systemd's credentials or from a command, add the
+new key there, restart chomd serve, and run rotate: it makes none then.`,
+			func(ctx context.Context, c config) error { return rotateSecrets(ctx, c, out, c.logger(errw)) }),
+		configured("prepare-key", "Add a key that seals nothing yet", "Prepare-key adds a key to the file that opens secrets, but seals none until rotate is run.",
+			func(ctx context.Context, c config) error { return prepareKey(ctx, c, out, c.logger(errw)) }),
+		configured("check", "Open every secret in the database", "Check says how many secrets each key has sealed, and exits with 1 if there is one that does not open.",
+			func(ctx context.Context, c config) error { return checkSecrets(ctx, c, out, c.logger(errw)) }),
+		configured("prune-keys", "Remove the keys that seal nothing any more",
+			`Prune-keys opens every secret in the database, and removes from the file all keys but the newest if none is needed.
+Run it ten minutes after rotate or later. Older backups of the database cannot be opened without the keys that it
+removes: keep a copy of the file with each.`,
+			func(ctx context.Context, c config) error { return pruneKeys(ctx, c, out, c.logger(errw)) }),
+	)
 	root.AddCommand(
 		configured("serve", "Run the control plane",
 			`Serve brings the database to this release's schema, opens the people's and the agents' listener and works
@@ -118,8 +122,10 @@ At its first start it prints a one-time secret with which chom login makes the f
 			_, err := fmt.Fprintln(out, "chomd", version)
 			return err
 		}},
-		keys,
 		trail,
+		sealed,
+		keysCommand(configured, out),
+		mailCommand(out),
 	)
 	err := root.ExecuteContext(ctx)
 	if err == nil {

@@ -151,6 +151,7 @@ func TestServe(t *testing.T) {
 }
 
 func TestHTTPS(t *testing.T) {
+	t.Parallel() // it waits for a while
 	dir := t.TempDir()
 	cert, key, roots := selfSigned(t, dir)
 	r := start(t, "--data-dir", filepath.Join(dir, "data"), "--people-cert", cert, "--people-key", key)
@@ -167,6 +168,23 @@ func TestHTTPS(t *testing.T) {
 	if answer.StatusCode != http.StatusOK || answer.ProtoMajor != 2 || answer.Header.Get("Strict-Transport-Security") == "" {
 		t.Errorf("%s, %d, %v", answer.Proto, answer.StatusCode, answer.Header)
 	}
+
+	t.Run("shows a renewed certificate without a restart", func(t *testing.T) {
+		_, _, renewed := selfSigned(t, dir)
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: renewed}, DisableKeepAlives: true}}
+		deadline := time.Now().Add(3 * certificateEvery)
+		for {
+			answer, err := client.Get(r.url + "/healthz")
+			if err == nil {
+				answer.Body.Close()
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	})
 }
 
 func selfSigned(t *testing.T, dir string) (cert, key string, roots *x509.CertPool) {
@@ -216,6 +234,7 @@ func TestCommands(t *testing.T) {
 		{"an unknown command", []string{"nonsense"}, exitUsage, "takes no argument"},
 		{"migrate", []string{"migrate", "--data-dir", filepath.Join(dir, "m")}, exitOK, "schema version"},
 		{"rotate", []string{"pki", "rotate", "--data-dir", filepath.Join(dir, "m")}, exitOK, "The roots are rotated"},
+		{"rotate the signer", []string{"pki", "rotate-signer", "--data-dir", filepath.Join(dir, "m")}, exitOK, "The signer is rotated"},
 		{"rotate too soon", []string{"pki", "rotate", "--data-dir", filepath.Join(dir, "m")}, exitFailed, "30 days"},
 		{"an address that is taken", []string{"serve", "--data-dir", filepath.Join(dir, "s"), "--people-listen", "127.0.0.1:1"}, exitFailed, ""},
 	} {

@@ -23,15 +23,17 @@ import (
 	"chom.dev/controlplane/api"
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
-	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/install"
 	"chom.dev/controlplane/limit"
 	"chom.dev/controlplane/link"
+	notices "chom.dev/controlplane/notify"
 	"chom.dev/controlplane/organization"
+	"chom.dev/controlplane/outbox"
 	"chom.dev/controlplane/password"
 	"chom.dev/controlplane/pki"
 	"chom.dev/controlplane/repeat"
+	"chom.dev/controlplane/secret"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
 	"chom.dev/controlplane/token"
@@ -64,11 +66,11 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	if err != nil {
 		return err
 	}
-	sealKey, err := authority.SealKey()
+	d.SetSealKey(authority.SealKey())
+	keyring, err := c.openSecrets(ctx, d, log)
 	if err != nil {
 		return err
 	}
-	d.SetSealKey(sealKey)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
@@ -89,22 +91,47 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	defer agents.Close() //nolint:errcheck // its server closes it first
 	address := c.addresses(people.Addr().String(), agents.Addr().String())
 
+	// What reaches people and programs outside.
+	mails, err := c.openMails(d, keyring, log, registry, address)
+	if err != nil {
+		return err
+	}
+	outside, err := outbox.Open(d, log, registry)
+	if err != nil {
+		return err
+	}
+
 	// The nouns.
-	organizations := organization.New(d, organization.Config{Log: log, ClosePeriod: c.ClosePeriod, URL: address.URL})
+	organizations := organization.New(d, organization.Config{Log: log, ClosePeriod: c.ClosePeriod, URL: address.URL, Mail: mails.Enqueue})
+	webhooks, err := c.openWebhooks(d, keyring, log, mails, organizations, address)
+	if err != nil {
+		return err
+	}
+	outside.Add(mails.Queue())
+	outside.Add(webhooks.Queue())
 	tokens := token.New(d, log, organizations)
 	limits, err := c.limiter(log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, limits.Close()) }()
-	accounts, err := c.accounts(d, log, tokens, limits, address)
+	accounts, err := c.accounts(d, log, mails, keyring, tokens, limits, address)
 	if err != nil {
 		return err
 	}
 	servers := fleet.New(d, log)
-	tasks, err := task.NewTasks(d, authority.Signer(), log, registry, task.OnEnd(task.ConvergeSite, site.Ended))
+	tasks, err := task.NewTasks(d, authority.Signer(), log, registry,
+		task.OnEnd(task.ConvergeSite, site.Ended), task.OnEnd(task.PrepareServer, fleet.PrepareEnded), task.Retain(c.TaskRetention))
 	if err != nil {
 		return err
+	}
+	if former := authority.FormerSigner(); former != nil {
+		if err := tasks.Reseal(ctx, former); err != nil {
+			return err
+		}
+		if err := authority.ForgetFormer(); err != nil {
+			return err
+		}
 	}
 	wordPress, err := c.wordPress()
 	if err != nil {
@@ -133,15 +160,18 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	repeats := repeat.New(d, log)
 	handler, err := api.New(api.Config{
 		DB: d, Log: log, Metrics: registry, Accounts: accounts, Organizations: organizations, Tokens: tokens, Fleet: servers, Sites: sites, Tasks: tasks,
-		Packages: packages, Address: address, Pin: authority.Pin(), Ready: d.Ping, TLS: c.tls(), Closing: closing,
+		Mails: mails, Webhooks: webhooks, Packages: packages, Address: address, Pin: authority.Pin(), Ready: d.Ping, TLS: c.tls(), Closing: closing,
 		Limits: limits, Repeats: repeats, Proxies: proxies, Origins: origins,
 	})
 	if err != nil {
 		return err
 	}
-	peoplesDoor, err := c.peopleServer(handler, log)
-	if err != nil {
-		return err
+	peoplesDoor := newPeopleServer(handler, log)
+	var shown *certificate // nil where people speak plain HTTP
+	if c.tls() {
+		if shown, err = openCertificate(c.PeopleCert, c.PeopleKey, log); err != nil {
+			return err
+		}
 	}
 
 	// All of it, until ctx ends or a part does.
@@ -156,9 +186,21 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	g.Go(func() error { return heads.Run(running) })
 	g.Go(func() error { return organizations.Run(running) })
 	g.Go(func() error { return tokens.Run(running) })
+	g.Go(func() error { return keyring.Run(running, d) })
+	sending, stopSending := context.WithCancel(running)
+	defer stopSending()
+	g.Go(func() error {
+		if err := outside.Run(sending); !errors.Is(err, context.Canceled) {
+			return err
+		}
+		return nil // the others go on until the doors are shut
+	})
 	g.Go(func() error { return agentsDoor.Run(running) })
 	g.Go(func() error { return agentsDoor.Serve(agents) })
-	g.Go(func() error { return c.servePeople(peoplesDoor, people) })
+	if shown != nil {
+		g.Go(func() error { return shown.Run(running) })
+	}
+	g.Go(func() error { return servePeople(peoplesDoor, people, shown) })
 	stopMetrics, err := c.serveMetrics(g, registry)
 	if err != nil {
 		return errors.Join(err, peoplesDoor.Close(), agentsDoor.Shutdown(ctx))
@@ -173,6 +215,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
 		defer cancel()
 		closeStreams()
+		stopSending() // what is under way is finished meanwhile
 		var stop errgroup.Group
 		stop.Go(func() error { return agentsDoor.Shutdown(end) })
 		stop.Go(func() error { return errors.Join(peoplesDoor.Shutdown(end), stopMetrics(end)) })
@@ -199,30 +242,15 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 }
 
 // accounts are the people who may call.
-func (c *config) accounts(d *db.DB, log *slog.Logger, tokens *token.Tokens, limits *limit.Limiter, address install.Address) (*account.Accounts, error) {
+func (c *config) accounts(d *db.DB, log *slog.Logger, mails *notices.Mails, keyring *secret.Keyring, tokens *token.Tokens, limits *limit.Limiter, address install.Address) (*account.Accounts, error) {
 	needs := account.Config{
-		Log: log, Passwords: password.NewHasher(password.Today), Mails: noMail{}, Seals: noKeys{}, Limits: tries{limits}, Tokens: tokens, URL: address.URL,
+		Log: log, Passwords: password.NewHasher(password.Today), Mails: mails, Seals: keyring, Limits: tries{limits}, Tokens: tokens, URL: address.URL,
 	}
 	if c.SignUp == "invited" {
-		needs.Invited = func(context.Context, *db.Tx, string) (bool, error) { return false, nil }
+		needs.Invited = organization.Invited
 	}
 	return account.New(d, needs)
 }
-
-// noMail is a control plane without a mail server: what would send a mail fails.
-type noMail struct{}
-
-func (noMail) Enqueue(context.Context, *db.Tx, account.Mail) error {
-	return fault.Unavailable("this control plane has no mail server", 0, nil)
-}
-
-// noKeys is a control plane without a keyring: what would keep a secret fails.
-type noKeys struct{}
-
-var errNoKeys = fault.Unavailable("this control plane has no keyring", 0, nil)
-
-func (noKeys) Seal(account.Place, []byte) ([]byte, error) { return nil, errNoKeys }
-func (noKeys) Open(account.Place, []byte) ([]byte, error) { return nil, errNoKeys }
 
 // tries bounds guessing by the same counts as the door's.
 type tries struct{ *limit.Limiter }
@@ -241,8 +269,8 @@ const (
 	idleFor        = 2 * time.Minute
 )
 
-func (c *config) peopleServer(handler http.Handler, log *slog.Logger) (*http.Server, error) {
-	server := &http.Server{
+func newPeopleServer(handler http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: headersWithin,
 		IdleTimeout:       idleFor,
@@ -251,26 +279,19 @@ func (c *config) peopleServer(handler http.Handler, log *slog.Logger) (*http.Ser
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
 		Protocols:         new(http.Protocols),
 	}
-	server.Protocols.SetHTTP1(true)
-	if !c.tls() {
-		server.Protocols.SetUnencryptedHTTP2(true) // for gRPC
-		return server, nil
-	}
-	server.Protocols.SetHTTP2(true)
-	certificate, err := tls.LoadX509KeyPair(c.PeopleCert, c.PeopleKey)
-	if err != nil {
-		return nil, fmt.Errorf("read people-cert and people-key: %w", err)
-	}
-	server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
-	return server, nil
 }
 
-func (c *config) servePeople(server *http.Server, listener net.Listener) error {
+// servePeople speaks HTTPS with a certificate, and plain HTTP without one.
+func servePeople(server *http.Server, listener net.Listener, shown *certificate) error {
 	listener = netutil.LimitListener(listener, maxConnections)
+	server.Protocols.SetHTTP1(true)
 	var err error
-	if c.tls() {
+	if shown != nil {
+		server.Protocols.SetHTTP2(true)
+		server.TLSConfig = &tls.Config{GetCertificate: shown.Get, MinVersion: tls.VersionTLS12}
 		err = server.ServeTLS(listener, "", "")
 	} else {
+		server.Protocols.SetUnencryptedHTTP2(true) // for gRPC
 		err = server.Serve(listener)
 	}
 	if errors.Is(err, http.ErrServerClosed) {

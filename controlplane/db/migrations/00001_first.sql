@@ -88,7 +88,11 @@ CREATE TABLE servers (
     changed_at             BIGINT NOT NULL,
     facts                  BYTEA,
     prepared               BOOLEAN NOT NULL,
+    -- The task that prepares it; why the last one failed, how often in a row, and when it is ordered again by itself.
     prepare_task_id        TEXT NOT NULL,
+    prepare_problem        TEXT NOT NULL DEFAULT '',
+    prepare_failures       BIGINT NOT NULL DEFAULT 0,
+    prepare_again_at       BIGINT,
     -- The link: identity, epoch, and the process that holds it. The next certificate becomes the current one with the
     -- first call that carries it; until then the same key may ask for it again.
     key_hash               BYTEA,
@@ -109,6 +113,7 @@ CREATE TABLE servers (
 -- A removed server's row stays, for its tasks and its history; its name is free.
 CREATE UNIQUE INDEX servers_name ON servers (name) WHERE state <> 'removed';
 CREATE INDEX servers_changed ON servers (changed_at);
+CREATE INDEX servers_prepare_again ON servers (prepare_again_at) WHERE prepare_again_at IS NOT NULL;
 
 -- What changes all the time, apart from the wide rows above: every heartbeat and every offer.
 CREATE TABLE server_links (
@@ -166,8 +171,10 @@ CREATE TABLE sites (
     -- What was measured: a serialized chom.site.v1.ObservedState.
     observed            BYTEA,
     observed_generation BIGINT NOT NULL,
-    -- Why the last task for it failed; empty when it did not.
+    -- Why the last task for it failed, how often in a row, and when it is ordered again by itself; empty when it did not.
     problem             TEXT NOT NULL,
+    failures            BIGINT NOT NULL DEFAULT 0,
+    again_at            BIGINT,
     last_task_id        TEXT NOT NULL,
     created_at          BIGINT NOT NULL,
     updated_at          BIGINT NOT NULL,
@@ -182,6 +189,7 @@ CREATE UNIQUE INDEX sites_name ON sites (organization_id, name) WHERE phase <> '
 CREATE INDEX sites_server ON sites (server_id);
 CREATE INDEX sites_purge ON sites (purge_at) WHERE purge_at IS NOT NULL;
 CREATE INDEX sites_frozen ON sites (organization_id) WHERE frozen;
+CREATE INDEX sites_again ON sites (again_at) WHERE again_at IS NOT NULL;
 
 CREATE TABLE domains (
     name            TEXT PRIMARY KEY,

@@ -31,6 +31,8 @@ CREATE TABLE invitations (
     CHECK (all_sites OR role IN ('member', 'viewer'))
 );
 
+CREATE INDEX invitations_email ON invitations (email);
+
 CREATE TABLE invitation_sites (
     organization_id TEXT NOT NULL,
     invitation_id   TEXT NOT NULL,

@@ -1,11 +1,20 @@
 # What both kinds of bare sites have in common; read by static.sh and
 # wordpress.sh. It is what a careful administrator would type: the same user,
-# tree, units and nginx file that CHOM makes, without asking first what is there
+# tree, slice, walled-in units and nginx file that CHOM makes, the archive's checksum
+# compared, what was written on the disk; without asking first what is there
 # already, without checks of what came of it, without a way back.
 
 verb=$1 name=$2 domain=${3-} title=${4-}
 user=b-$name
 tree=/srv/bench/$name
+slice=bench-$name.slice
+
+# own runs something as the site's user: what it makes is for him, and for nginx
+# as a member of his group.
+own() { (
+	umask 027
+	runuser -u "$user" -- "$@"
+) }
 
 lap() { # what: shows how long it took since the last one
 	local now=${EPOCHREALTIME/./}
@@ -20,13 +29,58 @@ make_user() {
 	lap user
 }
 
+make_slice() {
+	cat >"/etc/systemd/system/$slice" <<-END
+		[Slice]
+		CPUQuota=100%
+		MemoryHigh=460M
+		MemoryMax=512M
+		MemorySwapMax=0
+		TasksMax=256
+	END
+	lap slice
+}
+
+# wall prints what keeps a service of the site to itself.
+wall() {
+	cat <<-END
+		User=$user
+		Group=$user
+		Slice=$slice
+		UMask=0027
+		NoNewPrivileges=yes
+		CapabilityBoundingSet=
+		RestrictSUIDSGID=yes
+		RestrictNamespaces=yes
+		RestrictRealtime=yes
+		RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+		LockPersonality=yes
+		SystemCallArchitectures=native
+		PrivateTmp=yes
+		PrivateDevices=yes
+		PrivateIPC=yes
+		ProtectSystem=strict
+		ProtectHome=yes
+		ProtectProc=invisible
+		ProtectClock=yes
+		ProtectControlGroups=yes
+		ProtectHostname=yes
+		ProtectKernelLogs=yes
+		ProtectKernelModules=yes
+		ProtectKernelTunables=yes
+		KeyringMode=private
+		TemporaryFileSystem=/srv/bench:ro
+		BindPaths=$tree
+		InaccessiblePaths=-/var/lib/mysql
+	END
+}
+
 make_tree() {
 	install -d -m 0755 /srv/bench /var/log/bench
 	install -d -m 0750 "/var/log/bench/$name"
 	install -d -m 0710 -o root -g "$user" "$tree"
 	install -d -m 0750 -o "$user" -g "$user" "$tree/public"
 	install -d -m 0700 -o "$user" -g "$user" "$tree/private"
-	umask 027 # the site is for its user, and nginx as a member of his group
 	lap tree
 }
 
@@ -58,6 +112,7 @@ unserve() {
 }
 
 remove_user() {
+	rm -f "/etc/systemd/system/$slice"
 	gpasswd --delete www-data "$user" >/dev/null
 	userdel "$user"
 	rm -rf -- "$tree" "/var/log/bench/$name"

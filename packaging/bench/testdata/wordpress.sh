@@ -34,7 +34,7 @@ make_units() {
 	cat >"/etc/systemd/system/$php" <<-END
 		[Service]
 		Type=notify
-		User=$user
+		$(wall)
 		RuntimeDirectory=bench-$name
 		RuntimeDirectoryMode=0750
 		ExecStart=$(compgen -G '/usr/sbin/php-fpm[0-9]*') --nodaemonize --fpm-config $pool
@@ -44,7 +44,7 @@ make_units() {
 	cat >"/etc/systemd/system/$cron.service" <<-END
 		[Service]
 		Type=oneshot
-		User=$user
+		$(wall)
 		ExecStart=/usr/bin/php -f $tree/public/wp-cron.php
 	END
 	cat >"/etc/systemd/system/$cron.timer" <<-END
@@ -61,20 +61,25 @@ make_units() {
 }
 
 unpack() {
-	runuser -u "$user" -- tar -xzf wordpress.tar.gz --strip-components=1 -C "$tree/public"
+	sha256sum --check --quiet wordpress.tar.gz.sha256
+	lap checksum
+	own tar -xzf wordpress.tar.gz --strip-components=1 -C "$tree/public"
 	lap unpack
 }
 
 install_wordpress() {
-	runuser -u "$user" -- php install.php "$tree/public" "$name" "$user" "$domain" "$title"
+	own php install.php "$tree/public" "$name" "$user" "$domain" "$title"
 	lap install
+	sync --file-system "$tree"
+	lap sync
 }
 
 create() {
 	make_user
+	make_slice
 	make_database
-	make_units
 	make_tree
+	make_units
 	unpack
 	install_wordpress
 	systemctl start "$cron.timer"

@@ -14,3 +14,28 @@ function chom_request( string $url ): void {
 	}
 }
 
+// Measures how WordPress is, once it is loaded with WP_INSTALLING and
+// WP_REPAIRING. Options come straight from the table: a cache may be stale.
+function chom_measure( string $locale ): array {
+	global $wpdb;
+	require ABSPATH . WPINC . '/version.php';
+	$wpdb->suppress_errors( true );
+	$option = fn( $name ) => (string) $wpdb->get_var( $wpdb->prepare( "SELECT option_value FROM {$wpdb->options} WHERE option_name = %s", $name ) );
+	$url    = $option( 'siteurl' );
+	if ( '' === $url && '' !== $wpdb->last_error && ! $wpdb->check_connection( false ) ) {
+		throw new RuntimeException( 'the database does not answer' );
+	}
+	return array(
+		'installed'        => '' !== $url,
+		'version'          => $wp_version,
+		'database_version' => $option( 'db_version' ),
+		'code_version'     => (string) $wp_db_version,
+		'home'             => untrailingslashit( $option( 'home' ) ),
+		// What a theme with title support puts around a plain home page; see
+		// wp_get_document_title().
+		'home_title'       => apply_filters( 'document_title', get_bloginfo( 'name', 'display' ) ),
+		'has_language'     => 'en_US' === $locale || is_readable( WP_LANG_DIR . "/$locale.mo" ),
+		// WordPress itself forgets about the file after ten minutes.
+		'maintenance'      => is_file( ABSPATH . '.maintenance' ) && filemtime( ABSPATH . '.maintenance' ) < time() - 600,
+	);
+}

@@ -1,7 +1,7 @@
 <?php
 // Installs WordPress into its database, unless it is there. Killed at any
 // moment it can be run again: tables are made one by one and found again, all
-// rows come in one transaction.
+// rows come in one transaction. Tells what there is in the end.
 $in = chom_input();
 
 // Nothing below may call out or write to anyone.
@@ -53,4 +53,4 @@ if ( ! chom_is_installed() ) {
 		throw new RuntimeException( 'commit: ' . $wpdb->last_error );
 	}
 }
-chom_output( array( 'installed' => chom_is_installed() ) );
+chom_output( chom_measure( $in['locale'] ) );

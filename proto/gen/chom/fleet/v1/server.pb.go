@@ -352,7 +352,7 @@ type Server struct {
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// When the agent's certificate ends; unset before enrolment.
 	CertificateExpireTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=certificate_expire_time,json=certificateExpireTime,proto3" json:"certificate_expire_time,omitempty"`
-	// Why it is QUARANTINED or cannot connect, in words.
+	// Why it is QUARANTINED, cannot connect or could not be prepared, in words, and when that is tried again by itself.
 	Problem string `protobuf:"bytes,12,opt,name=problem,proto3" json:"problem,omitempty"`
 	// The task that prepares it; empty before enrolment.
 	PrepareTaskId string `protobuf:"bytes,13,opt,name=prepare_task_id,json=prepareTaskId,proto3" json:"prepare_task_id,omitempty"`

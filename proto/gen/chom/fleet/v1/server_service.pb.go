@@ -980,7 +980,10 @@ type PingServerRequest struct {
 	// How many steps the task pretends.
 	Steps uint32 `protobuf:"varint,2,opt,name=steps,proto3" json:"steps,omitempty"`
 	// How long each of them takes.
-	StepDuration  *durationpb.Duration `protobuf:"bytes,3,opt,name=step_duration,json=stepDuration,proto3" json:"step_duration,omitempty"`
+	StepDuration *durationpb.Duration `protobuf:"bytes,3,opt,name=step_duration,json=stepDuration,proto3" json:"step_duration,omitempty"`
+	// The task is TIMED_OUT this long after the request, whatever it waits for; unset means an hour, of which its steps may take
+	// ten minutes.
+	Timeout       *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1032,6 +1035,13 @@ func (x *PingServerRequest) GetSteps() uint32 {
 func (x *PingServerRequest) GetStepDuration() *durationpb.Duration {
 	if x != nil {
 		return x.StepDuration
+	}
+	return nil
+}
+
+func (x *PingServerRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
 	}
 	return nil
 }
@@ -1137,12 +1147,13 @@ const file_chom_fleet_v1_server_service_proto_rawDesc = "" +
 	"\x14PrepareServerRequest\x12%\n" +
 	"\tserver_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bserverId\"?\n" +
 	"\x15PrepareServerResponse\x12&\n" +
-	"\x04task\x18\x01 \x01(\v2\x12.chom.task.v1.TaskR\x04task\"\xa5\x01\n" +
+	"\x04task\x18\x01 \x01(\v2\x12.chom.task.v1.TaskR\x04task\"\xeb\x01\n" +
 	"\x11PingServerRequest\x12%\n" +
 	"\tserver_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bserverId\x12\x1d\n" +
 	"\x05steps\x18\x02 \x01(\rB\a\xbaH\x04*\x02\x18dR\x05steps\x12J\n" +
 	"\rstep_duration\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\n" +
-	"\xbaH\a\xaa\x01\x04\"\x02\b<R\fstepDuration\"<\n" +
+	"\xbaH\a\xaa\x01\x04\"\x02\b<R\fstepDuration\x12D\n" +
+	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\atimeout\"<\n" +
 	"\x12PingServerResponse\x12&\n" +
 	"\x04task\x18\x01 \x01(\v2\x12.chom.task.v1.TaskR\x04task2\xa9\n" +
 	"\n" +
@@ -1217,32 +1228,33 @@ var file_chom_fleet_v1_server_service_proto_depIdxs = []int32{
 	23, // 11: chom.fleet.v1.RemoveServerResponse.server:type_name -> chom.fleet.v1.Server
 	25, // 12: chom.fleet.v1.PrepareServerResponse.task:type_name -> chom.task.v1.Task
 	26, // 13: chom.fleet.v1.PingServerRequest.step_duration:type_name -> google.protobuf.Duration
-	25, // 14: chom.fleet.v1.PingServerResponse.task:type_name -> chom.task.v1.Task
-	0,  // 15: chom.fleet.v1.ServerService.CreateServer:input_type -> chom.fleet.v1.CreateServerRequest
-	3,  // 16: chom.fleet.v1.ServerService.CreateJoinToken:input_type -> chom.fleet.v1.CreateJoinTokenRequest
-	5,  // 17: chom.fleet.v1.ServerService.GetServer:input_type -> chom.fleet.v1.GetServerRequest
-	7,  // 18: chom.fleet.v1.ServerService.ListServers:input_type -> chom.fleet.v1.ListServersRequest
-	9,  // 19: chom.fleet.v1.ServerService.DrainServer:input_type -> chom.fleet.v1.DrainServerRequest
-	11, // 20: chom.fleet.v1.ServerService.UndrainServer:input_type -> chom.fleet.v1.UndrainServerRequest
-	13, // 21: chom.fleet.v1.ServerService.ReadmitServer:input_type -> chom.fleet.v1.ReadmitServerRequest
-	15, // 22: chom.fleet.v1.ServerService.RemoveServer:input_type -> chom.fleet.v1.RemoveServerRequest
-	17, // 23: chom.fleet.v1.ServerService.PrepareServer:input_type -> chom.fleet.v1.PrepareServerRequest
-	19, // 24: chom.fleet.v1.ServerService.PingServer:input_type -> chom.fleet.v1.PingServerRequest
-	2,  // 25: chom.fleet.v1.ServerService.CreateServer:output_type -> chom.fleet.v1.CreateServerResponse
-	4,  // 26: chom.fleet.v1.ServerService.CreateJoinToken:output_type -> chom.fleet.v1.CreateJoinTokenResponse
-	6,  // 27: chom.fleet.v1.ServerService.GetServer:output_type -> chom.fleet.v1.GetServerResponse
-	8,  // 28: chom.fleet.v1.ServerService.ListServers:output_type -> chom.fleet.v1.ListServersResponse
-	10, // 29: chom.fleet.v1.ServerService.DrainServer:output_type -> chom.fleet.v1.DrainServerResponse
-	12, // 30: chom.fleet.v1.ServerService.UndrainServer:output_type -> chom.fleet.v1.UndrainServerResponse
-	14, // 31: chom.fleet.v1.ServerService.ReadmitServer:output_type -> chom.fleet.v1.ReadmitServerResponse
-	16, // 32: chom.fleet.v1.ServerService.RemoveServer:output_type -> chom.fleet.v1.RemoveServerResponse
-	18, // 33: chom.fleet.v1.ServerService.PrepareServer:output_type -> chom.fleet.v1.PrepareServerResponse
-	20, // 34: chom.fleet.v1.ServerService.PingServer:output_type -> chom.fleet.v1.PingServerResponse
-	25, // [25:35] is the sub-list for method output_type
-	15, // [15:25] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	26, // 14: chom.fleet.v1.PingServerRequest.timeout:type_name -> google.protobuf.Duration
+	25, // 15: chom.fleet.v1.PingServerResponse.task:type_name -> chom.task.v1.Task
+	0,  // 16: chom.fleet.v1.ServerService.CreateServer:input_type -> chom.fleet.v1.CreateServerRequest
+	3,  // 17: chom.fleet.v1.ServerService.CreateJoinToken:input_type -> chom.fleet.v1.CreateJoinTokenRequest
+	5,  // 18: chom.fleet.v1.ServerService.GetServer:input_type -> chom.fleet.v1.GetServerRequest
+	7,  // 19: chom.fleet.v1.ServerService.ListServers:input_type -> chom.fleet.v1.ListServersRequest
+	9,  // 20: chom.fleet.v1.ServerService.DrainServer:input_type -> chom.fleet.v1.DrainServerRequest
+	11, // 21: chom.fleet.v1.ServerService.UndrainServer:input_type -> chom.fleet.v1.UndrainServerRequest
+	13, // 22: chom.fleet.v1.ServerService.ReadmitServer:input_type -> chom.fleet.v1.ReadmitServerRequest
+	15, // 23: chom.fleet.v1.ServerService.RemoveServer:input_type -> chom.fleet.v1.RemoveServerRequest
+	17, // 24: chom.fleet.v1.ServerService.PrepareServer:input_type -> chom.fleet.v1.PrepareServerRequest
+	19, // 25: chom.fleet.v1.ServerService.PingServer:input_type -> chom.fleet.v1.PingServerRequest
+	2,  // 26: chom.fleet.v1.ServerService.CreateServer:output_type -> chom.fleet.v1.CreateServerResponse
+	4,  // 27: chom.fleet.v1.ServerService.CreateJoinToken:output_type -> chom.fleet.v1.CreateJoinTokenResponse
+	6,  // 28: chom.fleet.v1.ServerService.GetServer:output_type -> chom.fleet.v1.GetServerResponse
+	8,  // 29: chom.fleet.v1.ServerService.ListServers:output_type -> chom.fleet.v1.ListServersResponse
+	10, // 30: chom.fleet.v1.ServerService.DrainServer:output_type -> chom.fleet.v1.DrainServerResponse
+	12, // 31: chom.fleet.v1.ServerService.UndrainServer:output_type -> chom.fleet.v1.UndrainServerResponse
+	14, // 32: chom.fleet.v1.ServerService.ReadmitServer:output_type -> chom.fleet.v1.ReadmitServerResponse
+	16, // 33: chom.fleet.v1.ServerService.RemoveServer:output_type -> chom.fleet.v1.RemoveServerResponse
+	18, // 34: chom.fleet.v1.ServerService.PrepareServer:output_type -> chom.fleet.v1.PrepareServerResponse
+	20, // 35: chom.fleet.v1.ServerService.PingServer:output_type -> chom.fleet.v1.PingServerResponse
+	26, // [26:36] is the sub-list for method output_type
+	16, // [16:26] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_chom_fleet_v1_server_service_proto_init() }

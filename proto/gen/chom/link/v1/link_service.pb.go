@@ -1556,7 +1556,11 @@ func (x *Sample) GetValue() float64 {
 type ReportResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Events that the control plane refused for good; the agent must not send them again.
-	Refused       []*RefusedEvent `protobuf:"bytes,1,rep,name=refused,proto3" json:"refused,omitempty"`
+	Refused []*RefusedEvent `protobuf:"bytes,1,rep,name=refused,proto3" json:"refused,omitempty"`
+	// The control plane's time. Where it is behind of what the agent believes since Hello, its clock was set back: the agent
+	// goes by the new time, or every order would look expired. A time ahead waits for the next Hello, whose handshake
+	// proves that by it the agent's certificate is still valid: nobody gives up a certificate for a clock that jumps.
+	ServerTime    *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=server_time,json=serverTime,proto3" json:"server_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1594,6 +1598,13 @@ func (*ReportResponse) Descriptor() ([]byte, []int) {
 func (x *ReportResponse) GetRefused() []*RefusedEvent {
 	if x != nil {
 		return x.Refused
+	}
+	return nil
+}
+
+func (x *ReportResponse) GetServerTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ServerTime
 	}
 	return nil
 }
@@ -1879,9 +1890,11 @@ const file_chom_link_v1_link_service_proto_rawDesc = "" +
 	"\x06Sample\x12\"\n" +
 	"\x06series\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x04R\x06series\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x01R\x05value\"F\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value\"\x83\x01\n" +
 	"\x0eReportResponse\x124\n" +
-	"\arefused\x18\x01 \x03(\v2\x1a.chom.link.v1.RefusedEventR\arefused\"u\n" +
+	"\arefused\x18\x01 \x03(\v2\x1a.chom.link.v1.RefusedEventR\arefused\x12;\n" +
+	"\vserver_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"serverTime\"u\n" +
 	"\fRefusedEvent\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x1a\n" +
@@ -1983,26 +1996,27 @@ var file_chom_link_v1_link_service_proto_depIdxs = []int32{
 	28, // 26: chom.link.v1.ReportRequest.sites:type_name -> chom.site.v1.ObservedState
 	22, // 27: chom.link.v1.ReportRequest.samples:type_name -> chom.link.v1.Sample
 	24, // 28: chom.link.v1.ReportResponse.refused:type_name -> chom.link.v1.RefusedEvent
-	1,  // 29: chom.link.v1.RenewResponse.identity:type_name -> chom.link.v1.Identity
-	0,  // 30: chom.link.v1.EnrollmentService.Enroll:input_type -> chom.link.v1.EnrollRequest
-	3,  // 31: chom.link.v1.EnrollmentService.Recover:input_type -> chom.link.v1.RecoverRequest
-	6,  // 32: chom.link.v1.LinkService.Hello:input_type -> chom.link.v1.HelloRequest
-	8,  // 33: chom.link.v1.LinkService.Watch:input_type -> chom.link.v1.WatchRequest
-	14, // 34: chom.link.v1.LinkService.Poll:input_type -> chom.link.v1.PollRequest
-	21, // 35: chom.link.v1.LinkService.Report:input_type -> chom.link.v1.ReportRequest
-	25, // 36: chom.link.v1.LinkService.Renew:input_type -> chom.link.v1.RenewRequest
-	2,  // 37: chom.link.v1.EnrollmentService.Enroll:output_type -> chom.link.v1.EnrollResponse
-	4,  // 38: chom.link.v1.EnrollmentService.Recover:output_type -> chom.link.v1.RecoverResponse
-	7,  // 39: chom.link.v1.LinkService.Hello:output_type -> chom.link.v1.HelloResponse
-	9,  // 40: chom.link.v1.LinkService.Watch:output_type -> chom.link.v1.WatchResponse
-	15, // 41: chom.link.v1.LinkService.Poll:output_type -> chom.link.v1.PollResponse
-	23, // 42: chom.link.v1.LinkService.Report:output_type -> chom.link.v1.ReportResponse
-	26, // 43: chom.link.v1.LinkService.Renew:output_type -> chom.link.v1.RenewResponse
-	37, // [37:44] is the sub-list for method output_type
-	30, // [30:37] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	30, // 29: chom.link.v1.ReportResponse.server_time:type_name -> google.protobuf.Timestamp
+	1,  // 30: chom.link.v1.RenewResponse.identity:type_name -> chom.link.v1.Identity
+	0,  // 31: chom.link.v1.EnrollmentService.Enroll:input_type -> chom.link.v1.EnrollRequest
+	3,  // 32: chom.link.v1.EnrollmentService.Recover:input_type -> chom.link.v1.RecoverRequest
+	6,  // 33: chom.link.v1.LinkService.Hello:input_type -> chom.link.v1.HelloRequest
+	8,  // 34: chom.link.v1.LinkService.Watch:input_type -> chom.link.v1.WatchRequest
+	14, // 35: chom.link.v1.LinkService.Poll:input_type -> chom.link.v1.PollRequest
+	21, // 36: chom.link.v1.LinkService.Report:input_type -> chom.link.v1.ReportRequest
+	25, // 37: chom.link.v1.LinkService.Renew:input_type -> chom.link.v1.RenewRequest
+	2,  // 38: chom.link.v1.EnrollmentService.Enroll:output_type -> chom.link.v1.EnrollResponse
+	4,  // 39: chom.link.v1.EnrollmentService.Recover:output_type -> chom.link.v1.RecoverResponse
+	7,  // 40: chom.link.v1.LinkService.Hello:output_type -> chom.link.v1.HelloResponse
+	9,  // 41: chom.link.v1.LinkService.Watch:output_type -> chom.link.v1.WatchResponse
+	15, // 42: chom.link.v1.LinkService.Poll:output_type -> chom.link.v1.PollResponse
+	23, // 43: chom.link.v1.LinkService.Report:output_type -> chom.link.v1.ReportResponse
+	26, // 44: chom.link.v1.LinkService.Renew:output_type -> chom.link.v1.RenewResponse
+	38, // [38:45] is the sub-list for method output_type
+	31, // [31:38] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_chom_link_v1_link_service_proto_init() }

@@ -586,7 +586,10 @@ type Result struct {
 	// Why it did not succeed, in words.
 	Error string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	// What was measured of the site at the end, for tasks about one.
-	Observed      *v1.ObservedState `protobuf:"bytes,3,opt,name=observed,proto3" json:"observed,omitempty"`
+	Observed *v1.ObservedState `protobuf:"bytes,3,opt,name=observed,proto3" json:"observed,omitempty"`
+	// The agent holds that the same order would fail again, however often it is tried: only a change helps, of what is
+	// wanted or of the host. The control plane then waits for hours, not minutes, before it asks again.
+	Permanent     bool `protobuf:"varint,4,opt,name=permanent,proto3" json:"permanent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -642,6 +645,13 @@ func (x *Result) GetObserved() *v1.ObservedState {
 	return nil
 }
 
+func (x *Result) GetPermanent() bool {
+	if x != nil {
+		return x.Permanent
+	}
+	return false
+}
+
 var File_chom_order_v1_order_proto protoreflect.FileDescriptor
 
 const file_chom_order_v1_order_proto_rawDesc = "" +
@@ -683,12 +693,13 @@ const file_chom_order_v1_order_proto_rawDesc = "" +
 	"\x06handle\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[a-z2-7]{10}$R\x06handle\x12*\n" +
 	"\ftoken_sha256\x18\x02 \x01(\fB\a\xbaH\x04z\x02h R\vtokenSha256\x12C\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\n" +
-	"expireTime\"\x9f\x01\n" +
+	"expireTime\"\xbd\x01\n" +
 	"\x06Result\x12<\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x16.chom.order.v1.OutcomeB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\aoutcome\x12\x1e\n" +
 	"\x05error\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05error\x127\n" +
-	"\bobserved\x18\x03 \x01(\v2\x1b.chom.site.v1.ObservedStateR\bobserved*\x8f\x01\n" +
+	"\bobserved\x18\x03 \x01(\v2\x1b.chom.site.v1.ObservedStateR\bobserved\x12\x1c\n" +
+	"\tpermanent\x18\x04 \x01(\bR\tpermanent*\x8f\x01\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11OUTCOME_SUCCEEDED\x10\x01\x12\x12\n" +

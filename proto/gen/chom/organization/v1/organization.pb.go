@@ -159,8 +159,10 @@ type Organization struct {
 	CloseTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=close_time,json=closeTime,proto3" json:"close_time,omitempty"`
 	// Members without a second factor are turned away until they have one.
 	RequireSecondFactor bool `protobuf:"varint,7,opt,name=require_second_factor,json=requireSecondFactor,proto3" json:"require_second_factor,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// Names what it is now. An update that carries it happens only if that is still so. Its form is not promised.
+	Etag          string `protobuf:"bytes,8,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Organization) Reset() {
@@ -242,6 +244,13 @@ func (x *Organization) GetRequireSecondFactor() bool {
 	return false
 }
 
+func (x *Organization) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 // Member is a person in an organization.
 type Member struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -256,7 +265,9 @@ type Member struct {
 	// The only sites that they reach, when all_sites is false.
 	SiteIds []string `protobuf:"bytes,5,rep,name=site_ids,json=siteIds,proto3" json:"site_ids,omitempty"`
 	// When they became a member.
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// Names what they are now. An update that carries it happens only if that is still so. Its form is not promised.
+	Etag          string `protobuf:"bytes,7,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -331,6 +342,13 @@ func (x *Member) GetCreateTime() *timestamppb.Timestamp {
 		return x.CreateTime
 	}
 	return nil
+}
+
+func (x *Member) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
 }
 
 // Invitation offers membership to whoever can read a mailbox. Its link is not part of it: that was shown once to the
@@ -456,7 +474,7 @@ var File_chom_organization_v1_organization_proto protoreflect.FileDescriptor
 
 const file_chom_organization_v1_organization_proto_rawDesc = "" +
 	"\n" +
-	"'chom/organization/v1/organization.proto\x12\x14chom.organization.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x02\n" +
+	"'chom/organization/v1/organization.proto\x12\x14chom.organization.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc6\x02\n" +
 	"\fOrganization\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
@@ -467,7 +485,8 @@ const file_chom_organization_v1_organization_proto_rawDesc = "" +
 	"\x05state\x18\x05 \x01(\x0e2\x1b.chom.organization.v1.StateR\x05state\x129\n" +
 	"\n" +
 	"close_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tcloseTime\x122\n" +
-	"\x15require_second_factor\x18\a \x01(\bR\x13requireSecondFactor\"\xe2\x01\n" +
+	"\x15require_second_factor\x18\a \x01(\bR\x13requireSecondFactor\x12\x12\n" +
+	"\x04etag\x18\b \x01(\tR\x04etag\"\xf6\x01\n" +
 	"\x06Member\x12\x1d\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tR\taccountId\x12\x14\n" +
@@ -476,7 +495,8 @@ const file_chom_organization_v1_organization_proto_rawDesc = "" +
 	"\tall_sites\x18\x04 \x01(\bR\ballSites\x12\x19\n" +
 	"\bsite_ids\x18\x05 \x03(\tR\asiteIds\x12;\n" +
 	"\vcreate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\"\xe2\x02\n" +
+	"createTime\x12\x12\n" +
+	"\x04etag\x18\a \x01(\tR\x04etag\"\xe2\x02\n" +
 	"\n" +
 	"Invitation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +

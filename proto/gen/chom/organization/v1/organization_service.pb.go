@@ -347,7 +347,10 @@ type UpdateOrganizationRequest struct {
 	// Whether members need a second factor.
 	RequireSecondFactor bool `protobuf:"varint,3,opt,name=require_second_factor,json=requireSecondFactor,proto3" json:"require_second_factor,omitempty"`
 	// What to change, at least one of: name, require_second_factor.
-	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,4,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,4,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	// The organization's etag as the caller saw it: if somebody has changed it since, the update is ABORTED. Empty updates in
+	// any case.
+	Etag          string `protobuf:"bytes,5,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -408,6 +411,13 @@ func (x *UpdateOrganizationRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
 		return x.UpdateMask
 	}
 	return nil
+}
+
+func (x *UpdateOrganizationRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
 }
 
 // UpdateOrganizationResponse holds the changed organization.
@@ -782,7 +792,10 @@ type UpdateMemberRequest struct {
 	// The only sites that they reach, when all_sites is false; for the roles viewer and member. None is a value too.
 	SiteIds []string `protobuf:"bytes,5,rep,name=site_ids,json=siteIds,proto3" json:"site_ids,omitempty"`
 	// What to change, at least one of: role, all_sites, site_ids. The last two belong together: either names both.
-	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,6,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,6,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	// The member's etag as the caller saw it: if somebody has changed them since, the update is ABORTED. Empty updates in any
+	// case.
+	Etag          string `protobuf:"bytes,7,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -857,6 +870,13 @@ func (x *UpdateMemberRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
 		return x.UpdateMask
 	}
 	return nil
+}
+
+func (x *UpdateMemberRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
 }
 
 // UpdateMemberResponse holds the changed member.
@@ -1747,13 +1767,14 @@ const file_chom_organization_v1_organization_service_proto_rawDesc = "" +
 	"showClosed\"\x8d\x01\n" +
 	"\x19ListOrganizationsResponse\x12H\n" +
 	"\rorganizations\x18\x01 \x03(\v2\".chom.organization.v1.OrganizationR\rorganizations\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xfd\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xad\x02\n" +
 	"\x19UpdateOrganizationRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x124\n" +
 	"\x04name\x18\x02 \x01(\tB \xbaH\x1d\xd8\x01\x01r\x182\x16^[a-z][a-z0-9-]{0,62}$R\x04name\x122\n" +
 	"\x15require_second_factor\x18\x03 \x01(\bR\x13requireSecondFactor\x12C\n" +
 	"\vupdate_mask\x18\x04 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\n" +
-	"updateMask\"d\n" +
+	"updateMask\x12.\n" +
+	"\x04etag\x18\x05 \x01(\tB\x1a\xbaH\x17r\x152\x13^[A-Za-z0-9]{0,64}$R\x04etag\"d\n" +
 	"\x1aUpdateOrganizationResponse\x12F\n" +
 	"\forganization\x18\x01 \x01(\v2\".chom.organization.v1.OrganizationR\forganization\"\x80\x01\n" +
 	"\x18CloseOrganizationRequest\x121\n" +
@@ -1773,7 +1794,7 @@ const file_chom_organization_v1_organization_service_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"u\n" +
 	"\x13ListMembersResponse\x126\n" +
 	"\amembers\x18\x01 \x03(\v2\x1c.chom.organization.v1.MemberR\amembers\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xbb\x02\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xeb\x02\n" +
 	"\x13UpdateMemberRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12'\n" +
 	"\n" +
@@ -1782,7 +1803,8 @@ const file_chom_organization_v1_organization_service_proto_rawDesc = "" +
 	"\tall_sites\x18\x04 \x01(\bR\ballSites\x12,\n" +
 	"\bsite_ids\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10d\x18\x01\"\x05r\x03\xb0\x01\x01R\asiteIds\x12C\n" +
 	"\vupdate_mask\x18\x06 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\n" +
-	"updateMask\"L\n" +
+	"updateMask\x12.\n" +
+	"\x04etag\x18\a \x01(\tB\x1a\xbaH\x17r\x152\x13^[A-Za-z0-9]{0,64}$R\x04etag\"L\n" +
 	"\x14UpdateMemberResponse\x124\n" +
 	"\x06member\x18\x01 \x01(\v2\x1c.chom.organization.v1.MemberR\x06member\"q\n" +
 	"\x13RemoveMemberRequest\x121\n" +

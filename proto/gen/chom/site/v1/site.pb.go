@@ -122,7 +122,7 @@ type Site struct {
 	Limits *Limits `protobuf:"bytes,8,opt,name=limits,proto3" json:"limits,omitempty"`
 	// Its life, derived from what is wanted, what was measured and what is on its way.
 	State State `protobuf:"varint,9,opt,name=state,proto3,enum=chom.site.v1.State" json:"state,omitempty"`
-	// Why it is FAILED or differs from what is wanted, in words; empty otherwise.
+	// Why it is FAILED or differs from what is wanted, in words, and when that is tried again by itself; empty otherwise.
 	Problem string `protobuf:"bytes,10,opt,name=problem,proto3" json:"problem,omitempty"`
 	// Generation that is wanted.
 	Generation uint64 `protobuf:"varint,11,opt,name=generation,proto3" json:"generation,omitempty"`

@@ -82,7 +82,8 @@ type ServerServiceClient interface {
 	ReadmitServer(context.Context, *v1.ReadmitServerRequest) (*v1.ReadmitServerResponse, error)
 	// RemoveServer takes an empty server out: its certificate is refused within 2 s, open streams included.
 	RemoveServer(context.Context, *v1.RemoveServerRequest) (*v1.RemoveServerResponse, error)
-	// PrepareServer installs and configures the software that sites need, again. Enrolment does it by itself.
+	// PrepareServer installs and configures the software that sites need, again. Enrolment does it by itself, and what
+	// failed is repeated by itself: this is for those who do not want to wait.
 	PrepareServer(context.Context, *v1.PrepareServerRequest) (*v1.PrepareServerResponse, error)
 	// PingServer sends a task that does nothing, to see whether tasks get through.
 	PingServer(context.Context, *v1.PingServerRequest) (*v1.PingServerResponse, error)
@@ -284,7 +285,8 @@ type ServerServiceHandler interface {
 	ReadmitServer(context.Context, *v1.ReadmitServerRequest) (*v1.ReadmitServerResponse, error)
 	// RemoveServer takes an empty server out: its certificate is refused within 2 s, open streams included.
 	RemoveServer(context.Context, *v1.RemoveServerRequest) (*v1.RemoveServerResponse, error)
-	// PrepareServer installs and configures the software that sites need, again. Enrolment does it by itself.
+	// PrepareServer installs and configures the software that sites need, again. Enrolment does it by itself, and what
+	// failed is repeated by itself: this is for those who do not want to wait.
 	PrepareServer(context.Context, *v1.PrepareServerRequest) (*v1.PrepareServerResponse, error)
 	// PingServer sends a task that does nothing, to see whether tasks get through.
 	PingServer(context.Context, *v1.PingServerRequest) (*v1.PingServerResponse, error)

@@ -50,6 +50,7 @@ type TaskServiceClient interface {
 	// ListTasks returns an organization's tasks, newest first.
 	ListTasks(context.Context, *v1.ListTasksRequest) (*v1.ListTasksResponse, error)
 	// CancelTask asks a task to stop. A queued one ends at once; a running one stops between steps.
+	// What it was to bring about stays wanted: it is ordered again after an hour, or with the next change.
 	CancelTask(context.Context, *v1.CancelTaskRequest) (*v1.CancelTaskResponse, error)
 	// WatchTask streams a task's state, steps and log lines until it ends.
 	WatchTask(context.Context, *v1.WatchTaskRequest) (*connect.ServerStreamForClient[v1.WatchTaskResponse], error)
@@ -140,6 +141,7 @@ type TaskServiceHandler interface {
 	// ListTasks returns an organization's tasks, newest first.
 	ListTasks(context.Context, *v1.ListTasksRequest) (*v1.ListTasksResponse, error)
 	// CancelTask asks a task to stop. A queued one ends at once; a running one stops between steps.
+	// What it was to bring about stays wanted: it is ordered again after an hour, or with the next change.
 	CancelTask(context.Context, *v1.CancelTaskRequest) (*v1.CancelTaskResponse, error)
 	// WatchTask streams a task's state, steps and log lines until it ends.
 	WatchTask(context.Context, *v1.WatchTaskRequest, *connect.ServerStream[v1.WatchTaskResponse]) error
