@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/openapi"
 	"chom.dev/controlplane/organization"
 )
@@ -16,15 +17,15 @@ func Methods() map[string]protoreflect.MethodDescriptor { return methods() }
 // AccessOf is a row of the table for readers of the documentation.
 func AccessOf(procedure string) openapi.Access {
 	r := rules[procedure]
-	return openapi.Access{
-		Words:       r.words(),
-		Anybody:     r.who == anybody,
-		SessionOnly: r.session,
-		Class:       classOf(r, nil),
-		Secret:      r.secret,
-	}
+	return openapi.Access{Words: r.words(), Anybody: r.who == anybody, SessionOnly: r.session, Class: r.usualClass()}
 }
 
+// usualClass is the class that calls count in, of those whom a method is for.
+func (r rule) usualClass() string {
+	return classOf(r, &account.Caller{Account: account.Account{Operator: r.who == operator}})
+}
+
+// words say the rule in sentences.
 func (r rule) words() string {
 	var words []string
 	switch r.who {
@@ -44,8 +45,11 @@ func (r rule) words() string {
 	if r.who != anybody && !r.session {
 		words = append(words, fmt.Sprintf("A token needs the scope %s.", r.scope))
 	}
-	if r.who == inOrganization && r.sites == allSites {
+	switch {
+	case r.who == inOrganization && r.sites == allSites:
 		words = append(words, "Who is bound to some of the organization's sites may not.")
+	case (r.who == signedIn || r.who == operator) && !r.bounded && !r.session:
+		words = append(words, "A token that is bound to an organization or to some sites will not do.")
 	}
 	if r.session {
 		words = append(words, "It takes a session: no token will do.")

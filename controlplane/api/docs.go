@@ -19,8 +19,8 @@ var docs embed.FS
 // docsPolicy allows the page its own script and style and the document, and nothing else.
 const docsPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
-// mountDocs serves /api/v1/openapi.json and, at /api/docs, the page. They are for anybody: they say nothing that the source
-// does not.
+// mountDocs serves /api/v1/openapi.json and, at /api/docs, the page, with the authorization table beside it. They are for
+// anybody: they say nothing that the source does not.
 func mountDocs(mux *http.ServeMux) error {
 	for at, name := range map[string]string{
 		"/api/v1/openapi.json": "openapi.json",
@@ -34,6 +34,11 @@ func mountDocs(mux *http.ServeMux) error {
 		}
 		mux.Handle("GET "+at, static(name, content))
 	}
+	table, err := authorizationPage()
+	if err != nil {
+		return err
+	}
+	mux.Handle("GET /api/docs/authorization", static("authorization.html", table))
 	return nil
 }
 

@@ -25,8 +25,6 @@ type Access struct {
 	SessionOnly bool
 	// Class is the class of limits that calls count in.
 	Class string
-	// Secret says that the answer shows something once.
-	Secret bool
 }
 
 // Document is the description of all methods, which must come with their comments.
@@ -92,7 +90,7 @@ func Document(methods map[string]protoreflect.MethodDescriptor, access func(proc
 // overview is what holds for all calls.
 const overview = `The API of the CHOM control plane. Everything that the dashboard can do, this API can.
 
-**Who calls.** Send a token as ` + "`Authorization: Bearer <token>`" + `. Browsers have a session in a cookie instead.
+**Who calls.** Send a token as ` + "`Authorization: Bearer <token>`" + `. Browsers have a session in a cookie instead. ` + "`/api/docs/authorization`" + ` is the table of who may call what.
 
 **Names** are in snake_case; requests may use lowerCamelCase. Answers hold every field but unset objects. A field or parameter that does not exist is refused. Integers of 64 bits are texts in answers.
 
@@ -124,7 +122,7 @@ func (s *schemas) operation(route *rest.Route, access Access) *object {
 	o := of(
 		"operationId", id,
 		"summary", summary(method),
-		"description", text+"\n\n"+access.Words,
+		"description", text+"\n\n**Who may call.** "+access.Words,
 		"tags", list{tagOf(route)},
 		"parameters", s.parameters(route, access),
 	)

@@ -18,11 +18,11 @@ import (
 func doorCost(ctx context.Context, _ *bench) ([]row, error) {
 	var rows []row
 	for _, engine := range []string{"sqlite", "postgres"} {
-		bare, err := benchmark(ctx, "^BenchmarkDoor$/^"+engine+"$/^bare$")
+		bare, err := benchmark(ctx, "api", "^BenchmarkDoor$/^"+engine+"$/^bare$")
 		if err != nil {
 			return nil, err
 		}
-		door, err := benchmark(ctx, "^BenchmarkDoor$/^"+engine+"$/^door$")
+		door, err := benchmark(ctx, "api", "^BenchmarkDoor$/^"+engine+"$/^door$")
 		if err != nil {
 			return nil, err
 		}
@@ -39,9 +39,9 @@ const benchmarkRuns = 5
 
 var perCall = regexp.MustCompile(`^Benchmark.*\s([0-9.]+) ns/op`)
 
-// benchmark runs one of controlplane/api, on one core, and gives how long a call took in each run.
-func benchmark(ctx context.Context, name string) (runs []time.Duration, err error) {
-	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", name, "-benchtime", "1s", "-cpu", "1", "-count", strconv.Itoa(benchmarkRuns), "chom.dev/controlplane/api")
+// benchmark runs one of a package of the control plane, on one core, and gives how long each run's operation took.
+func benchmark(ctx context.Context, pkg, name string) (runs []time.Duration, err error) {
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", name, "-benchtime", "1s", "-cpu", "1", "-count", strconv.Itoa(benchmarkRuns), "chom.dev/controlplane/"+pkg)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {

@@ -22,6 +22,7 @@ var figures = []figure{
 	{"list-sqlite", "pages of sites by REST, the control plane on its embedded database", listSQLite},
 	{"list-postgres", "the same on PostgreSQL, with fsync", listPostgres},
 	{"door", "what a call costs beside its noun", doorCost},
+	{"login", "what signing in costs, and what a crowd of it takes from others", login},
 	{"site-static", "a static site, from the API call to its page", siteStatic},
 	{"site-wordpress", "a WordPress site, from the API call to its page", siteWordPress},
 	{"swarm", "2,000 connected agents, chomd killed under them, and work under faults", swarm},

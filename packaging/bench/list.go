@@ -79,8 +79,9 @@ func list(ctx context.Context, b *bench, database string) (_ []row, err error) {
 	return []row{
 		{
 			Name: "pages of 50 of 1,000 sites, 64 connections", Value: ours.perSecond, Unit: "pages/s", Statistic: "median", Runs: listRounds, Bar: atLeast(1500),
-			Comparison: &comparison{With: "a SELECT by pgx, as JSON, without accounts", Value: theirs.perSecond, Bar: atLeast(1.0 / 3)},
+			Comparison: &comparison{With: "a SELECT by pgx, as JSON, without accounts", Value: theirs.perSecond},
 		},
+		{Name: "a page against that SELECT", Value: theirs.perSecond / ours.perSecond, Unit: "times", Statistic: "median", Runs: listRounds, Bar: atMost(3)},
 		{
 			Name: "a page", Value: ms(ours.p99), Unit: "ms", Statistic: "p99", Runs: ours.answers, Bar: atMost(80),
 			Comparison: &comparison{With: "the same SELECT", Value: ms(theirs.p99)},

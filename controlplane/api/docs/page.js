@@ -4,8 +4,11 @@
 const main = document.getElementById("main");
 const search = document.getElementById("search");
 const calls = document.getElementById("calls");
+const found = document.getElementById("found");
+const menu = document.getElementById("menu");
 let api;
 let operations = [];
+let schemas = [];
 
 // h makes an element: h("p", {class: "x"}, "text", other).
 function h(name, attributes, ...children) {
@@ -43,16 +46,23 @@ function unwrap(schema) {
   return schema || {};
 }
 
-// kind is a schema in a few words.
+// kind is a schema in a few words; it ends with the name of one that has a page of its own.
 function kind(schema) {
-  const target = unwrap(schema);
-  const s = resolve(target);
-  if (target.$ref && !s.enum) return target.$ref.split("/").pop();
+  const s = unwrap(schema);
+  if (s.$ref) return s.$ref.split("/").pop();
   if (s.anyOf) return kind(s.anyOf[0]);
   if (s.enum) return "one of";
   if (s.type === "array") return "list of " + kind(s.items);
   if (s.additionalProperties && s.type === "object") return "map of " + kind(s.additionalProperties);
   return [Array.isArray(s.type) ? s.type[1] : s.type, s.format || s.contentEncoding].filter(Boolean).join(", ");
+}
+
+// kindLink is the same with a link to that page.
+function kindLink(schema) {
+  const words = kind(schema);
+  const name = words.split(" ").pop();
+  if (!api.components.schemas[name]) return words;
+  return [words.slice(0, -name.length), h("a", { href: "#" + name }, name)];
 }
 
 // rules are the limits of a schema in words.
@@ -94,7 +104,7 @@ function fieldRow(name, schema, must, description, seen) {
     });
   }
   return h("tr", {},
-    h("td", {}, h("code", {}, name), " ", must ? h("span", { class: "must" }, "required") : "", h("div", { class: "quiet" }, kind(schema))),
+    h("td", {}, h("code", {}, name), " ", must ? h("span", { class: "must" }, "required") : "", h("div", { class: "quiet" }, kindLink(schema))),
     h("td", {}, prose(description), rules(schema), more));
 }
 
@@ -142,19 +152,35 @@ function showCall(op) {
     h("h1", {}, op.summary),
     h("p", { class: "path" }, h("span", { class: "verb " + op.method.toLowerCase() }, op.method), " ", op.path),
     prose(op.description),
-    h("p", { class: "quiet" }, "Counts in the class ", h("code", {}, op["x-chom-limit"]), " of limits. By Connect and gRPC: ", h("code", {}, op["x-chom-procedure"])),
+    h("p", { class: "quiet" }, "Counts in the class ", h("code", {}, op["x-chom-limit"]), " of limits. By Connect and gRPC: ",
+      h("code", {}, op["x-chom-procedure"]), ". ", h("a", { href: "/api/docs/authorization#" + op["x-chom-procedure"].split("/").pop() }, "Its row in the authorization table")),
     h("pre", {}, example(op)),
     groups.path.length ? [h("h2", {}, "In the path"), parameterTable(groups.path)] : "",
     groups.query.length ? [h("h2", {}, "In the query"), parameterTable(groups.query)] : "",
     body && Object.keys(body.properties || {}).length ? [h("h2", {}, "In the body"), fields(body, Object.assign([body], { asks: true }))] : "",
     groups.header.length ? [h("h2", {}, "In headers"), parameterTable(groups.header)] : "",
     h("h2", {}, "Answer"),
-    h("p", { class: "quiet" }, h("code", {}, kindOfAnswer)),
+    h("p", { class: "quiet" }, h("code", {}, kindOfAnswer), media.schema ? [" ", kindLink(media.schema)] : ""),
     prose(op.responses["200"].description),
     answer ? fields(answer, [answer]) : "",
     h("h2", {}, "Failures"),
     h("p", {}, "Any of ", Object.keys(op.responses).filter((status) => /^[45]/.test(status)).join(", "), " as ", h("a", { href: "#problems" }, "a problem"), "."));
   document.title = op.summary + " · CHOM API";
+}
+
+function showSchema(name) {
+  const schema = api.components.schemas[name];
+  const uses = (thing) => JSON.stringify(thing).includes('"#/components/schemas/' + name + '"');
+  const users = [
+    ...operations.filter(uses).map((op) => h("a", { href: "#" + op.operationId }, op.operationId)),
+    ...schemas.filter((other) => uses(api.components.schemas[other])).map((other) => h("a", { href: "#" + other }, other)),
+  ];
+  main.replaceChildren(
+    h("h1", {}, name),
+    prose(schema.description),
+    schema.enum ? h("p", { class: "quiet" }, "One of these texts.") : fields(schema, Object.assign([schema], { asks: true })),
+    users.length ? [h("h2", {}, "Used by"), h("ul", {}, users.map((user) => h("li", {}, user)))] : "");
+  document.title = name + " · CHOM API";
 }
 
 function showHome() {
@@ -165,37 +191,81 @@ function showHome() {
     h("h2", { id: "problems" }, "Problems"),
     h("p", {}, "A failed call answers with these fields:"),
     fields(api.components.schemas.Problem, []),
-    h("p", {}, "The type is one of:"),
-    problems.map(([name, kind]) => h("div", { class: "problem", id: name },
-      h("h3", {}, h("code", {}, name), " ", h("small", { class: "quiet" }, kind.status)), h("p", {}, kind.title + ". " + kind.advice))));
+    h("p", {}, "Its type is the address of one of these:"),
+    problems.map(([name, kind]) => h("section", { class: "problem", id: name },
+      h("h3", {}, h("a", { href: "#" + name }, h("code", {}, name)), " ", h("small", { class: "quiet" }, kind.status)), h("p", {}, kind.title + ". " + kind.advice))));
   document.title = "CHOM API";
 }
 
+// show shows what the address names: a call, a schema, or a place on the first page.
 function show() {
-  const id = decodeURIComponent(location.hash.slice(1));
+  const id = location.hash.slice(1);
   const op = operations.find((candidate) => candidate.operationId === id);
-  if (op) {
-    showCall(op);
-    scrollTo(0, 0);
-  } else {
-    showHome();
-    const target = id && document.getElementById(id);
-    if (target) target.scrollIntoView();
-  }
+  if (op) showCall(op);
+  else if (schemas.includes(id)) showSchema(id);
+  else showHome();
+  const target = id && document.getElementById(id);
+  if (target) target.scrollIntoView();
+  else scrollTo(0, 0);
+  mark();
+  openMenu(false);
+}
+
+// mark shows in the list where the reader is.
+function mark() {
   for (const link of calls.querySelectorAll("a")) {
-    if (link.hash === "#" + id) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+    if (link.hash !== location.hash) {
+      link.removeAttribute("aria-current");
+      continue;
+    }
+    link.setAttribute("aria-current", "page");
+    const group = link.closest("details");
+    if (group) group.open = true;
+    link.scrollIntoView({ block: "nearest" });
   }
 }
 
+// openMenu shows or hides the list where it does not fit beside the text.
+function openMenu(open) {
+  menu.setAttribute("aria-expanded", String(open));
+  menu.parentElement.classList.toggle("open", open);
+}
+
+// list lists the calls and schemas that have all words of the search.
 function list() {
   const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-  const found = operations.filter((op) => words.every((word) => op.haystack.includes(word)));
-  const groups = api.tags.map((tag) => [tag, found.filter((op) => op.tags[0] === tag.name)]).filter(([, ops]) => ops.length);
+  const has = (text) => words.every((word) => text.includes(word));
+  const someCalls = operations.filter((op) => has(op.haystack));
+  const someSchemas = schemas.filter((name) => has(name.toLowerCase()));
+  const groups = api.tags.map((tag) => [tag, someCalls.filter((op) => op.tags[0] === tag.name)]).filter(([, ops]) => ops.length);
   calls.replaceChildren(...groups.map(([tag, ops]) => h("section", {}, h("h2", { title: tag.description }, tag.name),
-    h("ul", {}, ops.map((op) => h("li", {}, h("a", { href: "#" + op.operationId, title: op.path },
-      h("span", { class: "verb " + op.method.toLowerCase() }, op.method), op.summary)))))));
-  if (!groups.length) calls.replaceChildren(h("p", { class: "quiet" }, "Nothing has all of these words."));
+    h("ul", {}, ops.map((op) => h("li", {}, h("a", { href: "#" + op.operationId, title: op.method + " " + op.path },
+      h("span", { class: "verb " + op.method.toLowerCase() }, op.method), h("span", {}, op.operationId))))))));
+  if (someSchemas.length) {
+    calls.append(h("details", { open: words.length > 0 }, h("summary", {}, "Schemas"),
+      h("ul", {}, someSchemas.map((name) => h("li", {}, h("a", { href: "#" + name }, name))))));
+  }
+  found.textContent = words.length ? someCalls.length + " calls, " + someSchemas.length + " schemas" : "";
+  mark();
+}
+
+// keys lets a reader search without a mouse: / goes to the search, Enter to the first that it found, Escape clears it.
+function keys(event) {
+  if (event.key === "/" && document.activeElement !== search && !event.ctrlKey && !event.metaKey && !event.altKey) {
+    event.preventDefault();
+    openMenu(true);
+    search.focus();
+    search.select();
+  } else if (event.key === "Enter" && document.activeElement === search) {
+    const first = calls.querySelector("a");
+    if (first) first.click();
+    main.focus();
+  } else if (event.key === "Escape") {
+    openMenu(false);
+    if (document.activeElement !== search) return;
+    search.value = "";
+    list();
+  }
 }
 
 async function start() {
@@ -205,11 +275,18 @@ async function start() {
   document.getElementById("version").textContent = api.info.version;
   for (const [path, methods] of Object.entries(api.paths)) {
     for (const [method, op] of Object.entries(methods)) {
-      const haystack = [path, op.operationId, op.summary, op.description, op.tags[0]].join(" ").toLowerCase();
+      const haystack = [method, path, op.operationId, op.summary, op.description, op.tags[0]].join(" ").toLowerCase();
       operations.push({ ...op, path, method: method.toUpperCase(), haystack });
     }
   }
+  schemas = Object.keys(api.components.schemas);
   search.addEventListener("input", list);
+  menu.addEventListener("click", () => openMenu(menu.getAttribute("aria-expanded") !== "true"));
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault(); // the address names what is shown
+    main.focus();
+  });
+  addEventListener("keydown", keys);
   addEventListener("hashchange", show);
   list();
   show();
