@@ -34,7 +34,7 @@ func Document(methods map[string]protoreflect.MethodDescriptor, access func(proc
 		return nil, err
 	}
 	s := newSchemas(methods)
-	paths, tags := of(), of()
+	paths, tags, tagged := of(), list{}, map[string]bool{}
 	for _, route := range router.Routes() {
 		path, ok := paths.values[route.Path].(*object)
 		if !ok {
@@ -43,18 +43,16 @@ func Document(methods map[string]protoreflect.MethodDescriptor, access func(proc
 			paths.values[route.Path] = path
 		}
 		path.set(strings.ToLower(route.Method), s.operation(route, access(route.Procedure)))
-		service := route.Descriptor.Parent()
-		tags.set(tagOf(route), comment(service))
-	}
-	var named list
-	for _, name := range tags.names {
-		named = append(named, of("name", name, "description", tags.values[name]))
+		if name := tagOf(route); !tagged[name] {
+			tagged[name] = true
+			tags = append(tags, of("name", name, "description", comment(route.Descriptor.Parent())))
+		}
 	}
 	document := of(
 		"openapi", "3.1.1",
 		"info", of("title", "CHOM", "version", "v1", "description", overview),
 		"servers", list{of("url", "/", "description", "This control plane")},
-		"tags", named,
+		"tags", tags,
 		"paths", paths,
 		"components", of(
 			"schemas", s.all(),

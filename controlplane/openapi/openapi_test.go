@@ -2,7 +2,11 @@ package openapi_test
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -67,45 +71,62 @@ func TestFresh(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	strip := func(text []byte) any {
-		var document any
-		if err := json.Unmarshal(text, &document); err != nil {
-			t.Fatal(err)
-		}
-		var walk func(any) any
-		walk = func(v any) any {
-			switch v := v.(type) {
-			case map[string]any:
-				delete(v, "summary")
-				if _, ok := v["description"].(string); ok {
-					delete(v, "description")
-				}
-				if all, ok := v["allOf"].([]any); ok && len(all) == 1 {
-					return walk(all[0]) // a reference with a comment
-				}
-				for name := range v {
-					v[name] = walk(v[name])
-				}
-			case []any:
-				for i := range v {
-					v[i] = walk(v[i])
-				}
-			}
-			return v
-		}
-		return walk(document)
+	var fresh, have any
+	if err := errors.Join(json.Unmarshal(text, &fresh), json.Unmarshal(committed(t), &have)); err != nil {
+		t.Fatal(err)
 	}
-	want, _ := json.MarshalIndent(strip(text), "", " ")
-	have, _ := json.MarshalIndent(strip(committed(t)), "", " ")
-	if string(want) != string(have) {
-		a, b := strings.Split(string(want), "\n"), strings.Split(string(have), "\n")
-		for i := range min(len(a), len(b)) {
-			if a[i] != b[i] {
-				t.Fatalf("controlplane/api/openapi.json is not of these protos and rules: run make generate. Line %d is %s, not %s", i, b[i], a[i])
+	if where := differ("", bare(fresh), bare(have)); where != "" {
+		t.Errorf("controlplane/api/openapi.json is not of these protos and rules, at %s: run make generate", where)
+	}
+}
+
+// bare is a document without what comes from comments.
+func bare(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		delete(v, "summary")
+		if _, ok := v["description"].(string); ok {
+			delete(v, "description")
+		}
+		if all, ok := v["allOf"].([]any); ok && len(all) == 1 {
+			return bare(all[0]) // a reference with a comment
+		}
+		for name := range v {
+			v[name] = bare(v[name])
+		}
+	case []any:
+		for i := range v {
+			v[i] = bare(v[i])
+		}
+	}
+	return v
+}
+
+// differ says where two documents do; empty for nowhere.
+func differ(at string, a, b any) string {
+	if object, ok := a.(map[string]any); ok {
+		other, _ := b.(map[string]any)
+		for _, name := range slices.Sorted(maps.Keys(object)) {
+			if where := differ(at+"/"+name, object[name], other[name]); where != "" {
+				return where
 			}
 		}
-		t.Fatal("controlplane/api/openapi.json is not of these protos and rules: run make generate")
+		if len(object) == len(other) {
+			return ""
+		}
 	}
+	if items, ok := a.([]any); ok {
+		other, _ := b.([]any)
+		for i := range min(len(items), len(other)) {
+			if where := differ(fmt.Sprintf("%s/%d", at, i), items[i], other[i]); where != "" {
+				return where
+			}
+		}
+	}
+	if !reflect.DeepEqual(a, b) {
+		return fmt.Sprintf("%s, %v", at, b)
+	}
+	return ""
 }
 
 // TestComplete finds what a reader would miss.

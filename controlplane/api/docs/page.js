@@ -10,14 +10,20 @@ let api;
 let operations = [];
 let schemas = [];
 
-// h makes an element: h("p", {class: "x"}, "text", other).
+// h makes an element: h("p", {class: "x"}, "text", other). Children may be lists; empty ones are left out.
 function h(name, attributes, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes || {})) {
     if (value !== undefined && value !== false) element.setAttribute(key, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== undefined && child !== null && child !== ""));
+  element.append(...children.flat(Infinity).filter((child) => child !== undefined && child !== null && child !== ""));
   return element;
+}
+
+// fill replaces what the page is about.
+function fill(title, ...children) {
+  main.replaceChildren(h("article", {}, children));
+  document.title = title ? title + " · CHOM API" : "CHOM API";
 }
 
 // prose shows a text of the document: paragraphs, `code`, **bold**, and drawings, which are indented by four spaces.
@@ -75,7 +81,7 @@ function rules(schema) {
     minLength: "at least %s characters", maxLength: "at most %s characters", minimum: "at least %s", maximum: "at most %s",
     exclusiveMinimum: "more than %s", exclusiveMaximum: "less than %s",
   })) {
-    if (of[key] !== undefined) words.push(word.replace("%s", of[key]));
+    if (of[key] !== undefined) words.push((s === of ? "" : "each ") + word.replace("%s", of[key]));
   }
   for (const [key, word] of Object.entries({
     minItems: "at least %s of them", maxItems: "at most %s of them", minProperties: "at least %s of them", maxProperties: "at most %s of them",
@@ -97,7 +103,7 @@ function inner(schema) {
 
 function fieldRow(name, schema, must, description, seen) {
   const object = inner(schema);
-  const more = object && !seen.includes(object) ? h("details", {}, h("summary", {}, "Fields of " + kind(schema).replace(/^(list|map) of /, ""))) : undefined;
+  const more = object && !seen.includes(object) ? h("details", {}, h("summary", {}, "Fields")) : undefined;
   if (more) {
     more.addEventListener("toggle", () => {
       if (more.open && more.childElementCount === 1) more.append(fields(object, [...seen, object]));
@@ -148,12 +154,12 @@ function showCall(op) {
   const [kindOfAnswer, media] = Object.entries(op.responses["200"].content)[0];
   const answer = media.schema && inner(media.schema);
   const body = op.requestBody && resolve(op.requestBody.content["application/json"].schema);
-  main.replaceChildren(
-    h("h1", {}, op.summary),
+  fill(op.operationId,
+    h("h1", {}, op.operationId),
     h("p", { class: "path" }, h("span", { class: "verb " + op.method.toLowerCase() }, op.method), " ", op.path),
     prose(op.description),
     h("p", { class: "quiet" }, "Counts in the class ", h("code", {}, op["x-chom-limit"]), " of limits. By Connect and gRPC: ",
-      h("code", {}, op["x-chom-procedure"]), ". ", h("a", { href: "/api/docs/authorization#" + op["x-chom-procedure"].split("/").pop() }, "Its row in the authorization table")),
+      h("code", {}, op["x-chom-procedure"]), ". ", h("a", { href: "/api/docs/authorization#" + op["x-chom-procedure"].split("/").pop() }, "Its row in the authorization table"), "."),
     h("pre", {}, example(op)),
     groups.path.length ? [h("h2", {}, "In the path"), parameterTable(groups.path)] : "",
     groups.query.length ? [h("h2", {}, "In the query"), parameterTable(groups.query)] : "",
@@ -165,7 +171,6 @@ function showCall(op) {
     answer ? fields(answer, [answer]) : "",
     h("h2", {}, "Failures"),
     h("p", {}, "Any of ", Object.keys(op.responses).filter((status) => /^[45]/.test(status)).join(", "), " as ", h("a", { href: "#problems" }, "a problem"), "."));
-  document.title = op.summary + " · CHOM API";
 }
 
 function showSchema(name) {
@@ -175,17 +180,16 @@ function showSchema(name) {
     ...operations.filter(uses).map((op) => h("a", { href: "#" + op.operationId }, op.operationId)),
     ...schemas.filter((other) => uses(api.components.schemas[other])).map((other) => h("a", { href: "#" + other }, other)),
   ];
-  main.replaceChildren(
+  fill(name,
     h("h1", {}, name),
     prose(schema.description),
-    schema.enum ? h("p", { class: "quiet" }, "One of these texts.") : fields(schema, Object.assign([schema], { asks: true })),
+    schema.enum ? h("p", { class: "quiet" }, "One of these texts.") : fields(schema, Object.assign([schema], { asks: schema.additionalProperties === false })),
     users.length ? [h("h2", {}, "Used by"), h("ul", {}, users.map((user) => h("li", {}, user)))] : "");
-  document.title = name + " · CHOM API";
 }
 
 function showHome() {
   const problems = Object.entries(api.components.schemas.Problem["x-chom-kinds"]);
-  main.replaceChildren(
+  fill("",
     h("h1", {}, api.info.title + " API ", h("small", { class: "quiet" }, api.info.version)),
     prose(api.info.description),
     h("h2", { id: "problems" }, "Problems"),
@@ -194,7 +198,6 @@ function showHome() {
     h("p", {}, "Its type is the address of one of these:"),
     problems.map(([name, kind]) => h("section", { class: "problem", id: name },
       h("h3", {}, h("a", { href: "#" + name }, h("code", {}, name)), " ", h("small", { class: "quiet" }, kind.status)), h("p", {}, kind.title + ". " + kind.advice))));
-  document.title = "CHOM API";
 }
 
 // show shows what the address names: a call, a schema, or a place on the first page.
@@ -236,9 +239,9 @@ function list() {
   const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
   const has = (text) => words.every((word) => text.includes(word));
   const someCalls = operations.filter((op) => has(op.haystack));
-  const someSchemas = schemas.filter((name) => has(name.toLowerCase()));
+  const someSchemas = schemas.filter((name) => !name.endsWith("Response") && has(name.toLowerCase())); // those are shown with their calls
   const groups = api.tags.map((tag) => [tag, someCalls.filter((op) => op.tags[0] === tag.name)]).filter(([, ops]) => ops.length);
-  calls.replaceChildren(...groups.map(([tag, ops]) => h("section", {}, h("h2", { title: tag.description }, tag.name),
+  calls.replaceChildren(...groups.map(([tag, ops]) => h("section", {}, h("h2", { title: tag.description }, tag.name.replace(/([a-z])([A-Z])/g, "$1 $2")),
     h("ul", {}, ops.map((op) => h("li", {}, h("a", { href: "#" + op.operationId, title: op.method + " " + op.path },
       h("span", { class: "verb " + op.method.toLowerCase() }, op.method), h("span", {}, op.operationId))))))));
   if (someSchemas.length) {
