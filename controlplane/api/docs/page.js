@@ -208,8 +208,12 @@ function show() {
   else if (schemas.includes(id)) showSchema(id);
   else showHome();
   const target = id && document.getElementById(id);
-  if (target) target.scrollIntoView();
-  else scrollTo(0, 0);
+  if (target) {
+    target.classList.add("here"); // :target does not see what was made later
+    target.scrollIntoView();
+  } else {
+    scrollTo(0, 0);
+  }
   mark();
   openMenu(false);
 }
