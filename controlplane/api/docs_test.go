@@ -160,7 +160,7 @@ func TestContract(t *testing.T) {
 				for _, e := range wrong {
 					t.Errorf("%s %s as %s: %d: %s: %s", route.Method, route.Path, who, answer.StatusCode, e.Error(), e.Reason)
 					for _, s := range e.SchemaValidationErrors {
-						t.Errorf("  %s at %s", s.Reason, s.Location)
+						t.Errorf("  %s at %s", s.Reason, s.FieldPath)
 					}
 				}
 				t.Logf("%s", content)

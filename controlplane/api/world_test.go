@@ -233,7 +233,7 @@ func must(t testing.TB, err error) {
 }
 
 // whole checks that no chain of the audit trail broke, whatever the test did.
-func whole(t *testing.T, d *db.DB) {
+func whole(t testing.TB, d *db.DB) {
 	t.Helper()
 	checked, err := audit.New(d).Verify(context.Background(), nil)
 	if err != nil || checked.Events == 0 || len(checked.Damages) > 0 {
