@@ -73,11 +73,12 @@ mutants: ## Remove one check at a time and show that the tests notice; ONLY="wor
 
 ##@ Change it
 .PHONY: generate
-generate: ## Regenerate what comes from the protos: proto/gen, and controlplane/web/src/gen
+generate: ## Regenerate what comes from the protos: proto/gen, controlplane/web/src/gen, controlplane/api/openapi.json
 	@packaging/setup/tools.sh buf protoc-gen-go protoc-gen-connect-go protoc-gen-go-grpc
 	@packaging/setup/web.sh
 	@buf format -w && rm -rf proto/gen && buf generate
 	@cd controlplane/web && npm run -s generate
+	@packaging/setup/openapi.sh >controlplane/api/openapi.json.new && mv controlplane/api/openapi.json.new controlplane/api/openapi.json
 
 .PHONY: lint
 lint: ## golangci-lint over all modules

@@ -13,6 +13,7 @@ buf generate -o "$fresh"
 diff -r "$fresh/proto/gen" proto/gen
 packaging/setup/web.sh
 (cd controlplane/web && buf generate -o "$fresh" && diff -r "$fresh/src/gen" src/gen && npx tsc)
+packaging/setup/openapi.sh | diff - controlplane/api/openapi.json
 
 echo "== the protos break no one"
 if git rev-parse -q --verify origin/main >/dev/null && git cat-file -e origin/main:buf.yaml 2>/dev/null; then
