@@ -54,7 +54,7 @@ chom account verify.`,
 		Example: `  chom account sign-up anna@acme.example --url https://chom.example.com`,
 		Args:    exactly(1),
 	}, func(ctx context.Context, c *client, args []string) error {
-		password, err := p.newPassword()
+		password, err := p.choosePassword()
 		if err != nil {
 			return err
 		}
@@ -118,7 +118,7 @@ input, or asked for on a terminal. All browsers where you are signed in are sign
 		if err != nil {
 			return err
 		}
-		password, err := p.newPassword()
+		password, err := p.choosePassword()
 		if err != nil {
 			return err
 		}

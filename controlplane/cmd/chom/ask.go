@@ -42,8 +42,8 @@ func (p *program) confirm(yes bool, consequence, name string) error {
 	return nil
 }
 
-// newPassword reads a password that is being chosen: twice on a terminal, where a slip does not show.
-func (p *program) newPassword() (string, error) {
+// choosePassword reads a password that is being chosen: twice on a terminal, where a slip does not show.
+func (p *program) choosePassword() (string, error) {
 	password, err := p.secret("New password: ")
 	if err != nil || p.person() == nil {
 		return password, err
