@@ -39,9 +39,10 @@ build: ## Build chomd, chom, chom-agent, chom-swarm and the plugins into bin/
 	@for p in static wordpress; do go build -ldflags '$(LDFLAGS)' -o bin/chom-plugin-$$p ./plugins/$$p; done
 
 .PHONY: packages
-packages: ## Build the agent's .deb for amd64 and arm64 into dist/
+packages: ## Build the .debs of the agent and of the command line for amd64 and arm64 into dist/
 	@packaging/setup/tools.sh nfpm
 	@VERSION=$(VERSION) packaging/agent/build.sh amd64 arm64
+	@VERSION=$(VERSION) packaging/cli/build.sh amd64 arm64
 
 ##@ Prove it
 .PHONY: test
@@ -72,11 +73,12 @@ mutants: ## Remove one check at a time and show that the tests notice; ONLY="wor
 
 ##@ Change it
 .PHONY: generate
-generate: ## Regenerate what comes from the protos: proto/gen, and controlplane/web/src/gen
+generate: ## Regenerate what comes from the protos: proto/gen, controlplane/web/src/gen, controlplane/api/openapi.json
 	@packaging/setup/tools.sh buf protoc-gen-go protoc-gen-connect-go protoc-gen-go-grpc
 	@packaging/setup/web.sh
 	@buf format -w && rm -rf proto/gen && buf generate
 	@cd controlplane/web && npm run -s generate
+	@packaging/setup/openapi.sh >controlplane/api/openapi.json.new && mv controlplane/api/openapi.json.new controlplane/api/openapi.json
 
 .PHONY: lint
 lint: ## golangci-lint over all modules

@@ -145,6 +145,9 @@ func New(c Config) (http.Handler, error) {
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options...))
 	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, options...))
 
+	if err := mountDocs(mux); err != nil {
+		return nil, err
+	}
 	mountHealth(mux, d, c.Ready)
 	c.Packages.Mount(mux)
 	return d.request(mux), nil

@@ -30,7 +30,7 @@ import (
 )
 
 // newNotices are the mails and webhooks of a world in which nothing is sent.
-func newNotices(t *testing.T, d *db.DB, log *slog.Logger, organizations *organization.Organizations) (*notify.Mails, *webhook.Webhooks) {
+func newNotices(t testing.TB, d *db.DB, log *slog.Logger, organizations *organization.Organizations) (*notify.Mails, *webhook.Webhooks) {
 	t.Helper()
 	const url = "https://chom.example.com"
 	mails, err := notify.New(d, secrettest.New(), log, prometheus.NewRegistry(), notify.Config{PublicURL: url})
@@ -41,7 +41,7 @@ func newNotices(t *testing.T, d *db.DB, log *slog.Logger, organizations *organiz
 }
 
 // newWebhook makes a webhook and an event for it.
-func newWebhook(t *testing.T, d *db.DB, webhooks *webhook.Webhooks, organization string) (id, delivery string) {
+func newWebhook(t testing.TB, d *db.DB, webhooks *webhook.Webhooks, organization string) (id, delivery string) {
 	t.Helper()
 	tenant, err := contract.ParseOrganizationID(organization)
 	must(t, err)
@@ -58,7 +58,7 @@ func newWebhook(t *testing.T, d *db.DB, webhooks *webhook.Webhooks, organization
 // canaryLink is what no operator may see.
 const canaryLink = "https://chom.example.com/reset#canary"
 
-func newMail(t *testing.T, d *db.DB, mails *notify.Mails) string {
+func newMail(t testing.TB, d *db.DB, mails *notify.Mails) string {
 	t.Helper()
 	to, err := contract.ParseEmail("somebody@example.com")
 	must(t, err)

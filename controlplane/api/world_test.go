@@ -75,7 +75,7 @@ type tenant struct {
 	owner, admin, member, viewer string // texts of tokens
 }
 
-func newWorld(t *testing.T, d *db.DB) *world {
+func newWorld(t testing.TB, d *db.DB) *world {
 	t.Helper()
 	ctx := t.Context()
 	w := &world{db: d, log: &strings.Builder{}}
@@ -125,7 +125,7 @@ func newWorld(t *testing.T, d *db.DB) *world {
 }
 
 // replica opens another door to the same world, with some of its configuration changed, and gives its URL.
-func (w *world) replica(t *testing.T, change func(*Config)) string {
+func (w *world) replica(t testing.TB, change func(*Config)) string {
 	t.Helper()
 	c := w.config
 	c.Metrics = prometheus.NewRegistry()
@@ -147,7 +147,7 @@ func (w *world) replica(t *testing.T, change func(*Config)) string {
 // plenty is for tests that call often.
 var plenty = limit.Rates{limit.Auth: 1e6, limit.API: 1e6, limit.Operator: 1e6, limit.Sensitive: 1e6}
 
-func newTenant(t *testing.T, w *world, sites *site.Sites, name string) tenant {
+func newTenant(t testing.TB, w *world, sites *site.Sites, name string) tenant {
 	t.Helper()
 	ctx := t.Context()
 	o, err := w.organizations.Create(ctx, name, "owner@"+name+".example")
@@ -182,7 +182,7 @@ func (noNames) LookupTXT(_ context.Context, name string) ([]string, error) {
 }
 
 // member makes somebody with a role and gives them a token.
-func (w *world) member(t *testing.T, organization, email string, role organization.Role) (account.Caller, string) {
+func (w *world) member(t testing.TB, organization, email string, role organization.Role) (account.Caller, string) {
 	t.Helper()
 	person := w.join(t, organization, email, role)
 	var text string
@@ -195,7 +195,7 @@ func (w *world) member(t *testing.T, organization, email string, role organizati
 }
 
 // join makes somebody with a role, and undoes what else became of them. It returns the account.
-func (w *world) join(t *testing.T, organization, email string, role organization.Role) string {
+func (w *world) join(t testing.TB, organization, email string, role organization.Role) string {
 	t.Helper()
 	address, err := contract.ParseEmail(email)
 	must(t, err)
@@ -218,7 +218,7 @@ func (w *world) join(t *testing.T, organization, email string, role organization
 }
 
 // caller is who a token stands for.
-func (w *world) caller(t *testing.T, text string) account.Caller {
+func (w *world) caller(t testing.TB, text string) account.Caller {
 	t.Helper()
 	found, err := w.tokens.Authenticate(t.Context(), text, "127.0.0.1")
 	must(t, err)
@@ -226,7 +226,7 @@ func (w *world) caller(t *testing.T, text string) account.Caller {
 }
 
 // enrolled makes a server whose host is ready for sites.
-func enrolled(t *testing.T, servers *fleet.Fleet, name string) string {
+func enrolled(t testing.TB, servers *fleet.Fleet, name string) string {
 	t.Helper()
 	made, token, err := servers.Create(t.Context(), name, fleet.Shared, contract.OrganizationID{}, strings.Repeat("0", 64))
 	must(t, err)
@@ -239,7 +239,7 @@ func enrolled(t *testing.T, servers *fleet.Fleet, name string) string {
 	return made.ID.String()
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -247,7 +247,7 @@ func must(t *testing.T, err error) {
 }
 
 // whole checks that no chain of the audit trail broke, whatever the test did.
-func whole(t *testing.T, d *db.DB) {
+func whole(t testing.TB, d *db.DB) {
 	t.Helper()
 	checked, err := audit.New(d).Verify(context.Background(), nil)
 	if err != nil || checked.Events == 0 || len(checked.Damages) > 0 {

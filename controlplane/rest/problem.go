@@ -48,26 +48,44 @@ type Kind struct {
 	Status int
 	// Title says it in words.
 	Title string
+	// Advice is what to do about it.
+	Advice string
 }
 
 // Kinds are all of them.
 var Kinds = []Kind{
-	{"invalid_argument", http.StatusBadRequest, "The request breaks a rule"},
-	{"unauthenticated", http.StatusUnauthorized, "Who calls is not known"},
-	{"permission_denied", http.StatusForbidden, "The caller may not do this"},
-	{"step_up_required", http.StatusForbidden, "The caller must first confirm that it is them"},
-	{"not_found", http.StatusNotFound, "There is no such thing"},
-	{"method_not_allowed", http.StatusMethodNotAllowed, "The path has other methods"},
-	{"failed_precondition", http.StatusConflict, "The thing is in another state than the request needs"},
-	{"aborted", http.StatusPreconditionFailed, "The thing was changed by somebody else"},
-	{"body_too_large", http.StatusRequestEntityTooLarge, "The body is too large"},
-	{"unsupported_media_type", http.StatusUnsupportedMediaType, "The body is not in a format that is understood"},
-	{"resource_exhausted", http.StatusTooManyRequests, "Too many requests"},
-	{"canceled", 499, "The caller went away"},
-	{"internal", http.StatusInternalServerError, "The control plane failed"},
-	{"unimplemented", http.StatusNotImplemented, "This is not implemented"},
-	{"unavailable", http.StatusServiceUnavailable, "It may work later"},
-	{"deadline_exceeded", http.StatusGatewayTimeout, "It took too long"},
+	{"invalid_argument", http.StatusBadRequest, "The request breaks a rule",
+		"errors names the fields or parameters and their rules. The same call fails again."},
+	{"unauthenticated", http.StatusUnauthorized, "Who calls is not known",
+		"Send a token, or sign in. After five wrong tokens in a minute, an address must wait."},
+	{"permission_denied", http.StatusForbidden, "The caller may not do this",
+		"The role in the organization is too small, or the scope of the token. /api/docs/authorization says what is needed."},
+	{"step_up_required", http.StatusForbidden, "The caller must first confirm that it is them",
+		"The session must prove its second factor or password again; then repeat the call."},
+	{"not_found", http.StatusNotFound, "There is no such thing",
+		"It does not exist, or belongs to somebody else: both look the same."},
+	{"method_not_allowed", http.StatusMethodNotAllowed, "The path has other methods",
+		"The header Allow names the methods of the path."},
+	{"failed_precondition", http.StatusConflict, "The thing is in another state than the request needs",
+		"It is in a state in which this cannot be done, or a name is taken. Look at it, then decide."},
+	{"aborted", http.StatusPreconditionFailed, "The thing was changed by somebody else",
+		"The If-Match is not its ETag any more. Read it again, decide anew, and send the new ETag."},
+	{"body_too_large", http.StatusRequestEntityTooLarge, "The body is too large",
+		"A body has at most 1 MiB."},
+	{"unsupported_media_type", http.StatusUnsupportedMediaType, "The body is not in a format that is understood",
+		"Send the body as Content-Type: application/json, without a Content-Encoding."},
+	{"resource_exhausted", http.StatusTooManyRequests, "Too many requests",
+		"Wait for retry_after seconds. The headers RateLimit-* say how much is left before it happens."},
+	{"canceled", 499, "The caller went away",
+		"The call may have had its effect all the same."},
+	{"internal", http.StatusInternalServerError, "The control plane failed",
+		"A bug, or a broken machine. The log of the control plane knows it by request_id."},
+	{"unimplemented", http.StatusNotImplemented, "This is not implemented",
+		"A newer control plane may know it."},
+	{"unavailable", http.StatusServiceUnavailable, "It may work later",
+		"Something is away for a moment. Repeat the call after retry_after seconds; with an Idempotency-Key that is always safe."},
+	{"deadline_exceeded", http.StatusGatewayTimeout, "It took too long",
+		"It may have happened all the same. Repeat it with the same Idempotency-Key, or look."},
 }
 
 // TypePrefix and a Kind's name are a problem's type: a place in the documentation that the control plane serves.

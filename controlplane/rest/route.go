@@ -22,6 +22,8 @@ type Route struct {
 	Procedure string
 	// Descriptor is the method.
 	Descriptor protoreflect.MethodDescriptor
+	// Binding counts the URLs of one method, from 0.
+	Binding int
 	// HasBody says that what the path does not name comes in the body, else in the query.
 	HasBody bool
 
@@ -77,11 +79,12 @@ func routesOf(procedure string, method protoreflect.MethodDescriptor) ([]*Route,
 		return nil, fmt.Errorf("%s has no google.api.http annotation", procedure)
 	}
 	var routes []*Route
-	for _, rule := range append([]*annotations.HttpRule{rule}, rule.GetAdditionalBindings()...) {
+	for i, rule := range append([]*annotations.HttpRule{rule}, rule.GetAdditionalBindings()...) {
 		route, err := routeOf(procedure, method, rule)
 		if err != nil {
 			return nil, fmt.Errorf("annotation of %s: %w", procedure, err)
 		}
+		route.Binding = i
 		routes = append(routes, route)
 	}
 	return routes, nil

@@ -39,6 +39,7 @@ type bar struct {
 }
 
 func atMost(limit float64) *bar  { return &bar{"<=", limit} }
+func atLeast(limit float64) *bar { return &bar{">=", limit} }
 func exactly(limit float64) *bar { return &bar{"=", limit} }
 
 func (b bar) reached(v float64) bool {

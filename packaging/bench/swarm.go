@@ -43,7 +43,7 @@ func swarm(ctx context.Context, b *bench) (_ []row, err error) {
 	if err := os.Mkdir(sw.dir, 0o700); err != nil {
 		return nil, err
 	}
-	if err := sw.servers(ctx); err != nil {
+	if err := sw.servers(ctx, swarmAgents); err != nil {
 		return nil, err
 	}
 	// From here on chomd holds what 2,000 rows cost it, and no agent.
@@ -68,7 +68,7 @@ func swarm(ctx context.Context, b *bench) (_ []row, err error) {
 		return nil, err
 	}
 	b.detail("%d agents enrolled and connected after %s", swarmAgents, time.Since(begin).Round(time.Second))
-	if err := sw.prepared(ctx, p); err != nil {
+	if err := sw.prepared(ctx, p, swarmAgents); err != nil {
 		return nil, err
 	}
 	if err := pause(ctx, swarmSettle); err != nil {
@@ -125,12 +125,12 @@ type swarmed struct {
 func (s *swarmed) tokens() string { return filepath.Join(s.dir, "tokens") }
 
 // servers creates them and keeps their join tokens.
-func (s *swarmed) servers(ctx context.Context) error {
-	s.ids = make([]string, swarmAgents)
-	tokens := make([]string, swarmAgents)
+func (s *swarmed) servers(ctx context.Context, n int) error {
+	s.ids = make([]string, n)
+	tokens := make([]string, n)
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
-	for i := range swarmAgents {
+	for i := range n {
 		g.Go(func() error {
 			res, err := s.Servers.CreateServer(ctx, &fleetv1.CreateServerRequest{Name: fmt.Sprintf("swarm-%d", i)})
 			if err != nil {
@@ -188,8 +188,8 @@ func (s *swarmed) connected(ctx context.Context, p *process, want int) error {
 	}
 }
 
-// prepared waits until every agent has ended the task that follows enrolment.
-func (s *swarmed) prepared(ctx context.Context, p *process) error {
+// prepared waits until the agents have ended so many tasks: the one that follows enrolment, and those after it.
+func (s *swarmed) prepared(ctx context.Context, p *process, tasks int) error {
 	ctx, cancel := context.WithTimeout(ctx, swarmLimit)
 	defer cancel()
 	for {
@@ -197,11 +197,11 @@ func (s *swarmed) prepared(ctx context.Context, p *process) error {
 		if err != nil {
 			return err
 		}
-		if c.Ended >= swarmAgents && c.Busy == 0 {
+		if c.Ended >= tasks && c.Busy == 0 {
 			return nil
 		}
 		if err := pause(ctx, time.Second); err != nil {
-			return fmt.Errorf("%d of %d servers are prepared: %w", c.Ended, swarmAgents, err)
+			return fmt.Errorf("%d of %d tasks have ended: %w", c.Ended, tasks, err)
 		}
 	}
 }

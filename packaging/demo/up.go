@@ -210,7 +210,7 @@ func (d demo) summary(s *state, begin time.Time) {
 		{"Site", "http://" + domain + "/   (the name is in this machine's /etc/hosts)"},
 		{"Its administration", login + "   (one use, 60 s; a new one: chom site login hello)"},
 		{"Control plane", s.URL},
-		{"Command line", fmt.Sprintf("export CHOM_CONFIG=%s; bin/chom login --url %s < %s",
+		{"Command line", fmt.Sprintf("export CHOM_CONFIG=%s; bin/chom login --url %s --token < %s",
 			filepath.Join(d.state, "chom.json"), s.URL, filepath.Join(d.state, "token"))},
 		{"The VPS", fmt.Sprintf("%s   (a shell on it: bin/chom-lab exec %s -- bash)", s.Host, hostName)},
 		{"Remove it all", "make demo-down"},

@@ -13,6 +13,7 @@ buf generate -o "$fresh"
 diff -r "$fresh/proto/gen" proto/gen
 packaging/setup/web.sh
 (cd controlplane/web && buf generate -o "$fresh" && diff -r "$fresh/src/gen" src/gen && npx tsc)
+packaging/setup/openapi.sh | diff - controlplane/api/openapi.json
 
 echo "== the protos break no one"
 if git rev-parse -q --verify origin/main >/dev/null && git cat-file -e origin/main:buf.yaml 2>/dev/null; then
@@ -23,7 +24,7 @@ echo "== every module builds alone, and its go.mod is tidy"
 for m in $modules; do
 	(cd "$m" && GOWORK=off go mod tidy -diff && GOWORK=off go build ./...)
 done
-GOARCH=arm64 go build ./agent/... ./plugins/...
+GOARCH=arm64 go build ./agent/... ./plugins/... ./controlplane/cmd/chom
 go build -tags failpoint ./agent/... ./controlplane/...
 
 echo "== vet and lint"

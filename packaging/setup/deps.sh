@@ -27,6 +27,7 @@ test  redis-server            /usr/bin/redis-server
 test  nginx                   /usr/sbin/nginx
 test  mariadb-server          /usr/sbin/mariadbd
 test  mariadb-client          /usr/bin/mariadb
+test  chromium                /usr/bin/chromium
 test  php-cli                 /usr/bin/php
 test  php-mysql               /usr/lib/php/20*/mysqli.so
 test  php-xml                 /usr/lib/php/20*/dom.so

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/cookiejar"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +19,11 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	accountv1 "chom.dev/proto/gen/chom/account/v1"
+	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
+	tokenv1 "chom.dev/proto/gen/chom/token/v1"
+	"chom.dev/proto/gen/chom/token/v1/tokenv1connect"
 
 	_ "chom.dev/controlplane/api"  // part of chomd
 	_ "chom.dev/controlplane/link" // part of chomd
@@ -66,16 +73,22 @@ func TestScripts(t *testing.T) {
 				}
 			})
 			env.Values["plane"] = p
+			env.Values["page"] = new(*page)
 			env.Setenv("URL", p.url)
 			env.Setenv("AGENTS", p.agents)
 			env.Setenv("CHOM_CONFIG", filepath.Join(env.WorkDir, "config.json"))
 			return os.WriteFile(filepath.Join(env.WorkDir, "secret"), []byte(p.secret+"\n"), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":   exits,
-			"agent":   runAgent,
-			"restart": restart,
-			"setvar":  setvar,
+			"exits":     exits,
+			"agent":     runAgent,
+			"restart":   restart,
+			"restarted": restarted,
+			"setvar":    setvar,
+			"signin":    signIn,
+			"browse":    browse,
+			"mailed":    mailed,
+			"tokenof":   tokenOf,
 		},
 	})
 }
@@ -119,7 +132,7 @@ func runAgent(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// restart AFTER kills the control plane after a while, and starts it again on the same addresses.
+// restart AFTER kills the control plane after a while, and starts it again on the same addresses; restarted waits until it has.
 func restart(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: restart AFTER")
@@ -132,7 +145,14 @@ func restart(ts *testscript.TestScript, neg bool, args []string) {
 		time.Sleep(after)
 		done <- p.again()
 	}()
-	ts.Defer(func() { ts.Check(<-done) })
+	p.restarted = done
+}
+
+func restarted(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: restarted")
+	}
+	ts.Check(<-ts.Value("plane").(*controlPlane).restarted)
 }
 
 // setvar NAME FILE PATTERN sets a variable to the first group of a pattern in a file (or in stdout).
@@ -147,12 +167,53 @@ func setvar(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], found[1])
 }
 
+// mailed FILE EMAIL SUBJECT waits for a mail to somebody and writes the link in it into a file.
+func mailed(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: mailed FILE EMAIL SUBJECT")
+	}
+	link := regexp.MustCompile(`http://\S+#\S+`)
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		mails, err := filepath.Glob(ts.MkAbs("mails/*.eml"))
+		ts.Check(err)
+		for _, mail := range mails {
+			text, err := os.ReadFile(mail)
+			ts.Check(err)
+			if !strings.Contains(string(text), "To: <"+args[1]+">\r\n") || !strings.Contains(string(text), "Subject: "+args[2]+"\r\n") {
+				continue
+			}
+			// Long lines are broken by "=" at their end.
+			found := link.FindString(strings.ReplaceAll(string(text), "=\r\n", ""))
+			ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(found+"\n"), 0o600))
+			return
+		}
+	}
+	ts.Fatalf("no mail to %s about %s", args[1], args[2])
+}
+
+// tokenof FILE EMAIL PASSWORD signs in as a browser does, and writes a token of the person into a file.
+func tokenOf(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: tokenof FILE EMAIL PASSWORD")
+	}
+	url := ts.Getenv("URL")
+	jar, err := cookiejar.New(nil)
+	ts.Check(err)
+	browser := &http.Client{Jar: jar, Transport: &page{origin: url}}
+	_, err = accountv1connect.NewSessionServiceClient(browser, url).Login(context.Background(), &accountv1.LoginRequest{Email: args[1], Password: args[2]})
+	ts.Check(err)
+	made, err := tokenv1connect.NewTokenServiceClient(browser, url).CreateToken(context.Background(), &tokenv1.CreateTokenRequest{Name: "test", Scope: accountv1.Scope_SCOPE_MANAGE})
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(made.GetSecret()+"\n"), 0o600))
+}
+
 // controlPlane is a chomd of its own process.
 type controlPlane struct {
 	dir                 string
 	url, agents, secret string
 	process             *exec.Cmd
 	ended               chan error
+	restarted           chan error
 }
 
 func startControlPlane(dir, people, agents string) (*controlPlane, error) {
@@ -161,7 +222,8 @@ func startControlPlane(dir, people, agents string) (*controlPlane, error) {
 }
 
 func (p *controlPlane) start(people, agents string) error {
-	p.process = exec.Command(chomd, "serve", "--data-dir", filepath.Join(p.dir, "chomd"), "--people-listen", people, "--agents-listen", agents, "--metrics-listen", "")
+	p.process = exec.Command(chomd, "serve", "--data-dir", filepath.Join(p.dir, "chomd"), "--people-listen", people, "--agents-listen", agents, "--metrics-listen", "",
+		"--mail-dir", filepath.Join(p.dir, "mails"), "--limit-auth", "1000", "--limit-sensitive", "1000", "--limit-api", "1000")
 	p.process.Env = []string{"HOME=" + p.dir}
 	console, err := p.process.StdoutPipe()
 	if err != nil {

@@ -13,10 +13,14 @@ import (
 	"time"
 
 	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
+	"chom.dev/proto/gen/chom/audit/v1/auditv1connect"
 	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
+	"chom.dev/proto/gen/chom/mail/v1/mailv1connect"
 	"chom.dev/proto/gen/chom/organization/v1/organizationv1connect"
 	"chom.dev/proto/gen/chom/site/v1/sitev1connect"
 	"chom.dev/proto/gen/chom/task/v1/taskv1connect"
+	"chom.dev/proto/gen/chom/token/v1/tokenv1connect"
+	"chom.dev/proto/gen/chom/webhook/v1/webhookv1connect"
 	"connectrpc.com/connect"
 )
 
@@ -29,25 +33,43 @@ const maxAnswer = 16 << 20
 // client is the control plane's API.
 type client struct {
 	accounts      accountv1connect.AccountServiceClient
+	sessions      accountv1connect.SessionServiceClient
+	factors       accountv1connect.SecondFactorServiceClient
+	devices       accountv1connect.DeviceLoginServiceClient
+	audit         auditv1connect.AuditServiceClient
+	mails         mailv1connect.MailServiceClient
 	organizations organizationv1connect.OrganizationServiceClient
 	servers       fleetv1connect.ServerServiceClient
 	sites         sitev1connect.SiteServiceClient
 	tasks         taskv1connect.TaskServiceClient
+	tokens        tokenv1connect.TokenServiceClient
+	webhooks      webhookv1connect.WebhookServiceClient
+
+	*caller
 }
 
-func newClient(c config) (*client, error) {
-	base, err := url.Parse(c.URL)
+// caller is what all calls have in common.
+type caller struct {
+	base  string // the URL without a slash at its end
+	token string
+	http  *http.Client
+	note  func(format string, args ...any) // tells the person that a call is made again
+}
+
+func newClient(t target, note func(format string, args ...any)) (*client, error) {
+	base, err := url.Parse(t.URL)
 	if err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https" {
 		return nil, usagef("the URL must be http(s)://HOST[:PORT]")
 	}
 	transport := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   10 * time.Second,
 		ResponseHeaderTimeout: callTimeout,
 		ForceAttemptHTTP2:     true,
 	}
-	if c.CA != "" {
-		pem, err := os.ReadFile(c.CA)
+	if t.CA != "" {
+		pem, err := os.ReadFile(t.CA)
 		if err != nil {
 			return nil, fmt.Errorf("read certificate authority: %w", err)
 		}
@@ -56,41 +78,53 @@ func newClient(c config) (*client, error) {
 			roots = x509.NewCertPool()
 		}
 		if !roots.AppendCertsFromPEM(pem) {
-			return nil, usagef("%s holds no certificate", c.CA)
+			return nil, usagef("--ca: %s holds no certificate", t.CA)
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	}
-	hc := &http.Client{
+	c := &caller{base: strings.TrimSuffix(t.URL, "/"), token: t.Token, note: note, http: &http.Client{
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // a token goes to nobody else
-	}
-	options := []connect.ClientOption{
-		connect.WithReadMaxBytes(maxAnswer),
-		connect.WithInterceptors(credentials{token: c.Token}),
-	}
-	to := strings.TrimSuffix(c.URL, "/")
+	}}
+	options := []connect.ClientOption{connect.WithReadMaxBytes(maxAnswer), connect.WithInterceptors(c)}
 	return &client{
-		accounts:      accountv1connect.NewAccountServiceClient(hc, to, options...),
-		organizations: organizationv1connect.NewOrganizationServiceClient(hc, to, options...),
-		servers:       fleetv1connect.NewServerServiceClient(hc, to, options...),
-		sites:         sitev1connect.NewSiteServiceClient(hc, to, options...),
-		tasks:         taskv1connect.NewTaskServiceClient(hc, to, options...),
+		accounts:      accountv1connect.NewAccountServiceClient(c.http, c.base, options...),
+		sessions:      accountv1connect.NewSessionServiceClient(c.http, c.base, options...),
+		factors:       accountv1connect.NewSecondFactorServiceClient(c.http, c.base, options...),
+		devices:       accountv1connect.NewDeviceLoginServiceClient(c.http, c.base, options...),
+		audit:         auditv1connect.NewAuditServiceClient(c.http, c.base, options...),
+		mails:         mailv1connect.NewMailServiceClient(c.http, c.base, options...),
+		organizations: organizationv1connect.NewOrganizationServiceClient(c.http, c.base, options...),
+		servers:       fleetv1connect.NewServerServiceClient(c.http, c.base, options...),
+		sites:         sitev1connect.NewSiteServiceClient(c.http, c.base, options...),
+		tasks:         taskv1connect.NewTaskServiceClient(c.http, c.base, options...),
+		tokens:        tokenv1connect.NewTokenServiceClient(c.http, c.base, options...),
+		webhooks:      webhookv1connect.NewWebhookServiceClient(c.http, c.base, options...),
+		caller:        c,
 	}, nil
 }
 
-// credentials adds the token to each call and a time limit to the unary ones.
-type credentials struct{ token string }
+const keyHeader = "Idempotency-Key"
 
-func (c credentials) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
-	return func(ctx context.Context, request connect.AnyRequest) (connect.AnyResponse, error) {
-		ctx, cancel := context.WithTimeout(ctx, callTimeout)
-		defer cancel()
+// WrapUnary implements connect.Interceptor: it adds the token, a key by which a repeat is known, and a time limit for each try.
+func (c *caller) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, request connect.AnyRequest) (answer connect.AnyResponse, err error) {
 		c.sign(request.Header())
-		return next(ctx, request)
+		if c.token != "" { // strangers' calls have no keys
+			request.Header().Set(keyHeader, keyFor(request.Any()))
+		}
+		err = c.patiently(ctx, func() error {
+			ctx, cancel := context.WithTimeout(ctx, callTimeout)
+			defer cancel()
+			answer, err = next(ctx, request)
+			return err
+		})
+		return answer, err
 	}
 }
 
-func (c credentials) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+// WrapStreamingClient implements connect.Interceptor.
+func (c *caller) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
 	return func(ctx context.Context, spec connect.Spec) connect.StreamingClientConn {
 		conn := next(ctx, spec)
 		c.sign(conn.RequestHeader())
@@ -98,11 +132,12 @@ func (c credentials) WrapStreamingClient(next connect.StreamingClientFunc) conne
 	}
 }
 
-func (c credentials) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+// WrapStreamingHandler implements connect.Interceptor. It is for servers, which this is not.
+func (c *caller) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return next
 }
 
-func (c credentials) sign(header http.Header) {
+func (c *caller) sign(header http.Header) {
 	if c.token != "" {
 		header.Set("Authorization", "Bearer "+c.token)
 	}

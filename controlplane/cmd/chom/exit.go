@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -29,7 +30,7 @@ const exitCodesHelp = `Exit codes:
   3  what was named does not exist
   4  the change was accepted, but its task failed on the host
   5  not signed in, or not allowed
-  6  the control plane does not answer`
+  6  the control plane does not answer, or not now`
 
 // problem is an error that knows its exit code and what to do about it.
 type problem struct {
@@ -74,11 +75,27 @@ func explain(err error) *problem {
 		p.next = "sign in with: chom login --url URL"
 	case connect.CodePermissionDenied:
 		p.code = exitDenied
+		p.next = "see who you are and how far your token reaches with: chom whoami; a token that reaches further: chom login --scope manage"
+		if info, ok := detail[*errdetails.ErrorInfo](err); ok && info.GetReason() == stepUpRequired {
+			p.next = "sign in on the control plane's page, confirm that it is you, and do it there"
+		}
+	case connect.CodeResourceExhausted:
+		p.code = exitUnavailable
+		p.next = "try again later"
+		if wait := retryDelay(err); wait > 0 {
+			p.next = fmt.Sprintf("try again in %.0f s", math.Ceil(wait.Seconds()))
+		}
+	case connect.CodeAborted:
+		p.next = "somebody changed it meanwhile: look at it, then repeat the command"
 	case connect.CodeUnavailable, connect.CodeDeadlineExceeded:
 		p.code = exitUnavailable
-		if connect.IsWireError(err) { // it answered, and said why
+		switch {
+		case connect.IsWireError(err): // it answered, and said why
 			p.next = "try again in a while"
-			break
+			return p
+		case untrusted(err):
+			p.next = "name the authority that signed its certificate: chom login --url URL --ca FILE (with CHOM_TOKEN: SSL_CERT_FILE=FILE)"
+			return p
 		}
 		p.next = "see that chomd runs (curl URL/readyz) and that the URL is right (chom login --url URL); then try again"
 	case connect.CodeUnimplemented:
@@ -92,20 +109,35 @@ func explain(err error) *problem {
 	return p
 }
 
+// stepUpRequired is the reason in a refusal to a session that must first prove that its person still sits there.
+const stepUpRequired = "STEP_UP_REQUIRED"
+
+// detail is what a failure says besides its text, of one kind.
+func detail[T any](err error) (T, bool) {
+	var none T
+	var remote *connect.Error
+	if !errors.As(err, &remote) {
+		return none, false
+	}
+	for _, d := range remote.Details() {
+		value, err := d.Value()
+		if err != nil {
+			continue // a newer control plane's detail: its message says it as well
+		}
+		if found, ok := value.(T); ok {
+			return found, true
+		}
+	}
+	return none, false
+}
+
 // violations names the fields that the control plane refused.
 func violations(err *connect.Error) []string {
+	bad, _ := detail[*errdetails.BadRequest](err)
 	var lines []string
-	for _, detail := range err.Details() {
-		value, decodeErr := detail.Value()
-		if decodeErr != nil {
-			continue // a newer control plane's detail: its message stands above
-		}
-		if bad, ok := value.(*errdetails.BadRequest); ok {
-			for _, v := range bad.GetFieldViolations() {
-				if line := plain(v.GetField() + ": " + v.GetDescription()); !strings.Contains(err.Message(), line) {
-					lines = append(lines, line)
-				}
-			}
+	for _, v := range bad.GetFieldViolations() {
+		if line := plain(v.GetField() + ": " + v.GetDescription()); !strings.Contains(err.Message(), line) {
+			lines = append(lines, line)
 		}
 	}
 	return lines

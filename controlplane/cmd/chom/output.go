@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
+	"sigs.k8s.io/yaml"
 )
 
 // plain makes a text safe for a terminal: names, titles and messages come from hosts and from strangers, and an escape code
@@ -29,50 +30,67 @@ func plain(s string) string {
 	}, s)
 }
 
-// printJSON writes one message, or a list of them, as indented JSON in the API's own names.
-func printJSON(w io.Writer, value any) error {
-	var text []byte
-	var err error
-	switch value := value.(type) {
-	case proto.Message:
-		text, err = marshal(value)
-	case []proto.Message:
-		parts := make([]json.RawMessage, len(value))
-		for i, message := range value {
-			if parts[i], err = marshal(message); err != nil {
-				break
+// print shows what a command came to: value as JSON or YAML, the names or ids alone with --quiet, or what text writes for people.
+// Changes have no names: with --quiet, their exit code is all they say.
+func (p *program) print(value any, names []string, text func() error) error {
+	switch {
+	case p.format != "table":
+		return p.printData(value)
+	case p.quiet:
+		for _, name := range names {
+			if _, err := fmt.Fprintln(p.out, plain(name)); err != nil {
+				return err
 			}
 		}
-		if err == nil {
-			text, err = json.Marshal(parts)
-		}
-	case map[string]proto.Message:
-		parts := make(map[string]json.RawMessage, len(value))
-		for name, message := range value {
-			if parts[name], err = marshal(message); err != nil {
-				break
-			}
-		}
-		if err == nil {
-			text, err = json.Marshal(parts)
-		}
-	default:
-		text, err = json.Marshal(value)
+		return nil
 	}
+	return text()
+}
+
+// printData writes one message, a list of them or other data as -o says, in the names that REST has.
+func (p *program) printData(value any) error {
+	text, err := marshal(value)
 	if err != nil {
-		return fmt.Errorf("print as JSON: %w", err)
+		return fmt.Errorf("print as %s: %w", p.format, err)
 	}
+	return p.printRaw(text)
+}
+
+// printRaw writes JSON as -o says: laid out, or as YAML.
+func (p *program) printRaw(text []byte) error {
 	var out bytes.Buffer
-	if err := json.Indent(&out, text, "", "  "); err != nil {
-		return fmt.Errorf("print as JSON: %w", err)
+	if p.format == "yaml" {
+		converted, err := yaml.JSONToYAML(text)
+		if err != nil {
+			return fmt.Errorf("print as YAML: %w", err)
+		}
+		out.Write(converted)
+	} else {
+		if err := json.Indent(&out, bytes.TrimSpace(text), "", "  "); err != nil {
+			return fmt.Errorf("print as JSON: %w", err)
+		}
+		out.WriteByte('\n')
 	}
-	out.WriteByte('\n')
-	_, err = w.Write(out.Bytes())
+	_, err := p.out.Write(out.Bytes())
 	return err
 }
 
-func marshal(m proto.Message) ([]byte, error) {
-	return protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(m)
+func marshal(value any) ([]byte, error) {
+	switch value := value.(type) {
+	case proto.Message:
+		return protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true}.Marshal(value)
+	case []proto.Message:
+		parts := make([]json.RawMessage, len(value))
+		for i, message := range value {
+			part, err := marshal(message)
+			if err != nil {
+				return nil, err
+			}
+			parts[i] = part
+		}
+		return json.Marshal(parts)
+	}
+	return json.Marshal(value)
 }
 
 // list makes the messages of one type printable.
@@ -82,6 +100,15 @@ func list[M proto.Message](messages []M) []proto.Message {
 		out[i] = m
 	}
 	return out
+}
+
+// column is one column of a table.
+func column(rows [][]string, n int) []string {
+	cells := make([]string, len(rows))
+	for i, row := range rows {
+		cells[i] = row[n]
+	}
+	return cells
 }
 
 // printTable writes rows in columns under a heading.

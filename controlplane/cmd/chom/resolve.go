@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"strings"
 
@@ -56,10 +57,11 @@ func (c *client) allSites(ctx context.Context, organization string, trashed bool
 	})
 }
 
-// organizationID is the organization that --organization names, or the only one there is.
+// organizationID is the organization that --organization names, else that of the context, else the only one there is.
 func (p *program) organizationID(ctx context.Context, c *client) (string, error) {
-	if isID(p.organization) {
-		return p.organization, nil
+	wanted := cmp.Or(p.organization, p.home)
+	if isID(wanted) {
+		return wanted, nil
 	}
 	all, err := c.allOrganizations(ctx)
 	if err != nil {
@@ -67,18 +69,18 @@ func (p *program) organizationID(ctx context.Context, c *client) (string, error)
 	}
 	var names []string
 	for _, o := range all {
-		if o.GetName() == p.organization {
+		if o.GetName() == wanted {
 			return o.GetId(), nil
 		}
 		names = append(names, plain(o.GetName()))
 	}
 	switch {
-	case p.organization != "":
-		return "", notFoundf("see them with: chom organization list", "there is no organization %q", plain(p.organization))
+	case wanted != "":
+		return "", notFoundf(near(wanted, names)+"see yours with: chom organization list", "there is no organization %q", plain(wanted))
 	case len(all) == 0:
 		return "", notFoundf("make one with: chom organization create NAME --owner EMAIL", "there is no organization yet")
 	case len(all) > 1:
-		return "", &problem{code: exitUsage, text: "there are several organizations", next: "say which with --organization: " + strings.Join(names, ", ")}
+		return "", &problem{code: exitUsage, text: "there are several organizations", next: "say which with --organization: " + strings.Join(names, ", ") + "; or once with: chom context set --organization NAME"}
 	}
 	return all[0].GetId(), nil
 }
@@ -92,12 +94,14 @@ func (c *client) serverID(ctx context.Context, nameOrID string) (string, error) 
 	if err != nil {
 		return "", err
 	}
+	var names []string
 	for _, s := range all {
 		if s.GetName() == nameOrID {
 			return s.GetId(), nil
 		}
+		names = append(names, s.GetName())
 	}
-	return "", notFoundf("see them with: chom server list", "there is no server %q", plain(nameOrID))
+	return "", notFoundf(near(nameOrID, names)+"see them with: chom server list", "there is no server %q", plain(nameOrID))
 }
 
 // siteID is the site with a name or id, in the trash or not.
@@ -113,12 +117,15 @@ func (p *program) siteID(ctx context.Context, c *client, nameOrID string) (organ
 	if err != nil {
 		return "", "", err
 	}
+	var names []string
 	for _, s := range all {
 		if s.GetName() == nameOrID {
 			return organization, s.GetId(), nil
 		}
+		names = append(names, s.GetName())
 	}
-	return "", "", notFoundf("see them with: chom site list", "there is no site %q", plain(nameOrID))
+	next := near(nameOrID, names) + "see them with: chom site list; those of another organization: chom site list --organization NAME"
+	return "", "", notFoundf(next, "there is no site %q in this organization", plain(nameOrID))
 }
 
 // findTask looks where a task can be: in the named organization, or on a server itself and then in every organization.

@@ -9,7 +9,6 @@ import (
 	fleetv1 "chom.dev/proto/gen/chom/fleet/v1"
 	taskv1 "chom.dev/proto/gen/chom/task/v1"
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
@@ -32,13 +31,7 @@ func (p *program) serverCommand() *cobra.Command {
 				answer, err := c.servers.ReadmitServer(ctx, &fleetv1.ReadmitServerRequest{ServerId: id})
 				return answer.GetServer(), err
 			}),
-		p.serverChange("rm NAME", "Take an empty server out of the fleet",
-			"Rm takes out a server that holds no site, not even one in the trash. Its agent is cut off within 2 seconds.",
-			func(ctx context.Context, c *client, id string) (*fleetv1.Server, error) {
-				answer, err := c.servers.RemoveServer(ctx, &fleetv1.RemoveServerRequest{ServerId: id})
-				return answer.GetServer(), err
-			}),
-		p.serverPing(), p.serverPrepare())
+		p.serverRemove(), p.serverPing(), p.serverPrepare())
 }
 
 func (p *program) serverAdd() *cobra.Command {
@@ -53,7 +46,7 @@ and for 30 minutes; chom server token NAME makes another.
 Add follows the server until it is ready for sites; with --wait=false it only prints the line.`,
 		Example: `  chom server add web1
   chom server add web2 --dedicated acme
-  chom server add web3 --wait=false -o json | jq -r .joinToken.installCommand`,
+  chom server add web3 --wait=false -o json | jq -r .join_token.install_command`,
 		Args: exactly(1),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
 			request := &fleetv1.CreateServerRequest{Name: args[0], Tenancy: fleetv1.Tenancy_TENANCY_SHARED}
@@ -70,47 +63,49 @@ Add follows the server until it is ready for sites; with --wait=false it only pr
 				return err
 			}
 			if !p.wait {
-				if p.json() {
-					return printJSON(p.out, map[string]proto.Message{"server": made.GetServer(), "joinToken": made.GetJoinToken()})
-				}
-				return p.printToken(made.GetJoinToken())
+				return p.printToken(made, made.GetJoinToken())
 			}
 			p.noteToken(made.GetJoinToken())
 			return p.awaitServer(ctx, c, made.GetServer().GetId(), made.GetJoinToken().GetExpireTime().AsTime())
 		}),
 	}
 	cmd.Flags().StringVar(&dedicated, "dedicated", "", "name or id of the only organization that may have sites on it")
+	completeFlag(cmd, "dedicated", p.organizationNames)
 	return p.waitFlag(cmd)
 }
 
-func (p *program) printToken(t *fleetv1.JoinToken) error {
-	if t.GetInstallCommand() == "" {
-		p.note("%s", noPackages)
-		_, err := fmt.Fprintln(p.out, t.GetToken())
-		return err
+// printToken prints the line to paste, or the token where there is no line. With --quiet it is printed as well: it is all that was
+// asked for.
+func (p *program) printToken(value any, t *fleetv1.JoinToken) error {
+	line, about := t.GetInstallCommand(), "Paste this line on the server, before "+at(t.GetExpireTime())+":"
+	if line == "" {
+		line, about = t.GetToken(), noPackages
 	}
-	p.note("Paste this line on the server, before %s:", at(t.GetExpireTime()))
-	_, err := fmt.Fprintln(p.out, t.GetInstallCommand())
-	return err
+	return p.print(value, []string{line}, func() error {
+		p.note("%s", about)
+		_, err := fmt.Fprintln(p.out, line)
+		return err
+	})
 }
 
 // noteToken shows the line where progress goes: with --wait, standard output is for the server that comes of it.
 func (p *program) noteToken(t *fleetv1.JoinToken) {
 	if t.GetInstallCommand() == "" {
-		p.note("%s\n\n%s\n", noPackages, t.GetToken())
+		p.say("%s\n\n%s\n", noPackages, t.GetToken())
 		return
 	}
-	p.note("Paste this line on the server, before %s:\n\n%s\n", at(t.GetExpireTime()), t.GetInstallCommand())
+	p.say("Paste this line on the server, before %s:\n\n%s\n", at(t.GetExpireTime()), t.GetInstallCommand())
 }
 
 const noPackages = "There is no line to paste: chomd has no agent packages (its --packages-dir). An agent that is installed already can enrol with this join token:"
 
 func (p *program) serverToken() *cobra.Command {
 	return &cobra.Command{
-		Use:   "token NAME",
-		Short: "Print a new line to paste, for a server that has not enrolled",
-		Long:  "Token makes a new line to paste when the former one has expired, was used up, or the host was lost. The former one is dead.",
-		Args:  exactly(1),
+		Use:               "token NAME",
+		Short:             "Print a new line to paste, for a server that has not enrolled",
+		Long:              "Token makes a new line to paste when the former one has expired, was used up, or the host was lost. The former one is dead.",
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.serverNames),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
 			id, err := c.serverID(ctx, args[0])
 			if err != nil {
@@ -120,10 +115,7 @@ func (p *program) serverToken() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if p.json() {
-				return printJSON(p.out, made.GetJoinToken())
-			}
-			return p.printToken(made.GetJoinToken())
+			return p.printToken(made.GetJoinToken(), made.GetJoinToken())
 		}),
 	}
 }
@@ -138,9 +130,6 @@ func (p *program) serverList() *cobra.Command {
 			all, err := c.allServers(ctx)
 			if err != nil {
 				return err
-			}
-			if p.json() {
-				return printJSON(p.out, list(all))
 			}
 			var rows [][]string
 			for _, s := range all {
@@ -157,16 +146,19 @@ func (p *program) serverList() *cobra.Command {
 					fmt.Sprint(s.GetSiteCount()), s.GetFacts().GetOs(), s.GetId(),
 				})
 			}
-			return printTable(p.out, []string{"NAME", "STATE", "LINK", "SEEN", "PREPARED", "SITES", "SYSTEM", "ID"}, rows)
+			return p.print(list(all), column(rows, 0), func() error {
+				return printTable(p.out, []string{"NAME", "STATE", "LINK", "SEEN", "PREPARED", "SITES", "SYSTEM", "ID"}, rows)
+			})
 		}),
 	}
 }
 
 func (p *program) serverShow() *cobra.Command {
 	return &cobra.Command{
-		Use:   "show NAME",
-		Short: "Show a server and what its agent says of it",
-		Args:  exactly(1),
+		Use:               "show NAME",
+		Short:             "Show a server and what its agent says of it",
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.serverNames),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
 			id, err := c.serverID(ctx, args[0])
 			if err != nil {
@@ -176,17 +168,18 @@ func (p *program) serverShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return p.showServer(got.GetServer())
+			return p.showServer(got.GetServer(), []string{got.GetServer().GetName()})
 		}),
 	}
 }
 
 func (p *program) serverChange(use, summary, details string, change func(context.Context, *client, string) (*fleetv1.Server, error)) *cobra.Command {
 	return &cobra.Command{
-		Use:   use,
-		Short: summary,
-		Long:  details,
-		Args:  exactly(1),
+		Use:               use,
+		Short:             summary,
+		Long:              details,
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.serverNames),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
 			id, err := c.serverID(ctx, args[0])
 			if err != nil {
@@ -196,18 +189,37 @@ func (p *program) serverChange(use, summary, details string, change func(context
 			if err != nil {
 				return err
 			}
-			return p.showServer(s)
+			return p.showServer(s, nil)
 		}),
 	}
+}
+
+func (p *program) serverRemove() *cobra.Command {
+	var yes bool
+	return yesFlag(p.serverChange("rm NAME", "Take an empty server out of the fleet",
+		"Rm takes out a server that holds no site, not even one in the trash. Its agent is cut off within 2 seconds.",
+		func(ctx context.Context, c *client, id string) (*fleetv1.Server, error) {
+			got, err := c.servers.GetServer(ctx, &fleetv1.GetServerRequest{ServerId: id})
+			if err != nil {
+				return nil, err
+			}
+			name := got.GetServer().GetName()
+			if err := p.confirm(yes, "This takes the server "+plain(name)+" out of the fleet", name); err != nil {
+				return nil, err
+			}
+			answer, err := c.servers.RemoveServer(ctx, &fleetv1.RemoveServerRequest{ServerId: id})
+			return answer.GetServer(), err
+		}), &yes)
 }
 
 func (p *program) serverPing() *cobra.Command {
 	var steps uint32
 	var each, within time.Duration
 	cmd := &cobra.Command{
-		Use:   "ping NAME",
-		Short: "Send a task that does nothing, to see whether tasks get through",
-		Args:  exactly(1),
+		Use:               "ping NAME",
+		Short:             "Send a task that does nothing, to see whether tasks get through",
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.serverNames),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
 			id, err := c.serverID(ctx, args[0])
 			if err != nil {
@@ -232,10 +244,11 @@ func (p *program) serverPing() *cobra.Command {
 
 func (p *program) serverPrepare() *cobra.Command {
 	return p.waitFlag(&cobra.Command{
-		Use:   "prepare NAME",
-		Short: "Install and configure the software that sites need, again",
-		Long:  "Prepare installs and configures nginx, PHP and MariaDB. Enrolment does it by itself; doing it again repairs what was changed.",
-		Args:  exactly(1),
+		Use:               "prepare NAME",
+		Short:             "Install and configure the software that sites need, again",
+		Long:              "Prepare installs and configures nginx, PHP and MariaDB. Enrolment does it by itself; doing it again repairs what was changed.",
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.serverNames),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
 			id, err := c.serverID(ctx, args[0])
 			if err != nil {
@@ -258,7 +271,7 @@ func (p *program) finish(ctx context.Context, c *client, task *taskv1.Task) erro
 			return err
 		}
 	}
-	if err := p.showTask(task); err != nil {
+	if err := p.showTask(task, nil); err != nil {
 		return err
 	}
 	if p.wait {
@@ -267,10 +280,11 @@ func (p *program) finish(ctx context.Context, c *client, task *taskv1.Task) erro
 	return nil
 }
 
-func (p *program) showServer(s *fleetv1.Server) error {
-	if p.json() {
-		return printJSON(p.out, s)
-	}
+func (p *program) showServer(s *fleetv1.Server, names []string) error {
+	return p.print(s, names, func() error { return p.printServer(s) })
+}
+
+func (p *program) printServer(s *fleetv1.Server) error {
 	link := "offline"
 	if s.GetOnline() {
 		link = "online"

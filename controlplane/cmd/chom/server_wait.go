@@ -15,9 +15,10 @@ import (
 func (p *program) serverWait() *cobra.Command {
 	var limit time.Duration
 	cmd := &cobra.Command{
-		Use:   "wait NAME",
-		Short: "Follow a server until it is ready for sites",
-		Args:  exactly(1),
+		Use:               "wait NAME",
+		Short:             "Follow a server until it is ready for sites",
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.serverNames),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
 			id, err := c.serverID(ctx, args[0])
 			if err != nil {
@@ -80,7 +81,7 @@ func (p *program) awaitServer(ctx context.Context, c *client, id string, deadlin
 		return err
 	}
 	say("ready for sites")
-	return p.showServer(s)
+	return p.showServer(s, nil)
 }
 
 // prepared waits until the server's agent has found the software for sites at work.

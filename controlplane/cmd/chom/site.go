@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"slices"
 	"strings"
@@ -28,10 +27,7 @@ func (p *program) siteCommand() *cobra.Command {
 			func(ctx context.Context, c *client, organization, id string) (changed, error) {
 				return c.sites.ResumeSite(ctx, &sitev1.ResumeSiteRequest{OrganizationId: organization, SiteId: id})
 			}),
-		p.siteChange("delete NAME", "Put a site into the trash, from which it can be restored for some days",
-			func(ctx context.Context, c *client, organization, id string) (changed, error) {
-				return c.sites.DeleteSite(ctx, &sitev1.DeleteSiteRequest{OrganizationId: organization, SiteId: id})
-			}),
+		p.siteDelete(),
 		p.siteChange("restore NAME", "Take a site out of the trash and serve it again",
 			func(ctx context.Context, c *client, organization, id string) (changed, error) {
 				return c.sites.RestoreSite(ctx, &sitev1.RestoreSiteRequest{OrganizationId: organization, SiteId: id})
@@ -142,9 +138,6 @@ A WordPress site has no password to hand out: sign in to it with chom site login
 		if err != nil {
 			return err
 		}
-		if request == "" {
-			request = "chom-" + rand.Text() // so that a lost answer can be asked for again
-		}
 		create := &sitev1.CreateSiteRequest{
 			OrganizationId: organization, Name: args[0], Type: siteType, Domains: w.domains, Settings: settings, RequestId: request,
 		}
@@ -156,7 +149,7 @@ A WordPress site has no password to hand out: sign in to it with chom site login
 				return err
 			}
 		}
-		made, err := retried(ctx, func() (*sitev1.CreateSiteResponse, error) { return c.sites.CreateSite(ctx, create) })
+		made, err := c.sites.CreateSite(ctx, create)
 		if err != nil {
 			return err
 		}
@@ -165,6 +158,8 @@ A WordPress site has no password to hand out: sign in to it with chom site login
 	w.flags(cmd)
 	cmd.Flags().StringVar(&siteType, "type", "", "site type: wordpress or static")
 	cmd.Flags().StringVar(&server, "server", "", "name or id of the server to hold it; left out, the fleet chooses")
+	completeFlag(cmd, "type", fixed("static", "wordpress"))
+	completeFlag(cmd, "server", p.serverNames)
 	cmd.Flags().StringVar(&request, "request-id", "", "an id of your own: a repeat with the same id gives the same site (default random)")
 	return p.organizationFlag(p.waitFlag(cmd))
 }
@@ -177,7 +172,8 @@ func (p *program) siteUpdate() *cobra.Command {
 		Long:  "Update changes what is named and leaves the rest. Domains are replaced as a whole; settings are merged by key.",
 		Example: `  chom site update blog --domain blog.example.com --domain news.example.com
   chom site update blog --memory 1G --php-workers 10`,
-		Args: exactly(1),
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.siteNames),
 	}
 	cmd.RunE = p.action(func(ctx context.Context, c *client, args []string) error {
 		settings, err := w.values()
@@ -230,9 +226,10 @@ type changed interface {
 
 func (p *program) siteChange(use, summary string, change func(ctx context.Context, c *client, organization, id string) (changed, error)) *cobra.Command {
 	return p.organizationFlag(p.waitFlag(&cobra.Command{
-		Use:   use,
-		Short: summary,
-		Args:  exactly(1),
+		Use:               use,
+		Short:             summary,
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.siteNames),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
 			organization, id, err := p.siteID(ctx, c, args[0])
 			if err != nil {
@@ -245,6 +242,22 @@ func (p *program) siteChange(use, summary string, change func(ctx context.Contex
 			return p.finishSite(ctx, c, answer)
 		}),
 	}))
+}
+
+func (p *program) siteDelete() *cobra.Command {
+	var yes bool
+	return yesFlag(p.siteChange("delete NAME", "Put a site into the trash, from which it can be restored for some days",
+		func(ctx context.Context, c *client, organization, id string) (changed, error) {
+			got, err := c.sites.GetSite(ctx, &sitev1.GetSiteRequest{OrganizationId: organization, SiteId: id})
+			if err != nil {
+				return nil, err
+			}
+			name := got.GetSite().GetName()
+			if err := p.confirm(yes, "This stops the site "+plain(name)+" and puts it into the trash", name); err != nil {
+				return nil, err
+			}
+			return c.sites.DeleteSite(ctx, &sitev1.DeleteSiteRequest{OrganizationId: organization, SiteId: id})
+		}), &yes)
 }
 
 // finishSite follows a change if that is wanted and shows the site as it is then.
@@ -261,11 +274,8 @@ func (p *program) finishSite(ctx context.Context, c *client, answer changed) err
 		}
 		site = got.GetSite()
 	}
-	if p.json() {
-		if err := printJSON(p.out, map[string]proto.Message{"site": site, "task": task}); err != nil {
-			return err
-		}
-	} else if err := p.printSite(site); err != nil {
+	shown := &sitev1.CreateSiteResponse{Site: site, Task: task} // what every change answers
+	if err := p.print(shown, nil, func() error { return p.printSite(site) }); err != nil {
 		return err
 	}
 	if p.wait {
@@ -290,14 +300,13 @@ func (p *program) siteList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if p.json() {
-				return printJSON(p.out, list(all))
-			}
 			var rows [][]string
 			for _, s := range all {
 				rows = append(rows, []string{s.GetName(), s.GetType(), short(s.GetState(), "STATE_"), s.GetUrl(), s.GetProblem(), s.GetId()})
 			}
-			return printTable(p.out, []string{"NAME", "TYPE", "STATE", "URL", "PROBLEM", "ID"}, rows)
+			return p.print(list(all), column(rows, 0), func() error {
+				return printTable(p.out, []string{"NAME", "TYPE", "STATE", "URL", "PROBLEM", "ID"}, rows)
+			})
 		}),
 	}
 	cmd.Flags().BoolVar(&trashed, "trashed", false, "also list sites in the trash")
@@ -306,9 +315,10 @@ func (p *program) siteList() *cobra.Command {
 
 func (p *program) siteShow() *cobra.Command {
 	return p.organizationFlag(&cobra.Command{
-		Use:   "show NAME",
-		Short: "Show a site: what is wanted and what was measured",
-		Args:  exactly(1),
+		Use:               "show NAME",
+		Short:             "Show a site: what is wanted and what was measured",
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.siteNames),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
 			organization, id, err := p.siteID(ctx, c, args[0])
 			if err != nil {
@@ -318,20 +328,18 @@ func (p *program) siteShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if p.json() {
-				return printJSON(p.out, got.GetSite())
-			}
-			return p.printSite(got.GetSite())
+			return p.print(got.GetSite(), []string{got.GetSite().GetName()}, func() error { return p.printSite(got.GetSite()) })
 		}),
 	})
 }
 
 func (p *program) siteLogin() *cobra.Command {
 	return p.organizationFlag(&cobra.Command{
-		Use:   "login NAME",
-		Short: "Print a link that signs you in to the site's administration",
-		Long:  "Login has the site's host arm a link that works once and for 60 seconds. It is written down who asked for it.",
-		Args:  exactly(1),
+		Use:               "login NAME",
+		Short:             "Print a link that signs you in to the site's administration",
+		Long:              "Login has the site's host arm a link that works once and for 60 seconds. It is written down who asked for it.",
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.siteNames),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
 			organization, id, err := p.siteID(ctx, c, args[0])
 			if err != nil {
@@ -341,12 +349,11 @@ func (p *program) siteLogin() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if p.json() {
-				return printJSON(p.out, made)
-			}
-			p.note("Works once, for %d s:", int(time.Until(made.GetExpireTime().AsTime()).Seconds()))
-			_, err = fmt.Fprintln(p.out, plain(made.GetUrl()))
-			return err
+			return p.print(made, []string{made.GetUrl()}, func() error {
+				p.note("Works once, for %d s:", int(time.Until(made.GetExpireTime().AsTime()).Seconds()))
+				_, err := fmt.Fprintln(p.out, plain(made.GetUrl()))
+				return err
+			})
 		}),
 	})
 }

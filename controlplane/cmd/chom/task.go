@@ -50,19 +50,20 @@ organization: --on-servers shows it.`,
 			if err != nil {
 				return err
 			}
-			if p.json() {
-				return printJSON(p.out, list(page.GetTasks()))
-			}
 			var rows [][]string
 			for _, t := range page.GetTasks() {
 				rows = append(rows, []string{t.GetId(), short(t.GetKind(), "KIND_"), short(t.GetState(), "STATE_"), at(t.GetCreateTime()), at(t.GetEndTime()), t.GetError()})
 			}
-			return printTable(p.out, []string{"ID", "KIND", "STATE", "ASKED", "ENDED", "ERROR"}, rows)
+			return p.print(list(page.GetTasks()), column(rows, 0), func() error {
+				return printTable(p.out, []string{"ID", "KIND", "STATE", "ASKED", "ENDED", "ERROR"}, rows)
+			})
 		}),
 	}
 	cmd.Flags().StringVar(&site, "site", "", "only tasks about this site")
 	cmd.Flags().StringVar(&server, "server", "", "only tasks on this server")
 	cmd.Flags().BoolVar(&onServers, "on-servers", false, "work on servers themselves instead of an organization's tasks")
+	completeFlag(cmd, "site", p.siteNames)
+	completeFlag(cmd, "server", p.serverNames)
 	cmd.Flags().Int32Var(&limit, "limit", 50, "most tasks to show, up to 500")
 	return p.organizationFlag(cmd)
 }
@@ -77,7 +78,7 @@ func (p *program) taskShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return p.showTask(task)
+			return p.showTask(task, []string{task.GetId()})
 		}),
 	})
 }
@@ -95,7 +96,7 @@ func (p *program) taskWatch() *cobra.Command {
 			if task, err = p.follow(ctx, c, task, true); err != nil {
 				return err
 			}
-			if err := p.showTask(task); err != nil {
+			if err := p.showTask(task, nil); err != nil {
 				return err
 			}
 			return failure(task)
@@ -124,15 +125,16 @@ func (p *program) taskCancel() *cobra.Command {
 					return err
 				}
 			}
-			return p.showTask(task)
+			return p.showTask(task, nil)
 		}),
 	}))
 }
 
-func (p *program) showTask(t *taskv1.Task) error {
-	if p.json() {
-		return printJSON(p.out, t)
-	}
+func (p *program) showTask(t *taskv1.Task, names []string) error {
+	return p.print(t, names, func() error { return p.printTask(t) })
+}
+
+func (p *program) printTask(t *taskv1.Task) error {
 	generation := ""
 	if t.GetGeneration() > 0 {
 		generation = strconv.FormatUint(t.GetGeneration(), 10)

@@ -21,6 +21,9 @@ func (p *program) follow(ctx context.Context, c *client, task *taskv1.Task, show
 		return nil, errors.New("the control plane named no task")
 	}
 	show := &progress{w: p.err, redraw: p.terminal()}
+	if p.quiet {
+		show.w = io.Discard
+	}
 	defer show.end()
 	var seen uint64
 	var lost time.Time
