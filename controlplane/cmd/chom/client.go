@@ -14,6 +14,7 @@ import (
 
 	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
 	"chom.dev/proto/gen/chom/audit/v1/auditv1connect"
+	"chom.dev/proto/gen/chom/domain/v1/domainv1connect"
 	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
 	"chom.dev/proto/gen/chom/mail/v1/mailv1connect"
 	"chom.dev/proto/gen/chom/organization/v1/organizationv1connect"
@@ -44,6 +45,7 @@ type client struct {
 	tasks         taskv1connect.TaskServiceClient
 	tokens        tokenv1connect.TokenServiceClient
 	webhooks      webhookv1connect.WebhookServiceClient
+	claims        domainv1connect.ClaimServiceClient
 
 	*caller
 }
@@ -100,6 +102,7 @@ func newClient(t target, note func(format string, args ...any)) (*client, error)
 		tasks:         taskv1connect.NewTaskServiceClient(c.http, c.base, options...),
 		tokens:        tokenv1connect.NewTokenServiceClient(c.http, c.base, options...),
 		webhooks:      webhookv1connect.NewWebhookServiceClient(c.http, c.base, options...),
+		claims:        domainv1connect.NewClaimServiceClient(c.http, c.base, options...),
 		caller:        c,
 	}, nil
 }

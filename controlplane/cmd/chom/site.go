@@ -381,6 +381,8 @@ func (p *program) printSite(s *sitev1.Site) error {
 		{"url", s.GetUrl()},
 		{"type", s.GetType()},
 		{"domains", strings.Join(s.GetDomains(), " ")},
+		{"not held yet", strings.Join(s.GetPendingDomains(), " ")},
+		{"preview", s.GetPreviewDomain()},
 		{"settings", strings.Join(settings, " ")},
 		{"server", s.GetServerId()},
 		{"handle", s.GetHandle()},
