@@ -43,6 +43,14 @@ func (z *zones) set(r domain.Record) {
 	z.texts[r.Name] = append(z.texts[r.Name], r.Value)
 }
 
+func nobodyUses(context.Context, *db.Tx, contract.OrganizationID, contract.Domain) (string, error) {
+	return "", nil
+}
+
+func nothingFollows(context.Context, *db.Tx, contract.OrganizationID, contract.Domain) error {
+	return nil
+}
+
 type world struct {
 	*domain.Domains
 	zones

@@ -25,6 +25,8 @@ lab   debian-archive-keyring  /usr/share/keyrings/debian-archive-keyring.gpg
 test  postgresql              /usr/lib/postgresql/*/bin/initdb
 test  redis-server            /usr/bin/redis-server
 test  nginx                   /usr/sbin/nginx
+test  knot                    /usr/sbin/knotd
+test  knot-dnsutils           /usr/bin/knsupdate
 test  mariadb-server          /usr/sbin/mariadbd
 test  mariadb-client          /usr/bin/mariadb
 test  chromium                /usr/bin/chromium
@@ -99,6 +101,7 @@ if ! {
 	exit 1
 fi
 if [[ -d /run/systemd/system ]]; then
+	! lacks knot || systemctl --quiet disable knot.service
 	! lacks redis-server || systemctl --quiet disable redis-server.service
 	! lacks nginx || systemctl --quiet disable nginx.service
 	! lacks mariadb-server || systemctl --quiet disable mariadb.service
