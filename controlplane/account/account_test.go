@@ -14,6 +14,7 @@ import (
 )
 
 func TestFirstOperator(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		accounts := accounttest.New(t, d)
@@ -86,6 +87,7 @@ func TestFirstOperator(t *testing.T) {
 
 // TestOperatorWhoSignedUp is about a first operator who has an account already.
 func TestOperatorWhoSignedUp(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		accounts := accounttest.New(t, d)
 		accounts.SignUp(t, "a@example.com")
@@ -104,6 +106,7 @@ func TestOperatorWhoSignedUp(t *testing.T) {
 
 // TestSecondFactorOfToken is the account's part of case B04: a token has a second factor while its person has one.
 func TestSecondFactorOfToken(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		accounts := accounttest.New(t, d)

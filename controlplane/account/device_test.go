@@ -34,6 +34,7 @@ func (i *issued) Issue(_ context.Context, tx *db.Tx, id, name string, scope acco
 }
 
 func TestDeviceLogin(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		tokens := &issued{}

@@ -30,6 +30,7 @@ func register(t *testing.T, w *accounttest.World, secret, name string) (*account
 }
 
 func TestPasskeys(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := accounttest.New(t, d)
@@ -224,6 +225,7 @@ func TestPasskeys(t *testing.T) {
 
 // TestPasskeysNeedAName is about a control plane that is reached by an IP address.
 func TestPasskeysNeedAName(t *testing.T) {
+	t.Parallel()
 	w := accounttest.New(t, dbtest.SQLite(t), func(c *account.Config) { c.URL = "http://127.0.0.1:8080" })
 	caller := w.Caller(t, w.SignUp(t, anna).Secret)
 	if _, err := w.BeginPasskey(t.Context(), caller); fault.KindOf(err) != fault.KindConflict {

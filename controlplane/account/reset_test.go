@@ -17,6 +17,7 @@ import (
 
 // TestReset is case B09.
 func TestReset(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := accounttest.New(t, d)
@@ -144,6 +145,7 @@ func TestReset(t *testing.T) {
 }
 
 func TestEmailChange(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := accounttest.New(t, d)

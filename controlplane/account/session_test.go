@@ -14,6 +14,7 @@ import (
 )
 
 func TestSessions(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := accounttest.New(t, d)
@@ -113,6 +114,7 @@ func TestSessions(t *testing.T) {
 
 // TestRotation is case B06, for the noun: what a session allows grows only together with its secret.
 func TestRotation(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := accounttest.New(t, d)
@@ -195,6 +197,7 @@ func TestRotation(t *testing.T) {
 
 // TestNewDevice is about the mail that tells of a login in a browser that was not seen before.
 func TestNewDevice(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := accounttest.New(t, d)
@@ -231,6 +234,7 @@ func TestNewDevice(t *testing.T) {
 
 // TestStrangersText is case B12: a user agent or an address is one opaque value, whatever is in it.
 func TestStrangersText(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := accounttest.New(t, d)
@@ -260,6 +264,7 @@ func TestStrangersText(t *testing.T) {
 }
 
 func TestRun(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := accounttest.New(t, d)

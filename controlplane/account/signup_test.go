@@ -56,6 +56,7 @@ func must[T any](t *testing.T) func(T, error) T {
 }
 
 func TestSignUp(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := accounttest.New(t, d)
@@ -185,6 +186,7 @@ func TestSignUp(t *testing.T) {
 
 // TestInvited closes the sign-up.
 func TestInvited(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := accounttest.New(t, d, func(c *account.Config) {

@@ -14,6 +14,7 @@ import (
 
 // TestTheft is case B10 for the tables of accounts: who steals the database finds no secret in it.
 func TestTheft(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := accounttest.New(t, d)

@@ -45,14 +45,15 @@ func codes(t *testing.T, seed string) func(step int) string {
 	}
 }
 
-// early waits for a step to begin that has not gone on for long, so that a test whose codes depend on it is over before it ends.
+// early waits for the next step where this one ends within 10 seconds, so that a test whose codes depend on it is over before.
 func early() {
-	if gone := time.Now().Unix() % 30; gone > 10 {
+	if gone := time.Now().Unix() % 30; gone > 20 {
 		time.Sleep(time.Duration(30-gone) * time.Second)
 	}
 }
 
 func TestTOTP(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := accounttest.New(t, d)
@@ -146,6 +147,7 @@ func TestTOTP(t *testing.T) {
 
 // TestReplay is case B02: a code works once, one after the other and in parallel, in each step of the window.
 func TestReplay(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := accounttest.New(t, d)
@@ -211,6 +213,7 @@ func TestReplay(t *testing.T) {
 }
 
 func TestRecoveryCodes(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := accounttest.New(t, d)

@@ -47,6 +47,7 @@ func engines(b *testing.B, bench func(b *testing.B, d *db.DB)) {
 func get(b *testing.B, handler http.Handler, path, token string) {
 	b.Helper()
 	b.ReportAllocs()
+	b.ResetTimer() // the world is there
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			request := httptest.NewRequestWithContext(b.Context(), http.MethodGet, path, nil)

@@ -117,12 +117,16 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// verbInPath is a verb that shares its segment with a parameter, where the validator does not find it: it gets one of its own,
+// in the document as in requests.
+var verbInPath = regexp.MustCompile(`\}:(\w+": \{)`)
+
 // TestContract calls each method by REST, and holds requests and answers to the document.
 func TestContract(t *testing.T) {
 	w := sqliteWorld(t)
 	text, err := docs.ReadFile("openapi.json")
 	must(t, err)
-	document, err := libopenapi.NewDocument(text)
+	document, err := libopenapi.NewDocument(verbInPath.ReplaceAll(text, []byte("}/:$1")))
 	must(t, err)
 	contract, errs := validator.NewValidator(document)
 	if len(errs) > 0 {
@@ -151,6 +155,12 @@ func TestContract(t *testing.T) {
 			answer.Body.Close()
 			answer.Body = io.NopCloser(bytes.NewReader(content))
 			request.Body = io.NopCloser(bytes.NewReader(body))
+			if verb := strings.LastIndex(request.URL.Path, ":"); strings.Contains(route.Path, "}:") {
+				request.URL.Path = request.URL.Path[:verb] + "/" + request.URL.Path[verb:]
+			}
+			if _, err := request.Cookie(sessionCookie); err == nil {
+				request.AddCookie(&http.Cookie{Name: "__Host-" + sessionCookie, Value: token}) // its name with HTTPS, which the document knows
+			}
 			check := contract.ValidateHttpResponse
 			if answer.StatusCode == http.StatusOK {
 				well++

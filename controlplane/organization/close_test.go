@@ -14,6 +14,7 @@ import (
 )
 
 func TestClose(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := newWorld(t, d)
@@ -144,6 +145,7 @@ func TestClose(t *testing.T) {
 }
 
 func TestUpdate(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := newWorld(t, d)
@@ -204,6 +206,7 @@ func TestUpdate(t *testing.T) {
 }
 
 func TestRun(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	d := dbtest.SQLite(t)
 	organizations := organization.New(d, organization.Config{ClosePeriod: time.Second})

@@ -22,6 +22,7 @@ import (
 func tokenOf(link string) string { _, token, _ := strings.Cut(link, "#"); return token }
 
 func TestInvitations(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := newWorld(t, d)
@@ -243,6 +244,7 @@ func TestInvitations(t *testing.T) {
 
 // TestBounds fills an organization from two processes at once.
 func TestBounds(t *testing.T) {
+	t.Parallel()
 	for engine, open := range map[string]func(testing.TB) string{"sqlite": dbtest.SQLiteURL, "postgres": dbtest.PostgresURL} {
 		t.Run(engine, func(t *testing.T) {
 			ctx := t.Context()
@@ -291,9 +293,7 @@ func TestBounds(t *testing.T) {
 			})
 			t.Run("at most 500 are members", func(t *testing.T) {
 				here.exec(t, `DELETE FROM invitations`)
-				for i := range 491 {
-					here.join(t, id, fmt.Sprintf("m%d@example.com", i), organization.Viewer)
-				}
+				here.crowd(t, id, 491)
 				var callers []account.Caller
 				var tokens []string
 				for i := range 50 {

@@ -21,6 +21,7 @@ var ladder = []organization.Role{organization.Owner, organization.Admin, organiz
 
 // TestClimbing has each role change, remove and promote each other one.
 func TestClimbing(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := newWorld(t, d)
@@ -100,6 +101,7 @@ func TestClimbing(t *testing.T) {
 
 // TestLastOwner is about one owner who goes, in each way that there is.
 func TestLastOwner(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := newWorld(t, d)
@@ -147,6 +149,7 @@ func second[T any](_ T, err error) error { return err }
 
 // TestOwnersRace has two owners who want to be rid of each other, or of it all, at the same moment.
 func TestOwnersRace(t *testing.T) {
+	t.Parallel()
 	for engine, open := range map[string]func(testing.TB) string{"sqlite": dbtest.SQLiteURL, "postgres": dbtest.PostgresURL} {
 		t.Run(engine, func(t *testing.T) {
 			ctx := t.Context()
@@ -210,6 +213,7 @@ func TestOwnersRace(t *testing.T) {
 }
 
 func TestTransfer(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := newWorld(t, d)
@@ -239,6 +243,7 @@ func TestTransfer(t *testing.T) {
 }
 
 func TestGrants(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := newWorld(t, d)
@@ -320,6 +325,7 @@ func TestGrants(t *testing.T) {
 }
 
 func TestMembers(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := newWorld(t, d)

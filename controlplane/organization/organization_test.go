@@ -22,6 +22,7 @@ func accountID(t *testing.T, d *db.DB, email string) string {
 }
 
 func TestCreate(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		organizations := organization.New(d, organization.Config{})
@@ -76,6 +77,7 @@ func TestCreate(t *testing.T) {
 }
 
 func TestList(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		organizations := organization.New(d, organization.Config{})

@@ -2,6 +2,7 @@ package organization_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -79,6 +80,25 @@ func (w *world) join(t *testing.T, id contract.OrganizationID, email string, rol
 	made := w.person(t, email)
 	w.exec(t, `INSERT INTO members (organization_id, account_id, role, all_sites, created_at) VALUES ($1, $2, $3, TRUE, 2)`, id, made.ID, string(role))
 	return made
+}
+
+// crowd makes many members at once.
+func (w *world) crowd(t *testing.T, id contract.OrganizationID, n int) {
+	t.Helper()
+	must(t, db.InTx(t.Context(), w.db, func(tx *db.Tx) error {
+		for i := range n {
+			address, err := contract.ParseEmail(fmt.Sprintf("m%d@example.com", i))
+			must(t, err)
+			who, err := account.Ensure(t.Context(), tx, address)
+			if err != nil {
+				return err
+			}
+			if _, err := tx.Exec(t.Context(), `INSERT INTO members (organization_id, account_id, role, all_sites, created_at) VALUES ($1, $2, 'viewer', TRUE, 2)`, id, who); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
 }
 
 // site makes a row of a site, which is all that a grant needs.

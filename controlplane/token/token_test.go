@@ -21,6 +21,7 @@ import (
 )
 
 func TestPersonal(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := newWorld(t, d)
@@ -129,6 +130,7 @@ func TestPersonal(t *testing.T) {
 }
 
 func TestAuthenticate(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := newWorld(t, d)
@@ -189,6 +191,7 @@ func TestAuthenticate(t *testing.T) {
 }
 
 func TestOfOrganization(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := newWorld(t, d)
@@ -269,6 +272,7 @@ func TestOfOrganization(t *testing.T) {
 }
 
 func TestImpersonation(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := newWorld(t, d)
@@ -357,6 +361,7 @@ func TestImpersonation(t *testing.T) {
 
 // TestBounds has a person and an organization make tokens on two processes at once.
 func TestBounds(t *testing.T) {
+	t.Parallel()
 	for engine, open := range map[string]func(testing.TB) string{"sqlite": dbtest.SQLiteURL, "postgres": dbtest.PostgresURL} {
 		t.Run(engine, func(t *testing.T) {
 			ctx := t.Context()
@@ -410,6 +415,7 @@ func TestBounds(t *testing.T) {
 }
 
 func TestPrune(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := newWorld(t, d)
@@ -436,6 +442,7 @@ func TestPrune(t *testing.T) {
 }
 
 func TestList(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := newWorld(t, d)

@@ -17,6 +17,7 @@ import (
 func newTokens(d *db.DB) *token.Tokens { return token.New(d, slog.New(slog.DiscardHandler), nil) }
 
 func TestUses(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := newWorld(t, d)

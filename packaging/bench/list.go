@@ -251,13 +251,13 @@ func startFloor(ctx context.Context) (address string, stop func() error, err err
 	if err != nil {
 		return "", nil, errors.Join(err, p.Stop())
 	}
-	stop = func() error { pool.Close(); return p.Stop() }
+	down := func() error { pool.Close(); return p.Stop() }
 	if _, err := pool.Exec(ctx, floorTable); err != nil {
-		return "", nil, errors.Join(err, stop())
+		return "", nil, errors.Join(err, down())
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return "", nil, errors.Join(err, stop())
+		return "", nil, errors.Join(err, down())
 	}
 	server := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var page []byte
@@ -269,7 +269,7 @@ func startFloor(ctx context.Context) (address string, stop func() error, err err
 		_, _ = w.Write(page) // a reader who went away needs no answer
 	})}
 	go func() { _ = server.Serve(l) }() // ends with Close
-	return "http://" + l.Addr().String() + "/sites", func() error { return errors.Join(server.Close(), stop()) }, nil
+	return "http://" + l.Addr().String() + "/sites", func() error { return errors.Join(server.Close(), down()) }, nil
 }
 
 const floorTable = `

@@ -198,7 +198,7 @@ func (p *program) callAPI(ctx context.Context, c *client, method, path string, b
 		if err != nil {
 			return connect.NewError(connect.CodeUnavailable, err)
 		}
-		if answer.StatusCode >= http.StatusBadRequest {
+		if answer.StatusCode >= http.StatusMultipleChoices { // a token follows no redirection
 			defer answer.Body.Close()
 			return p.refused(answer)
 		}
@@ -238,7 +238,10 @@ func (p *program) refused(answer *http.Response) error {
 	if err := json.Unmarshal(text, &told); err != nil || told.Detail == "" {
 		told.Detail = "the answer is " + answer.Status
 	}
-	failure := connect.NewWireError(codeOf(told.Type, answer.StatusCode), errors.New(told.Detail))
+	failure := connect.NewError(codeOf(told.Type, answer.StatusCode), errors.New(told.Detail))
+	if told.Type != "" { // the control plane's own answer, not that of a proxy which misses it
+		failure = connect.NewWireError(failure.Code(), errors.New(told.Detail))
+	}
 	failure.Meta().Set("X-Request-Id", told.RequestID)
 	broken := &errdetails.BadRequest{}
 	for _, e := range told.Errors {

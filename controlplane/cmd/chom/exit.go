@@ -81,17 +81,14 @@ func explain(err error) *problem {
 		}
 	case connect.CodeResourceExhausted:
 		p.code = exitUnavailable
-		p.next = "try again later"
-		if wait := retryDelay(err); wait > 0 {
-			p.next = fmt.Sprintf("try again in %.0f s", math.Ceil(wait.Seconds()))
-		}
+		p.next = tryAgain(err)
 	case connect.CodeAborted:
 		p.next = "somebody changed it meanwhile: look at it, then repeat the command"
 	case connect.CodeUnavailable, connect.CodeDeadlineExceeded:
 		p.code = exitUnavailable
 		switch {
 		case connect.IsWireError(err): // it answered, and said why
-			p.next = "try again in a while"
+			p.next = tryAgain(err)
 			return p
 		case untrusted(err):
 			p.next = "name the authority that signed its certificate: chom login --url URL --ca FILE (with CHOM_TOKEN: SSL_CERT_FILE=FILE)"
@@ -107,6 +104,13 @@ func explain(err error) *problem {
 		}
 	}
 	return p
+}
+
+func tryAgain(err error) string {
+	if wait := retryDelay(err); wait > 0 {
+		return fmt.Sprintf("try again in %.0f s", math.Ceil(wait.Seconds()))
+	}
+	return "try again in a while"
 }
 
 // stepUpRequired is the reason in a refusal to a session that must first prove that its person still sits there.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -79,6 +80,9 @@ func (p *program) login(ctx context.Context, l login) error {
 	}
 	if warning := plaintextWarning(t.URL); warning != "" {
 		p.say("warning: %s", warning)
+	}
+	if os.Getenv("CHOM_TOKEN") != "" {
+		p.say("warning: CHOM_TOKEN is set: commands use it instead of this context, unless --context is given")
 	}
 	stranger, err := newClient(target{URL: t.URL, CA: t.CA}, p.note)
 	if err != nil {

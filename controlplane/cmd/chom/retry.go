@@ -41,7 +41,8 @@ func (c *caller) pause(err error, usual time.Duration) (time.Duration, bool) {
 		asked := retryDelay(err)
 		return asked, asked > 0
 	case connect.CodeUnavailable:
-		return max(usual, retryDelay(err)), c.token != "" && !hopeless(err)
+		// An answer that it cannot be done now is the person's to judge: calls that are rare are not spent on it.
+		return usual, c.token != "" && !connect.IsWireError(err) && !hopeless(err)
 	}
 	return 0, false
 }

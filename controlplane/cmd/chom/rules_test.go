@@ -14,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,8 +23,6 @@ import (
 
 	accountv1 "chom.dev/proto/gen/chom/account/v1"
 	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
-	organizationv1 "chom.dev/proto/gen/chom/organization/v1"
-	"chom.dev/proto/gen/chom/organization/v1/organizationv1connect"
 )
 
 func quiet(string, ...any) {}
@@ -48,7 +45,7 @@ func TestPause(t *testing.T) {
 		again  bool
 	}{
 		"no answer":                           {known, connect.NewError(connect.CodeUnavailable, errors.New("refused")), time.Second, true},
-		"no answer, but later":                {known, limited(connect.CodeUnavailable, 3*time.Second), 3 * time.Second, true},
+		"an answer that it cannot now":        {known, connect.NewWireError(connect.CodeUnavailable, errors.New("busy")), 0, false},
 		"no answer to a call without a key":   {stranger, connect.NewError(connect.CodeUnavailable, errors.New("refused")), time.Second, false},
 		"a certificate of nobody's":           {known, connect.NewError(connect.CodeUnavailable, fmt.Errorf("dial: %w", x509.UnknownAuthorityError{})), time.Second, false},
 		"too many calls":                      {stranger, limited(connect.CodeResourceExhausted, 5*time.Second), 5 * time.Second, true},
@@ -65,41 +62,39 @@ func TestPause(t *testing.T) {
 	}
 }
 
-// organizations fails as often as is said and notes the keys of calls.
-type organizations struct {
-	organizationv1connect.UnimplementedOrganizationServiceHandler
-	fails atomic.Int32
-	code  connect.Code
-	keys  []string
-}
-
-func (o *organizations) CreateOrganization(ctx context.Context, _ *organizationv1.CreateOrganizationRequest) (*organizationv1.CreateOrganizationResponse, error) {
-	info, _ := connect.CallInfoForHandlerContext(ctx)
-	o.keys = append(o.keys, info.RequestHeader().Get(keyHeader))
-	if o.fails.Add(-1) >= 0 {
-		return nil, limited(o.code, 10*time.Millisecond)
-	}
-	return &organizationv1.CreateOrganizationResponse{Organization: &organizationv1.Organization{Name: "acme"}}, nil
-}
-
-// TestRepeat: a change that had no answer is sent again with the key that it had.
+// TestRepeat: a change that had no effect, or perhaps had one, is sent again with the key that it had.
 func TestRepeat(t *testing.T) {
-	for _, code := range []connect.Code{connect.CodeUnavailable, connect.CodeResourceExhausted} {
-		t.Run(code.String(), func(t *testing.T) {
-			o := &organizations{code: code}
-			o.fails.Store(1)
-			_, handler := organizationv1connect.NewOrganizationServiceHandler(o)
-			server := httptest.NewServer(handler)
+	for name, refuse := range map[string]http.HandlerFunc{
+		"a proxy that misses its control plane": func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "bad gateway", http.StatusBadGateway)
+		},
+		"too many calls": func(w http.ResponseWriter, r *http.Request) {
+			if err := connect.NewErrorWriter().Write(w, r, limited(connect.CodeResourceExhausted, 10*time.Millisecond)); err != nil {
+				t.Error(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var keys []string
+			_, handler := accountv1connect.NewAccountServiceHandler(accounts{})
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				keys = append(keys, r.Header.Get(keyHeader))
+				if len(keys) == 1 {
+					refuse(w, r)
+					return
+				}
+				handler.ServeHTTP(w, r)
+			}))
 			defer server.Close()
 			c, err := newClient(target{URL: server.URL, Token: "x"}, quiet)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := c.organizations.CreateOrganization(t.Context(), &organizationv1.CreateOrganizationRequest{}); err != nil {
+			if _, err := c.accounts.GetCaller(t.Context(), &accountv1.GetCallerRequest{}); err != nil {
 				t.Fatal(err)
 			}
-			if len(o.keys) != 2 || o.keys[0] == "" || o.keys[0] != o.keys[1] {
-				t.Errorf("keys %q", o.keys)
+			if len(keys) != 2 || keys[0] == "" || keys[0] != keys[1] {
+				t.Errorf("keys %q", keys)
 			}
 		})
 	}
