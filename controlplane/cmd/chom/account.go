@@ -58,7 +58,7 @@ chom account verify.`,
 		if err != nil {
 			return err
 		}
-		asked, err := c.accounts.SignUp(ctx, &accountv1.SignUpRequest{Email: args[0], Password: password})
+		asked, err := c.Accounts.SignUp(ctx, &accountv1.SignUpRequest{Email: args[0], Password: password})
 		if err != nil {
 			return err
 		}
@@ -83,7 +83,7 @@ input, or asked for on a terminal.`,
 		if err != nil {
 			return err
 		}
-		made, err := c.accounts.VerifyEmail(ctx, &accountv1.VerifyEmailRequest{Token: linkSecret(link), Password: password})
+		made, err := c.Accounts.VerifyEmail(ctx, &accountv1.VerifyEmailRequest{Token: linkSecret(link), Password: password})
 		if err != nil {
 			return err
 		}
@@ -98,7 +98,7 @@ func (p *program) accountForgotPassword() *cobra.Command {
 		Long:  "The link works once, for 30 minutes. Give it to chom account reset-password.",
 		Args:  exactly(1),
 	}, func(ctx context.Context, c *client, args []string) error {
-		asked, err := c.accounts.RequestPasswordReset(ctx, &accountv1.RequestPasswordResetRequest{Email: args[0]})
+		asked, err := c.Accounts.RequestPasswordReset(ctx, &accountv1.RequestPasswordResetRequest{Email: args[0]})
 		if err != nil {
 			return err
 		}
@@ -122,7 +122,7 @@ input, or asked for on a terminal. All browsers where you are signed in are sign
 		if err != nil {
 			return err
 		}
-		reset, err := c.accounts.ResetPassword(ctx, &accountv1.ResetPasswordRequest{Token: linkSecret(link), Password: password})
+		reset, err := c.Accounts.ResetPassword(ctx, &accountv1.ResetPasswordRequest{Token: linkSecret(link), Password: password})
 		if err != nil {
 			return err
 		}
@@ -142,7 +142,7 @@ asked for where you are signed in with a browser.`,
 		if err != nil {
 			return err
 		}
-		confirmed, err := c.accounts.ConfirmEmailChange(ctx, &accountv1.ConfirmEmailChangeRequest{Token: linkSecret(link)})
+		confirmed, err := c.Accounts.ConfirmEmailChange(ctx, &accountv1.ConfirmEmailChangeRequest{Token: linkSecret(link)})
 		if err != nil {
 			return err
 		}

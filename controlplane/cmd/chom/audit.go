@@ -96,7 +96,7 @@ func (p *program) auditList() *cobra.Command {
 				return err
 			}
 			all, err := newest(limit, func(size int32, token string) ([]*auditv1.AuditEvent, string, error) {
-				page, err := c.audit.ListAuditEvents(ctx, &auditv1.ListAuditEventsRequest{
+				page, err := c.Audit.ListAuditEvents(ctx, &auditv1.ListAuditEventsRequest{
 					OrganizationId: f.organizationID, ActorId: f.actorID, Action: f.action, Object: f.object, Outcome: f.wantedOutcome,
 					StartTime: f.startTime, EndTime: f.endTime, PageSize: size, PageToken: token,
 				})
@@ -119,7 +119,7 @@ func (p *program) auditMine() *cobra.Command {
 		Args:  exactly(0),
 		RunE: p.action(func(ctx context.Context, c *client, _ []string) error {
 			all, err := newest(limit, func(size int32, token string) ([]*auditv1.AuditEvent, string, error) {
-				page, err := c.audit.ListMyAuditEvents(ctx, &auditv1.ListMyAuditEventsRequest{PageSize: size, PageToken: token})
+				page, err := c.Audit.ListMyAuditEvents(ctx, &auditv1.ListMyAuditEventsRequest{PageSize: size, PageToken: token})
 				return page.GetEvents(), page.GetNextPageToken(), err
 			})
 			if err != nil {
@@ -197,7 +197,7 @@ whole or not at all. The export is itself recorded.`,
 func (c *client) export(ctx context.Context, request *auditv1.ExportAuditEventsRequest, w io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := c.audit.ExportAuditEvents(ctx, request)
+	stream, err := c.Audit.ExportAuditEvents(ctx, request)
 	if err != nil {
 		return err
 	}

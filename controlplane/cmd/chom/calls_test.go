@@ -12,6 +12,8 @@ import (
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
+
+	api "chom.dev/proto/client"
 )
 
 // Reasons for calls that no command makes.
@@ -85,12 +87,12 @@ func TestEveryCallHasACommand(t *testing.T) {
 	}
 }
 
-// callsMade are the calls in the source of this package, c.sites.CreateSite among them, by their full names.
+// callsMade are the calls in the source of this package, c.Sites.CreateSite among them, by their full names.
 func callsMade(t *testing.T) map[string]bool {
 	t.Helper()
 	services := map[string]string{} // by the client's field
-	for i := range reflect.TypeFor[client]().NumField() {
-		field := reflect.TypeFor[client]().Field(i)
+	for i := range reflect.TypeFor[api.Client]().NumField() {
+		field := reflect.TypeFor[api.Client]().Field(i)
 		if name, isService := strings.CutSuffix(field.Type.Name(), "Client"); isService {
 			parts := strings.Split(path.Dir(field.Type.PkgPath()), "/") // chom.dev/proto/gen/chom/site/v1
 			services[field.Name] = strings.Join(parts[len(parts)-3:], ".") + "." + name

@@ -12,16 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
-	"chom.dev/proto/gen/chom/audit/v1/auditv1connect"
-	"chom.dev/proto/gen/chom/domain/v1/domainv1connect"
-	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
-	"chom.dev/proto/gen/chom/mail/v1/mailv1connect"
-	"chom.dev/proto/gen/chom/organization/v1/organizationv1connect"
-	"chom.dev/proto/gen/chom/site/v1/sitev1connect"
-	"chom.dev/proto/gen/chom/task/v1/taskv1connect"
-	"chom.dev/proto/gen/chom/token/v1/tokenv1connect"
-	"chom.dev/proto/gen/chom/webhook/v1/webhookv1connect"
+	api "chom.dev/proto/client"
 	"connectrpc.com/connect"
 )
 
@@ -33,20 +24,7 @@ const maxAnswer = 16 << 20
 
 // client is the control plane's API.
 type client struct {
-	accounts      accountv1connect.AccountServiceClient
-	sessions      accountv1connect.SessionServiceClient
-	factors       accountv1connect.SecondFactorServiceClient
-	devices       accountv1connect.DeviceLoginServiceClient
-	audit         auditv1connect.AuditServiceClient
-	mails         mailv1connect.MailServiceClient
-	organizations organizationv1connect.OrganizationServiceClient
-	servers       fleetv1connect.ServerServiceClient
-	sites         sitev1connect.SiteServiceClient
-	tasks         taskv1connect.TaskServiceClient
-	tokens        tokenv1connect.TokenServiceClient
-	webhooks      webhookv1connect.WebhookServiceClient
-	claims        domainv1connect.ClaimServiceClient
-
+	*api.Client
 	*caller
 }
 
@@ -89,22 +67,7 @@ func newClient(t target, note func(format string, args ...any)) (*client, error)
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // a token goes to nobody else
 	}}
 	options := []connect.ClientOption{connect.WithReadMaxBytes(maxAnswer), connect.WithInterceptors(c)}
-	return &client{
-		accounts:      accountv1connect.NewAccountServiceClient(c.http, c.base, options...),
-		sessions:      accountv1connect.NewSessionServiceClient(c.http, c.base, options...),
-		factors:       accountv1connect.NewSecondFactorServiceClient(c.http, c.base, options...),
-		devices:       accountv1connect.NewDeviceLoginServiceClient(c.http, c.base, options...),
-		audit:         auditv1connect.NewAuditServiceClient(c.http, c.base, options...),
-		mails:         mailv1connect.NewMailServiceClient(c.http, c.base, options...),
-		organizations: organizationv1connect.NewOrganizationServiceClient(c.http, c.base, options...),
-		servers:       fleetv1connect.NewServerServiceClient(c.http, c.base, options...),
-		sites:         sitev1connect.NewSiteServiceClient(c.http, c.base, options...),
-		tasks:         taskv1connect.NewTaskServiceClient(c.http, c.base, options...),
-		tokens:        tokenv1connect.NewTokenServiceClient(c.http, c.base, options...),
-		webhooks:      webhookv1connect.NewWebhookServiceClient(c.http, c.base, options...),
-		claims:        domainv1connect.NewClaimServiceClient(c.http, c.base, options...),
-		caller:        c,
-	}, nil
+	return &client{api.NewWith(c.http, c.base, t.Token, options...), c}, nil
 }
 
 const keyHeader = "Idempotency-Key"

@@ -18,7 +18,7 @@ import (
 // deviceLogin has somebody who is signed in with a browser let this program act for them, and returns its token. The browser may
 // be on another machine.
 func (p *program) deviceLogin(ctx context.Context, c *client, scope accountv1.Scope, open bool) (string, error) {
-	begun, err := c.devices.BeginDeviceLogin(ctx, &accountv1.BeginDeviceLoginRequest{Name: programName(), Scope: scope})
+	begun, err := c.DeviceLogins.BeginDeviceLogin(ctx, &accountv1.BeginDeviceLoginRequest{Name: programName(), Scope: scope})
 	if err != nil {
 		return "", stranger(err)
 	}
@@ -36,7 +36,7 @@ func (p *program) deviceLogin(ctx context.Context, c *client, scope accountv1.Sc
 			return "", context.Cause(ctx)
 		case <-time.After(max(time.Second, begun.GetInterval().AsDuration())):
 		}
-		answer, err := c.devices.PollDeviceLogin(ctx, &accountv1.PollDeviceLoginRequest{DeviceCode: begun.GetDeviceCode()})
+		answer, err := c.DeviceLogins.PollDeviceLogin(ctx, &accountv1.PollDeviceLoginRequest{DeviceCode: begun.GetDeviceCode()})
 		switch code := connect.CodeOf(err); {
 		case err == nil && answer.GetToken() != "":
 			return answer.GetToken(), nil

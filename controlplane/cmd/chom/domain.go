@@ -29,7 +29,7 @@ afterwards. To claim a name that was released takes it back.`,
 			if err != nil {
 				return err
 			}
-			made, err := c.claims.CreateClaim(ctx, &domainv1.CreateClaimRequest{OrganizationId: organization, Name: args[0]})
+			made, err := c.Claims.CreateClaim(ctx, &domainv1.CreateClaimRequest{OrganizationId: organization, Name: args[0]})
 			if err != nil {
 				return err
 			}
@@ -48,7 +48,7 @@ func (p *program) domainAttest() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			made, err := c.claims.AttestClaim(ctx, &domainv1.AttestClaimRequest{OrganizationId: organization, Name: args[0]})
+			made, err := c.Claims.AttestClaim(ctx, &domainv1.AttestClaimRequest{OrganizationId: organization, Name: args[0]})
 			if err != nil {
 				return err
 			}
@@ -96,7 +96,7 @@ func (p *program) domainShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			found, err := c.claims.GetClaim(ctx, &domainv1.GetClaimRequest{OrganizationId: organization, ClaimId: id})
+			found, err := c.Claims.GetClaim(ctx, &domainv1.GetClaimRequest{OrganizationId: organization, ClaimId: id})
 			if err != nil {
 				return err
 			}
@@ -115,7 +115,7 @@ func (p *program) domainCheck() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			found, err := c.claims.CheckClaim(ctx, &domainv1.CheckClaimRequest{OrganizationId: organization, ClaimId: id})
+			found, err := c.Claims.CheckClaim(ctx, &domainv1.CheckClaimRequest{OrganizationId: organization, ClaimId: id})
 			if err != nil {
 				return err
 			}
@@ -139,7 +139,7 @@ func (p *program) domainRelease() *cobra.Command {
 			if err := p.confirm(yes, "This gives up "+plain(args[0]), args[0]); err != nil {
 				return err
 			}
-			released, err := c.claims.ReleaseClaim(ctx, &domainv1.ReleaseClaimRequest{OrganizationId: organization, ClaimId: id})
+			released, err := c.Claims.ReleaseClaim(ctx, &domainv1.ReleaseClaimRequest{OrganizationId: organization, ClaimId: id})
 			if err != nil {
 				return err
 			}
@@ -151,7 +151,7 @@ func (p *program) domainRelease() *cobra.Command {
 func allClaims(ctx context.Context, c *client, organization string) ([]*domainv1.Claim, error) {
 	var all []*domainv1.Claim
 	for request := (&domainv1.ListClaimsRequest{OrganizationId: organization, PageSize: largestPage}); ; {
-		page, err := c.claims.ListClaims(ctx, request)
+		page, err := c.Claims.ListClaims(ctx, request)
 		if err != nil {
 			return nil, err
 		}

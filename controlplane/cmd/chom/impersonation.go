@@ -39,7 +39,7 @@ chom context use NAME goes back to yours. The id that end needs is printed besid
 			if err != nil {
 				return err
 			}
-			made, err := c.tokens.StartImpersonation(ctx, &tokenv1.StartImpersonationRequest{
+			made, err := c.Tokens.StartImpersonation(ctx, &tokenv1.StartImpersonationRequest{
 				OrganizationId: organization, AccountId: member.GetAccountId(), Reason: reason,
 			})
 			if err != nil {
@@ -58,7 +58,7 @@ func (p *program) impersonationEnd() *cobra.Command {
 		Short: "End an impersonation before its hour is over, by the id of its token",
 		Args:  exactly(1),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
-			ended, err := c.tokens.EndImpersonation(ctx, &tokenv1.EndImpersonationRequest{TokenId: args[0]})
+			ended, err := c.Tokens.EndImpersonation(ctx, &tokenv1.EndImpersonationRequest{TokenId: args[0]})
 			if err != nil {
 				return err
 			}

@@ -38,7 +38,7 @@ former one.
 			if err != nil {
 				return err
 			}
-			made, err := c.organizations.CreateInvitation(ctx, &organizationv1.CreateInvitationRequest{
+			made, err := c.Organizations.CreateInvitation(ctx, &organizationv1.CreateInvitationRequest{
 				OrganizationId: organization, Email: args[0], Role: offered, SiteIds: ids,
 			})
 			if err != nil {
@@ -99,7 +99,7 @@ func (p *program) invitationRevoke() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			revoked, err := c.organizations.RevokeInvitation(ctx, &organizationv1.RevokeInvitationRequest{OrganizationId: organization, InvitationId: i.GetId()})
+			revoked, err := c.Organizations.RevokeInvitation(ctx, &organizationv1.RevokeInvitationRequest{OrganizationId: organization, InvitationId: i.GetId()})
 			if err != nil {
 				return err
 			}
@@ -120,7 +120,7 @@ func (p *program) invitationShow() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		got, err := c.organizations.GetInvitation(ctx, &organizationv1.GetInvitationRequest{Token: linkSecret(link)})
+		got, err := c.Organizations.GetInvitation(ctx, &organizationv1.GetInvitationRequest{Token: linkSecret(link)})
 		if err != nil {
 			return err
 		}
@@ -151,7 +151,7 @@ your own address.`,
 			if err != nil {
 				return err
 			}
-			accepted, err := c.organizations.AcceptInvitation(ctx, &organizationv1.AcceptInvitationRequest{Token: linkSecret(link)})
+			accepted, err := c.Organizations.AcceptInvitation(ctx, &organizationv1.AcceptInvitationRequest{Token: linkSecret(link)})
 			if err != nil {
 				return err
 			}
@@ -162,7 +162,7 @@ your own address.`,
 
 func (c *client) allInvitations(ctx context.Context, organization string) ([]*organizationv1.Invitation, error) {
 	return pages(func(token string) ([]*organizationv1.Invitation, string, error) {
-		page, err := c.organizations.ListInvitations(ctx, &organizationv1.ListInvitationsRequest{OrganizationId: organization, PageSize: largestPage, PageToken: token})
+		page, err := c.Organizations.ListInvitations(ctx, &organizationv1.ListInvitationsRequest{OrganizationId: organization, PageSize: largestPage, PageToken: token})
 		return page.GetInvitations(), page.GetNextPageToken(), err
 	})
 }

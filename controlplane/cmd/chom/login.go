@@ -177,7 +177,7 @@ func (p *program) createFirstOperator(ctx context.Context, c *client, email stri
 	if err != nil {
 		return "", err
 	}
-	made, err := c.accounts.CreateFirstOperator(ctx, &accountv1.CreateFirstOperatorRequest{SetupSecret: secret, Email: email, Password: password})
+	made, err := c.Accounts.CreateFirstOperator(ctx, &accountv1.CreateFirstOperatorRequest{SetupSecret: secret, Email: email, Password: password})
 	if err != nil {
 		return "", stranger(err)
 	}
@@ -210,7 +210,7 @@ func stranger(err error) error {
 
 // whoami is whom the token stands for. That of an organization stands for no person: it is nil then.
 func (c *client) whoami(ctx context.Context) (*accountv1.GetCallerResponse, error) {
-	who, err := c.accounts.GetCaller(ctx, &accountv1.GetCallerRequest{})
+	who, err := c.Accounts.GetCaller(ctx, &accountv1.GetCallerRequest{})
 	if connect.CodeOf(err) == connect.CodePermissionDenied && strings.HasPrefix(c.token, organizationToken) {
 		return nil, nil //nolint:nilnil // nobody, and that is no failure
 	}

@@ -46,8 +46,8 @@ func (p *program) revoke(ctx context.Context, t target) {
 	c, err := newClient(t, p.note)
 	if err == nil {
 		var who *accountv1.GetCallerResponse
-		if who, err = c.accounts.GetCaller(ctx, &accountv1.GetCallerRequest{}); err == nil {
-			_, err = c.tokens.RevokeToken(ctx, &tokenv1.RevokeTokenRequest{TokenId: who.GetTokenId()})
+		if who, err = c.Accounts.GetCaller(ctx, &accountv1.GetCallerRequest{}); err == nil {
+			_, err = c.Tokens.RevokeToken(ctx, &tokenv1.RevokeTokenRequest{TokenId: who.GetTokenId()})
 		}
 	}
 	if err != nil && connect.CodeOf(err) != connect.CodeUnauthenticated { // over already

@@ -20,7 +20,7 @@ func (p *program) mailQueue() *cobra.Command {
 		Short: "Say how the sending of mails goes",
 		Args:  exactly(0),
 		RunE: p.action(func(ctx context.Context, c *client, _ []string) error {
-			q, err := c.mails.GetMailQueue(ctx, &mailv1.GetMailQueueRequest{})
+			q, err := c.Mails.GetMailQueue(ctx, &mailv1.GetMailQueueRequest{})
 			if err != nil {
 				return err
 			}
@@ -68,7 +68,7 @@ func (p *program) mailList() *cobra.Command {
 			}
 			all, err := newest(limit, func(size int32, token string) ([]*mailv1.Mail, string, error) {
 				request.PageSize, request.PageToken = size, token
-				page, err := c.mails.ListMails(ctx, request)
+				page, err := c.Mails.ListMails(ctx, request)
 				return page.GetMails(), page.GetNextPageToken(), err
 			})
 			if err != nil {
@@ -96,7 +96,7 @@ func (p *program) mailShow() *cobra.Command {
 		Long:  "What a mail says is not shown: it may hold a link that works once.",
 		Args:  exactly(1),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
-			got, err := c.mails.GetMail(ctx, &mailv1.GetMailRequest{MailId: args[0]})
+			got, err := c.Mails.GetMail(ctx, &mailv1.GetMailRequest{MailId: args[0]})
 			if err != nil {
 				return err
 			}
@@ -111,7 +111,7 @@ func (p *program) mailRetry() *cobra.Command {
 		Short: "Send a mail that waits or was given up, now",
 		Args:  exactly(1),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
-			again, err := c.mails.RetryMail(ctx, &mailv1.RetryMailRequest{MailId: args[0]})
+			again, err := c.Mails.RetryMail(ctx, &mailv1.RetryMailRequest{MailId: args[0]})
 			if err != nil {
 				return err
 			}
@@ -129,7 +129,7 @@ func (p *program) mailTest() *cobra.Command {
 chom mail show ID.`,
 		Args: exactly(0),
 		RunE: p.action(func(ctx context.Context, c *client, _ []string) error {
-			sent, err := c.mails.TestMail(ctx, &mailv1.TestMailRequest{})
+			sent, err := c.Mails.TestMail(ctx, &mailv1.TestMailRequest{})
 			if err != nil {
 				return err
 			}
@@ -140,7 +140,7 @@ chom mail show ID.`,
 					return ctx.Err()
 				case <-time.After(looksEach):
 				}
-				got, err := c.mails.GetMail(ctx, &mailv1.GetMailRequest{MailId: m.GetId()})
+				got, err := c.Mails.GetMail(ctx, &mailv1.GetMailRequest{MailId: m.GetId()})
 				if err != nil {
 					return err
 				}

@@ -118,7 +118,7 @@ func (p *program) updateMember(ctx context.Context, c *client, nameOrID string, 
 	if update.SiteIds, err = c.siteIDs(ctx, organization, sites); err != nil {
 		return err
 	}
-	changed, err := c.organizations.UpdateMember(ctx, update)
+	changed, err := c.Organizations.UpdateMember(ctx, update)
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ chom token list --organization NAME.`,
 			if err := p.confirm(yes, "This takes the membership of "+plain(member.GetEmail()), member.GetEmail()); err != nil {
 				return err
 			}
-			removed, err := c.organizations.RemoveMember(ctx, &organizationv1.RemoveMemberRequest{OrganizationId: organization, AccountId: member.GetAccountId()})
+			removed, err := c.Organizations.RemoveMember(ctx, &organizationv1.RemoveMemberRequest{OrganizationId: organization, AccountId: member.GetAccountId()})
 			if err != nil {
 				return err
 			}
@@ -157,7 +157,7 @@ chom token list --organization NAME.`,
 
 func (c *client) allMembers(ctx context.Context, organization string) ([]*organizationv1.Member, error) {
 	return pages(func(token string) ([]*organizationv1.Member, string, error) {
-		page, err := c.organizations.ListMembers(ctx, &organizationv1.ListMembersRequest{OrganizationId: organization, PageSize: largestPage, PageToken: token})
+		page, err := c.Organizations.ListMembers(ctx, &organizationv1.ListMembersRequest{OrganizationId: organization, PageSize: largestPage, PageToken: token})
 		return page.GetMembers(), page.GetNextPageToken(), err
 	})
 }

@@ -25,7 +25,7 @@ is none yet.`,
   chom organization create acme --owner anna@acme.example`,
 		Args: exactly(1),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
-			made, err := c.organizations.CreateOrganization(ctx, &organizationv1.CreateOrganizationRequest{Name: args[0], OwnerEmail: owner})
+			made, err := c.Organizations.CreateOrganization(ctx, &organizationv1.CreateOrganizationRequest{Name: args[0], OwnerEmail: owner})
 			if err != nil {
 				return err
 			}
@@ -45,7 +45,7 @@ func (p *program) organizationList() *cobra.Command {
 		Args:    exactly(0),
 		RunE: p.action(func(ctx context.Context, c *client, _ []string) error {
 			all, err := pages(func(token string) ([]*organizationv1.Organization, string, error) {
-				page, err := c.organizations.ListOrganizations(ctx, &organizationv1.ListOrganizationsRequest{PageSize: largestPage, PageToken: token, ShowClosed: closed})
+				page, err := c.Organizations.ListOrganizations(ctx, &organizationv1.ListOrganizationsRequest{PageSize: largestPage, PageToken: token, ShowClosed: closed})
 				return page.GetOrganizations(), page.GetNextPageToken(), err
 			})
 			if err != nil {
@@ -75,7 +75,7 @@ func (p *program) organizationShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			got, err := c.organizations.GetOrganization(ctx, &organizationv1.GetOrganizationRequest{OrganizationId: id})
+			got, err := c.Organizations.GetOrganization(ctx, &organizationv1.GetOrganizationRequest{OrganizationId: id})
 			if err != nil {
 				return err
 			}
@@ -114,7 +114,7 @@ demanded, until they have added one; to demand it you must have one yourself.`,
 		if update.OrganizationId, err = p.inOrganization(ctx, c, args[0]); err != nil {
 			return err
 		}
-		changed, err := c.organizations.UpdateOrganization(ctx, update)
+		changed, err := c.Organizations.UpdateOrganization(ctx, update)
 		if err != nil {
 			return err
 		}
@@ -142,7 +142,7 @@ all of it. The owners are told by mail.`,
 			if err != nil {
 				return err
 			}
-			got, err := c.organizations.GetOrganization(ctx, &organizationv1.GetOrganizationRequest{OrganizationId: id})
+			got, err := c.Organizations.GetOrganization(ctx, &organizationv1.GetOrganizationRequest{OrganizationId: id})
 			if err != nil {
 				return err
 			}
@@ -150,7 +150,7 @@ all of it. The owners are told by mail.`,
 			if err := p.confirm(yes, "This suspends all sites of "+plain(name), name); err != nil {
 				return err
 			}
-			closing, err := c.organizations.CloseOrganization(ctx, &organizationv1.CloseOrganizationRequest{OrganizationId: id, Name: name})
+			closing, err := c.Organizations.CloseOrganization(ctx, &organizationv1.CloseOrganizationRequest{OrganizationId: id, Name: name})
 			if err != nil {
 				return err
 			}
@@ -171,7 +171,7 @@ func (p *program) organizationReopen() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			open, err := c.organizations.ReopenOrganization(ctx, &organizationv1.ReopenOrganizationRequest{OrganizationId: id})
+			open, err := c.Organizations.ReopenOrganization(ctx, &organizationv1.ReopenOrganizationRequest{OrganizationId: id})
 			if err != nil {
 				return err
 			}
@@ -196,7 +196,7 @@ func (p *program) organizationLeave() *cobra.Command {
 			if err := p.confirm(yes, "This ends your membership in "+plain(args[0]), args[0]); err != nil {
 				return err
 			}
-			left, err := c.organizations.LeaveOrganization(ctx, &organizationv1.LeaveOrganizationRequest{OrganizationId: id})
+			left, err := c.Organizations.LeaveOrganization(ctx, &organizationv1.LeaveOrganizationRequest{OrganizationId: id})
 			if err != nil {
 				return err
 			}
@@ -229,7 +229,7 @@ func (p *program) organizationTransfer() *cobra.Command {
 			if err := p.confirm(yes, "This makes "+plain(member.GetEmail())+" an owner of "+plain(args[0])+" and you an admin", args[0]); err != nil {
 				return err
 			}
-			moved, err := c.organizations.TransferOwnership(ctx, &organizationv1.TransferOwnershipRequest{OrganizationId: id, AccountId: member.GetAccountId()})
+			moved, err := c.Organizations.TransferOwnership(ctx, &organizationv1.TransferOwnershipRequest{OrganizationId: id, AccountId: member.GetAccountId()})
 			if err != nil {
 				return err
 			}

@@ -38,21 +38,21 @@ func pages[T any](next func(token string) (items []T, following string, err erro
 
 func (c *client) allOrganizations(ctx context.Context) ([]*organizationv1.Organization, error) {
 	return pages(func(token string) ([]*organizationv1.Organization, string, error) {
-		page, err := c.organizations.ListOrganizations(ctx, &organizationv1.ListOrganizationsRequest{PageSize: largestPage, PageToken: token})
+		page, err := c.Organizations.ListOrganizations(ctx, &organizationv1.ListOrganizationsRequest{PageSize: largestPage, PageToken: token})
 		return page.GetOrganizations(), page.GetNextPageToken(), err
 	})
 }
 
 func (c *client) allServers(ctx context.Context) ([]*fleetv1.Server, error) {
 	return pages(func(token string) ([]*fleetv1.Server, string, error) {
-		page, err := c.servers.ListServers(ctx, &fleetv1.ListServersRequest{PageSize: largestPage, PageToken: token})
+		page, err := c.Servers.ListServers(ctx, &fleetv1.ListServersRequest{PageSize: largestPage, PageToken: token})
 		return page.GetServers(), page.GetNextPageToken(), err
 	})
 }
 
 func (c *client) allSites(ctx context.Context, organization string, trashed bool) ([]*sitev1.Site, error) {
 	return pages(func(token string) ([]*sitev1.Site, string, error) {
-		page, err := c.sites.ListSites(ctx, &sitev1.ListSitesRequest{OrganizationId: organization, PageSize: largestPage, PageToken: token, ShowTrashed: trashed})
+		page, err := c.Sites.ListSites(ctx, &sitev1.ListSitesRequest{OrganizationId: organization, PageSize: largestPage, PageToken: token, ShowTrashed: trashed})
 		return page.GetSites(), page.GetNextPageToken(), err
 	})
 }
@@ -151,7 +151,7 @@ func (p *program) findTask(ctx context.Context, c *client, id string) (*taskv1.T
 		}
 	}
 	for _, organization := range places {
-		got, err := c.tasks.GetTask(ctx, &taskv1.GetTaskRequest{OrganizationId: organization, TaskId: id})
+		got, err := c.Tasks.GetTask(ctx, &taskv1.GetTaskRequest{OrganizationId: organization, TaskId: id})
 		switch {
 		case err == nil:
 			return got.GetTask(), nil

@@ -90,7 +90,7 @@ func TestRepeat(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := c.accounts.GetCaller(t.Context(), &accountv1.GetCallerRequest{}); err != nil {
+			if _, err := c.Accounts.GetCaller(t.Context(), &accountv1.GetCallerRequest{}); err != nil {
 				t.Fatal(err)
 			}
 			if len(keys) != 2 || keys[0] == "" || keys[0] != keys[1] {
@@ -123,7 +123,7 @@ func TestCertificate(t *testing.T) {
 	ask := func(t target) error {
 		c, err := newClient(t, quiet)
 		if err == nil {
-			_, err = c.accounts.GetCaller(context.Background(), &accountv1.GetCallerRequest{})
+			_, err = c.Accounts.GetCaller(context.Background(), &accountv1.GetCallerRequest{})
 		}
 		return err
 	}

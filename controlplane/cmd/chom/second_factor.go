@@ -22,7 +22,7 @@ func (p *program) secondFactorPasskeys() *cobra.Command {
 		Short:   "List your passkeys, oldest first",
 		Args:    exactly(0),
 		RunE: p.action(func(ctx context.Context, c *client, _ []string) error {
-			answer, err := c.factors.ListPasskeys(ctx, &accountv1.ListPasskeysRequest{})
+			answer, err := c.SecondFactors.ListPasskeys(ctx, &accountv1.ListPasskeysRequest{})
 			if err != nil {
 				return err
 			}

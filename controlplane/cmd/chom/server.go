@@ -17,18 +17,18 @@ func (p *program) serverCommand() *cobra.Command {
 		p.serverAdd(), p.serverToken(), p.serverWait(), p.serverList(), p.serverShow(),
 		p.serverChange("drain NAME", "Keep new sites away from a server", "Drain keeps new sites away; those on the server stay and are served.",
 			func(ctx context.Context, c *client, id string) (*fleetv1.Server, error) {
-				answer, err := c.servers.DrainServer(ctx, &fleetv1.DrainServerRequest{ServerId: id})
+				answer, err := c.Servers.DrainServer(ctx, &fleetv1.DrainServerRequest{ServerId: id})
 				return answer.GetServer(), err
 			}),
 		p.serverChange("undrain NAME", "Let a drained server take new sites again", "",
 			func(ctx context.Context, c *client, id string) (*fleetv1.Server, error) {
-				answer, err := c.servers.UndrainServer(ctx, &fleetv1.UndrainServerRequest{ServerId: id})
+				answer, err := c.Servers.UndrainServer(ctx, &fleetv1.UndrainServerRequest{ServerId: id})
 				return answer.GetServer(), err
 			}),
 		p.serverChange("readmit NAME", "Let a quarantined server connect again",
 			"Readmit lets a server connect again that was locked out, because its identity was seen on two hosts or because its\ncertificate ran out too often. Make sure that only one host has its identity: on the other one, run\nchom-agent reset-identity.",
 			func(ctx context.Context, c *client, id string) (*fleetv1.Server, error) {
-				answer, err := c.servers.ReadmitServer(ctx, &fleetv1.ReadmitServerRequest{ServerId: id})
+				answer, err := c.Servers.ReadmitServer(ctx, &fleetv1.ReadmitServerRequest{ServerId: id})
 				return answer.GetServer(), err
 			}),
 		p.serverRemove(), p.serverPing(), p.serverPrepare())
@@ -58,7 +58,7 @@ Add follows the server until it is ready for sites; with --wait=false it only pr
 				}
 				request.Tenancy, request.OrganizationId = fleetv1.Tenancy_TENANCY_DEDICATED, organization
 			}
-			made, err := c.servers.CreateServer(ctx, request)
+			made, err := c.Servers.CreateServer(ctx, request)
 			if err != nil {
 				return err
 			}
@@ -111,7 +111,7 @@ func (p *program) serverToken() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			made, err := c.servers.CreateJoinToken(ctx, &fleetv1.CreateJoinTokenRequest{ServerId: id})
+			made, err := c.Servers.CreateJoinToken(ctx, &fleetv1.CreateJoinTokenRequest{ServerId: id})
 			if err != nil {
 				return err
 			}
@@ -164,7 +164,7 @@ func (p *program) serverShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			got, err := c.servers.GetServer(ctx, &fleetv1.GetServerRequest{ServerId: id})
+			got, err := c.Servers.GetServer(ctx, &fleetv1.GetServerRequest{ServerId: id})
 			if err != nil {
 				return err
 			}
@@ -199,7 +199,7 @@ func (p *program) serverRemove() *cobra.Command {
 	return yesFlag(p.serverChange("rm NAME", "Take an empty server out of the fleet",
 		"Rm takes out a server that holds no site, not even one in the trash. Its agent is cut off within 2 seconds.",
 		func(ctx context.Context, c *client, id string) (*fleetv1.Server, error) {
-			got, err := c.servers.GetServer(ctx, &fleetv1.GetServerRequest{ServerId: id})
+			got, err := c.Servers.GetServer(ctx, &fleetv1.GetServerRequest{ServerId: id})
 			if err != nil {
 				return nil, err
 			}
@@ -207,7 +207,7 @@ func (p *program) serverRemove() *cobra.Command {
 			if err := p.confirm(yes, "This takes the server "+plain(name)+" out of the fleet", name); err != nil {
 				return nil, err
 			}
-			answer, err := c.servers.RemoveServer(ctx, &fleetv1.RemoveServerRequest{ServerId: id})
+			answer, err := c.Servers.RemoveServer(ctx, &fleetv1.RemoveServerRequest{ServerId: id})
 			return answer.GetServer(), err
 		}), &yes)
 }
@@ -229,7 +229,7 @@ func (p *program) serverPing() *cobra.Command {
 			if within != 0 {
 				ask.Timeout = durationpb.New(within)
 			}
-			answer, err := c.servers.PingServer(ctx, ask)
+			answer, err := c.Servers.PingServer(ctx, ask)
 			if err != nil {
 				return err
 			}
@@ -254,7 +254,7 @@ func (p *program) serverPrepare() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			answer, err := c.servers.PrepareServer(ctx, &fleetv1.PrepareServerRequest{ServerId: id})
+			answer, err := c.Servers.PrepareServer(ctx, &fleetv1.PrepareServerRequest{ServerId: id})
 			if err != nil {
 				return err
 			}

@@ -39,7 +39,7 @@ func (p *program) awaitServer(ctx context.Context, c *client, id string, deadlin
 	var was fleetv1.State
 	var task *taskv1.Task
 	for task == nil {
-		got, err := c.servers.GetServer(ctx, &fleetv1.GetServerRequest{ServerId: id})
+		got, err := c.Servers.GetServer(ctx, &fleetv1.GetServerRequest{ServerId: id})
 		if err != nil {
 			return err
 		}
@@ -53,7 +53,7 @@ func (p *program) awaitServer(ctx context.Context, c *client, id string, deadlin
 			return &problem{code: exitFailed, text: "the server is " + short(was, "STATE_") + ": " + plain(s.GetProblem())}
 		case s.GetOnline() && s.GetPrepareTaskId() != "":
 			say("online: " + hostText(s.GetFacts()))
-			answer, err := c.tasks.GetTask(ctx, &taskv1.GetTaskRequest{OrganizationId: platform, TaskId: s.GetPrepareTaskId()})
+			answer, err := c.Tasks.GetTask(ctx, &taskv1.GetTaskRequest{OrganizationId: platform, TaskId: s.GetPrepareTaskId()})
 			if err != nil {
 				return err
 			}
@@ -87,7 +87,7 @@ func (p *program) awaitServer(ctx context.Context, c *client, id string, deadlin
 // prepared waits until the server's agent has found the software for sites at work.
 func (c *client) prepared(ctx context.Context, id string) (*fleetv1.Server, error) {
 	for deadline := time.Now().Add(reportsWithin); ; {
-		got, err := c.servers.GetServer(ctx, &fleetv1.GetServerRequest{ServerId: id})
+		got, err := c.Servers.GetServer(ctx, &fleetv1.GetServerRequest{ServerId: id})
 		if err != nil {
 			return nil, err
 		}

@@ -22,7 +22,7 @@ func (p *program) sessionList() *cobra.Command {
 		Short:   "List the browsers in which you are signed in, the one used last first",
 		Args:    exactly(0),
 		RunE: p.action(func(ctx context.Context, c *client, _ []string) error {
-			answer, err := c.sessions.ListSessions(ctx, &accountv1.ListSessionsRequest{})
+			answer, err := c.Sessions.ListSessions(ctx, &accountv1.ListSessionsRequest{})
 			if err != nil {
 				return err
 			}
@@ -43,7 +43,7 @@ func (p *program) sessionRevoke() *cobra.Command {
 		Short: "Sign a browser out",
 		Args:  exactly(1),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
-			revoked, err := c.sessions.RevokeSession(ctx, &accountv1.RevokeSessionRequest{SessionId: args[0]})
+			revoked, err := c.Sessions.RevokeSession(ctx, &accountv1.RevokeSessionRequest{SessionId: args[0]})
 			if err != nil {
 				return err
 			}
@@ -60,7 +60,7 @@ func (p *program) sessionRevokeOthers() *cobra.Command {
 		Long:    "Revoke-others ends all sessions. This command itself has a token and no session, so that none is left out.",
 		Args:    exactly(0),
 		RunE: p.action(func(ctx context.Context, c *client, _ []string) error {
-			answer, err := c.sessions.RevokeOtherSessions(ctx, &accountv1.RevokeOtherSessionsRequest{})
+			answer, err := c.Sessions.RevokeOtherSessions(ctx, &accountv1.RevokeOtherSessionsRequest{})
 			if err != nil {
 				return err
 			}

@@ -21,16 +21,16 @@ func (p *program) siteCommand() *cobra.Command {
 		p.siteCreate(), p.siteList(), p.siteShow(), p.siteUpdate(),
 		p.siteChange("suspend NAME", "Stop a site; visitors see a 503 page, nothing is removed",
 			func(ctx context.Context, c *client, organization, id string) (changed, error) {
-				return c.sites.SuspendSite(ctx, &sitev1.SuspendSiteRequest{OrganizationId: organization, SiteId: id})
+				return c.Sites.SuspendSite(ctx, &sitev1.SuspendSiteRequest{OrganizationId: organization, SiteId: id})
 			}),
 		p.siteChange("resume NAME", "Serve a suspended site again",
 			func(ctx context.Context, c *client, organization, id string) (changed, error) {
-				return c.sites.ResumeSite(ctx, &sitev1.ResumeSiteRequest{OrganizationId: organization, SiteId: id})
+				return c.Sites.ResumeSite(ctx, &sitev1.ResumeSiteRequest{OrganizationId: organization, SiteId: id})
 			}),
 		p.siteDelete(),
 		p.siteChange("restore NAME", "Take a site out of the trash and serve it again",
 			func(ctx context.Context, c *client, organization, id string) (changed, error) {
-				return c.sites.RestoreSite(ctx, &sitev1.RestoreSiteRequest{OrganizationId: organization, SiteId: id})
+				return c.Sites.RestoreSite(ctx, &sitev1.RestoreSiteRequest{OrganizationId: organization, SiteId: id})
 			}),
 		p.siteLogin())
 }
@@ -149,7 +149,7 @@ A WordPress site has no password to hand out: sign in to it with chom site login
 				return err
 			}
 		}
-		made, err := c.sites.CreateSite(ctx, create)
+		made, err := c.Sites.CreateSite(ctx, create)
 		if err != nil {
 			return err
 		}
@@ -184,7 +184,7 @@ func (p *program) siteUpdate() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		now, err := c.sites.GetSite(ctx, &sitev1.GetSiteRequest{OrganizationId: organization, SiteId: id})
+		now, err := c.Sites.GetSite(ctx, &sitev1.GetSiteRequest{OrganizationId: organization, SiteId: id})
 		if err != nil {
 			return err
 		}
@@ -208,7 +208,7 @@ func (p *program) siteUpdate() *cobra.Command {
 		if len(update.UpdateMask.Paths) == 0 {
 			return usagef("nothing to change")
 		}
-		answer, err := c.sites.UpdateSite(ctx, update)
+		answer, err := c.Sites.UpdateSite(ctx, update)
 		if err != nil {
 			return err
 		}
@@ -248,7 +248,7 @@ func (p *program) siteDelete() *cobra.Command {
 	var yes bool
 	return yesFlag(p.siteChange("delete NAME", "Put a site into the trash, from which it can be restored for some days",
 		func(ctx context.Context, c *client, organization, id string) (changed, error) {
-			got, err := c.sites.GetSite(ctx, &sitev1.GetSiteRequest{OrganizationId: organization, SiteId: id})
+			got, err := c.Sites.GetSite(ctx, &sitev1.GetSiteRequest{OrganizationId: organization, SiteId: id})
 			if err != nil {
 				return nil, err
 			}
@@ -256,7 +256,7 @@ func (p *program) siteDelete() *cobra.Command {
 			if err := p.confirm(yes, "This stops the site "+plain(name)+" and puts it into the trash", name); err != nil {
 				return nil, err
 			}
-			return c.sites.DeleteSite(ctx, &sitev1.DeleteSiteRequest{OrganizationId: organization, SiteId: id})
+			return c.Sites.DeleteSite(ctx, &sitev1.DeleteSiteRequest{OrganizationId: organization, SiteId: id})
 		}), &yes)
 }
 
@@ -268,7 +268,7 @@ func (p *program) finishSite(ctx context.Context, c *client, answer changed) err
 		if task, err = p.follow(ctx, c, task, false); err != nil {
 			return err
 		}
-		got, err := c.sites.GetSite(ctx, &sitev1.GetSiteRequest{OrganizationId: site.GetOrganizationId(), SiteId: site.GetId()})
+		got, err := c.Sites.GetSite(ctx, &sitev1.GetSiteRequest{OrganizationId: site.GetOrganizationId(), SiteId: site.GetId()})
 		if err != nil {
 			return err
 		}
@@ -324,7 +324,7 @@ func (p *program) siteShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			got, err := c.sites.GetSite(ctx, &sitev1.GetSiteRequest{OrganizationId: organization, SiteId: id})
+			got, err := c.Sites.GetSite(ctx, &sitev1.GetSiteRequest{OrganizationId: organization, SiteId: id})
 			if err != nil {
 				return err
 			}
@@ -345,7 +345,7 @@ func (p *program) siteLogin() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			made, err := c.sites.CreateSiteLogin(ctx, &sitev1.CreateSiteLoginRequest{OrganizationId: organization, SiteId: id})
+			made, err := c.Sites.CreateSiteLogin(ctx, &sitev1.CreateSiteLoginRequest{OrganizationId: organization, SiteId: id})
 			if err != nil {
 				return err
 			}

@@ -46,7 +46,7 @@ organization: --on-servers shows it.`,
 					return err
 				}
 			}
-			page, err := c.tasks.ListTasks(ctx, request)
+			page, err := c.Tasks.ListTasks(ctx, request)
 			if err != nil {
 				return err
 			}
@@ -115,7 +115,7 @@ func (p *program) taskCancel() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			answer, err := c.tasks.CancelTask(ctx, &taskv1.CancelTaskRequest{OrganizationId: task.GetOrganizationId(), TaskId: task.GetId()})
+			answer, err := c.Tasks.CancelTask(ctx, &taskv1.CancelTaskRequest{OrganizationId: task.GetOrganizationId(), TaskId: task.GetId()})
 			if err != nil {
 				return err
 			}

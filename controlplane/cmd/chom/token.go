@@ -66,7 +66,7 @@ each program its own.`,
 				if create.SiteIds, err = c.siteIDs(ctx, create.GetOrganizationId(), sites); err != nil {
 					return err
 				}
-				made, err := c.tokens.CreateToken(ctx, create)
+				made, err := c.Tokens.CreateToken(ctx, create)
 				if err != nil {
 					return err
 				}
@@ -82,7 +82,7 @@ each program its own.`,
 			if create.SiteIds, err = c.siteIDs(ctx, create.GetOrganizationId(), sites); err != nil {
 				return err
 			}
-			made, err := c.tokens.CreateOrganizationToken(ctx, create)
+			made, err := c.Tokens.CreateOrganizationToken(ctx, create)
 			if err != nil {
 				return err
 			}
@@ -163,13 +163,13 @@ func (p *program) tokenRevoke() *cobra.Command {
 				return err
 			}
 			if organization == "" {
-				revoked, err := c.tokens.RevokeToken(ctx, &tokenv1.RevokeTokenRequest{TokenId: t.GetId()})
+				revoked, err := c.Tokens.RevokeToken(ctx, &tokenv1.RevokeTokenRequest{TokenId: t.GetId()})
 				if err != nil {
 					return err
 				}
 				return p.done(revoked, "The token %s is revoked.", t.GetName())
 			}
-			revoked, err := c.tokens.RevokeOrganizationToken(ctx, &tokenv1.RevokeOrganizationTokenRequest{OrganizationId: organization, TokenId: t.GetId()})
+			revoked, err := c.Tokens.RevokeOrganizationToken(ctx, &tokenv1.RevokeOrganizationTokenRequest{OrganizationId: organization, TokenId: t.GetId()})
 			if err != nil {
 				return err
 			}
@@ -182,7 +182,7 @@ func (p *program) tokenRevoke() *cobra.Command {
 func (p *program) allTokens(ctx context.Context, c *client) (all []*tokenv1.Token, organization string, err error) {
 	if p.organization == "" {
 		all, err = pages(func(token string) ([]*tokenv1.Token, string, error) {
-			page, err := c.tokens.ListTokens(ctx, &tokenv1.ListTokensRequest{PageSize: largestPage, PageToken: token})
+			page, err := c.Tokens.ListTokens(ctx, &tokenv1.ListTokensRequest{PageSize: largestPage, PageToken: token})
 			return page.GetTokens(), page.GetNextPageToken(), err
 		})
 		return all, "", err
@@ -191,7 +191,7 @@ func (p *program) allTokens(ctx context.Context, c *client) (all []*tokenv1.Toke
 		return nil, "", err
 	}
 	all, err = pages(func(token string) ([]*tokenv1.Token, string, error) {
-		page, err := c.tokens.ListOrganizationTokens(ctx, &tokenv1.ListOrganizationTokensRequest{OrganizationId: organization, PageSize: largestPage, PageToken: token})
+		page, err := c.Tokens.ListOrganizationTokens(ctx, &tokenv1.ListOrganizationTokensRequest{OrganizationId: organization, PageSize: largestPage, PageToken: token})
 		return page.GetTokens(), page.GetNextPageToken(), err
 	})
 	return all, organization, err

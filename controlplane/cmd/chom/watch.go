@@ -52,7 +52,7 @@ func (p *program) follow(ctx context.Context, c *client, task *taskv1.Task, show
 func (p *program) watchOnce(ctx context.Context, c *client, task *taskv1.Task, seen *uint64, show *progress, showLog bool, lost *time.Time) (*taskv1.Task, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := c.tasks.WatchTask(ctx, &taskv1.WatchTaskRequest{OrganizationId: task.GetOrganizationId(), TaskId: task.GetId(), AfterLogSequence: *seen})
+	stream, err := c.Tasks.WatchTask(ctx, &taskv1.WatchTaskRequest{OrganizationId: task.GetOrganizationId(), TaskId: task.GetId(), AfterLogSequence: *seen})
 	if err != nil {
 		return task, err
 	}

@@ -42,7 +42,7 @@ genuine: Chom-Signature holds v1, the HMAC-SHA256 under it of the digits of t, a
 			if err != nil {
 				return err
 			}
-			made, err := c.webhooks.CreateWebhook(ctx, &webhookv1.CreateWebhookRequest{
+			made, err := c.Webhooks.CreateWebhook(ctx, &webhookv1.CreateWebhookRequest{
 				OrganizationId: organization, Url: args[0], Description: description, Events: events,
 			})
 			if err != nil {
@@ -67,7 +67,7 @@ func (p *program) webhookList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			all, err := c.webhooks.ListWebhooks(ctx, &webhookv1.ListWebhooksRequest{OrganizationId: organization})
+			all, err := c.Webhooks.ListWebhooks(ctx, &webhookv1.ListWebhooksRequest{OrganizationId: organization})
 			if err != nil {
 				return err
 			}
@@ -109,7 +109,7 @@ func (p *program) webhookShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			got, err := c.webhooks.GetWebhook(ctx, &webhookv1.GetWebhookRequest{OrganizationId: organization, WebhookId: id})
+			got, err := c.Webhooks.GetWebhook(ctx, &webhookv1.GetWebhookRequest{OrganizationId: organization, WebhookId: id})
 			if err != nil {
 				return err
 			}
@@ -150,7 +150,7 @@ its failures are forgotten, and what waits for it is sent at once.
 		if update.OrganizationId, update.WebhookId, err = p.webhookID(ctx, c, args[0]); err != nil {
 			return err
 		}
-		changed, err := c.webhooks.UpdateWebhook(ctx, update)
+		changed, err := c.Webhooks.UpdateWebhook(ctx, update)
 		if err != nil {
 			return err
 		}
@@ -178,7 +178,7 @@ func (p *program) webhookRemove() *cobra.Command {
 			if err := p.confirm(yes, "This removes the webhook "+plain(args[0])+" and what waits for it", args[0]); err != nil {
 				return err
 			}
-			removed, err := c.webhooks.DeleteWebhook(ctx, &webhookv1.DeleteWebhookRequest{OrganizationId: organization, WebhookId: id})
+			removed, err := c.Webhooks.DeleteWebhook(ctx, &webhookv1.DeleteWebhookRequest{OrganizationId: organization, WebhookId: id})
 			if err != nil {
 				return err
 			}
@@ -200,7 +200,7 @@ the former one signs nothing any more at once.`,
 			if err != nil {
 				return err
 			}
-			rotated, err := c.webhooks.RotateWebhookSecret(ctx, &webhookv1.RotateWebhookSecretRequest{OrganizationId: organization, WebhookId: id, Leaked: leaked})
+			rotated, err := c.Webhooks.RotateWebhookSecret(ctx, &webhookv1.RotateWebhookSecretRequest{OrganizationId: organization, WebhookId: id, Leaked: leaked})
 			if err != nil {
 				return err
 			}
@@ -227,7 +227,7 @@ func (p *program) webhookTest() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			sent, err := c.webhooks.TestWebhook(ctx, &webhookv1.TestWebhookRequest{OrganizationId: organization, WebhookId: id})
+			sent, err := c.Webhooks.TestWebhook(ctx, &webhookv1.TestWebhookRequest{OrganizationId: organization, WebhookId: id})
 			if err != nil {
 				return err
 			}
@@ -271,7 +271,7 @@ func (p *program) deliveryList() *cobra.Command {
 			}
 			all, err := newest(limit, func(size int32, token string) ([]*webhookv1.Delivery, string, error) {
 				request.PageSize, request.PageToken = size, token
-				page, err := c.webhooks.ListDeliveries(ctx, request)
+				page, err := c.Webhooks.ListDeliveries(ctx, request)
 				return page.GetDeliveries(), page.GetNextPageToken(), err
 			})
 			if err != nil {
@@ -301,7 +301,7 @@ func (p *program) deliveryShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			got, err := c.webhooks.GetDelivery(ctx, &webhookv1.GetDeliveryRequest{OrganizationId: organization, WebhookId: id, DeliveryId: args[1]})
+			got, err := c.Webhooks.GetDelivery(ctx, &webhookv1.GetDeliveryRequest{OrganizationId: organization, WebhookId: id, DeliveryId: args[1]})
 			if err != nil {
 				return err
 			}
@@ -321,7 +321,7 @@ func (p *program) deliveryReplay() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			again, err := c.webhooks.ReplayDelivery(ctx, &webhookv1.ReplayDeliveryRequest{OrganizationId: organization, WebhookId: id, DeliveryId: args[1]})
+			again, err := c.Webhooks.ReplayDelivery(ctx, &webhookv1.ReplayDeliveryRequest{OrganizationId: organization, WebhookId: id, DeliveryId: args[1]})
 			if err != nil {
 				return err
 			}
@@ -343,7 +343,7 @@ func (p *program) finishDelivery(ctx context.Context, c *client, organization st
 			return ctx.Err()
 		case <-time.After(looksEach):
 		}
-		got, err := c.webhooks.GetDelivery(ctx, &webhookv1.GetDeliveryRequest{OrganizationId: organization, WebhookId: d.GetWebhookId(), DeliveryId: d.GetId()})
+		got, err := c.Webhooks.GetDelivery(ctx, &webhookv1.GetDeliveryRequest{OrganizationId: organization, WebhookId: d.GetWebhookId(), DeliveryId: d.GetId()})
 		if err != nil {
 			return err
 		}
@@ -363,7 +363,7 @@ func (p *program) webhookID(ctx context.Context, c *client, urlOrID string) (org
 	if organization, err = p.organizationID(ctx, c); err != nil || isID(urlOrID) {
 		return organization, urlOrID, err
 	}
-	all, err := c.webhooks.ListWebhooks(ctx, &webhookv1.ListWebhooksRequest{OrganizationId: organization})
+	all, err := c.Webhooks.ListWebhooks(ctx, &webhookv1.ListWebhooksRequest{OrganizationId: organization})
 	if err != nil {
 		return "", "", err
 	}
