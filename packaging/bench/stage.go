@@ -10,7 +10,6 @@ import (
 	"time"
 
 	fleetv1 "chom.dev/proto/gen/chom/fleet/v1"
-	organizationv1 "chom.dev/proto/gen/chom/organization/v1"
 	taskv1 "chom.dev/proto/gen/chom/task/v1"
 
 	"chom.dev/packaging/lab"
@@ -109,13 +108,7 @@ func (s *stage) server(ctx context.Context, name string) (*lab.Host, *fleetv1.Se
 }
 
 func (s *stage) organization(ctx context.Context) (string, error) {
-	res, err := s.Organizations.CreateOrganization(ctx, &organizationv1.CreateOrganizationRequest{
-		Name: "bench", OwnerEmail: "owner@bench.example",
-	})
-	if err != nil {
-		return "", fmt.Errorf("create organization: %w", err)
-	}
-	return res.GetOrganization().GetId(), nil
+	return s.Organization(ctx, "bench", "owner@bench.example", "bench.example")
 }
 
 // steps shows where a task's time went, in milliseconds since it was created:

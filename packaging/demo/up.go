@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	fleetv1 "chom.dev/proto/gen/chom/fleet/v1"
-	organizationv1 "chom.dev/proto/gen/chom/organization/v1"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
 	taskv1 "chom.dev/proto/gen/chom/task/v1"
 
@@ -146,16 +145,16 @@ func (d demo) fetch(ctx context.Context) (base lab.Base, archive lab.Archive, er
 
 // createSite makes the organization and its site, and visits the page.
 func (d demo) createSite(ctx context.Context, r *rig.Rig, h *lab.Host, s *state) error {
-	org, err := r.Organizations.CreateOrganization(ctx, &organizationv1.CreateOrganizationRequest{Name: "demo", OwnerEmail: owner})
+	organization, err := r.Organization(ctx, "demo", owner, domain)
 	if err != nil {
-		return fmt.Errorf("create organization: %w", err)
+		return err
 	}
 	if err := addName(h.Addr().String(), domain); err != nil {
 		return err
 	}
 	return d.say.timed("create a WordPress site, until its home page answers", func() error {
 		res, err := r.Sites.CreateSite(ctx, &sitev1.CreateSiteRequest{
-			OrganizationId: org.GetOrganization().GetId(),
+			OrganizationId: organization,
 			Name:           "hello",
 			Type:           "wordpress",
 			Domains:        []string{domain},

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	fleetv1 "chom.dev/proto/gen/chom/fleet/v1"
-	organizationv1 "chom.dev/proto/gen/chom/organization/v1"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
 	taskv1 "chom.dev/proto/gen/chom/task/v1"
 
@@ -117,11 +116,9 @@ func (w *shared) build(ctx context.Context, l *lab.Lab, dir string, log *slog.Lo
 	if err != nil {
 		return err
 	}
-	org, err := w.rig.Organizations.CreateOrganization(ctx, &organizationv1.CreateOrganizationRequest{Name: "tests", OwnerEmail: "owner@tests.example"})
-	if err != nil {
+	if w.org, err = w.rig.Organization(ctx, "tests", "owner@tests.example", "tests.example"); err != nil {
 		return err
 	}
-	w.org = org.GetOrganization().GetId()
 
 	w.hosts = map[lab.Release]*host{}
 	var mu sync.Mutex

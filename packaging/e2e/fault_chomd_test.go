@@ -19,7 +19,6 @@ import (
 
 	"connectrpc.com/connect"
 
-	organizationv1 "chom.dev/proto/gen/chom/organization/v1"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
 	taskv1 "chom.dev/proto/gen/chom/task/v1"
 
@@ -392,11 +391,9 @@ func postgres(t *testing.T) {
 			t.Logf("chomd's last words:\n%s", w.rig.Tail(40))
 		}
 	}()
-	org, err := w.rig.Organizations.CreateOrganization(ctx, &organizationv1.CreateOrganizationRequest{Name: "tests", OwnerEmail: "owner@tests.example"})
-	if err != nil {
+	if w.org, err = w.rig.Organization(ctx, "tests", "owner@tests.example", "tests.example"); err != nil {
 		t.Fatal(err)
 	}
-	w.org = org.GetOrganization().GetId()
 	h, err := w.join(ctx, l, lab.Bookworm, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

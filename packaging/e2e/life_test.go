@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
+	domainv1 "chom.dev/proto/gen/chom/domain/v1"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
 
 	"chom.dev/packaging/rig"
@@ -124,6 +126,45 @@ func TestUnknownNameIsRefused(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestNames is about a name that the site's organization does not hold yet: the host refuses it, however the DNS leads there,
+// shows the site under its preview name, and serves the name as soon as it is held.
+func TestNames(t *testing.T) {
+	h := world.hosts["bookworm"]
+	ctx := timeout(t, 2*time.Minute)
+	request := newSite(h, "static")
+	name := request.GetName() + ".elsewhere.example"
+	request.Domains = []string{name}
+	made, err := world.rig.Sites.CreateSite(ctx, request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done(t, ctx, made.GetTask())
+	s := get(t, made.GetSite())
+	defer purge(t, h, s)
+	if !slices.Equal(s.GetPendingDomains(), []string{name}) || !strings.HasPrefix(s.GetPreviewDomain(), s.GetHandle()+".") {
+		t.Errorf("pending %v, preview %q", s.GetPendingDomains(), s.GetPreviewDomain())
+	}
+	visit := func(name string) bool {
+		p, err := rig.Visit(ctx, h.Host, name, "/")
+		return err == nil && p.Status == http.StatusOK
+	}
+	if visit(name) || !visit(s.GetPreviewDomain()) {
+		t.Errorf("the name is served, or the preview is not")
+	}
+	if _, err := world.rig.Claims.AttestClaim(ctx, &domainv1.AttestClaimRequest{OrganizationId: world.org, Name: name}); err != nil {
+		t.Fatal(err)
+	}
+	for !visit(name) {
+		if ctx.Err() != nil {
+			t.Fatal("the name is not served although it is held")
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if s = get(t, s); len(s.GetPendingDomains()) != 0 || s.GetUrl() != "http://"+name+"/" || !visit(s.GetPreviewDomain()) {
+		t.Errorf("then it is %+v", s)
+	}
 }
 
 func TestMagicLoginWorksOnce(t *testing.T) {

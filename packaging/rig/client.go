@@ -11,6 +11,8 @@ import (
 
 	"chom.dev/proto/client"
 	accountv1 "chom.dev/proto/gen/chom/account/v1"
+	domainv1 "chom.dev/proto/gen/chom/domain/v1"
+	organizationv1 "chom.dev/proto/gen/chom/organization/v1"
 	taskv1 "chom.dev/proto/gen/chom/task/v1"
 )
 
@@ -46,6 +48,19 @@ func (r *Rig) signIn(ctx context.Context, secret string) error {
 	r.Token = res.GetToken()
 	r.Client = NewClient(r.URL(), r.Token)
 	return nil
+}
+
+// Organization makes an organization that holds a domain, and gives its id.
+func (r *Rig) Organization(ctx context.Context, name, owner, domain string) (string, error) {
+	made, err := r.Organizations.CreateOrganization(ctx, &organizationv1.CreateOrganizationRequest{Name: name, OwnerEmail: owner})
+	if err != nil {
+		return "", fmt.Errorf("create organization: %w", err)
+	}
+	id := made.GetOrganization().GetId()
+	if _, err := r.Claims.AttestClaim(ctx, &domainv1.AttestClaimRequest{OrganizationId: id, Name: domain}); err != nil {
+		return "", fmt.Errorf("give %s to the organization: %w", domain, err)
+	}
+	return id, nil
 }
 
 // Wait follows a task to its end. onChange, which may be nil, sees every

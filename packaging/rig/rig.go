@@ -114,7 +114,7 @@ func (r *Rig) flags() []string {
 		"serve",
 		"--data-dir", filepath.Join(r.Dir, "chomd"),
 		"--people-listen", fmt.Sprintf("%s:%d", gw, PeoplePort),
-		"--insecure-http", "--domain-proof", "none",
+		"--insecure-http",
 		"--agents-listen", fmt.Sprintf("%s:%d", gw, AgentsPort),
 		"--agent-address", fmt.Sprintf("%s:%d", gw, agents),
 		"--public-url", r.URL(),
