@@ -27,6 +27,7 @@ import (
 
 // TestAuditFailsClosed is case A14: where nothing can be recorded, no call has an effect.
 func TestAuditFailsClosed(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
 		rename := func(from, to string) {

@@ -18,6 +18,7 @@ import (
 
 // TestNobody calls each method without a token, with a wrong one, and with one in the wrong place.
 func TestNobody(t *testing.T) {
+	t.Parallel()
 	w := sqliteWorld(t)
 	before := w.effects(t)
 	for _, procedure := range procedures() {
@@ -39,11 +40,12 @@ func TestNobody(t *testing.T) {
 
 // TestForeign has a member of one organization call each method with what belongs to another one.
 func TestForeign(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
 		before := w.effects(t)
 		random := tenant{
-			organization: contract.NewOrganizationID().String(), site: contract.NewSiteID().String(), task: contract.NewTaskID().String(),
+			name: w.theirs.name, organization: contract.NewOrganizationID().String(), site: contract.NewSiteID().String(), task: contract.NewTaskID().String(),
 			account: contract.NewTaskID().String(), invitation: contract.NewTaskID().String(), token: contract.NewTaskID().String(),
 			webhook: contract.NewTaskID().String(), delivery: contract.NewTaskID().String(), claim: contract.NewTaskID().String(),
 		}
@@ -107,6 +109,7 @@ func TestForeign(t *testing.T) {
 
 // TestMembers has members of each kind call each method about their own organization.
 func TestMembers(t *testing.T) {
+	t.Parallel()
 	w := sqliteWorld(t)
 	texts := map[organization.Role]string{organization.Viewer: w.ours.viewer, organization.Member: w.ours.member, organization.Admin: w.ours.admin, organization.Owner: w.ours.owner}
 	for _, procedure := range procedures() {

@@ -244,9 +244,13 @@ func (d *door) standing(ctx context.Context, rule rule, caller *account.Caller, 
 			return standing{}, err
 		}
 	}
+	named := id.String()
+	if platform {
+		named = audit.Platform
+	}
 	return standing{
-		organization: id.String(), role: member.Role, reach: reach(caller, member),
-		refused: decideMember(rule, caller, id.String(), platform, member, siteOf(request)),
+		organization: named, role: member.Role, reach: reach(caller, member),
+		refused: decideMember(rule, caller, named, platform, member, siteOf(request)),
 	}, nil
 }
 

@@ -193,6 +193,7 @@ func TestMails(t *testing.T) {
 
 // TestPublished has people act on an organization that has a webhook for everything.
 func TestPublished(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
 		for _, step := range []struct {

@@ -46,6 +46,7 @@ func (w *world) keyedCall(t *testing.T, token, key, method, path, body string) (
 
 // TestOnce sends calls again with the same key.
 func TestOnce(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
 		sites := "/api/v1/organizations/" + w.ours.organization + "/sites"
@@ -169,6 +170,7 @@ func (c crashing) SuspendSite(ctx context.Context, r *sitev1.SuspendSiteRequest)
 
 // TestLostAnswer is about calls that end between their effect and their answer.
 func TestLostAnswer(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		end  func() error
 		text string
@@ -209,6 +211,7 @@ func TestLostAnswer(t *testing.T) {
 
 // TestKeys is about what is no key.
 func TestKeys(t *testing.T) {
+	t.Parallel()
 	w := sqliteWorld(t)
 	for name, test := range map[string]struct {
 		token, key, method, path, body string

@@ -64,6 +64,7 @@ func (w *world) second(t *testing.T) (id, ordered string) {
 // TestBoundToSites has callers who are bound to one of two sites call each method: a member with a grant, a personal token, an
 // organization's own.
 func TestBoundToSites(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
 		ours, err := contract.ParseOrganizationID(w.ours.organization)
@@ -131,6 +132,7 @@ func TestBoundToSites(t *testing.T) {
 
 // TestSecondFactor is about an organization that demands one, and old tokens of people who have none.
 func TestSecondFactor(t *testing.T) {
+	t.Parallel()
 	w := sqliteWorld(t)
 	w.exec(t, `UPDATE organizations SET require_second_factor = TRUE WHERE id = $1`, w.ours.organization)
 	for _, procedure := range procedures() {

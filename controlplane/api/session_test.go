@@ -96,6 +96,7 @@ func reason(err error) string {
 
 // TestBrowser is a person's way through the door, from the sign-up to the logout, on both engines.
 func TestBrowser(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
 		w := newWorld(t, d)

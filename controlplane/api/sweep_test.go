@@ -162,6 +162,7 @@ var fineInFreeText = []string{"a command", "a substitution", "backticks", "a par
 
 // TestHostile puts hostile text into each string of each request in turn.
 func TestHostile(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
 		before := w.effects(t)

@@ -22,6 +22,7 @@ import (
 
 // TestScopes has tokens of each scope, of people and of an organization, call each method: right = min(scope, role now).
 func TestScopes(t *testing.T) {
+	t.Parallel()
 	w := sqliteWorld(t)
 	ours, err := contract.ParseOrganizationID(w.ours.organization)
 	must(t, err)
@@ -56,6 +57,7 @@ func TestScopes(t *testing.T) {
 
 // TestTokenOutlivesRights is about a token whose person is less than when it was made.
 func TestTokenOutlivesRights(t *testing.T) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
 		person, text := w.member(t, w.ours.organization, "anna@example.com", organization.Owner)
@@ -96,11 +98,17 @@ func TestTokens(t *testing.T) {
 		return second(w.as(text).organizations.GetOrganization(ctx, &organizationv1.GetOrganizationRequest{OrganizationId: w.ours.organization}))
 	}
 	must(t, look(made.GetSecret()))
+	w.join(t, w.theirs.organization, "owner@ours.example", organization.Owner) // where its person is somebody, too
 	if _, err := w.as(made.GetSecret()).organizations.GetOrganization(ctx, &organizationv1.GetOrganizationRequest{OrganizationId: w.theirs.organization}); connect.CodeOf(err) != connect.CodeNotFound {
 		t.Errorf("it reaches another organization: %v", err)
 	}
 	if _, err := w.as(made.GetSecret()).tokens.CreateToken(ctx, &tokenv1.CreateTokenRequest{Name: "child", Scope: accountv1.Scope_SCOPE_READ}); connect.CodeOf(err) != connect.CodePermissionDenied {
 		t.Errorf("it makes another: %v", err)
+	}
+	bound, err := owner.tokens.CreateToken(ctx, &tokenv1.CreateTokenRequest{Name: "bound", Scope: accountv1.Scope_SCOPE_MANAGE, OrganizationId: w.ours.organization})
+	must(t, err)
+	if _, err := w.as(bound.GetSecret()).organizations.CreateOrganization(ctx, &organizationv1.CreateOrganizationRequest{Name: "elsewhere"}); connect.CodeOf(err) != connect.CodePermissionDenied {
+		t.Errorf("it acts beyond its organization: %v", err)
 	}
 	must(t, w.tokens.Flush(ctx))
 	listed, err := owner.tokens.ListTokens(ctx, &tokenv1.ListTokensRequest{})
@@ -140,6 +148,7 @@ func TestTokens(t *testing.T) {
 
 // TestImpersonation has an operator act as members of two kinds, and call each method.
 func TestImpersonation(t *testing.T) {
+	t.Parallel()
 	w := sqliteWorld(t)
 	ctx := t.Context()
 	start := func(text, accountID string) (*tokenv1.StartImpersonationResponse, error) {

@@ -228,6 +228,7 @@ func send(t *testing.T, request *http.Request, token string) error {
 
 // TestTransports has several people call each method in each way that there is: the way decides nothing.
 func TestTransports(t *testing.T) {
+	t.Parallel()
 	w := sqliteWorld(t)
 	before := w.effects(t)
 	ways := w.transports(t)

@@ -68,6 +68,7 @@ const (
 )
 
 type tenant struct {
+	name                         string
 	organization, site, task     string
 	account, invitation, token   string // of the viewer, to somebody, the organization's own
 	webhook, delivery            string
@@ -154,7 +155,7 @@ func newTenant(t testing.TB, w *world, sites *site.Sites, name string) tenant {
 	must(t, err)
 	s, ordered, err := sites.Create(ctx, site.Request{Organization: o.ID, Name: "site", Type: "static", Domains: []string{name + ".example.com"}})
 	must(t, err)
-	made := tenant{organization: o.ID.String(), site: s.ID.String(), task: ordered.ID}
+	made := tenant{name: name, organization: o.ID.String(), site: s.ID.String(), task: ordered.ID}
 	var owner account.Caller
 	owner, made.owner = w.member(t, made.organization, "owner@"+name+".example", organization.Owner)
 	_, made.admin = w.member(t, made.organization, "admin@"+name+".example", organization.Admin)
@@ -312,6 +313,9 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	}
 	if strings.HasSuffix(procedure, "/Login") {
 		set(request, "email", operatorEmail)
+	}
+	if strings.HasSuffix(procedure, "/CloseOrganization") {
+		set(request, "name", about.name)
 	}
 	if field := fields.ByName("scope"); field != nil {
 		request.Set(field, protoreflect.ValueOfEnum(protoreflect.EnumNumber(accountv1.Scope_SCOPE_MANAGE)))
