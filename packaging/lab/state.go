@@ -240,6 +240,9 @@ func usedNetworks() ([]bool, error) {
 	}
 	for _, name := range names {
 		rec, err := readRecord[labRecord](filepath.Join(StateDir(), name, labFile))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // half made, or half removed: it has no network
+		}
 		if err != nil {
 			return nil, err
 		}
