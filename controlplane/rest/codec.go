@@ -3,7 +3,6 @@ package rest
 import (
 	"fmt"
 
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -21,8 +20,6 @@ const (
 // Name implements connect.Codec.
 func (Codec) Name() string { return codecName }
 
-var asJSON = protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true}
-
 // Marshal implements connect.Codec.
 func (Codec) Marshal(message any) ([]byte, error) {
 	m, ok := message.(proto.Message)
@@ -33,7 +30,7 @@ func (Codec) Marshal(message any) ([]byte, error) {
 	if bodyField(answer.Descriptor()) != "" {
 		return proto.Marshal(answer.Get(answer.Descriptor().Fields().Get(0)).Message().Interface())
 	}
-	return asJSON.Marshal(m)
+	return marshalJSON(m)
 }
 
 // Unmarshal implements connect.Codec.
