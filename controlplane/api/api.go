@@ -148,6 +148,9 @@ func New(c Config) (http.Handler, error) {
 	if err := mountDocs(mux); err != nil {
 		return nil, err
 	}
+	if err := mountPages(mux); err != nil {
+		return nil, err
+	}
 	mountHealth(mux, d, c.Ready)
 	c.Packages.Mount(mux)
 	return d.request(mux), nil

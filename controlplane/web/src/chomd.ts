@@ -1,0 +1,71 @@
+// A real control plane for tests: CHOMD names its program.
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+
+export interface Chomd {
+	baseUrl: string;
+	/** Makes the first operator. */
+	setupSecret: string;
+	/** The newest mail, as it was written to a file. */
+	mail(): Promise<string>;
+	stop(): Promise<void>;
+}
+
+export async function startChomd(): Promise<Chomd> {
+	const folder = await mkdtemp(join(tmpdir(), "chom-web-"));
+	const [people, agents] = [`127.0.0.1:${await freePort()}`, `127.0.0.1:${await freePort()}`];
+	const baseUrl = `http://${people}`;
+	const mails = join(folder, "mails");
+	const flags = ["--people-listen", people, "--agents-listen", agents, "--agent-address", agents, "--metrics-listen", "", "--mail-dir", mails, "--limit-auth", "100"];
+	const chomd = spawn(process.env.CHOMD ?? "", ["serve", "--data-dir", join(folder, "data"), ...flags], { stdio: ["ignore", "pipe", "ignore"] });
+	const setupSecret = await firstSecret(chomd);
+	for (let tries = 0; !(await fetch(`${baseUrl}/readyz`).catch(() => undefined))?.ok; tries++) {
+		if (tries === 200) throw new Error("chomd did not start");
+		await pause(50);
+	}
+	return {
+		baseUrl,
+		setupSecret,
+		async mail() {
+			for (let tries = 0; tries < 200; tries++) {
+				const names = await readdir(mails).catch(() => []);
+				const newest = names.filter((name) => name.endsWith(".eml")).sort().at(-1);
+				if (newest) return readFile(join(mails, newest), "utf8");
+				await pause(50);
+			}
+			throw new Error("no mail came");
+		},
+		async stop() {
+			chomd.kill();
+			await new Promise((done) => chomd.once("exit", done));
+			await rm(folder, { recursive: true });
+		},
+	};
+}
+
+async function firstSecret(chomd: ChildProcess): Promise<string> {
+	for await (const line of createInterface({ input: chomd.stdout ?? process.stdin })) {
+		const found = /chomsetup_[A-Za-z0-9_-]+/.exec(line);
+		if (found) {
+			chomd.stdout?.resume();
+			return found[0];
+		}
+	}
+	throw new Error("chomd ended at once");
+}
+
+function freePort(): Promise<number> {
+	return new Promise((found, failed) => {
+		const server = createServer().once("error", failed);
+		server.listen(0, "127.0.0.1", () => {
+			const address = server.address();
+			server.close(() => (address !== null && typeof address === "object" ? found(address.port) : failed(new Error("no port"))));
+		});
+	});
+}
+
+const pause = (milliseconds: number) => new Promise((done) => setTimeout(done, milliseconds));

@@ -1,0 +1,81 @@
+// People's pages in a real browser: Debian's Chromium.
+import { type Browser, chromium, type Page } from "playwright-core";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { type Chomd, startChomd } from "./chomd.js";
+import { connect } from "./client.js";
+
+const password = "seven blue kettles whistle";
+let chomd: Chomd;
+let browser: Browser;
+let page: Page;
+const wrong: string[] = [];
+
+beforeAll(async () => {
+	chomd = await startChomd();
+	browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-dev-shm-usage"] });
+	page = await browser.newPage();
+	page.setDefaultTimeout(20_000);
+	page.on("pageerror", (error) => wrong.push(String(error)));
+}, 60_000);
+afterAll(async () => {
+	await browser.close();
+	await chomd.stop();
+});
+
+async function fill(label: string, text: string) {
+	await page.getByLabel(label).fill(text);
+}
+
+const press = (name: string) => page.getByRole("button", { name, exact: true }).first().click();
+const title = (text: string) => page.getByRole("heading", { name: text }).waitFor();
+
+test("a program is let in by its person, signed in with a password", async () => {
+	const chom = connect(chomd);
+	await chom.accounts.createFirstOperator({ setupSecret: chomd.setupSecret, email: "operator@example.com", password });
+	const begun = await chom.deviceLogins.beginDeviceLogin({ name: "chom on build-7", scope: 3 });
+	await page.goto(begun.verificationUrlComplete);
+	await title("Sign in");
+	await fill("E-mail address", "operator@example.com");
+	await fill("Password", "not the right one");
+	await press("Sign in");
+	await page.getByRole("alert").filter({ hasText: /./ }).first().waitFor();
+	await fill("Password", password);
+	await press("Sign in");
+	await title("Let this program act for you?");
+	expect(await page.getByRole("main").innerText()).toContain("chom on build-7");
+	await shot("device");
+	await press("Yes, let it");
+	await title("The program is signed in");
+	const { token } = await chom.deviceLogins.pollDeviceLogin({ deviceCode: begun.deviceCode });
+	const caller = await connect({ baseUrl: chomd.baseUrl, token }).accounts.getCaller({});
+	expect(caller.email).toBe("operator@example.com");
+}, 60_000);
+
+test("somebody signs up by the mailed link", async () => {
+	await page.goto(`${chomd.baseUrl}/login`);
+	await press("Sign out");
+	await title("Sign in");
+	await shot("login");
+	await page.getByRole("link", { name: "Sign up" }).click();
+	await title("Sign up");
+	await fill("E-mail address", "lena@example.com");
+	await page.getByLabel(/New password/).fill(password);
+	await press("Sign up");
+	await title("Look into your mailbox");
+	const mail = (await chomd.mail()).replaceAll(/=\r?\n/g, "").replaceAll("=3D", "=");
+	const mailed = /http\S*\/verify-email#chomverify_\w+/.exec(mail)?.[0] ?? "";
+	await page.goto(mailed);
+	await title("Is this your address?");
+	expect(page.url()).not.toContain("chomverify_"); // it stays in no history
+	await fill("Password", password);
+	await press("Go on");
+	await title("You are signed in");
+	expect(await page.getByRole("main").innerText()).toContain("lena@example.com");
+}, 60_000);
+
+test("no script failed", () => expect(wrong).toEqual([]));
+
+// SCREENSHOTS names a folder for pictures of what is shown.
+async function shot(name: string) {
+	if (process.env.SCREENSHOTS) await page.screenshot({ path: `${process.env.SCREENSHOTS}/${name}.png` });
+}
