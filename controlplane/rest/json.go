@@ -218,5 +218,5 @@ func appendTimestamp(b []byte, m protoreflect.Message) ([]byte, error) {
 
 // marshalJSON is asJSON.Marshal, but for spaces.
 func marshalJSON(m proto.Message) ([]byte, error) {
-	return appendMessage(make([]byte, 0, 1<<10), m.ProtoReflect())
+	return appendMessage(make([]byte, 0, 64+4*proto.Size(m)), m.ProtoReflect()) // about its size, names included: growing copies
 }
