@@ -32,13 +32,13 @@ func mountDocs(mux *http.ServeMux) error {
 		if err != nil {
 			return fmt.Errorf("serve the documentation: %w", err)
 		}
-		mux.Handle("GET "+at, static(name, content))
+		mux.Handle("GET "+at, static(name, content, docsPolicy))
 	}
 	table, err := authorizationPage()
 	if err != nil {
 		return err
 	}
-	mux.Handle("GET /api/docs/authorization", static("authorization.html", table))
+	mux.Handle("GET /api/docs/authorization", static("authorization.html", table, docsPolicy))
 	return nil
 }
 
@@ -47,13 +47,13 @@ var contentTypes = map[string]string{
 }
 
 // static answers with a file that changes only with the program.
-func static(name string, content []byte) http.Handler {
+func static(name string, content []byte, policy string) http.Handler {
 	sum := sha256.Sum256(content)
 	etag := `"` + base64.RawURLEncoding.EncodeToString(sum[:12]) + `"`
 	kind := contentTypes[path.Ext(name)]
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
-		header.Set("Content-Security-Policy", docsPolicy)
+		header.Set("Content-Security-Policy", policy)
 		header.Set("Content-Type", kind)
 		header.Set("Cache-Control", "no-cache") // ask each time whether it is still this one
 		header.Set("ETag", etag)

@@ -21,7 +21,7 @@ func TestDocs(t *testing.T) {
 	for path, kind := range map[string]string{
 		"/api/docs": "text/html", "/api/docs/authorization": "text/html", "/api/docs/page.js": "text/javascript", "/api/docs/page.css": "text/css",
 		"/api/v1/openapi.json": "application/json",
-		"/login": "text/html", "/device": "text/html", "/pages/page.js": "text/javascript", "/pages/page.css": "text/css",
+		"/login":               "text/html", "/account/sessions": "text/html", "/device": "text/html", "/pages/page.js": "text/javascript", "/pages/page.css": "text/css",
 	} {
 		answer, err := http.Get(w.url + path)
 		must(t, err)

@@ -12,8 +12,11 @@ import (
 //go:embed pages
 var pages embed.FS
 
+// pagesPolicy allows besides the picture of a QR code that an answer of the API holds.
+const pagesPolicy = docsPolicy + "; img-src data:"
+
 // pagePaths are shown the one document, whose script looks where it is.
-var pagePaths = []string{"/login", "/sign-up", "/verify-email", "/reset-password", "/confirm-email", "/device", "/invitation"}
+var pagePaths = []string{"/login", "/sign-up", "/verify-email", "/reset-password", "/confirm-email", "/device", "/invitation", "/account", "/account/sessions", "/account/second-factors"}
 
 func mountPages(mux *http.ServeMux) error {
 	for at, name := range map[string]string{"/pages/page.js": "pages/page.js", "/pages/page.css": "pages/page.css"} {
@@ -21,14 +24,14 @@ func mountPages(mux *http.ServeMux) error {
 		if err != nil {
 			return fmt.Errorf("serve pages: %w", err)
 		}
-		mux.Handle("GET "+at, static(name, content))
+		mux.Handle("GET "+at, static(name, content, pagesPolicy))
 	}
 	content, err := pages.ReadFile("pages/index.html")
 	if err != nil {
 		return fmt.Errorf("serve pages: %w", err)
 	}
 	for _, at := range pagePaths {
-		mux.Handle("GET "+at, static("index.html", content))
+		mux.Handle("GET "+at, static("index.html", content, pagesPolicy))
 	}
 	return nil
 }

@@ -152,14 +152,81 @@ async function askForProgram(code) {
     }), deny));
 }
 
+const when = (time) => new Date(time).toLocaleString();
+
+async function sessions() {
+  const found = (await call("account.v1.SessionService/ListSessions")).sessions;
+  const list = found.map((session) => make("li", {},
+    make("strong", {}, session.current ? "This browser" : session.userAgent || "A browser"), make("br"),
+    `from ${session.address}, last used ${when(session.lastUsedTime)}`,
+    ...(session.current ? [] : [form([], "End it", async () => {
+      await call("account.v1.SessionService/RevokeSession", { sessionId: session.id });
+      await sessions();
+    })])));
+  show("Where you are signed in", make("ul", {}, ...list), ...(found.length > 1 ? [form([], "End all others", async () => {
+    await call("account.v1.SessionService/RevokeOtherSessions");
+    await sessions();
+  })] : []));
+}
+
+async function secondFactors(caller) {
+  const again = () => signedIn(secondFactors);
+  const { passkeys = [] } = await call("account.v1.SecondFactorService/ListPasskeys");
+  const totp = caller.factors?.totp;
+  show("Second factors",
+    paragraph(totp ? "An authenticator app is set up." : "No authenticator app is set up."),
+    totp
+      ? form([], "Remove the app", () => fresh(async () => {
+        await call("account.v1.SecondFactorService/DeleteTotp");
+        await again();
+      }))
+      : form([], "Set up an authenticator app", () => fresh(enrol)),
+    make("ul", {}, ...passkeys.map((key) => make("li", {}, `Passkey ${key.name}`, form([], "Remove", () => fresh(async () => {
+      await call("account.v1.SecondFactorService/DeletePasskey", { passkeyId: key.id });
+      await again();
+    }))))),
+    form([field("Name of a new passkey", { name: "name", maxLength: 63 })], "Add a passkey", ({ name }) => fresh(() => addPasskey(name))),
+    ...(totp || passkeys.length > 0 ? [form([], "New recovery codes", () => fresh(async () => {
+      keep((await call("account.v1.SecondFactorService/CreateRecoveryCodes")).recoveryCodes);
+    }))] : []));
+}
+
+async function enrol() {
+  const { seed, qr } = await call("account.v1.SecondFactorService/BeginTotp");
+  show("Set up an authenticator app", paragraph("Scan this with the app, then type the 6 digits that it shows."),
+    make("img", { src: "data:image/png;base64," + qr, alt: "QR code of the seed below", width: 200, height: 200 }),
+    make("p", { className: "quiet" }, "Or type the seed: ", make("code", {}, seed)),
+    form([field("6 digits", { name: "code", inputMode: "numeric", autocomplete: "one-time-code", pattern: "[0-9]{6}" })], "Confirm", async (filled) => {
+      keep((await call("account.v1.SecondFactorService/ConfirmTotp", filled)).recoveryCodes);
+    }));
+}
+
+async function addPasskey(name) {
+  const { challenge } = await call("account.v1.SecondFactorService/BeginPasskey");
+  const options = JSON.parse(challenge.options);
+  const made = await navigator.credentials.create({ publicKey: PublicKeyCredential.parseCreationOptionsFromJSON(options.publicKey ?? options) });
+  const { recoveryCodes } = await call("account.v1.SecondFactorService/CreatePasskey", { challengeToken: challenge.token, name, credential: JSON.stringify(made.toJSON()) });
+  keep(recoveryCodes);
+}
+
+// keep shows recovery codes, this once.
+function keep(codes = []) {
+  if (codes.length === 0) return signedIn(secondFactors);
+  return show("Keep these recovery codes", paragraph("Each works once in the place of a second factor that is lost. They are shown this once."),
+    make("ul", {}, ...codes.map((code) => make("li", {}, make("code", {}, code)))), paragraph(link("/account/second-factors", "I have kept them")));
+}
+
 const pages = {
   "/login": () => signedIn((caller) => {
     const out = form([], "Sign out", async () => {
       await call("account.v1.SessionService/Logout");
       await pages["/login"]();
     });
-    show("You are signed in", paragraph(`as ${caller.email}.`), out);
+    show("You are signed in", paragraph(`as ${caller.email}.`),
+      paragraph(link("/account/second-factors", "Second factors"), " · ", link("/account/sessions", "Sessions")), out);
   }),
+  "/account/sessions": () => signedIn(sessions),
+  "/account/second-factors": () => signedIn(secondFactors),
   "/sign-up": () => show("Sign up", form([email(), newPassword()], "Sign up", async (filled) => {
     await call("account.v1.AccountService/SignUp", filled);
     done("Look into your mailbox", paragraph(`A mail with a link is on its way to ${filled.email}.`));

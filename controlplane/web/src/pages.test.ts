@@ -1,4 +1,5 @@
 // People's pages in a real browser: Debian's Chromium.
+import { createHmac } from "node:crypto";
 import { type Browser, chromium, type Page } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type Chomd, startChomd } from "./chomd.js";
@@ -72,6 +73,38 @@ test("somebody signs up by the mailed link", async () => {
 	await title("You are signed in");
 	expect(await page.getByRole("main").innerText()).toContain("lena@example.com");
 }, 60_000);
+
+test("a second factor is set up by its QR code, and asked for at the next login", async () => {
+	await page.goto(`${chomd.baseUrl}/account/second-factors`);
+	await press("Set up an authenticator app");
+	await page.getByRole("img", { name: "QR code" }).waitFor();
+	await shot("totp");
+	const seed = await page.locator("code").innerText();
+	await fill("6 digits", digits(seed, Date.now()));
+	await press("Confirm");
+	await title("Keep these recovery codes");
+	const recovery = await page.locator("li code").first().innerText();
+	await page.goto(`${chomd.baseUrl}/login`);
+	await press("Sign out");
+	await fill("E-mail address", "lena@example.com");
+	await fill("Password", password);
+	await press("Sign in");
+	await title("Prove that it is you");
+	await page.getByLabel(/6 digits/).fill(recovery);
+	await press("Go on");
+	await title("You are signed in");
+}, 60_000);
+
+// digits are what an authenticator app shows at a time (RFC 6238).
+function digits(seed: string, at: number): string {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+	const bits = [...seed].map((letter) => alphabet.indexOf(letter).toString(2).padStart(5, "0")).join("");
+	const key = Buffer.from((bits.match(/.{8}/g) ?? []).map((octet) => Number.parseInt(octet, 2)));
+	const counter = Buffer.alloc(8);
+	counter.writeBigUInt64BE(BigInt(Math.floor(at / 30_000)));
+	const mac = createHmac("sha1", key).update(counter).digest();
+	return String((mac.readUInt32BE((mac.at(-1) ?? 0) & 0xf) & 0x7fffffff) % 1_000_000).padStart(6, "0");
+}
 
 test("no script failed", () => expect(wrong).toEqual([]));
 
