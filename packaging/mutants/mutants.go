@@ -75,11 +75,11 @@ var mutants = []mutant{
 
 	// What a browser is made to send.
 	{"csrf: a foreign page acts", "controlplane/api/headers.go",
-		`err != nil && !listed {`, `err != nil && listed {`, "controlplane/api ^TestCrossSite$"},
+		`err != nil && !listed {`, `err != nil && listed {`, "controlplane/api ^TestForeignPages$"},
 	{"csrf: a cookie needs no origin", "controlplane/api/headers.go",
-		`case r.Header.Get("Origin") == "" && r.Header.Get("Sec-Fetch-Site") == "":`, `case false:`, "controlplane/api ^TestCrossSite$"},
+		`case r.Header.Get("Origin") == "" && r.Header.Get("Sec-Fetch-Site") == "":`, `case false:`, "controlplane/api ^TestForeignPages$"},
 	{"csrf: a form does", "controlplane/api/headers.go",
-		`kind == "application/x-www-form-urlencoded") && r.ContentLength != 0:`, `kind == "application/x-www-form-urlencoded") && r.ContentLength == 0:`, "controlplane/api ^TestCrossSite$"},
+		`kind == "application/x-www-form-urlencoded") && r.ContentLength != 0:`, `kind == "application/x-www-form-urlencoded") && r.ContentLength == 0:`, "controlplane/api ^TestForeignPages$"},
 
 	// One tenant's rows.
 	{"tenant: a site is found by its id alone", "controlplane/site/store.go",
@@ -87,11 +87,11 @@ var mutants = []mutant{
 	{"tenant: sites of all are listed", "controlplane/site/list.go",
 		`WHERE s.organization_id = $1`, `WHERE $1 = $1`, "controlplane/api ^TestOthersAreNotShown$"},
 	{"tenant: a task is found by its id alone", "controlplane/task/read.go",
-		"WHERE organization_id = $1\n\t\tAND id = $2`, organization, id), &steps)", "WHERE $1 = $1\n\t\tAND id = $2`, organization, id), &steps)", "controlplane/api ^TestForeign$/sqlite"},
+		"WHERE organization_id = $1\n\t\tAND id = $2`, organization, id), &steps)", "WHERE $1 = $1\n\t\tAND id = $2`, organization, id), &steps)", "controlplane/task ^TestCancel$/sqlite"},
 	{"tenant: tasks of all are listed", "controlplane/task/read.go",
-		"WHERE organization_id = $1\n\t\tAND ($2 = ''", "WHERE $1 = $1\n\t\tAND ($2 = ''", "controlplane/api ^TestOthersAreNotShown$"},
+		"WHERE organization_id = $1\n\t\tAND ($2 = ''", "WHERE $1 = $1\n\t\tAND ($2 = ''", "controlplane/task ^TestCancel$/sqlite"},
 	{"tenant: others' tasks can be canceled", "controlplane/task/read.go",
-		"WHERE organization_id = $1\n\t\tAND id = $2`+tx.ForUpdate()", "WHERE $1 = $1\n\t\tAND id = $2`+tx.ForUpdate()", "controlplane/api ^TestForeign$/sqlite"},
+		"WHERE organization_id = $1\n\t\tAND id = $2`+tx.ForUpdate()", "WHERE $1 = $1\n\t\tAND id = $2`+tx.ForUpdate()", "controlplane/task ^TestCancel$/sqlite"},
 	{"tenant: webhooks are found by their ids alone", "controlplane/webhook/store.go",
 		`WHERE w.organization_id = $1 AND w.id = $2`, `WHERE $1 = $1 AND w.id = $2`, "controlplane/webhook ^TestForeign$/sqlite"},
 	{"tenant: webhooks of all are listed", "controlplane/webhook/read.go",
