@@ -181,6 +181,22 @@ func TestEngine(t *testing.T) {
 			t.Error("a refused attempt was started by its repeat:", r)
 		}
 	})
+
+	t.Run("refuses late what it once turned away without writing it down", func(t *testing.T) {
+		h := newHost(t).start()
+		defer h.end()
+		o := h.order()
+		_, other, _ := ed25519.GenerateKey(rand.Reader)
+		h.engine.Offer(must(contract.SignOrder(other, o)))
+		if r := h.result(o); r.Outcome != refused {
+			t.Fatal(r)
+		}
+		h.events = map[string][]*linkv1.TaskEvent{}
+		h.offer(o)
+		if r := h.result(o); r.Outcome != refused {
+			t.Error("an attempt that was turned away was started later:", r)
+		}
+	})
 }
 
 func TestSteps(t *testing.T) {

@@ -231,6 +231,11 @@ func TestKeys(t *testing.T) {
 	if n := w.count(t, `SELECT COUNT(*) FROM repeats`); n != 1 {
 		t.Errorf("%d keys were kept", n)
 	}
+	for name, token := range map[string]string{"first": w.ours.owner, "second": w.theirs.owner} {
+		if status, text, replayed := w.keyedCall(t, token, "same", http.MethodPost, "/api/v1/organizations", `{"name":"`+name+`"}`); status != 200 || replayed {
+			t.Errorf("the %s person's own key: %d %s", name, status, text)
+		}
+	}
 }
 
 // TestSecrets finds answers that look as if they showed a secret, and are kept for repeats nevertheless. Calls of somebody who

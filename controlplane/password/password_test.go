@@ -82,12 +82,16 @@ func mustHash(t *testing.T, h *password.Hasher, p string) string {
 // TestCrowd has far more people sign in at once than there is room for.
 func TestCrowd(t *testing.T) {
 	h := password.NewHasher(password.Parameters{MemoryKiB: 8 << 10, Passes: 1})
-	var served, turned atomic.Int64
+	var served, turned, atOnce atomic.Int64
 	var wg sync.WaitGroup
 	began := time.Now()
 	for range 500 {
 		wg.Go(func() {
+			came := time.Now()
 			_, _, err := h.Verify(t.Context(), "a sentence to keep in mind", "")
+			if err != nil && time.Since(came) < time.Second {
+				atOnce.Add(1)
+			}
 			f, _ := fault.Of(err)
 			switch {
 			case err == nil:
@@ -102,6 +106,9 @@ func TestCrowd(t *testing.T) {
 	wg.Wait()
 	if served.Load() == 0 || turned.Load() < 300 {
 		t.Errorf("%d were served and %d turned away", served.Load(), turned.Load())
+	}
+	if atOnce.Load() < 300 {
+		t.Errorf("%d were turned away at once, the others only after they had waited", atOnce.Load())
 	}
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("the last one waited %s", took)
