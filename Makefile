@@ -21,7 +21,7 @@ DIST := dist
 demo: ## Boot a VPS on this machine, install the agent by the pasted line, create a WordPress site (root)
 	@packaging/setup/deps.sh lab
 	@packaging/setup/tools.sh nfpm
-	@$(MAKE) packages
+	@$(MAKE) packages build
 	@go build -o bin/ ./packaging/demo/... ./packaging/lab/cmd/...
 	@bin/demo up
 
