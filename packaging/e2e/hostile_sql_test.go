@@ -79,7 +79,7 @@ func databaseRights(t *testing.T, r *attackRange) {
 		t.Fatalf("the account does not even work in its own schema: %s", out)
 	}
 	// A session of the victim's that holds a temporary table while we look.
-	hold := background(t, r.host, v, "/usr/bin/mariadb", "--no-defaults", schema(v), "--execute=CREATE TEMPORARY TABLE held (x INT); INSERT INTO held VALUES (42); SELECT SLEEP(20)")
+	hold := background(t, r.host, v, "/usr/bin/mariadb", "--no-defaults", schema(v), "--execute=CREATE TEMPORARY TABLE held (x INT); INSERT INTO held VALUES (42); SELECT SLEEP(120)")
 	defer func() { sh(t, r.host, "mariadb -e \"KILL USER 's-"+v.GetHandle()+"'@'localhost'\" || true"); hold() }()
 	var theirs string
 	for range 50 {
