@@ -78,16 +78,22 @@ func (s *Sites) List(ctx context.Context, organization contract.OrganizationID, 
 
 // read gives the sites after one, by all of a filter but its states.
 func (s *Sites) read(ctx context.Context, organization contract.OrganizationID, after string, filter Filter, limit int) ([]*Site, error) {
-	rows, err := s.db.Reader().Query(ctx, columns+`
-		WHERE s.organization_id = $1
-		  AND s.id > $2
-		  AND ($3 OR s.phase IN ('active', 'suspended'))
-		  AND ($4 OR $5 LIKE '%' || s.id || '%')
-		  AND ($6 = '' OR s.name LIKE '%' || $6 || '%')
-		  AND ($7 = '' OR s.type = $7)
-		  AND ($8 = '' OR s.server_id = $8)
-		ORDER BY s.id
-		LIMIT $9`,
+	// What is around a site is looked up for those of the page only, whatever the planner thinks that there are.
+	rows, err := s.db.Reader().Query(ctx, selected+`
+		FROM (
+			SELECT *
+			FROM sites
+			WHERE organization_id = $1
+			  AND id > $2
+			  AND ($3 OR phase IN ('active', 'suspended'))
+			  AND ($4 OR $5 LIKE '%' || id || '%')
+			  AND ($6 = '' OR name LIKE '%' || $6 || '%')
+			  AND ($7 = '' OR type = $7)
+			  AND ($8 = '' OR server_id = $8)
+			ORDER BY id
+			LIMIT $9
+		) s`+around+`
+		ORDER BY s.id`,
 		organization, after, filter.Trashed, filter.Only == nil, strings.Join(filter.Only, " "),
 		filter.NameContains, filter.Type, filter.Server, limit)
 	if err != nil {

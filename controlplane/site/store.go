@@ -15,7 +15,10 @@ import (
 	"chom.dev/proto/contract"
 )
 
-const columns = `
+const columns = selected + `
+	FROM sites s` + around
+
+const selected = `
 	SELECT s.organization_id,
 	       s.id,
 	       s.handle,
@@ -37,8 +40,9 @@ const columns = `
 	       s.created_at,
 	       s.updated_at,
 	       s.trashed_at,
-	       s.purge_at
-	FROM sites s
+	       s.purge_at`
+
+const around = `
 	JOIN organizations o ON o.id = s.organization_id
 	LEFT JOIN tasks t ON t.organization_id = s.organization_id AND t.id = s.last_task_id`
 

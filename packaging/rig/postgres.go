@@ -62,7 +62,8 @@ func StartPostgres(ctx context.Context) (_ *Postgres, err error) {
 	}
 	defer log.Close()
 	// Not bound to ctx: Stop ends it, after chomd has ended.
-	server := runAs(context.WithoutCancel(ctx), as, filepath.Join(bin, "postgres"), "-D", data, "-k", p.dir, "-c", "listen_addresses=")
+	server := runAs(context.WithoutCancel(ctx), as, filepath.Join(bin, "postgres"), "-D", data, "-k", p.dir, "-c", "listen_addresses=",
+		"-c", "autovacuum_naptime=1s") // it knows its tables after seconds, as others do after minutes
 	server.Stdout, server.Stderr = log, log
 	server.SysProcAttr.Pdeathsig = syscall.SIGQUIT // it ends at once, with its children
 	if p.ended, err = startAndWait(server); err != nil {
