@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// Postgres is a private server with its defaults, so with fsync: the time that
-// a disk takes is part of a commit. It listens on a socket in a directory that
+// Postgres is a private server with its defaults but for how soon it looks at
+// its tables, so with fsync: the time that a disk takes is part of a commit. It listens on a socket in a directory that
 // only root and its own user can enter.
 type Postgres struct {
 	// URL is what chomd takes as --database.
