@@ -92,7 +92,7 @@ func newWorld(t testing.TB, d *db.DB) *world {
 	closing, cancel := context.WithCancel(ctx)
 	w.closing = cancel
 	mails, webhooks := newNotices(t, d, log, w.organizations)
-	domains := domain.New(d, log, domain.Config{Resolver: noNames{}, InUse: site.InUse, Changed: sites.NamesChanged})
+	domains := domain.New(d, log, domain.Config{Resolver: noNames{}, InUse: site.InUse})
 	w.config = Config{
 		DB: d, Log: log, Accounts: accounts, Tokens: w.tokens, Organizations: w.organizations, Fleet: servers, Sites: sites,
 		Tasks: tasks, Domains: domains, Mails: mails, Webhooks: webhooks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},

@@ -32,7 +32,7 @@ func (d *Domains) Create(ctx context.Context, organization contract.Organization
 			return err
 		}
 		if made.State == Released {
-			return d.settle(ctx, tx, &made, made.Proof, time.Now())
+			return settle(ctx, tx, &made, made.Proof, time.Now())
 		}
 		return nil
 	})
@@ -55,7 +55,7 @@ func (d *Domains) Attest(ctx context.Context, organization contract.Organization
 		if err != nil || made.State == Verified {
 			return err
 		}
-		return d.settle(ctx, tx, &made, Operator, time.Now())
+		return settle(ctx, tx, &made, Operator, time.Now())
 	})
 	if err != nil {
 		return Claim{}, fmt.Errorf("attest %s: %w", parsed, err)
@@ -102,7 +102,7 @@ func claim(ctx context.Context, tx *db.Tx, organization contract.OrganizationID,
 }
 
 // settle makes a claim verified. For a released one nothing but the state changes: its name was kept.
-func (d *Domains) settle(ctx context.Context, tx *db.Tx, r *row, by Proof, now time.Time) error {
+func settle(ctx context.Context, tx *db.Tx, r *row, by Proof, now time.Time) error {
 	if r.State == Pending {
 		if err := hold(ctx, tx, r); err != nil {
 			return err
@@ -119,7 +119,8 @@ func (d *Domains) settle(ctx context.Context, tx *db.Tx, r *row, by Proof, now t
 	if err := record(ctx, tx, r, "claim.verify", "by "+string(by)); err != nil {
 		return err
 	}
-	return d.config.Changed(ctx, tx, r.Organization, r.Name)
+	tx.Notify(Topic, r.Organization.String())
+	return nil
 }
 
 // Release gives a name up. A pending claim is gone at once; a verified one's name is kept from others for HeldFor, in which
@@ -153,10 +154,7 @@ func (d *Domains) Release(ctx context.Context, organization contract.Organizatio
 		if err := released.save(ctx, tx); err != nil {
 			return err
 		}
-		if err := record(ctx, tx, &r, "claim.release", ""); err != nil {
-			return err
-		}
-		return d.config.Changed(ctx, tx, organization, r.Name)
+		return record(ctx, tx, &r, "claim.release", "")
 	}, db.ReadCommitted())
 	if err != nil {
 		return Claim{}, fmt.Errorf("release claim: %w", err)

@@ -115,16 +115,14 @@ func NewResolver(address string) *net.Resolver {
 	}}
 }
 
-// Changed is called in the transaction that gives an organization a name or takes it away: what stands on it must be ordered
-// anew. The name covers all below it.
-type Changed func(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, name contract.Domain) error
+// Topic is what Listen hears when an organization has got a name; the payload is the organization's id.
+const Topic = "claim"
 
 // Config is what Domains need.
 type Config struct {
 	Resolver Resolver
 	// InUse says which of an organization's sites answers to a name or to one below it; empty for none.
-	InUse   func(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, name contract.Domain) (string, error)
-	Changed Changed
+	InUse func(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, name contract.Domain) (string, error)
 }
 
 // Domains keep claims. They are safe for concurrent use. Run must run beside them.

@@ -80,7 +80,7 @@ func (k knot) update(t *testing.T, commands ...string) {
 func TestRealServer(t *testing.T) {
 	server := startKnot(t, "example.com")
 	w := newWorld(t, dbtest.SQLite(t))
-	w.Domains = domain.New(w.db, slog.New(slog.DiscardHandler), domain.Config{Resolver: domain.NewResolver(server.address), InUse: nobodyUses, Changed: nothingFollows})
+	w.Domains = domain.New(w.db, slog.New(slog.DiscardHandler), domain.Config{Resolver: domain.NewResolver(server.address), InUse: nobodyUses})
 	acme := w.tenant(t, "acme")
 	made, err := w.Create(t.Context(), acme, "shop.example.com")
 	must(t, err)

@@ -56,7 +56,7 @@ func (d *Domains) lookFor(ctx context.Context, r row) (Claim, error) {
 		}
 		after.LookedAt, after.Problem = now, problem
 		if after.State == Pending && problem == "" {
-			switch err := d.settle(ctx, tx, &after, DNS, now); {
+			switch err := settle(ctx, tx, &after, DNS, now); {
 			case errors.Is(err, ErrHeld):
 				after.Problem = "the record is there, but " + ErrHeld.Error()
 			case err != nil:

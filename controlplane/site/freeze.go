@@ -10,6 +10,7 @@ import (
 
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/domain"
 	"chom.dev/controlplane/organization"
 )
 
@@ -30,7 +31,7 @@ func (s *Sites) follow(ctx context.Context) error {
 	var listening errgroup.Group
 	listening.Go(func() error {
 		return s.db.Listen(ctx, func(topic, _ string) {
-			if topic == organization.Topic || topic == "" {
+			if topic == organization.Topic || topic == domain.Topic || topic == "" {
 				select {
 				case woken <- struct{}{}:
 				default: // a look is due already
@@ -56,21 +57,31 @@ func (s *Sites) follow(ctx context.Context) error {
 	}
 }
 
-// Follow orders the hosts of all sites whose organization closes, is closed or was reopened to what follows from that, and
-// says how many it were.
+// Follow orders the hosts of all sites whose organization closes, is closed or was reopened, or holds a name of theirs by now,
+// to what follows from that, and says how many it were.
 func (s *Sites) Follow(ctx context.Context) (int, error) {
-	for n := 0; ; {
-		behind, err := s.unfollowed(ctx)
+	states, err := each(ctx, s.unfollowed, s.followOne)
+	if err != nil {
+		return states, err
+	}
+	names, err := each(ctx, s.unserved, s.serve)
+	return states + names, err
+}
+
+// each has all sites that are behind follow, a batch after the other.
+func each(ctx context.Context, behind func(context.Context) ([]place, error), one func(context.Context, place) error) (n int, err error) {
+	for {
+		batch, err := behind(ctx)
 		if err != nil {
 			return n, fmt.Errorf("find sites that do not follow: %w", err)
 		}
-		for _, b := range behind {
-			if err := s.followOne(ctx, b); err != nil {
+		for _, b := range batch {
+			if err := one(ctx, b); err != nil {
 				return n, fmt.Errorf("have site %s follow its organization: %w", b.site, err)
 			}
 			n++
 		}
-		if len(behind) < followBatch {
+		if len(batch) < followBatch {
 			return n, nil
 		}
 	}
@@ -98,16 +109,7 @@ func (s *Sites) unfollowed(ctx context.Context) ([]place, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
-	var all []place
-	for rows.Next() {
-		var p place
-		if err := rows.Scan(&p.organization, &p.site); err != nil {
-			return nil, err
-		}
-		all = append(all, p)
-	}
-	return all, rows.Err()
+	return places(rows)
 }
 
 func (s *Sites) followOne(ctx context.Context, p place) error {

@@ -8,7 +8,9 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
+	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/domain"
 	"chom.dev/controlplane/fault"
@@ -24,6 +26,7 @@ import (
 func (s *Sites) renew(ctx context.Context, tx *db.Tx, site *Site) error {
 	site.Wanted.Frozen = site.owner != organization.Active
 	site.Wanted.Generation, site.failures = nextGeneration(site), 0
+	before := site.Served
 	site.Served = nil
 	for _, name := range site.Wanted.Domains {
 		holds := s.config.AnyName
@@ -45,7 +48,10 @@ func (s *Sites) renew(ctx context.Context, tx *db.Tx, site *Site) error {
 		site.Served = append(site.Served, *preview)
 	}
 	if len(site.Served) == 0 {
-		return errNoName
+		if site.Wanted.onHost() == Active {
+			return errNoName
+		}
+		site.Served = before // nobody sees it, and an agent knows each site by a name
 	}
 	return nil
 }
@@ -107,41 +113,53 @@ func InUse(ctx context.Context, tx *db.Tx, organization contract.OrganizationID,
 	return found, nil
 }
 
-// NamesChanged orders the sites anew that have a name or one below it, which their organization has got or given up.
-func (s *Sites) NamesChanged(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, name contract.Domain) error {
-	rows, err := tx.Query(ctx, `
-		SELECT DISTINCT s.organization_id,
+// unserved finds sites that do not answer to a name although their organization holds it by now.
+func (s *Sites) unserved(ctx context.Context) ([]place, error) {
+	rows, err := s.db.Reader().Query(ctx, `
+		SELECT s.organization_id,
 		       s.id
-		FROM domains d
-		JOIN sites s ON s.organization_id = d.organization_id AND s.id = d.site_id
-		WHERE d.organization_id = $1
-		  AND (d.name = $2 OR d.name LIKE $3)
-		  AND s.phase IN ('active', 'suspended')`,
-		organization, name, "%."+name.String())
+		FROM sites s
+		WHERE s.pending
+		  AND s.phase IN ('active', 'suspended')
+		  AND EXISTS (
+			SELECT 1
+			FROM domains d
+			JOIN claims c ON c.organization_id = d.organization_id AND (d.name = c.name OR d.name LIKE '%.' || c.name)
+			WHERE d.organization_id = s.organization_id
+			  AND d.site_id = s.id
+			  AND c.state = 'verified'
+			  AND ' ' || s.served || ' ' NOT LIKE '% ' || d.name || ' %'
+		  )
+		LIMIT $1`, followBatch)
 	if err != nil {
-		return fmt.Errorf("find sites of %s: %w", name, err)
+		return nil, err
 	}
-	found, err := places(rows)
-	if err != nil {
-		return fmt.Errorf("find sites of %s: %w", name, err)
-	}
-	for _, p := range found {
+	return places(rows)
+}
+
+// serve orders a site that was found so to answer to what its organization holds.
+func (s *Sites) serve(ctx context.Context, p place) error {
+	return db.InTx(ctx, s.db, func(tx *db.Tx) error {
 		site, err := lock(ctx, tx, p.organization, p.site)
-		if err != nil {
+		if errors.Is(err, ErrNotFound) {
+			return nil // it was removed for good since
+		}
+		if err != nil || living(site) != nil {
 			return err
 		}
 		before := site.Served
-		if err := s.renew(ctx, tx, site); err != nil {
+		if err := s.renew(ctx, tx, site); err != nil || slices.Equal(before, site.Served) {
 			return err
 		}
-		if slices.Equal(before, site.Served) {
-			continue
-		}
+		site.UpdatedAt = db.Time(db.Micros(time.Now()))
 		if _, err := s.converge(ctx, tx, site); err != nil {
 			return err
 		}
-	}
-	return nil
+		return audit.Record(ctx, tx, audit.Event{
+			Organization: p.organization.String(), Action: "site.update", Object: p.site.String(),
+			Detail: "the organization holds " + joinNames(without(site.Served, before)),
+		})
+	}, db.ReadCommitted())
 }
 
 func joinNames(names []contract.Domain) string {

@@ -2,6 +2,7 @@ package site_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"strings"
@@ -41,7 +42,7 @@ func TestServed(t *testing.T) {
 		ctx := t.Context()
 		w := newWorld(t, d)
 		w.sites = site.New(d, w.tasks, slog.New(slog.DiscardHandler), site.Config{PreviewDomain: "preview.example.net"})
-		domains := domain.New(d, slog.New(slog.DiscardHandler), domain.Config{InUse: site.InUse, Changed: w.sites.NamesChanged})
+		domains := domain.New(d, slog.New(slog.DiscardHandler), domain.Config{InUse: site.InUse})
 		made, _, err := w.sites.Create(ctx, site.Request{
 			Organization: w.organization, Name: "blog", Type: "static", Domains: []string{"example.com", "www.example.com", "example.org"},
 		})
@@ -51,6 +52,9 @@ func TestServed(t *testing.T) {
 		preview := made.Handle.String() + ".preview.example.net"
 		want := func(names ...string) {
 			t.Helper()
+			if _, err := w.sites.Follow(ctx); err != nil {
+				t.Fatal(err)
+			}
 			if got := w.ordered(t, made.ID); !slices.Equal(got, names) {
 				t.Errorf("ordered %v, want %v", got, names)
 			}
@@ -103,6 +107,46 @@ func TestServed(t *testing.T) {
 					t.Errorf("%s: released %v, served %v", name, released, serves)
 				}
 				time.Sleep(time.Millisecond)
+			}
+		})
+		t.Run("a site is made while its name is proved", func(t *testing.T) {
+			for i := range 5 {
+				name := "meets" + string(rune('a'+i)) + ".example.net"
+				proved := make(chan error, 1)
+				go func() {
+					_, err := domains.Attest(context.WithoutCancel(ctx), w.organization, name)
+					proved <- err
+				}()
+				both, _, err := w.sites.Create(ctx, site.Request{Organization: w.organization, Name: "meets" + string(rune('a'+i)), Type: "static", Domains: []string{name}})
+				if err := errors.Join(err, <-proved); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := w.sites.Follow(ctx); err != nil {
+					t.Fatal(err)
+				}
+				if got := w.ordered(t, both.ID); !slices.Contains(got, name) {
+					t.Errorf("ordered %v, never %s", got, name)
+				}
+			}
+		})
+		t.Run("without any name a site is not made or woken, but goes", func(t *testing.T) {
+			nameless := site.New(d, w.tasks, slog.New(slog.DiscardHandler), site.Config{})
+			request := site.Request{Organization: w.organization, Name: "nameless", Type: "static", Domains: []string{"nameless.example"}}
+			if _, _, err := nameless.Create(ctx, request); fault.KindOf(err) != fault.KindConflict {
+				t.Errorf("made: %v", err)
+			}
+			former, _, err := site.New(d, w.tasks, slog.New(slog.DiscardHandler), site.Config{AnyName: true}).Create(ctx, request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := nameless.Suspend(ctx, w.organization, former.ID); err != nil {
+				t.Errorf("suspend: %v", err)
+			}
+			if _, _, err := nameless.Resume(ctx, w.organization, former.ID); fault.KindOf(err) != fault.KindConflict {
+				t.Errorf("woken: %v", err)
+			}
+			if _, _, err := nameless.Delete(ctx, w.organization, former.ID); err != nil {
+				t.Errorf("delete: %v", err)
 			}
 		})
 	})

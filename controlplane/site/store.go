@@ -143,11 +143,11 @@ func insert(ctx context.Context, tx *db.Tx, s *Site, requestID string, requestHa
 	if _, err := tx.Exec(ctx, `
 		INSERT INTO sites (
 			organization_id, id, handle, server_id, name, type, request_id, request_hash,
-			desired, served, phase, frozen, generation, observed_generation, problem, last_task_id, created_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $13, $10, FALSE, $11, 0, '', '', $12, $12)`,
+			desired, served, phase, frozen, generation, observed_generation, problem, last_task_id, created_at, updated_at, pending)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $13, $10, FALSE, $11, 0, '', '', $12, $12, $14)`,
 		s.Organization, s.ID, s.Handle, s.Server, s.Name, s.Wanted.Type,
 		sql.NullString{String: requestID, Valid: requestID != ""}, requestHash,
-		desired, string(s.Wanted.Phase), int64(s.Wanted.Generation), db.Micros(s.CreatedAt), joinNames(s.Served)); err != nil {
+		desired, string(s.Wanted.Phase), int64(s.Wanted.Generation), db.Micros(s.CreatedAt), joinNames(s.Served), len(s.Pending()) > 0); err != nil {
 		return fmt.Errorf("insert site: %w", err)
 	}
 	return nil
@@ -168,6 +168,7 @@ func update(ctx context.Context, tx *db.Tx, s *Site) error {
 		    problem = '',
 		    failures = $11,
 		    served = $12,
+		    pending = $13,
 		    again_at = NULL,
 		    last_task_id = $7,
 		    updated_at = $8,
@@ -176,7 +177,7 @@ func update(ctx context.Context, tx *db.Tx, s *Site) error {
 		WHERE organization_id = $1
 		  AND id = $2`,
 		s.Organization, s.ID, desired, string(s.Wanted.Phase), s.Wanted.Frozen, int64(s.Wanted.Generation), s.LastTask,
-		db.Micros(s.UpdatedAt), db.NullMicros(s.TrashedAt), db.NullMicros(s.PurgeAt), s.failures, joinNames(s.Served))
+		db.Micros(s.UpdatedAt), db.NullMicros(s.TrashedAt), db.NullMicros(s.PurgeAt), s.failures, joinNames(s.Served), len(s.Pending()) > 0)
 	if err != nil {
 		return fmt.Errorf("update site %s: %w", s.ID, err)
 	}

@@ -141,7 +141,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	sites := site.New(d, tasks, log, site.Config{
 		TrashPeriod: c.TrashPeriod, WordPress: wordPress, AnyName: c.DomainProof == "none", PreviewDomain: c.preview(),
 	})
-	domains := domain.New(d, log, domain.Config{Resolver: domain.NewResolver(c.Resolver), InUse: site.InUse, Changed: sites.NamesChanged})
+	domains := domain.New(d, log, domain.Config{Resolver: domain.NewResolver(c.Resolver), InUse: site.InUse})
 
 	// The doors.
 	agentsDoor, err := link.New(link.Config{

@@ -42,3 +42,13 @@ CREATE UNIQUE INDEX claim_names_own ON claim_names (name) WHERE own;
 -- Names that the site's host was told to answer to, the primary one first, separated by spaces: those of its names that its
 -- organization held when its generation began, and its preview name.
 ALTER TABLE sites ADD COLUMN served TEXT NOT NULL DEFAULT '';
+-- Whether it has names besides that it does not answer to yet.
+ALTER TABLE sites ADD COLUMN pending BOOLEAN NOT NULL DEFAULT FALSE;
+CREATE INDEX sites_pending ON sites (organization_id, id) WHERE pending;
+-- Until its next change a site goes on with the names that it had.
+UPDATE sites SET served = COALESCE((
+    SELECT string_agg(d.name, ' ')
+    FROM domains d
+    WHERE d.organization_id = sites.organization_id
+      AND d.site_id = sites.id
+), '');
