@@ -95,7 +95,7 @@ func TestAuthorizationPage(t *testing.T) {
 func TestPage(t *testing.T) {
 	browser, err := exec.LookPath("chromium")
 	if err != nil {
-		t.Skip("there is no chromium: packaging/setup/deps.sh installs one")
+		t.Fatal("there is no chromium: packaging/setup/deps.sh installs one")
 	}
 	w := sqliteWorld(t)
 	for place, want := range map[string][]string{

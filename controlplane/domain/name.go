@@ -1,7 +1,6 @@
 package domain
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -29,20 +28,12 @@ func ParseName(text string) (contract.Domain, error) {
 	}
 	name, err := contract.ParseDomain(ascii)
 	if err != nil {
-		return refuse(ruleOf(err))
+		return refuse(contract.RuleOf(err))
 	}
 	if suffix, _ := publicsuffix.PublicSuffix(name.String()); suffix == name.String() {
 		return refuse("must not be a public suffix: names below it belong to many")
 	}
 	return name, nil
-}
-
-func ruleOf(err error) string {
-	var wrong *contract.InvalidError
-	if errors.As(err, &wrong) {
-		return wrong.Rule
-	}
-	return err.Error()
 }
 
 // above are the names above one that somebody could hold, the nearest first.

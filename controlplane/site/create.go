@@ -90,7 +90,7 @@ func (s *Sites) parse(n Request) (Wanted, error) {
 	}
 	wanted := Wanted{Phase: Active, Limits: n.Limits}
 	if wanted.Type, err = contract.ParseSiteType(n.Type); err != nil {
-		return Wanted{}, fault.Invalid("type", rule(err))
+		return Wanted{}, fault.Invalid("type", contract.RuleOf(err))
 	}
 	if wanted.Domains, err = parseDomains(n.Domains); err != nil {
 		return Wanted{}, err

@@ -136,7 +136,7 @@ func (t siteType) check(given map[string]string) (map[string]string, error) {
 		}
 		value, err := t.settings[i].check(given[name])
 		if err != nil {
-			return nil, fault.Invalid("settings."+name, rule(err))
+			return nil, fault.Invalid("settings."+name, contract.RuleOf(err))
 		}
 		checked[name] = value
 	}
@@ -159,15 +159,6 @@ func printable(s string) string {
 	return s
 }
 
-// rule is the broken rule without the kind of value, which the field's name says already.
-func rule(err error) string {
-	var wrong *contract.InvalidError
-	if errors.As(err, &wrong) {
-		return wrong.Rule
-	}
-	return err.Error()
-}
-
 // maxDomains bounds one virtual host.
 const maxDomains = 100
 
@@ -183,7 +174,7 @@ func parseDomains(given []string) ([]contract.Domain, error) {
 	for i, text := range given {
 		domain, err := contract.ParseDomain(text)
 		if err != nil {
-			return nil, fault.Invalid(fmt.Sprintf("domains[%d]", i), rule(err))
+			return nil, fault.Invalid(fmt.Sprintf("domains[%d]", i), contract.RuleOf(err))
 		}
 		if slices.Contains(domains, domain) {
 			return nil, fault.Invalid(fmt.Sprintf("domains[%d]", i), "is in the list twice")

@@ -15,6 +15,7 @@ package contract
 
 import (
 	"database/sql/driver"
+	"errors"
 	"fmt"
 )
 
@@ -26,6 +27,16 @@ type InvalidError struct {
 }
 
 func (e *InvalidError) Error() string { return e.Kind + ": " + e.Rule }
+
+// RuleOf is the broken rule in an error of a Parse function, for those who name
+// the field themselves.
+func RuleOf(err error) string {
+	var wrong *InvalidError
+	if errors.As(err, &wrong) {
+		return wrong.Rule
+	}
+	return err.Error()
+}
 
 func invalid(kind, rule string) error { return &InvalidError{Kind: kind, Rule: rule} }
 

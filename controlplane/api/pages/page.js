@@ -6,9 +6,10 @@ const secret = decodeURIComponent(location.hash.slice(1));
 if (secret !== "") history.replaceState(null, "", location.pathname);
 
 class Failure extends Error {
-  constructor(code, message) {
+  constructor(code, message, stale = false) {
     super(message);
     this.code = code;
+    this.stale = stale; // the session must first prove anew who sits there
   }
 }
 
@@ -22,7 +23,10 @@ async function call(method, request = {}) {
     throw new Failure("unavailable", "The control plane does not answer. Try again in a moment.");
   });
   const body = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Failure(body.code ?? "unknown", body.message ?? `The control plane answered ${answer.status}.`);
+  if (!answer.ok) {
+    const stale = (body.details ?? []).some(({ debug }) => debug?.reason === "STEP_UP_REQUIRED");
+    throw new Failure(body.code ?? "unknown", body.message ?? `The control plane answered ${answer.status}.`, stale);
+  }
   return body;
 }
 
@@ -53,10 +57,10 @@ const password = () => field("Password", { name: "password", type: "password", a
 const newPassword = () => field("New password, at least 10 characters", { name: "password", type: "password", autocomplete: "new-password", minLength: 10, maxLength: 128 });
 
 // form sends what is filled in. While it does, its buttons wait; what goes wrong stands below.
-function form(fields, label, send, ...others) {
+function form(fields, label, send) {
   const wrong = make("p", { className: "wrong", role: "alert" });
   const button = make("button", {}, label);
-  const element = make("form", {}, ...fields, wrong, make("div", { className: "row" }, button, ...others));
+  const element = make("form", {}, ...fields, wrong, button);
   element.addEventListener("submit", async (event) => {
     event.preventDefault();
     wrong.textContent = "";
@@ -120,7 +124,7 @@ async function fresh(act) {
   try {
     await act();
   } catch (failure) {
-    if (!/confirm that it is you/.test(failure.message)) throw failure;
+    if (!failure.stale) throw failure;
     show("Confirm that it is you", form(
       [field("Password, or 6 digits of your authenticator app", { name: "proof", type: "password", autocomplete: "current-password" })], "Confirm",
       async ({ proof }) => {
@@ -130,8 +134,6 @@ async function fresh(act) {
   }
 }
 
-const done = (title, ...children) => show(title, ...children);
-
 const scopes = { SCOPE_READ: "read everything that you may see", SCOPE_DEPLOY: "read, and change sites", SCOPE_MANAGE: "do everything that you may do" };
 
 async function askForProgram(code) {
@@ -140,16 +142,16 @@ async function askForProgram(code) {
   const rows = { Program: asking.name, Wants: "to " + (scopes[asking.scope] ?? asking.scope), From: asking.address, Software: asking.userAgent, Asked: new Date(asking.createTime).toLocaleString() };
   const list = make("dl");
   for (const [term, text] of Object.entries(rows)) list.append(make("dt", {}, term), make("dd", {}, text || "–"));
-  const deny = make("button", { type: "button", className: "other" }, "No");
-  deny.addEventListener("click", async () => {
+  const deny = form([], "No", async () => {
     await call("account.v1.DeviceLoginService/DenyDeviceLogin", { userCode: code });
-    done("The program was refused", paragraph("If you did not ask, you need not do anything."));
+    show("The program was refused", paragraph("If you did not ask, you need not do anything."));
   });
+  deny.querySelector("button").className = "other";
   show("Let this program act for you?", paragraph(`Only if you see the code ${code} where you started it.`), list,
     form([], "Yes, let it", () => fresh(async () => {
       await call("account.v1.DeviceLoginService/ApproveDeviceLogin", { userCode: code });
-      done("The program is signed in", paragraph("You can close this page and go back to it."));
-    }), deny));
+      show("The program is signed in", paragraph("You can close this page and go back to it."));
+    })), deny);
 }
 
 const when = (time) => new Date(time).toLocaleString();
@@ -229,7 +231,7 @@ const pages = {
   "/account/second-factors": () => signedIn(secondFactors),
   "/sign-up": () => show("Sign up", form([email(), newPassword()], "Sign up", async (filled) => {
     await call("account.v1.AccountService/SignUp", filled);
-    done("Look into your mailbox", paragraph(`A mail with a link is on its way to ${filled.email}.`));
+    show("Look into your mailbox", paragraph(`A mail with a link is on its way to ${filled.email}.`));
   }), make("p", { className: "quiet" }, link("/login", "Sign in instead"))),
   "/verify-email": () => show("Is this your address?", paragraph("Your password, once more, makes the account yours."), form([password()], "Go on", async (filled) => {
     await call("account.v1.AccountService/VerifyEmail", { token: secret, ...filled });
@@ -238,15 +240,15 @@ const pages = {
   "/reset-password": () => secret === ""
     ? show("Forgot the password?", form([email()], "Send me a link", async (filled) => {
       await call("account.v1.AccountService/RequestPasswordReset", filled);
-      done("Look into your mailbox", paragraph(`If ${filled.email} has an account, a mail with a link is on its way.`));
+      show("Look into your mailbox", paragraph(`If ${filled.email} has an account, a mail with a link is on its way.`));
     }))
     : show("Choose a new password", form([newPassword()], "Set it", async (filled) => {
       await call("account.v1.AccountService/ResetPassword", { token: secret, ...filled });
-      done("The password is set", paragraph("All your sessions have ended. ", link("/login", "Sign in"), "."));
+      show("The password is set", paragraph("All your sessions have ended. ", link("/login", "Sign in"), "."));
     })),
   "/confirm-email": () => show("Confirm your new address", form([], "Confirm", async () => {
     await call("account.v1.AccountService/ConfirmEmailChange", { token: secret });
-    done("The address is confirmed", paragraph("You sign in with it from now on."));
+    show("The address is confirmed", paragraph("You sign in with it from now on."));
   })),
   "/device": () => signedIn(() => secret === ""
     ? show("Which program?", form([field("The code that it shows", { name: "code", autocomplete: "off", spellcheck: false })], "Go on", ({ code }) => askForProgram(code)))
@@ -257,9 +259,9 @@ const pages = {
       paragraph(`${invitation.email} is invited as ${String(invitation.role).replace("ROLE_", "").toLowerCase()}.`),
       form([], "Join", async () => {
         await call("organization.v1.OrganizationService/AcceptInvitation", { token: secret });
-        done("You are in", paragraph(`You are a member of ${organizationName} now.`));
+        show("You are in", paragraph(`You are a member of ${organizationName} now.`));
       })), `You are invited to ${organizationName}. Sign in as ${invitation.email}, or sign up with that address and open the link again.`);
   },
 };
 
-Promise.resolve((pages[location.pathname] ?? pages["/login"])()).catch((failure) => done("That did not work", paragraph(failure.message)));
+Promise.resolve((pages[location.pathname] ?? pages["/login"])()).catch((failure) => show("That did not work", paragraph(failure.message)));

@@ -67,7 +67,7 @@ func newClient(t target, note func(format string, args ...any)) (*client, error)
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // a token goes to nobody else
 	}}
 	options := []connect.ClientOption{connect.WithReadMaxBytes(maxAnswer), connect.WithInterceptors(c)}
-	return &client{api.NewWith(c.http, c.base, t.Token, options...), c}, nil
+	return &client{api.NewWith(c.http, c.base, "", options...), c}, nil
 }
 
 const keyHeader = "Idempotency-Key"

@@ -17,10 +17,11 @@ export interface Chomd {
 
 export async function startChomd(): Promise<Chomd> {
 	const folder = await mkdtemp(join(tmpdir(), "chom-web-"));
-	const [people, agents] = [`127.0.0.1:${await freePort()}`, `127.0.0.1:${await freePort()}`];
-	const baseUrl = `http://${people}`;
+	const port = await freePort();
+	const [people, agents] = [`127.0.0.1:${port}`, `127.0.0.1:${await freePort()}`];
+	const baseUrl = `http://localhost:${port}`; // passkeys are bound to a name, never to an address
 	const mails = join(folder, "mails");
-	const flags = ["--people-listen", people, "--agents-listen", agents, "--agent-address", agents, "--metrics-listen", "", "--mail-dir", mails, "--limit-auth", "100"];
+	const flags = ["--people-listen", people, "--public-url", baseUrl, "--agents-listen", agents, "--agent-address", agents, "--metrics-listen", "", "--mail-dir", mails, "--limit-auth", "100"];
 	const chomd = spawn(process.env.CHOMD ?? "", ["serve", "--data-dir", join(folder, "data"), ...flags], { stdio: ["ignore", "pipe", "ignore"] });
 	const setupSecret = await firstSecret(chomd);
 	for (let tries = 0; !(await fetch(`${baseUrl}/readyz`).catch(() => undefined))?.ok; tries++) {

@@ -95,6 +95,23 @@ test("a second factor is set up by its QR code, and asked for at the next login"
 	await title("You are signed in");
 }, 60_000);
 
+test("a passkey is added, and signs in alone", async () => {
+	const devtools = await page.context().newCDPSession(page);
+	await devtools.send("WebAuthn.enable");
+	await devtools.send("WebAuthn.addVirtualAuthenticator", {
+		options: { protocol: "ctap2", transport: "internal", hasResidentKey: true, hasUserVerification: true, isUserVerified: true, automaticPresenceSimulation: true },
+	});
+	await page.goto(`${chomd.baseUrl}/account/second-factors`);
+	await fill("Name of a new passkey", "laptop");
+	await press("Add a passkey");
+	await page.getByText("Passkey laptop").waitFor();
+	await page.goto(`${chomd.baseUrl}/login`);
+	await press("Sign out");
+	await press("Use a passkey");
+	await title("You are signed in");
+	expect(await page.getByRole("main").innerText()).toContain("lena@example.com");
+}, 60_000);
+
 // digits are what an authenticator app shows at a time (RFC 6238).
 function digits(seed: string, at: number): string {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
