@@ -2,8 +2,10 @@ package api
 
 import (
 	"context"
+	"errors"
 	"slices"
 
+	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
@@ -158,6 +160,10 @@ func (s *siteService) RestoreSite(ctx context.Context, r *sitev1.RestoreSiteRequ
 		return nil, err
 	}
 	return &sitev1.RestoreSiteResponse{Site: changed, Task: task}, nil
+}
+
+func (s *siteService) CheckSite(context.Context, *sitev1.CheckSiteRequest) (*sitev1.CheckSiteResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("not yet"))
 }
 
 func (s *siteService) CreateSiteLogin(ctx context.Context, r *sitev1.CreateSiteLoginRequest) (*sitev1.CreateSiteLoginResponse, error) {

@@ -5,13 +5,49 @@ import "strings"
 // Domain is a fully qualified host name in lower case, as a browser sends it:
 // letters, digits and hyphens, at least two labels, no trailing dot, never an
 // IP address. International names appear in their punycode form (xn--...).
+//
+// One that comes from ParsePattern, from JSON or from a database may also be a
+// wildcard: "*." and such a name. It stands for all names with one label more.
 type Domain struct{ name[domainRule] }
 
-// ParseDomain lower-cases ASCII letters and checks the rest.
+// ParseDomain lower-cases ASCII letters and checks the rest. It refuses wildcards.
 func ParseDomain(s string) (Domain, error) {
+	var d Domain
+	if strings.HasPrefix(s, wildcard) {
+		return d, invalid(domainKind, "must not be a wildcard")
+	}
+	return d, d.set(s)
+}
+
+// ParsePattern is ParseDomain that takes wildcards too.
+func ParsePattern(s string) (Domain, error) {
 	var d Domain
 	return d, d.set(s)
 }
+
+// IsWildcard reports whether it stands for many names.
+func (d Domain) IsWildcard() bool { return strings.HasPrefix(d.text, wildcard) }
+
+// Base is the name below which a wildcard stands, and any other name itself.
+func (d Domain) Base() Domain {
+	d.text = strings.TrimPrefix(d.text, wildcard)
+	return d
+}
+
+// Covers reports whether a certificate or a server block for d is for a name: the
+// same one or, of a wildcard, one with exactly one label more (RFC 6125, section 6.4.3).
+func (d Domain) Covers(name Domain) bool {
+	if d == name {
+		return true
+	}
+	_, above, _ := strings.Cut(name.text, ".")
+	return d.IsWildcard() && !name.IsWildcard() && above == d.Base().text
+}
+
+const (
+	domainKind = "domain"
+	wildcard   = "*."
+)
 
 const (
 	maxDomain = 253 // RFC 1035, without the trailing dot
@@ -21,7 +57,20 @@ const (
 type domainRule struct{}
 
 func (domainRule) parse(s string) (string, error) {
-	const kind = "domain"
+	const kind = domainKind
+	s, star := strings.CutPrefix(s, wildcard)
+	if star {
+		base, err := domainRule{}.parse(s)
+		switch {
+		case err != nil:
+			return "", err
+		case strings.HasPrefix(base, wildcard):
+			return "", invalid(kind, "may hold one asterisk, as the first label")
+		case len(base)+len(wildcard) > maxDomain:
+			return "", invalid(kind, "must be at most 253 characters")
+		}
+		return wildcard + base, nil
+	}
 	if s == "" {
 		return "", invalid(kind, "must not be empty")
 	}

@@ -114,6 +114,35 @@ func TestDomain(t *testing.T) {
 	}
 }
 
+func TestPattern(t *testing.T) {
+	pattern, err := ParsePattern("*.Example.com")
+	if err != nil || pattern.String() != "*.example.com" || !pattern.IsWildcard() || pattern.Base().String() != "example.com" {
+		t.Fatalf("ParsePattern = %q, %v", pattern, err)
+	}
+	for _, in := range []string{"*", "*.", "*.com", "*.*.example.com", "a.*.example.com", "**.example.com", "*example.com", "*.127.0.0.1", "*." + strings.Repeat("abcdefg.", 31) + "info"} {
+		if d, err := ParsePattern(in); err == nil {
+			t.Errorf("ParsePattern(%q) = %q, want an error", in, d)
+		}
+	}
+	for _, c := range []struct {
+		pattern, name string
+		covers        bool
+	}{
+		{"*.example.com", "www.example.com", true},
+		{"*.example.com", "example.com", false},
+		{"*.example.com", "a.www.example.com", false},
+		{"*.example.com", "*.example.com", true},
+		{"example.com", "example.com", true},
+		{"example.com", "www.example.com", false},
+	} {
+		p, _ := ParsePattern(c.pattern)
+		n, _ := ParsePattern(c.name)
+		if p.Covers(n) != c.covers {
+			t.Errorf("%s covers %s: %t", p, n, !c.covers)
+		}
+	}
+}
+
 func TestHandle(t *testing.T) {
 	t.Run("derives every name of the host from ten opaque characters", func(t *testing.T) {
 		h, err := ParseHandle("abcdefgh27")

@@ -19,6 +19,7 @@ import (
 
 	"chom.dev/proto/contract"
 	linkv1 "chom.dev/proto/gen/chom/link/v1"
+	"chom.dev/proto/gen/chom/link/v1/linkv1connect"
 	orderv1 "chom.dev/proto/gen/chom/order/v1"
 )
 
@@ -89,7 +90,10 @@ func (s *Server) agent(cert *x509.Certificate) (string, *Agent) {
 }
 
 // door is the part with one.
-type door struct{ s *Server }
+type door struct {
+	linkv1connect.UnimplementedLinkServiceHandler // of what a link does not do by itself
+	s                                             *Server
+}
 
 // enter finds who calls and refuses who may not. Called with mu held.
 func (d *door) enter(ctx context.Context, epoch *uint64) (string, *Agent, error) {

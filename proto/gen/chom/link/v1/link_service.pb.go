@@ -499,7 +499,9 @@ type HelloResponse struct {
 	// Signer keys to accept from now on.
 	SignerKeys [][]byte `protobuf:"bytes,5,rep,name=signer_keys,json=signerKeys,proto3" json:"signer_keys,omitempty"`
 	// Attempts whose Result must be reported again.
-	Resend        []*JournalEntry `protobuf:"bytes,6,rep,name=resend,proto3" json:"resend,omitempty"`
+	Resend []*JournalEntry `protobuf:"bytes,6,rep,name=resend,proto3" json:"resend,omitempty"`
+	// Where certificates come from. The agent keeps it, and goes by it while the control plane is away.
+	Issuance      *Issuance `protobuf:"bytes,7,opt,name=issuance,proto3" json:"issuance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -576,6 +578,159 @@ func (x *HelloResponse) GetResend() []*JournalEntry {
 	return nil
 }
 
+func (x *HelloResponse) GetIssuance() *Issuance {
+	if x != nil {
+		return x.Issuance
+	}
+	return nil
+}
+
+// Issuance says where a host's certificates come from.
+type Issuance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// CAs in the order of preference: the next is asked when one does not issue.
+	Issuers []*Issuer `protobuf:"bytes,1,rep,name=issuers,proto3" json:"issuers,omitempty"`
+	// Mail address that CAs may write to; may be empty.
+	Contact string `protobuf:"bytes,2,opt,name=contact,proto3" json:"contact,omitempty"`
+	// PEM certificates of the CA that signs preview names; the host trusts it when it looks at what is served.
+	PlatformRoots []byte `protobuf:"bytes,3,opt,name=platform_roots,json=platformRoots,proto3" json:"platform_roots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Issuance) Reset() {
+	*x = Issuance{}
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Issuance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Issuance) ProtoMessage() {}
+
+func (x *Issuance) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Issuance.ProtoReflect.Descriptor instead.
+func (*Issuance) Descriptor() ([]byte, []int) {
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Issuance) GetIssuers() []*Issuer {
+	if x != nil {
+		return x.Issuers
+	}
+	return nil
+}
+
+func (x *Issuance) GetContact() string {
+	if x != nil {
+		return x.Contact
+	}
+	return ""
+}
+
+func (x *Issuance) GetPlatformRoots() []byte {
+	if x != nil {
+		return x.PlatformRoots
+	}
+	return nil
+}
+
+// Issuer is an ACME CA (RFC 8555).
+type Issuer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For people and for files: lower-case letters, digits and hyphens, unique.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Its directory.
+	DirectoryUrl string `protobuf:"bytes,2,opt,name=directory_url,json=directoryUrl,proto3" json:"directory_url,omitempty"`
+	// PEM certificates to trust it and what it issues by, for a CA of one's own; empty means the system's.
+	Roots []byte `protobuf:"bytes,3,opt,name=roots,proto3" json:"roots,omitempty"`
+	// External account binding (RFC 8555, section 7.3.4): the key's id; empty for none.
+	EabKeyId string `protobuf:"bytes,4,opt,name=eab_key_id,json=eabKeyId,proto3" json:"eab_key_id,omitempty"`
+	// External account binding: the MAC key.
+	EabKey        []byte `protobuf:"bytes,5,opt,name=eab_key,json=eabKey,proto3" json:"eab_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Issuer) Reset() {
+	*x = Issuer{}
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Issuer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Issuer) ProtoMessage() {}
+
+func (x *Issuer) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
+func (*Issuer) Descriptor() ([]byte, []int) {
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Issuer) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Issuer) GetDirectoryUrl() string {
+	if x != nil {
+		return x.DirectoryUrl
+	}
+	return ""
+}
+
+func (x *Issuer) GetRoots() []byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *Issuer) GetEabKeyId() string {
+	if x != nil {
+		return x.EabKeyId
+	}
+	return ""
+}
+
+func (x *Issuer) GetEabKey() []byte {
+	if x != nil {
+		return x.EabKey
+	}
+	return nil
+}
+
 // WatchRequest opens the stream.
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -587,7 +742,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[8]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -599,7 +754,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[8]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -612,7 +767,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{8}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WatchRequest) GetEpoch() uint64 {
@@ -633,7 +788,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[9]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -645,7 +800,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[9]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -658,7 +813,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{9}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WatchResponse) GetMessage() *LinkMessage {
@@ -686,7 +841,7 @@ type LinkMessage struct {
 
 func (x *LinkMessage) Reset() {
 	*x = LinkMessage{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[10]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -698,7 +853,7 @@ func (x *LinkMessage) String() string {
 func (*LinkMessage) ProtoMessage() {}
 
 func (x *LinkMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[10]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -711,7 +866,7 @@ func (x *LinkMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkMessage.ProtoReflect.Descriptor instead.
 func (*LinkMessage) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{10}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LinkMessage) GetMessage() isLinkMessage_Message {
@@ -802,7 +957,7 @@ type Cancel struct {
 
 func (x *Cancel) Reset() {
 	*x = Cancel{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[11]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +969,7 @@ func (x *Cancel) String() string {
 func (*Cancel) ProtoMessage() {}
 
 func (x *Cancel) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[11]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +982,7 @@ func (x *Cancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cancel.ProtoReflect.Descriptor instead.
 func (*Cancel) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{11}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Cancel) GetTaskId() string {
@@ -855,7 +1010,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[12]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -867,7 +1022,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[12]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -880,7 +1035,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{12}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Drain) GetWindow() *durationpb.Duration {
@@ -899,7 +1054,7 @@ type KeepAlive struct {
 
 func (x *KeepAlive) Reset() {
 	*x = KeepAlive{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[13]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -911,7 +1066,7 @@ func (x *KeepAlive) String() string {
 func (*KeepAlive) ProtoMessage() {}
 
 func (x *KeepAlive) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[13]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -924,7 +1079,7 @@ func (x *KeepAlive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeepAlive.ProtoReflect.Descriptor instead.
 func (*KeepAlive) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{13}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{15}
 }
 
 // PollRequest waits for messages.
@@ -938,7 +1093,7 @@ type PollRequest struct {
 
 func (x *PollRequest) Reset() {
 	*x = PollRequest{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[14]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1105,7 @@ func (x *PollRequest) String() string {
 func (*PollRequest) ProtoMessage() {}
 
 func (x *PollRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[14]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1118,7 @@ func (x *PollRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PollRequest.ProtoReflect.Descriptor instead.
 func (*PollRequest) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{14}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PollRequest) GetEpoch() uint64 {
@@ -984,7 +1139,7 @@ type PollResponse struct {
 
 func (x *PollResponse) Reset() {
 	*x = PollResponse{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[15]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -996,7 +1151,7 @@ func (x *PollResponse) String() string {
 func (*PollResponse) ProtoMessage() {}
 
 func (x *PollResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[15]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1009,7 +1164,7 @@ func (x *PollResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PollResponse.ProtoReflect.Descriptor instead.
 func (*PollResponse) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{15}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PollResponse) GetMessages() []*LinkMessage {
@@ -1049,7 +1204,7 @@ type TaskEvent struct {
 
 func (x *TaskEvent) Reset() {
 	*x = TaskEvent{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[16]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1216,7 @@ func (x *TaskEvent) String() string {
 func (*TaskEvent) ProtoMessage() {}
 
 func (x *TaskEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[16]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1229,7 @@ func (x *TaskEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskEvent.ProtoReflect.Descriptor instead.
 func (*TaskEvent) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{16}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TaskEvent) GetTaskId() string {
@@ -1214,7 +1369,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[17]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1226,7 +1381,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[17]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1239,7 +1394,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{17}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Accepted) GetStepCount() uint32 {
@@ -1260,7 +1415,7 @@ type StepStarted struct {
 
 func (x *StepStarted) Reset() {
 	*x = StepStarted{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[18]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1427,7 @@ func (x *StepStarted) String() string {
 func (*StepStarted) ProtoMessage() {}
 
 func (x *StepStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[18]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1440,7 @@ func (x *StepStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepStarted.ProtoReflect.Descriptor instead.
 func (*StepStarted) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{18}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StepStarted) GetName() string {
@@ -1310,7 +1465,7 @@ type StepEnded struct {
 
 func (x *StepEnded) Reset() {
 	*x = StepEnded{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[19]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1477,7 @@ func (x *StepEnded) String() string {
 func (*StepEnded) ProtoMessage() {}
 
 func (x *StepEnded) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[19]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1490,7 @@ func (x *StepEnded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepEnded.ProtoReflect.Descriptor instead.
 func (*StepEnded) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{19}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StepEnded) GetName() string {
@@ -1370,7 +1525,7 @@ type LogText struct {
 
 func (x *LogText) Reset() {
 	*x = LogText{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[20]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1382,7 +1537,7 @@ func (x *LogText) String() string {
 func (*LogText) ProtoMessage() {}
 
 func (x *LogText) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[20]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1395,7 +1550,7 @@ func (x *LogText) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogText.ProtoReflect.Descriptor instead.
 func (*LogText) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{20}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LogText) GetText() string {
@@ -1426,7 +1581,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[21]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1438,7 +1593,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[21]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1451,7 +1606,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{21}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReportRequest) GetEpoch() uint64 {
@@ -1510,7 +1665,7 @@ type Sample struct {
 
 func (x *Sample) Reset() {
 	*x = Sample{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[22]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1522,7 +1677,7 @@ func (x *Sample) String() string {
 func (*Sample) ProtoMessage() {}
 
 func (x *Sample) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[22]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1535,7 +1690,7 @@ func (x *Sample) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sample.ProtoReflect.Descriptor instead.
 func (*Sample) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{22}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Sample) GetSeries() string {
@@ -1567,7 +1722,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[23]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +1734,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[23]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1592,7 +1747,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{23}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReportResponse) GetRefused() []*RefusedEvent {
@@ -1626,7 +1781,7 @@ type RefusedEvent struct {
 
 func (x *RefusedEvent) Reset() {
 	*x = RefusedEvent{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[24]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1638,7 +1793,7 @@ func (x *RefusedEvent) String() string {
 func (*RefusedEvent) ProtoMessage() {}
 
 func (x *RefusedEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[24]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1651,7 +1806,7 @@ func (x *RefusedEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusedEvent.ProtoReflect.Descriptor instead.
 func (*RefusedEvent) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{24}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RefusedEvent) GetTaskId() string {
@@ -1695,7 +1850,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[25]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +1862,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[25]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +1875,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{25}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RenewRequest) GetEpoch() uint64 {
@@ -1748,7 +1903,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[26]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1760,7 +1915,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[26]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1773,7 +1928,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{26}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RenewResponse) GetIdentity() *Identity {
@@ -1781,6 +1936,475 @@ func (x *RenewResponse) GetIdentity() *Identity {
 		return x.Identity
 	}
 	return nil
+}
+
+// IssuePlatformCertificateRequest asks for a preview name's certificate.
+type IssuePlatformCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From HelloResponse.
+	Epoch uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// The site, on this server.
+	SiteId string `protobuf:"bytes,2,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	// The name: one that the platform gave the site.
+	Domain string `protobuf:"bytes,3,opt,name=domain,proto3" json:"domain,omitempty"`
+	// PKCS #10 request in DER over the key that the host keeps.
+	Csr           []byte `protobuf:"bytes,4,opt,name=csr,proto3" json:"csr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssuePlatformCertificateRequest) Reset() {
+	*x = IssuePlatformCertificateRequest{}
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssuePlatformCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssuePlatformCertificateRequest) ProtoMessage() {}
+
+func (x *IssuePlatformCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssuePlatformCertificateRequest.ProtoReflect.Descriptor instead.
+func (*IssuePlatformCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *IssuePlatformCertificateRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *IssuePlatformCertificateRequest) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+func (x *IssuePlatformCertificateRequest) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *IssuePlatformCertificateRequest) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
+// IssuePlatformCertificateResponse holds the certificate.
+type IssuePlatformCertificateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PEM certificates, the leaf first.
+	Chain []byte `protobuf:"bytes,1,opt,name=chain,proto3" json:"chain,omitempty"`
+	// PEM key, where the operator configured a certificate for all preview names; empty where the certificate is over the key of
+	// the request.
+	Key           []byte `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssuePlatformCertificateResponse) Reset() {
+	*x = IssuePlatformCertificateResponse{}
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssuePlatformCertificateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssuePlatformCertificateResponse) ProtoMessage() {}
+
+func (x *IssuePlatformCertificateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssuePlatformCertificateResponse.ProtoReflect.Descriptor instead.
+func (*IssuePlatformCertificateResponse) Descriptor() ([]byte, []int) {
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *IssuePlatformCertificateResponse) GetChain() []byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *IssuePlatformCertificateResponse) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+// FetchCertificateRequest names an uploaded certificate.
+type FetchCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From HelloResponse.
+	Epoch uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// The site, on this server.
+	SiteId string `protobuf:"bytes,2,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	// The certificate.
+	CertificateId string `protobuf:"bytes,3,opt,name=certificate_id,json=certificateId,proto3" json:"certificate_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchCertificateRequest) Reset() {
+	*x = FetchCertificateRequest{}
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchCertificateRequest) ProtoMessage() {}
+
+func (x *FetchCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchCertificateRequest.ProtoReflect.Descriptor instead.
+func (*FetchCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *FetchCertificateRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *FetchCertificateRequest) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+func (x *FetchCertificateRequest) GetCertificateId() string {
+	if x != nil {
+		return x.CertificateId
+	}
+	return ""
+}
+
+// FetchCertificateResponse holds it.
+type FetchCertificateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PEM certificates, the leaf first.
+	Chain []byte `protobuf:"bytes,1,opt,name=chain,proto3" json:"chain,omitempty"`
+	// PEM key (PKCS #8).
+	Key           []byte `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchCertificateResponse) Reset() {
+	*x = FetchCertificateResponse{}
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchCertificateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchCertificateResponse) ProtoMessage() {}
+
+func (x *FetchCertificateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchCertificateResponse.ProtoReflect.Descriptor instead.
+func (*FetchCertificateResponse) Descriptor() ([]byte, []int) {
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *FetchCertificateResponse) GetChain() []byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *FetchCertificateResponse) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+// PresentChallengeRequest says what to set.
+type PresentChallengeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From HelloResponse.
+	Epoch uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// The site, on this server.
+	SiteId string `protobuf:"bytes,2,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	// The name to be proved, one of the site's; for a wildcard the name below which it stands. The record's name follows from it:
+	// _acme-challenge and the name.
+	Domain string `protobuf:"bytes,3,opt,name=domain,proto3" json:"domain,omitempty"`
+	// The record's value: SHA-256 of the key authorization in base64url.
+	Value         string `protobuf:"bytes,4,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PresentChallengeRequest) Reset() {
+	*x = PresentChallengeRequest{}
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PresentChallengeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PresentChallengeRequest) ProtoMessage() {}
+
+func (x *PresentChallengeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PresentChallengeRequest.ProtoReflect.Descriptor instead.
+func (*PresentChallengeRequest) Descriptor() ([]byte, []int) {
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *PresentChallengeRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *PresentChallengeRequest) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+func (x *PresentChallengeRequest) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *PresentChallengeRequest) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+// PresentChallengeResponse has no fields.
+type PresentChallengeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PresentChallengeResponse) Reset() {
+	*x = PresentChallengeResponse{}
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PresentChallengeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PresentChallengeResponse) ProtoMessage() {}
+
+func (x *PresentChallengeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PresentChallengeResponse.ProtoReflect.Descriptor instead.
+func (*PresentChallengeResponse) Descriptor() ([]byte, []int) {
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{34}
+}
+
+// RemoveChallengeRequest says what to take away.
+type RemoveChallengeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From HelloResponse.
+	Epoch uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// The site, on this server.
+	SiteId string `protobuf:"bytes,2,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	// As for PresentChallenge.
+	Domain string `protobuf:"bytes,3,opt,name=domain,proto3" json:"domain,omitempty"`
+	// As for PresentChallenge.
+	Value         string `protobuf:"bytes,4,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveChallengeRequest) Reset() {
+	*x = RemoveChallengeRequest{}
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveChallengeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveChallengeRequest) ProtoMessage() {}
+
+func (x *RemoveChallengeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveChallengeRequest.ProtoReflect.Descriptor instead.
+func (*RemoveChallengeRequest) Descriptor() ([]byte, []int) {
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *RemoveChallengeRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *RemoveChallengeRequest) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+func (x *RemoveChallengeRequest) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *RemoveChallengeRequest) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+// RemoveChallengeResponse has no fields.
+type RemoveChallengeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveChallengeResponse) Reset() {
+	*x = RemoveChallengeResponse{}
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveChallengeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveChallengeResponse) ProtoMessage() {}
+
+func (x *RemoveChallengeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveChallengeResponse.ProtoReflect.Descriptor instead.
+func (*RemoveChallengeResponse) Descriptor() ([]byte, []int) {
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{36}
 }
 
 var File_chom_link_v1_link_service_proto protoreflect.FileDescriptor
@@ -1824,7 +2448,7 @@ const file_chom_link_v1_link_service_proto_rawDesc = "" +
 	"\ajournal\x18\x04 \x03(\v2\x1a.chom.link.v1.JournalEntryB\t\xbaH\x06\x92\x01\x03\x10\xd0\x0fR\ajournal\x12<\n" +
 	"\x05sites\x18\x05 \x03(\v2\x1b.chom.site.v1.ObservedStateB\t\xbaH\x06\x92\x01\x03\x10\x88'R\x05sites\x124\n" +
 	"\rhighest_fence\x18\x06 \x01(\x04B\x0f\xbaH\f2\n" +
-	"\x18\x80\x80\x80\x80\x80\x80\x80\x80@R\fhighestFence\"\x97\x02\n" +
+	"\x18\x80\x80\x80\x80\x80\x80\x80\x80@R\fhighestFence\"\xcb\x02\n" +
 	"\rHelloResponse\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12H\n" +
 	"\x12heartbeat_interval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\x12;\n" +
@@ -1833,7 +2457,19 @@ const file_chom_link_v1_link_service_proto_rawDesc = "" +
 	"\x05roots\x18\x04 \x03(\fR\x05roots\x12\x1f\n" +
 	"\vsigner_keys\x18\x05 \x03(\fR\n" +
 	"signerKeys\x122\n" +
-	"\x06resend\x18\x06 \x03(\v2\x1a.chom.link.v1.JournalEntryR\x06resend\"$\n" +
+	"\x06resend\x18\x06 \x03(\v2\x1a.chom.link.v1.JournalEntryR\x06resend\x122\n" +
+	"\bissuance\x18\a \x01(\v2\x16.chom.link.v1.IssuanceR\bissuance\"{\n" +
+	"\bIssuance\x12.\n" +
+	"\aissuers\x18\x01 \x03(\v2\x14.chom.link.v1.IssuerR\aissuers\x12\x18\n" +
+	"\acontact\x18\x02 \x01(\tR\acontact\x12%\n" +
+	"\x0eplatform_roots\x18\x03 \x01(\fR\rplatformRoots\"\x93\x01\n" +
+	"\x06Issuer\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12#\n" +
+	"\rdirectory_url\x18\x02 \x01(\tR\fdirectoryUrl\x12\x14\n" +
+	"\x05roots\x18\x03 \x01(\fR\x05roots\x12\x1c\n" +
+	"\n" +
+	"eab_key_id\x18\x04 \x01(\tR\beabKeyId\x12\x1c\n" +
+	"\aeab_key\x18\x05 \x01(\fB\x03\x80\x01\x01R\x06eabKey\"$\n" +
 	"\fWatchRequest\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"D\n" +
 	"\rWatchResponse\x123\n" +
@@ -1905,16 +2541,51 @@ const file_chom_link_v1_link_service_proto_rawDesc = "" +
 	"\x03csr\x18\x02 \x01(\fB\n" +
 	"\xbaH\az\x05\x10\x01\x18\x80 R\x03csr\"C\n" +
 	"\rRenewResponse\x122\n" +
-	"\bidentity\x18\x01 \x01(\v2\x16.chom.link.v1.IdentityR\bidentity2\xa0\x01\n" +
+	"\bidentity\x18\x01 \x01(\v2\x16.chom.link.v1.IdentityR\bidentity\"\x9c\x01\n" +
+	"\x1fIssuePlatformCertificateRequest\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12!\n" +
+	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12\"\n" +
+	"\x06domain\x18\x03 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xfd\x01R\x06domain\x12\x1c\n" +
+	"\x03csr\x18\x04 \x01(\fB\n" +
+	"\xbaH\az\x05\x10\x01\x18\x80 R\x03csr\"O\n" +
+	" IssuePlatformCertificateResponse\x12\x14\n" +
+	"\x05chain\x18\x01 \x01(\fR\x05chain\x12\x15\n" +
+	"\x03key\x18\x02 \x01(\fB\x03\x80\x01\x01R\x03key\"\x83\x01\n" +
+	"\x17FetchCertificateRequest\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12!\n" +
+	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12/\n" +
+	"\x0ecertificate_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\rcertificateId\"G\n" +
+	"\x18FetchCertificateResponse\x12\x14\n" +
+	"\x05chain\x18\x01 \x01(\fR\x05chain\x12\x15\n" +
+	"\x03key\x18\x02 \x01(\fB\x03\x80\x01\x01R\x03key\"\xa8\x01\n" +
+	"\x17PresentChallengeRequest\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12!\n" +
+	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12\"\n" +
+	"\x06domain\x18\x03 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xfd\x01R\x06domain\x120\n" +
+	"\x05value\x18\x04 \x01(\tB\x1a\xbaH\x17r\x152\x13^[A-Za-z0-9_-]{43}$R\x05value\"\x1a\n" +
+	"\x18PresentChallengeResponse\"\xa7\x01\n" +
+	"\x16RemoveChallengeRequest\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12!\n" +
+	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12\"\n" +
+	"\x06domain\x18\x03 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xfd\x01R\x06domain\x120\n" +
+	"\x05value\x18\x04 \x01(\tB\x1a\xbaH\x17r\x152\x13^[A-Za-z0-9_-]{43}$R\x05value\"\x19\n" +
+	"\x17RemoveChallengeResponse2\xa0\x01\n" +
 	"\x11EnrollmentService\x12C\n" +
 	"\x06Enroll\x12\x1b.chom.link.v1.EnrollRequest\x1a\x1c.chom.link.v1.EnrollResponse\x12F\n" +
-	"\aRecover\x12\x1c.chom.link.v1.RecoverRequest\x1a\x1d.chom.link.v1.RecoverResponse2\xd9\x02\n" +
+	"\aRecover\x12\x1c.chom.link.v1.RecoverRequest\x1a\x1d.chom.link.v1.RecoverResponse2\xfa\x05\n" +
 	"\vLinkService\x12@\n" +
 	"\x05Hello\x12\x1a.chom.link.v1.HelloRequest\x1a\x1b.chom.link.v1.HelloResponse\x12B\n" +
 	"\x05Watch\x12\x1a.chom.link.v1.WatchRequest\x1a\x1b.chom.link.v1.WatchResponse0\x01\x12=\n" +
 	"\x04Poll\x12\x19.chom.link.v1.PollRequest\x1a\x1a.chom.link.v1.PollResponse\x12C\n" +
 	"\x06Report\x12\x1b.chom.link.v1.ReportRequest\x1a\x1c.chom.link.v1.ReportResponse\x12@\n" +
-	"\x05Renew\x12\x1a.chom.link.v1.RenewRequest\x1a\x1b.chom.link.v1.RenewResponseB\x9e\x01\n" +
+	"\x05Renew\x12\x1a.chom.link.v1.RenewRequest\x1a\x1b.chom.link.v1.RenewResponse\x12y\n" +
+	"\x18IssuePlatformCertificate\x12-.chom.link.v1.IssuePlatformCertificateRequest\x1a..chom.link.v1.IssuePlatformCertificateResponse\x12a\n" +
+	"\x10FetchCertificate\x12%.chom.link.v1.FetchCertificateRequest\x1a&.chom.link.v1.FetchCertificateResponse\x12a\n" +
+	"\x10PresentChallenge\x12%.chom.link.v1.PresentChallengeRequest\x1a&.chom.link.v1.PresentChallengeResponse\x12^\n" +
+	"\x0fRemoveChallenge\x12$.chom.link.v1.RemoveChallengeRequest\x1a%.chom.link.v1.RemoveChallengeResponseB\x9e\x01\n" +
 	"\x10com.chom.link.v1B\x10LinkServiceProtoP\x01Z&chom.dev/proto/gen/chom/link/v1;linkv1\xa2\x02\x03CLX\xaa\x02\fChom.Link.V1\xca\x02\fChom\\Link\\V1\xe2\x02\x18Chom\\Link\\V1\\GPBMetadata\xea\x02\x0eChom::Link::V1b\x06proto3"
 
 var (
@@ -1929,94 +2600,114 @@ func file_chom_link_v1_link_service_proto_rawDescGZIP() []byte {
 	return file_chom_link_v1_link_service_proto_rawDescData
 }
 
-var file_chom_link_v1_link_service_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_chom_link_v1_link_service_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_chom_link_v1_link_service_proto_goTypes = []any{
-	(*EnrollRequest)(nil),         // 0: chom.link.v1.EnrollRequest
-	(*Identity)(nil),              // 1: chom.link.v1.Identity
-	(*EnrollResponse)(nil),        // 2: chom.link.v1.EnrollResponse
-	(*RecoverRequest)(nil),        // 3: chom.link.v1.RecoverRequest
-	(*RecoverResponse)(nil),       // 4: chom.link.v1.RecoverResponse
-	(*JournalEntry)(nil),          // 5: chom.link.v1.JournalEntry
-	(*HelloRequest)(nil),          // 6: chom.link.v1.HelloRequest
-	(*HelloResponse)(nil),         // 7: chom.link.v1.HelloResponse
-	(*WatchRequest)(nil),          // 8: chom.link.v1.WatchRequest
-	(*WatchResponse)(nil),         // 9: chom.link.v1.WatchResponse
-	(*LinkMessage)(nil),           // 10: chom.link.v1.LinkMessage
-	(*Cancel)(nil),                // 11: chom.link.v1.Cancel
-	(*Drain)(nil),                 // 12: chom.link.v1.Drain
-	(*KeepAlive)(nil),             // 13: chom.link.v1.KeepAlive
-	(*PollRequest)(nil),           // 14: chom.link.v1.PollRequest
-	(*PollResponse)(nil),          // 15: chom.link.v1.PollResponse
-	(*TaskEvent)(nil),             // 16: chom.link.v1.TaskEvent
-	(*Accepted)(nil),              // 17: chom.link.v1.Accepted
-	(*StepStarted)(nil),           // 18: chom.link.v1.StepStarted
-	(*StepEnded)(nil),             // 19: chom.link.v1.StepEnded
-	(*LogText)(nil),               // 20: chom.link.v1.LogText
-	(*ReportRequest)(nil),         // 21: chom.link.v1.ReportRequest
-	(*Sample)(nil),                // 22: chom.link.v1.Sample
-	(*ReportResponse)(nil),        // 23: chom.link.v1.ReportResponse
-	(*RefusedEvent)(nil),          // 24: chom.link.v1.RefusedEvent
-	(*RenewRequest)(nil),          // 25: chom.link.v1.RenewRequest
-	(*RenewResponse)(nil),         // 26: chom.link.v1.RenewResponse
-	(*v1.Facts)(nil),              // 27: chom.fleet.v1.Facts
-	(*v11.ObservedState)(nil),     // 28: chom.site.v1.ObservedState
-	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
-	(*v12.SignedOrder)(nil),       // 31: chom.order.v1.SignedOrder
-	(*v12.Result)(nil),            // 32: chom.order.v1.Result
-	(v13.StepState)(0),            // 33: chom.task.v1.StepState
+	(*EnrollRequest)(nil),                    // 0: chom.link.v1.EnrollRequest
+	(*Identity)(nil),                         // 1: chom.link.v1.Identity
+	(*EnrollResponse)(nil),                   // 2: chom.link.v1.EnrollResponse
+	(*RecoverRequest)(nil),                   // 3: chom.link.v1.RecoverRequest
+	(*RecoverResponse)(nil),                  // 4: chom.link.v1.RecoverResponse
+	(*JournalEntry)(nil),                     // 5: chom.link.v1.JournalEntry
+	(*HelloRequest)(nil),                     // 6: chom.link.v1.HelloRequest
+	(*HelloResponse)(nil),                    // 7: chom.link.v1.HelloResponse
+	(*Issuance)(nil),                         // 8: chom.link.v1.Issuance
+	(*Issuer)(nil),                           // 9: chom.link.v1.Issuer
+	(*WatchRequest)(nil),                     // 10: chom.link.v1.WatchRequest
+	(*WatchResponse)(nil),                    // 11: chom.link.v1.WatchResponse
+	(*LinkMessage)(nil),                      // 12: chom.link.v1.LinkMessage
+	(*Cancel)(nil),                           // 13: chom.link.v1.Cancel
+	(*Drain)(nil),                            // 14: chom.link.v1.Drain
+	(*KeepAlive)(nil),                        // 15: chom.link.v1.KeepAlive
+	(*PollRequest)(nil),                      // 16: chom.link.v1.PollRequest
+	(*PollResponse)(nil),                     // 17: chom.link.v1.PollResponse
+	(*TaskEvent)(nil),                        // 18: chom.link.v1.TaskEvent
+	(*Accepted)(nil),                         // 19: chom.link.v1.Accepted
+	(*StepStarted)(nil),                      // 20: chom.link.v1.StepStarted
+	(*StepEnded)(nil),                        // 21: chom.link.v1.StepEnded
+	(*LogText)(nil),                          // 22: chom.link.v1.LogText
+	(*ReportRequest)(nil),                    // 23: chom.link.v1.ReportRequest
+	(*Sample)(nil),                           // 24: chom.link.v1.Sample
+	(*ReportResponse)(nil),                   // 25: chom.link.v1.ReportResponse
+	(*RefusedEvent)(nil),                     // 26: chom.link.v1.RefusedEvent
+	(*RenewRequest)(nil),                     // 27: chom.link.v1.RenewRequest
+	(*RenewResponse)(nil),                    // 28: chom.link.v1.RenewResponse
+	(*IssuePlatformCertificateRequest)(nil),  // 29: chom.link.v1.IssuePlatformCertificateRequest
+	(*IssuePlatformCertificateResponse)(nil), // 30: chom.link.v1.IssuePlatformCertificateResponse
+	(*FetchCertificateRequest)(nil),          // 31: chom.link.v1.FetchCertificateRequest
+	(*FetchCertificateResponse)(nil),         // 32: chom.link.v1.FetchCertificateResponse
+	(*PresentChallengeRequest)(nil),          // 33: chom.link.v1.PresentChallengeRequest
+	(*PresentChallengeResponse)(nil),         // 34: chom.link.v1.PresentChallengeResponse
+	(*RemoveChallengeRequest)(nil),           // 35: chom.link.v1.RemoveChallengeRequest
+	(*RemoveChallengeResponse)(nil),          // 36: chom.link.v1.RemoveChallengeResponse
+	(*v1.Facts)(nil),                         // 37: chom.fleet.v1.Facts
+	(*v11.ObservedState)(nil),                // 38: chom.site.v1.ObservedState
+	(*durationpb.Duration)(nil),              // 39: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),            // 40: google.protobuf.Timestamp
+	(*v12.SignedOrder)(nil),                  // 41: chom.order.v1.SignedOrder
+	(*v12.Result)(nil),                       // 42: chom.order.v1.Result
+	(v13.StepState)(0),                       // 43: chom.task.v1.StepState
 }
 var file_chom_link_v1_link_service_proto_depIdxs = []int32{
-	27, // 0: chom.link.v1.EnrollRequest.facts:type_name -> chom.fleet.v1.Facts
+	37, // 0: chom.link.v1.EnrollRequest.facts:type_name -> chom.fleet.v1.Facts
 	1,  // 1: chom.link.v1.EnrollResponse.identity:type_name -> chom.link.v1.Identity
 	1,  // 2: chom.link.v1.RecoverResponse.identity:type_name -> chom.link.v1.Identity
-	27, // 3: chom.link.v1.HelloRequest.facts:type_name -> chom.fleet.v1.Facts
+	37, // 3: chom.link.v1.HelloRequest.facts:type_name -> chom.fleet.v1.Facts
 	5,  // 4: chom.link.v1.HelloRequest.journal:type_name -> chom.link.v1.JournalEntry
-	28, // 5: chom.link.v1.HelloRequest.sites:type_name -> chom.site.v1.ObservedState
-	29, // 6: chom.link.v1.HelloResponse.heartbeat_interval:type_name -> google.protobuf.Duration
-	30, // 7: chom.link.v1.HelloResponse.server_time:type_name -> google.protobuf.Timestamp
+	38, // 5: chom.link.v1.HelloRequest.sites:type_name -> chom.site.v1.ObservedState
+	39, // 6: chom.link.v1.HelloResponse.heartbeat_interval:type_name -> google.protobuf.Duration
+	40, // 7: chom.link.v1.HelloResponse.server_time:type_name -> google.protobuf.Timestamp
 	5,  // 8: chom.link.v1.HelloResponse.resend:type_name -> chom.link.v1.JournalEntry
-	10, // 9: chom.link.v1.WatchResponse.message:type_name -> chom.link.v1.LinkMessage
-	31, // 10: chom.link.v1.LinkMessage.offer:type_name -> chom.order.v1.SignedOrder
-	11, // 11: chom.link.v1.LinkMessage.cancel:type_name -> chom.link.v1.Cancel
-	12, // 12: chom.link.v1.LinkMessage.drain:type_name -> chom.link.v1.Drain
-	13, // 13: chom.link.v1.LinkMessage.keep_alive:type_name -> chom.link.v1.KeepAlive
-	29, // 14: chom.link.v1.Drain.window:type_name -> google.protobuf.Duration
-	10, // 15: chom.link.v1.PollResponse.messages:type_name -> chom.link.v1.LinkMessage
-	30, // 16: chom.link.v1.TaskEvent.time:type_name -> google.protobuf.Timestamp
-	17, // 17: chom.link.v1.TaskEvent.accepted:type_name -> chom.link.v1.Accepted
-	18, // 18: chom.link.v1.TaskEvent.step_started:type_name -> chom.link.v1.StepStarted
-	19, // 19: chom.link.v1.TaskEvent.step_ended:type_name -> chom.link.v1.StepEnded
-	20, // 20: chom.link.v1.TaskEvent.log:type_name -> chom.link.v1.LogText
-	32, // 21: chom.link.v1.TaskEvent.result:type_name -> chom.order.v1.Result
-	33, // 22: chom.link.v1.StepEnded.state:type_name -> chom.task.v1.StepState
-	5,  // 23: chom.link.v1.ReportRequest.running:type_name -> chom.link.v1.JournalEntry
-	16, // 24: chom.link.v1.ReportRequest.events:type_name -> chom.link.v1.TaskEvent
-	27, // 25: chom.link.v1.ReportRequest.facts:type_name -> chom.fleet.v1.Facts
-	28, // 26: chom.link.v1.ReportRequest.sites:type_name -> chom.site.v1.ObservedState
-	22, // 27: chom.link.v1.ReportRequest.samples:type_name -> chom.link.v1.Sample
-	24, // 28: chom.link.v1.ReportResponse.refused:type_name -> chom.link.v1.RefusedEvent
-	30, // 29: chom.link.v1.ReportResponse.server_time:type_name -> google.protobuf.Timestamp
-	1,  // 30: chom.link.v1.RenewResponse.identity:type_name -> chom.link.v1.Identity
-	0,  // 31: chom.link.v1.EnrollmentService.Enroll:input_type -> chom.link.v1.EnrollRequest
-	3,  // 32: chom.link.v1.EnrollmentService.Recover:input_type -> chom.link.v1.RecoverRequest
-	6,  // 33: chom.link.v1.LinkService.Hello:input_type -> chom.link.v1.HelloRequest
-	8,  // 34: chom.link.v1.LinkService.Watch:input_type -> chom.link.v1.WatchRequest
-	14, // 35: chom.link.v1.LinkService.Poll:input_type -> chom.link.v1.PollRequest
-	21, // 36: chom.link.v1.LinkService.Report:input_type -> chom.link.v1.ReportRequest
-	25, // 37: chom.link.v1.LinkService.Renew:input_type -> chom.link.v1.RenewRequest
-	2,  // 38: chom.link.v1.EnrollmentService.Enroll:output_type -> chom.link.v1.EnrollResponse
-	4,  // 39: chom.link.v1.EnrollmentService.Recover:output_type -> chom.link.v1.RecoverResponse
-	7,  // 40: chom.link.v1.LinkService.Hello:output_type -> chom.link.v1.HelloResponse
-	9,  // 41: chom.link.v1.LinkService.Watch:output_type -> chom.link.v1.WatchResponse
-	15, // 42: chom.link.v1.LinkService.Poll:output_type -> chom.link.v1.PollResponse
-	23, // 43: chom.link.v1.LinkService.Report:output_type -> chom.link.v1.ReportResponse
-	26, // 44: chom.link.v1.LinkService.Renew:output_type -> chom.link.v1.RenewResponse
-	38, // [38:45] is the sub-list for method output_type
-	31, // [31:38] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	8,  // 9: chom.link.v1.HelloResponse.issuance:type_name -> chom.link.v1.Issuance
+	9,  // 10: chom.link.v1.Issuance.issuers:type_name -> chom.link.v1.Issuer
+	12, // 11: chom.link.v1.WatchResponse.message:type_name -> chom.link.v1.LinkMessage
+	41, // 12: chom.link.v1.LinkMessage.offer:type_name -> chom.order.v1.SignedOrder
+	13, // 13: chom.link.v1.LinkMessage.cancel:type_name -> chom.link.v1.Cancel
+	14, // 14: chom.link.v1.LinkMessage.drain:type_name -> chom.link.v1.Drain
+	15, // 15: chom.link.v1.LinkMessage.keep_alive:type_name -> chom.link.v1.KeepAlive
+	39, // 16: chom.link.v1.Drain.window:type_name -> google.protobuf.Duration
+	12, // 17: chom.link.v1.PollResponse.messages:type_name -> chom.link.v1.LinkMessage
+	40, // 18: chom.link.v1.TaskEvent.time:type_name -> google.protobuf.Timestamp
+	19, // 19: chom.link.v1.TaskEvent.accepted:type_name -> chom.link.v1.Accepted
+	20, // 20: chom.link.v1.TaskEvent.step_started:type_name -> chom.link.v1.StepStarted
+	21, // 21: chom.link.v1.TaskEvent.step_ended:type_name -> chom.link.v1.StepEnded
+	22, // 22: chom.link.v1.TaskEvent.log:type_name -> chom.link.v1.LogText
+	42, // 23: chom.link.v1.TaskEvent.result:type_name -> chom.order.v1.Result
+	43, // 24: chom.link.v1.StepEnded.state:type_name -> chom.task.v1.StepState
+	5,  // 25: chom.link.v1.ReportRequest.running:type_name -> chom.link.v1.JournalEntry
+	18, // 26: chom.link.v1.ReportRequest.events:type_name -> chom.link.v1.TaskEvent
+	37, // 27: chom.link.v1.ReportRequest.facts:type_name -> chom.fleet.v1.Facts
+	38, // 28: chom.link.v1.ReportRequest.sites:type_name -> chom.site.v1.ObservedState
+	24, // 29: chom.link.v1.ReportRequest.samples:type_name -> chom.link.v1.Sample
+	26, // 30: chom.link.v1.ReportResponse.refused:type_name -> chom.link.v1.RefusedEvent
+	40, // 31: chom.link.v1.ReportResponse.server_time:type_name -> google.protobuf.Timestamp
+	1,  // 32: chom.link.v1.RenewResponse.identity:type_name -> chom.link.v1.Identity
+	0,  // 33: chom.link.v1.EnrollmentService.Enroll:input_type -> chom.link.v1.EnrollRequest
+	3,  // 34: chom.link.v1.EnrollmentService.Recover:input_type -> chom.link.v1.RecoverRequest
+	6,  // 35: chom.link.v1.LinkService.Hello:input_type -> chom.link.v1.HelloRequest
+	10, // 36: chom.link.v1.LinkService.Watch:input_type -> chom.link.v1.WatchRequest
+	16, // 37: chom.link.v1.LinkService.Poll:input_type -> chom.link.v1.PollRequest
+	23, // 38: chom.link.v1.LinkService.Report:input_type -> chom.link.v1.ReportRequest
+	27, // 39: chom.link.v1.LinkService.Renew:input_type -> chom.link.v1.RenewRequest
+	29, // 40: chom.link.v1.LinkService.IssuePlatformCertificate:input_type -> chom.link.v1.IssuePlatformCertificateRequest
+	31, // 41: chom.link.v1.LinkService.FetchCertificate:input_type -> chom.link.v1.FetchCertificateRequest
+	33, // 42: chom.link.v1.LinkService.PresentChallenge:input_type -> chom.link.v1.PresentChallengeRequest
+	35, // 43: chom.link.v1.LinkService.RemoveChallenge:input_type -> chom.link.v1.RemoveChallengeRequest
+	2,  // 44: chom.link.v1.EnrollmentService.Enroll:output_type -> chom.link.v1.EnrollResponse
+	4,  // 45: chom.link.v1.EnrollmentService.Recover:output_type -> chom.link.v1.RecoverResponse
+	7,  // 46: chom.link.v1.LinkService.Hello:output_type -> chom.link.v1.HelloResponse
+	11, // 47: chom.link.v1.LinkService.Watch:output_type -> chom.link.v1.WatchResponse
+	17, // 48: chom.link.v1.LinkService.Poll:output_type -> chom.link.v1.PollResponse
+	25, // 49: chom.link.v1.LinkService.Report:output_type -> chom.link.v1.ReportResponse
+	28, // 50: chom.link.v1.LinkService.Renew:output_type -> chom.link.v1.RenewResponse
+	30, // 51: chom.link.v1.LinkService.IssuePlatformCertificate:output_type -> chom.link.v1.IssuePlatformCertificateResponse
+	32, // 52: chom.link.v1.LinkService.FetchCertificate:output_type -> chom.link.v1.FetchCertificateResponse
+	34, // 53: chom.link.v1.LinkService.PresentChallenge:output_type -> chom.link.v1.PresentChallengeResponse
+	36, // 54: chom.link.v1.LinkService.RemoveChallenge:output_type -> chom.link.v1.RemoveChallengeResponse
+	44, // [44:55] is the sub-list for method output_type
+	33, // [33:44] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_chom_link_v1_link_service_proto_init() }
@@ -2024,13 +2715,13 @@ func file_chom_link_v1_link_service_proto_init() {
 	if File_chom_link_v1_link_service_proto != nil {
 		return
 	}
-	file_chom_link_v1_link_service_proto_msgTypes[10].OneofWrappers = []any{
+	file_chom_link_v1_link_service_proto_msgTypes[12].OneofWrappers = []any{
 		(*LinkMessage_Offer)(nil),
 		(*LinkMessage_Cancel)(nil),
 		(*LinkMessage_Drain)(nil),
 		(*LinkMessage_KeepAlive)(nil),
 	}
-	file_chom_link_v1_link_service_proto_msgTypes[16].OneofWrappers = []any{
+	file_chom_link_v1_link_service_proto_msgTypes[18].OneofWrappers = []any{
 		(*TaskEvent_Accepted)(nil),
 		(*TaskEvent_StepStarted)(nil),
 		(*TaskEvent_StepEnded)(nil),
@@ -2043,7 +2734,7 @@ func file_chom_link_v1_link_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_link_v1_link_service_proto_rawDesc), len(file_chom_link_v1_link_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -84,6 +84,116 @@ func (Phase) EnumDescriptor() ([]byte, []int) {
 	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{0}
 }
 
+// Challenge is how a CA is shown that a name is under control (RFC 8555, section 8).
+type Challenge int32
+
+const (
+	// Never sent.
+	Challenge_CHALLENGE_UNSPECIFIED Challenge = 0
+	// A file that this host's nginx answers with on port 80.
+	Challenge_CHALLENGE_HTTP_01 Challenge = 1
+	// A TXT record that the control plane sets with the organization's DNS provider; the only one for wildcards.
+	Challenge_CHALLENGE_DNS_01 Challenge = 2
+)
+
+// Enum value maps for Challenge.
+var (
+	Challenge_name = map[int32]string{
+		0: "CHALLENGE_UNSPECIFIED",
+		1: "CHALLENGE_HTTP_01",
+		2: "CHALLENGE_DNS_01",
+	}
+	Challenge_value = map[string]int32{
+		"CHALLENGE_UNSPECIFIED": 0,
+		"CHALLENGE_HTTP_01":     1,
+		"CHALLENGE_DNS_01":      2,
+	}
+)
+
+func (x Challenge) Enum() *Challenge {
+	p := new(Challenge)
+	*p = x
+	return p
+}
+
+func (x Challenge) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Challenge) Descriptor() protoreflect.EnumDescriptor {
+	return file_chom_site_v1_desired_proto_enumTypes[1].Descriptor()
+}
+
+func (Challenge) Type() protoreflect.EnumType {
+	return &file_chom_site_v1_desired_proto_enumTypes[1]
+}
+
+func (x Challenge) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Challenge.Descriptor instead.
+func (Challenge) EnumDescriptor() ([]byte, []int) {
+	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{1}
+}
+
+// CertificateSource is where a certificate comes from.
+type CertificateSource int32
+
+const (
+	// There is none.
+	CertificateSource_CERTIFICATE_SOURCE_UNSPECIFIED CertificateSource = 0
+	// An ACME CA.
+	CertificateSource_CERTIFICATE_SOURCE_ACME CertificateSource = 1
+	// The organization uploaded it.
+	CertificateSource_CERTIFICATE_SOURCE_UPLOADED CertificateSource = 2
+	// The platform handed it out.
+	CertificateSource_CERTIFICATE_SOURCE_PLATFORM CertificateSource = 3
+)
+
+// Enum value maps for CertificateSource.
+var (
+	CertificateSource_name = map[int32]string{
+		0: "CERTIFICATE_SOURCE_UNSPECIFIED",
+		1: "CERTIFICATE_SOURCE_ACME",
+		2: "CERTIFICATE_SOURCE_UPLOADED",
+		3: "CERTIFICATE_SOURCE_PLATFORM",
+	}
+	CertificateSource_value = map[string]int32{
+		"CERTIFICATE_SOURCE_UNSPECIFIED": 0,
+		"CERTIFICATE_SOURCE_ACME":        1,
+		"CERTIFICATE_SOURCE_UPLOADED":    2,
+		"CERTIFICATE_SOURCE_PLATFORM":    3,
+	}
+)
+
+func (x CertificateSource) Enum() *CertificateSource {
+	p := new(CertificateSource)
+	*p = x
+	return p
+}
+
+func (x CertificateSource) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CertificateSource) Descriptor() protoreflect.EnumDescriptor {
+	return file_chom_site_v1_desired_proto_enumTypes[2].Descriptor()
+}
+
+func (CertificateSource) Type() protoreflect.EnumType {
+	return &file_chom_site_v1_desired_proto_enumTypes[2]
+}
+
+func (x CertificateSource) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CertificateSource.Descriptor instead.
+func (CertificateSource) EnumDescriptor() ([]byte, []int) {
+	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{2}
+}
+
 // DesiredState is everything an agent needs to know of one site. Each change is a whole new
 // DesiredState with the next generation, never a patch: the agent converges to the newest it holds.
 type DesiredState struct {
@@ -100,14 +210,18 @@ type DesiredState struct {
 	Phase Phase `protobuf:"varint,5,opt,name=phase,proto3,enum=chom.site.v1.Phase" json:"phase,omitempty"`
 	// Site type: the name of the plugin that knows the application, for example "wordpress".
 	Type string `protobuf:"bytes,6,opt,name=type,proto3" json:"type,omitempty"`
-	// Names the site answers to, lower case, the primary one first.
+	// Names the site answers to, lower case, the primary one first. All but that may be wildcards such as *.example.com.
 	Domains []string `protobuf:"bytes,7,rep,name=domains,proto3" json:"domains,omitempty"`
 	// Values for the settings that the site type declares, for example "title".
 	Settings map[string]string `protobuf:"bytes,8,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// What the site may use of its host. Unset means the agent's defaults.
 	Limits *Limits `protobuf:"bytes,9,opt,name=limits,proto3" json:"limits,omitempty"`
 	// Where the application's own files come from, for types that install one.
-	Archive       *Archive `protobuf:"bytes,10,opt,name=archive,proto3" json:"archive,omitempty"`
+	Archive *Archive `protobuf:"bytes,10,opt,name=archive,proto3" json:"archive,omitempty"`
+	// Those of `domains` that send visitors on to the first of them, permanently, with path and query kept.
+	RedirectDomains []string `protobuf:"bytes,11,rep,name=redirect_domains,json=redirectDomains,proto3" json:"redirect_domains,omitempty"`
+	// What is served by HTTPS. Unset means nothing is.
+	Https         *Https `protobuf:"bytes,12,opt,name=https,proto3" json:"https,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -212,6 +326,225 @@ func (x *DesiredState) GetArchive() *Archive {
 	return nil
 }
 
+func (x *DesiredState) GetRedirectDomains() []string {
+	if x != nil {
+		return x.RedirectDomains
+	}
+	return nil
+}
+
+func (x *DesiredState) GetHttps() *Https {
+	if x != nil {
+		return x.Https
+	}
+	return nil
+}
+
+// Https says which of a site's names get certificates, and from where. A name has one of its own: what keeps one name from
+// having a certificate keeps no other one.
+type Https struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names for which the host obtains certificates from an ACME CA. The control plane puts a name in here only while its
+	// organization holds it, and once it was found to lead to this host; an agent orders for no other.
+	Acme []*AcmeDomain `protobuf:"bytes,1,rep,name=acme,proto3" json:"acme,omitempty"`
+	// Names of the platform's own, whose certificates the control plane hands out: the preview name.
+	PlatformDomains []string `protobuf:"bytes,2,rep,name=platform_domains,json=platformDomains,proto3" json:"platform_domains,omitempty"`
+	// Certificates that the organization uploaded, for names in `domains`. A name in here needs none from elsewhere.
+	Uploaded []*UploadedCertificate `protobuf:"bytes,3,rep,name=uploaded,proto3" json:"uploaded,omitempty"`
+	// How long browsers are told to come by HTTPS only, in seconds (RFC 6797); 0 tells them nothing. It is told only by names
+	// with a certificate that visitors' browsers trust.
+	HstsMaxAgeSeconds uint32 `protobuf:"varint,4,opt,name=hsts_max_age_seconds,json=hstsMaxAgeSeconds,proto3" json:"hsts_max_age_seconds,omitempty"`
+	// Serve plain HTTP too, for a name with a certificate. Unset means that visitors are sent on to HTTPS.
+	KeepHttp      bool `protobuf:"varint,5,opt,name=keep_http,json=keepHttp,proto3" json:"keep_http,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Https) Reset() {
+	*x = Https{}
+	mi := &file_chom_site_v1_desired_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Https) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Https) ProtoMessage() {}
+
+func (x *Https) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_site_v1_desired_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Https.ProtoReflect.Descriptor instead.
+func (*Https) Descriptor() ([]byte, []int) {
+	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Https) GetAcme() []*AcmeDomain {
+	if x != nil {
+		return x.Acme
+	}
+	return nil
+}
+
+func (x *Https) GetPlatformDomains() []string {
+	if x != nil {
+		return x.PlatformDomains
+	}
+	return nil
+}
+
+func (x *Https) GetUploaded() []*UploadedCertificate {
+	if x != nil {
+		return x.Uploaded
+	}
+	return nil
+}
+
+func (x *Https) GetHstsMaxAgeSeconds() uint32 {
+	if x != nil {
+		return x.HstsMaxAgeSeconds
+	}
+	return 0
+}
+
+func (x *Https) GetKeepHttp() bool {
+	if x != nil {
+		return x.KeepHttp
+	}
+	return false
+}
+
+// AcmeDomain is a name to obtain certificates for.
+type AcmeDomain struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name; a wildcard needs CHALLENGE_DNS_01.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// How.
+	Challenge     Challenge `protobuf:"varint,2,opt,name=challenge,proto3,enum=chom.site.v1.Challenge" json:"challenge,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcmeDomain) Reset() {
+	*x = AcmeDomain{}
+	mi := &file_chom_site_v1_desired_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcmeDomain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcmeDomain) ProtoMessage() {}
+
+func (x *AcmeDomain) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_site_v1_desired_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcmeDomain.ProtoReflect.Descriptor instead.
+func (*AcmeDomain) Descriptor() ([]byte, []int) {
+	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *AcmeDomain) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AcmeDomain) GetChallenge() Challenge {
+	if x != nil {
+		return x.Challenge
+	}
+	return Challenge_CHALLENGE_UNSPECIFIED
+}
+
+// UploadedCertificate names a certificate that an organization uploaded. Chain and key are fetched by LinkService.FetchCertificate:
+// no key travels in an order.
+type UploadedCertificate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id, a UUID.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// SHA-256 of the leaf certificate in DER.
+	Sha256 []byte `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// The site's names that it is used for; the certificate covers all of them.
+	Domains       []string `protobuf:"bytes,3,rep,name=domains,proto3" json:"domains,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadedCertificate) Reset() {
+	*x = UploadedCertificate{}
+	mi := &file_chom_site_v1_desired_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadedCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadedCertificate) ProtoMessage() {}
+
+func (x *UploadedCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_site_v1_desired_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadedCertificate.ProtoReflect.Descriptor instead.
+func (*UploadedCertificate) Descriptor() ([]byte, []int) {
+	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *UploadedCertificate) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *UploadedCertificate) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *UploadedCertificate) GetDomains() []string {
+	if x != nil {
+		return x.Domains
+	}
+	return nil
+}
+
 // Limits bound what one site can take from its host; they become properties of its systemd slice
 // and of its PHP pool.
 type Limits struct {
@@ -230,7 +563,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_chom_site_v1_desired_proto_msgTypes[1]
+	mi := &file_chom_site_v1_desired_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -242,7 +575,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_site_v1_desired_proto_msgTypes[1]
+	mi := &file_chom_site_v1_desired_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -255,7 +588,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{1}
+	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Limits) GetCpuPercent() uint32 {
@@ -301,7 +634,7 @@ type Archive struct {
 
 func (x *Archive) Reset() {
 	*x = Archive{}
-	mi := &file_chom_site_v1_desired_proto_msgTypes[2]
+	mi := &file_chom_site_v1_desired_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -313,7 +646,7 @@ func (x *Archive) String() string {
 func (*Archive) ProtoMessage() {}
 
 func (x *Archive) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_site_v1_desired_proto_msgTypes[2]
+	mi := &file_chom_site_v1_desired_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -326,7 +659,7 @@ func (x *Archive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Archive.ProtoReflect.Descriptor instead.
 func (*Archive) Descriptor() ([]byte, []int) {
-	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{2}
+	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Archive) GetVersion() string {
@@ -371,14 +704,16 @@ type ObservedState struct {
 	// When this was measured.
 	ObserveTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=observe_time,json=observeTime,proto3" json:"observe_time,omitempty"`
 	// Why the host differs from what is wanted, empty when it does not.
-	Problem       string `protobuf:"bytes,9,opt,name=problem,proto3" json:"problem,omitempty"`
+	Problem string `protobuf:"bytes,9,opt,name=problem,proto3" json:"problem,omitempty"`
+	// What each of the site's names is served with by HTTPS. A HelloRequest leaves this out.
+	Certificates  []*ObservedCertificate `protobuf:"bytes,10,rep,name=certificates,proto3" json:"certificates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ObservedState) Reset() {
 	*x = ObservedState{}
-	mi := &file_chom_site_v1_desired_proto_msgTypes[3]
+	mi := &file_chom_site_v1_desired_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +725,7 @@ func (x *ObservedState) String() string {
 func (*ObservedState) ProtoMessage() {}
 
 func (x *ObservedState) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_site_v1_desired_proto_msgTypes[3]
+	mi := &file_chom_site_v1_desired_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +738,7 @@ func (x *ObservedState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObservedState.ProtoReflect.Descriptor instead.
 func (*ObservedState) Descriptor() ([]byte, []int) {
-	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{3}
+	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ObservedState) GetSiteId() string {
@@ -469,11 +804,146 @@ func (x *ObservedState) GetProblem() string {
 	return ""
 }
 
+func (x *ObservedState) GetCertificates() []*ObservedCertificate {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+// ObservedCertificate is what a TLS handshake for one name met, and how getting the next one goes.
+type ObservedCertificate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name that was asked for.
+	Domain string `protobuf:"bytes,1,opt,name=domain,proto3" json:"domain,omitempty"`
+	// The handshake met a certificate that is for the name, valid now, and leads to a root that is trusted: one of the system's,
+	// or of the CA that the platform is configured with.
+	Valid bool `protobuf:"varint,2,opt,name=valid,proto3" json:"valid,omitempty"`
+	// Where it comes from.
+	Source CertificateSource `protobuf:"varint,3,opt,name=source,proto3,enum=chom.site.v1.CertificateSource" json:"source,omitempty"`
+	// Who issued it, as the certificate says.
+	Issuer string `protobuf:"bytes,4,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// SHA-256 of it in DER; empty when the handshake met none.
+	Sha256 []byte `protobuf:"bytes,5,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// From when it is valid.
+	NotBefore *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	// Until when it is valid.
+	NotAfter *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	// Why there is none, why it is not valid, or why the next one could not be had, in words; empty when all is well.
+	Problem string `protobuf:"bytes,8,opt,name=problem,proto3" json:"problem,omitempty"`
+	// When the next one is tried for; unset when it is not.
+	NextTryTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=next_try_time,json=nextTryTime,proto3" json:"next_try_time,omitempty"`
+	// How many tries have failed since the last success.
+	Failures      uint32 `protobuf:"varint,10,opt,name=failures,proto3" json:"failures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObservedCertificate) Reset() {
+	*x = ObservedCertificate{}
+	mi := &file_chom_site_v1_desired_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObservedCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObservedCertificate) ProtoMessage() {}
+
+func (x *ObservedCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_site_v1_desired_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObservedCertificate.ProtoReflect.Descriptor instead.
+func (*ObservedCertificate) Descriptor() ([]byte, []int) {
+	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ObservedCertificate) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *ObservedCertificate) GetValid() bool {
+	if x != nil {
+		return x.Valid
+	}
+	return false
+}
+
+func (x *ObservedCertificate) GetSource() CertificateSource {
+	if x != nil {
+		return x.Source
+	}
+	return CertificateSource_CERTIFICATE_SOURCE_UNSPECIFIED
+}
+
+func (x *ObservedCertificate) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *ObservedCertificate) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *ObservedCertificate) GetNotBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotBefore
+	}
+	return nil
+}
+
+func (x *ObservedCertificate) GetNotAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotAfter
+	}
+	return nil
+}
+
+func (x *ObservedCertificate) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *ObservedCertificate) GetNextTryTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextTryTime
+	}
+	return nil
+}
+
+func (x *ObservedCertificate) GetFailures() uint32 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
 var File_chom_site_v1_desired_proto protoreflect.FileDescriptor
 
 const file_chom_site_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x1achom/site/v1/desired.proto\x12\fchom.site.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\x04\n" +
+	"\x1achom/site/v1/desired.proto\x12\fchom.site.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd1\x05\n" +
 	"\fDesiredState\x12!\n" +
 	"\asite_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x121\n" +
 	"\x0forganization_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12-\n" +
@@ -488,10 +958,30 @@ const file_chom_site_v1_desired_proto_rawDesc = "" +
 	"\bsettings\x18\b \x03(\v2(.chom.site.v1.DesiredState.SettingsEntryB+\xbaH(\x9a\x01%\x102\"\x1ar\x182\x16^[a-z][a-z0-9_]{0,62}$*\x05r\x03\x18\x80 R\bsettings\x12,\n" +
 	"\x06limits\x18\t \x01(\v2\x14.chom.site.v1.LimitsR\x06limits\x12/\n" +
 	"\aarchive\x18\n" +
-	" \x01(\v2\x15.chom.site.v1.ArchiveR\aarchive\x1a;\n" +
+	" \x01(\v2\x15.chom.site.v1.ArchiveR\aarchive\x12>\n" +
+	"\x10redirect_domains\x18\v \x03(\tB\x13\xbaH\x10\x92\x01\r\x10d\x18\x01\"\ar\x05\x10\x01\x18\xfd\x01R\x0fredirectDomains\x12)\n" +
+	"\x05https\x18\f \x01(\v2\x13.chom.site.v1.HttpsR\x05https\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb0\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa2\x02\n" +
+	"\x05Https\x126\n" +
+	"\x04acme\x18\x01 \x03(\v2\x18.chom.site.v1.AcmeDomainB\b\xbaH\x05\x92\x01\x02\x10dR\x04acme\x12>\n" +
+	"\x10platform_domains\x18\x02 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\n" +
+	"\x18\x01\"\ar\x05\x10\x01\x18\xfd\x01R\x0fplatformDomains\x12G\n" +
+	"\buploaded\x18\x03 \x03(\v2!.chom.site.v1.UploadedCertificateB\b\xbaH\x05\x92\x01\x02\x10\x14R\buploaded\x12;\n" +
+	"\x14hsts_max_age_seconds\x18\x04 \x01(\rB\n" +
+	"\xbaH\a*\x05\x18\x80Ή\x1eR\x11hstsMaxAgeSeconds\x12\x1b\n" +
+	"\tkeep_http\x18\x05 \x01(\bR\bkeepHttp\"o\n" +
+	"\n" +
+	"AcmeDomain\x12\x1e\n" +
+	"\x04name\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xfd\x01R\x04name\x12A\n" +
+	"\tchallenge\x18\x02 \x01(\x0e2\x17.chom.site.v1.ChallengeB\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\tchallenge\"\x81\x01\n" +
+	"\x13UploadedCertificate\x12\x18\n" +
+	"\x02id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x02id\x12\x1f\n" +
+	"\x06sha256\x18\x02 \x01(\fB\a\xbaH\x04z\x02h R\x06sha256\x12/\n" +
+	"\adomains\x18\x03 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10d\x18\x01\"\ar\x05\x10\x01\x18\xfd\x01R\adomains\"\xb0\x01\n" +
 	"\x06Limits\x12)\n" +
 	"\vcpu_percent\x18\x01 \x01(\rB\b\xbaH\x05*\x03\x18\x802R\n" +
 	"cpuPercent\x12/\n" +
@@ -502,7 +992,7 @@ const file_chom_site_v1_desired_proto_rawDesc = "" +
 	"\aArchive\x12C\n" +
 	"\aversion\x18\x01 \x01(\tB)\xbaH&r$2\"^[0-9A-Za-z][0-9A-Za-z.+~-]{0,62}$R\aversion\x12\x1d\n" +
 	"\x03url\x18\x02 \x01(\tB\v\xbaH\br\x06\x18\x80\x10\x88\x01\x01R\x03url\x12\x1f\n" +
-	"\x06sha256\x18\x03 \x01(\fB\a\xbaH\x04z\x02h R\x06sha256\"\x92\x03\n" +
+	"\x06sha256\x18\x03 \x01(\fB\a\xbaH\x04z\x02h R\x06sha256\"\xe3\x03\n" +
 	"\rObservedState\x12!\n" +
 	"\asite_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12\x1e\n" +
 	"\n" +
@@ -518,13 +1008,38 @@ const file_chom_site_v1_desired_proto_rawDesc = "" +
 	"\vphp_version\x18\a \x01(\tB\a\xbaH\x04r\x02\x18 R\n" +
 	"phpVersion\x12=\n" +
 	"\fobserve_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vobserveTime\x12\"\n" +
-	"\aproblem\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\aproblem*j\n" +
+	"\aproblem\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\aproblem\x12O\n" +
+	"\fcertificates\x18\n" +
+	" \x03(\v2!.chom.site.v1.ObservedCertificateB\b\xbaH\x05\x92\x01\x02\x10nR\fcertificates\"\xc9\x03\n" +
+	"\x13ObservedCertificate\x12\"\n" +
+	"\x06domain\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xfd\x01R\x06domain\x12\x14\n" +
+	"\x05valid\x18\x02 \x01(\bR\x05valid\x12A\n" +
+	"\x06source\x18\x03 \x01(\x0e2\x1f.chom.site.v1.CertificateSourceB\b\xbaH\x05\x82\x01\x02\x10\x01R\x06source\x12 \n" +
+	"\x06issuer\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x06issuer\x12\x1f\n" +
+	"\x06sha256\x18\x05 \x01(\fB\a\xbaH\x04z\x02\x18 R\x06sha256\x129\n" +
+	"\n" +
+	"not_before\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\x127\n" +
+	"\tnot_after\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12\"\n" +
+	"\aproblem\x18\b \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\aproblem\x12>\n" +
+	"\rnext_try_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\vnextTryTime\x12\x1a\n" +
+	"\bfailures\x18\n" +
+	" \x01(\rR\bfailures*j\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fPHASE_ACTIVE\x10\x01\x12\x13\n" +
 	"\x0fPHASE_SUSPENDED\x10\x02\x12\x11\n" +
 	"\rPHASE_TRASHED\x10\x03\x12\x10\n" +
-	"\fPHASE_ABSENT\x10\x04B\x9a\x01\n" +
+	"\fPHASE_ABSENT\x10\x04*S\n" +
+	"\tChallenge\x12\x19\n" +
+	"\x15CHALLENGE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11CHALLENGE_HTTP_01\x10\x01\x12\x14\n" +
+	"\x10CHALLENGE_DNS_01\x10\x02*\x96\x01\n" +
+	"\x11CertificateSource\x12\"\n" +
+	"\x1eCERTIFICATE_SOURCE_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17CERTIFICATE_SOURCE_ACME\x10\x01\x12\x1f\n" +
+	"\x1bCERTIFICATE_SOURCE_UPLOADED\x10\x02\x12\x1f\n" +
+	"\x1bCERTIFICATE_SOURCE_PLATFORM\x10\x03B\x9a\x01\n" +
 	"\x10com.chom.site.v1B\fDesiredProtoP\x01Z&chom.dev/proto/gen/chom/site/v1;sitev1\xa2\x02\x03CSX\xaa\x02\fChom.Site.V1\xca\x02\fChom\\Site\\V1\xe2\x02\x18Chom\\Site\\V1\\GPBMetadata\xea\x02\x0eChom::Site::V1b\x06proto3"
 
 var (
@@ -539,29 +1054,44 @@ func file_chom_site_v1_desired_proto_rawDescGZIP() []byte {
 	return file_chom_site_v1_desired_proto_rawDescData
 }
 
-var file_chom_site_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_chom_site_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_chom_site_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_chom_site_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_chom_site_v1_desired_proto_goTypes = []any{
 	(Phase)(0),                    // 0: chom.site.v1.Phase
-	(*DesiredState)(nil),          // 1: chom.site.v1.DesiredState
-	(*Limits)(nil),                // 2: chom.site.v1.Limits
-	(*Archive)(nil),               // 3: chom.site.v1.Archive
-	(*ObservedState)(nil),         // 4: chom.site.v1.ObservedState
-	nil,                           // 5: chom.site.v1.DesiredState.SettingsEntry
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(Challenge)(0),                // 1: chom.site.v1.Challenge
+	(CertificateSource)(0),        // 2: chom.site.v1.CertificateSource
+	(*DesiredState)(nil),          // 3: chom.site.v1.DesiredState
+	(*Https)(nil),                 // 4: chom.site.v1.Https
+	(*AcmeDomain)(nil),            // 5: chom.site.v1.AcmeDomain
+	(*UploadedCertificate)(nil),   // 6: chom.site.v1.UploadedCertificate
+	(*Limits)(nil),                // 7: chom.site.v1.Limits
+	(*Archive)(nil),               // 8: chom.site.v1.Archive
+	(*ObservedState)(nil),         // 9: chom.site.v1.ObservedState
+	(*ObservedCertificate)(nil),   // 10: chom.site.v1.ObservedCertificate
+	nil,                           // 11: chom.site.v1.DesiredState.SettingsEntry
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_chom_site_v1_desired_proto_depIdxs = []int32{
-	0, // 0: chom.site.v1.DesiredState.phase:type_name -> chom.site.v1.Phase
-	5, // 1: chom.site.v1.DesiredState.settings:type_name -> chom.site.v1.DesiredState.SettingsEntry
-	2, // 2: chom.site.v1.DesiredState.limits:type_name -> chom.site.v1.Limits
-	3, // 3: chom.site.v1.DesiredState.archive:type_name -> chom.site.v1.Archive
-	0, // 4: chom.site.v1.ObservedState.phase:type_name -> chom.site.v1.Phase
-	6, // 5: chom.site.v1.ObservedState.observe_time:type_name -> google.protobuf.Timestamp
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	0,  // 0: chom.site.v1.DesiredState.phase:type_name -> chom.site.v1.Phase
+	11, // 1: chom.site.v1.DesiredState.settings:type_name -> chom.site.v1.DesiredState.SettingsEntry
+	7,  // 2: chom.site.v1.DesiredState.limits:type_name -> chom.site.v1.Limits
+	8,  // 3: chom.site.v1.DesiredState.archive:type_name -> chom.site.v1.Archive
+	4,  // 4: chom.site.v1.DesiredState.https:type_name -> chom.site.v1.Https
+	5,  // 5: chom.site.v1.Https.acme:type_name -> chom.site.v1.AcmeDomain
+	6,  // 6: chom.site.v1.Https.uploaded:type_name -> chom.site.v1.UploadedCertificate
+	1,  // 7: chom.site.v1.AcmeDomain.challenge:type_name -> chom.site.v1.Challenge
+	0,  // 8: chom.site.v1.ObservedState.phase:type_name -> chom.site.v1.Phase
+	12, // 9: chom.site.v1.ObservedState.observe_time:type_name -> google.protobuf.Timestamp
+	10, // 10: chom.site.v1.ObservedState.certificates:type_name -> chom.site.v1.ObservedCertificate
+	2,  // 11: chom.site.v1.ObservedCertificate.source:type_name -> chom.site.v1.CertificateSource
+	12, // 12: chom.site.v1.ObservedCertificate.not_before:type_name -> google.protobuf.Timestamp
+	12, // 13: chom.site.v1.ObservedCertificate.not_after:type_name -> google.protobuf.Timestamp
+	12, // 14: chom.site.v1.ObservedCertificate.next_try_time:type_name -> google.protobuf.Timestamp
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_chom_site_v1_desired_proto_init() }
@@ -574,8 +1104,8 @@ func file_chom_site_v1_desired_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_site_v1_desired_proto_rawDesc), len(file_chom_site_v1_desired_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   5,
+			NumEnums:      3,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

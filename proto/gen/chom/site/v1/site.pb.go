@@ -7,6 +7,8 @@
 package sitev1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	v1 "chom.dev/proto/gen/chom/domain/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -101,6 +103,139 @@ func (State) EnumDescriptor() ([]byte, []int) {
 	return file_chom_site_v1_site_proto_rawDescGZIP(), []int{0}
 }
 
+// NameRole is what a name of a site is for.
+type NameRole int32
+
+const (
+	// Never sent.
+	NameRole_NAME_ROLE_UNSPECIFIED NameRole = 0
+	// The site's main name.
+	NameRole_NAME_ROLE_PRIMARY NameRole = 1
+	// The same pages under another name.
+	NameRole_NAME_ROLE_ALIAS NameRole = 2
+	// Visitors are sent on to the primary name.
+	NameRole_NAME_ROLE_REDIRECT NameRole = 3
+	// The platform's own name for the site.
+	NameRole_NAME_ROLE_PREVIEW NameRole = 4
+)
+
+// Enum value maps for NameRole.
+var (
+	NameRole_name = map[int32]string{
+		0: "NAME_ROLE_UNSPECIFIED",
+		1: "NAME_ROLE_PRIMARY",
+		2: "NAME_ROLE_ALIAS",
+		3: "NAME_ROLE_REDIRECT",
+		4: "NAME_ROLE_PREVIEW",
+	}
+	NameRole_value = map[string]int32{
+		"NAME_ROLE_UNSPECIFIED": 0,
+		"NAME_ROLE_PRIMARY":     1,
+		"NAME_ROLE_ALIAS":       2,
+		"NAME_ROLE_REDIRECT":    3,
+		"NAME_ROLE_PREVIEW":     4,
+	}
+)
+
+func (x NameRole) Enum() *NameRole {
+	p := new(NameRole)
+	*p = x
+	return p
+}
+
+func (x NameRole) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (NameRole) Descriptor() protoreflect.EnumDescriptor {
+	return file_chom_site_v1_site_proto_enumTypes[1].Descriptor()
+}
+
+func (NameRole) Type() protoreflect.EnumType {
+	return &file_chom_site_v1_site_proto_enumTypes[1]
+}
+
+func (x NameRole) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use NameRole.Descriptor instead.
+func (NameRole) EnumDescriptor() ([]byte, []int) {
+	return file_chom_site_v1_site_proto_rawDescGZIP(), []int{1}
+}
+
+// NameState is how far a name of a site is. It is derived from what was measured.
+//
+//	UNCLAIMED -> PENDING -> ISSUING -> SECURE <-> EXPIRING -> EXPIRED
+//	                           \___________________/
+type NameState int32
+
+const (
+	// Never sent.
+	NameState_NAME_STATE_UNSPECIFIED NameState = 0
+	// The organization does not hold the name: `records` has what proves that it does.
+	NameState_NAME_STATE_UNCLAIMED NameState = 1
+	// The name does not lead to the site yet: `problem` says why, `records` what to set. It is looked at again by itself.
+	NameState_NAME_STATE_PENDING NameState = 2
+	// It leads to the site, and its certificate is on its way; `problem` says what keeps it.
+	NameState_NAME_STATE_ISSUING NameState = 3
+	// It is served with a valid certificate: the host's probe said so.
+	NameState_NAME_STATE_SECURE NameState = 4
+	// It is still served with a valid certificate, which ends within 14 days, and the next one could not be had.
+	NameState_NAME_STATE_EXPIRING NameState = 5
+	// The certificate that it was served with is over, and the next one could not be had.
+	NameState_NAME_STATE_EXPIRED NameState = 6
+)
+
+// Enum value maps for NameState.
+var (
+	NameState_name = map[int32]string{
+		0: "NAME_STATE_UNSPECIFIED",
+		1: "NAME_STATE_UNCLAIMED",
+		2: "NAME_STATE_PENDING",
+		3: "NAME_STATE_ISSUING",
+		4: "NAME_STATE_SECURE",
+		5: "NAME_STATE_EXPIRING",
+		6: "NAME_STATE_EXPIRED",
+	}
+	NameState_value = map[string]int32{
+		"NAME_STATE_UNSPECIFIED": 0,
+		"NAME_STATE_UNCLAIMED":   1,
+		"NAME_STATE_PENDING":     2,
+		"NAME_STATE_ISSUING":     3,
+		"NAME_STATE_SECURE":      4,
+		"NAME_STATE_EXPIRING":    5,
+		"NAME_STATE_EXPIRED":     6,
+	}
+)
+
+func (x NameState) Enum() *NameState {
+	p := new(NameState)
+	*p = x
+	return p
+}
+
+func (x NameState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (NameState) Descriptor() protoreflect.EnumDescriptor {
+	return file_chom_site_v1_site_proto_enumTypes[2].Descriptor()
+}
+
+func (NameState) Type() protoreflect.EnumType {
+	return &file_chom_site_v1_site_proto_enumTypes[2]
+}
+
+func (x NameState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use NameState.Descriptor instead.
+func (NameState) EnumDescriptor() ([]byte, []int) {
+	return file_chom_site_v1_site_proto_rawDescGZIP(), []int{2}
+}
+
 // Site is one hosted website of an organization.
 type Site struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -149,6 +284,12 @@ type Site struct {
 	PendingDomains []string `protobuf:"bytes,21,rep,name=pending_domains,json=pendingDomains,proto3" json:"pending_domains,omitempty"`
 	// Name of the platform's own under which the site can be seen from its first second; empty where there is none.
 	PreviewDomain string `protobuf:"bytes,22,opt,name=preview_domain,json=previewDomain,proto3" json:"preview_domain,omitempty"`
+	// Those of `domains` that send visitors on to the primary one.
+	RedirectDomains []string `protobuf:"bytes,23,rep,name=redirect_domains,json=redirectDomains,proto3" json:"redirect_domains,omitempty"`
+	// How it is served by HTTPS.
+	Https *HttpsOptions `protobuf:"bytes,24,opt,name=https,proto3" json:"https,omitempty"`
+	// Each of its names, the preview name last: how far it is, what was measured, and what to do. A list of sites leaves this out.
+	Names         []*SiteName `protobuf:"bytes,25,rep,name=names,proto3" json:"names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -337,11 +478,216 @@ func (x *Site) GetPreviewDomain() string {
 	return ""
 }
 
+func (x *Site) GetRedirectDomains() []string {
+	if x != nil {
+		return x.RedirectDomains
+	}
+	return nil
+}
+
+func (x *Site) GetHttps() *HttpsOptions {
+	if x != nil {
+		return x.Https
+	}
+	return nil
+}
+
+func (x *Site) GetNames() []*SiteName {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+// HttpsOptions say how a site is served by HTTPS. That it is follows from its names: each gets a certificate as soon as it
+// leads to the site.
+type HttpsOptions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How long browsers are told to come by HTTPS only, in seconds (RFC 6797), up to two years; 0 tells them nothing. They hold
+	// the site to it even after it was changed back.
+	HstsMaxAgeSeconds uint32 `protobuf:"varint,1,opt,name=hsts_max_age_seconds,json=hstsMaxAgeSeconds,proto3" json:"hsts_max_age_seconds,omitempty"`
+	// Serve plain HTTP too. Unset means that visitors are sent on to HTTPS as soon as there is a certificate.
+	KeepHttp      bool `protobuf:"varint,2,opt,name=keep_http,json=keepHttp,proto3" json:"keep_http,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HttpsOptions) Reset() {
+	*x = HttpsOptions{}
+	mi := &file_chom_site_v1_site_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HttpsOptions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HttpsOptions) ProtoMessage() {}
+
+func (x *HttpsOptions) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_site_v1_site_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HttpsOptions.ProtoReflect.Descriptor instead.
+func (*HttpsOptions) Descriptor() ([]byte, []int) {
+	return file_chom_site_v1_site_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *HttpsOptions) GetHstsMaxAgeSeconds() uint32 {
+	if x != nil {
+		return x.HstsMaxAgeSeconds
+	}
+	return 0
+}
+
+func (x *HttpsOptions) GetKeepHttp() bool {
+	if x != nil {
+		return x.KeepHttp
+	}
+	return false
+}
+
+// SiteName is one of a site's names.
+type SiteName struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What it is for.
+	Role NameRole `protobuf:"varint,2,opt,name=role,proto3,enum=chom.site.v1.NameRole" json:"role,omitempty"`
+	// How far it is.
+	State NameState `protobuf:"varint,3,opt,name=state,proto3,enum=chom.site.v1.NameState" json:"state,omitempty"`
+	// What is wrong, in words; empty when nothing is.
+	Problem string `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
+	// Records to set in the DNS, so that it goes on.
+	Records []*v1.DnsRecord `protobuf:"bytes,5,rep,name=records,proto3" json:"records,omitempty"`
+	// When the DNS was last asked for the name; unset before the first time.
+	CheckTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=check_time,json=checkTime,proto3" json:"check_time,omitempty"`
+	// When it is asked next; unset when it is not.
+	NextCheckTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=next_check_time,json=nextCheckTime,proto3" json:"next_check_time,omitempty"`
+	// What the host measured of the certificate that it serves the name with; unset before the first time.
+	Certificate *ObservedCertificate `protobuf:"bytes,8,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// What the control plane measured of it from outside, under the address that the DNS gives; unset before the first time.
+	Outside *ObservedCertificate `protobuf:"bytes,9,opt,name=outside,proto3" json:"outside,omitempty"`
+	// When the control plane measured that.
+	OutsideTime   *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=outside_time,json=outsideTime,proto3" json:"outside_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SiteName) Reset() {
+	*x = SiteName{}
+	mi := &file_chom_site_v1_site_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SiteName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SiteName) ProtoMessage() {}
+
+func (x *SiteName) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_site_v1_site_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SiteName.ProtoReflect.Descriptor instead.
+func (*SiteName) Descriptor() ([]byte, []int) {
+	return file_chom_site_v1_site_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SiteName) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SiteName) GetRole() NameRole {
+	if x != nil {
+		return x.Role
+	}
+	return NameRole_NAME_ROLE_UNSPECIFIED
+}
+
+func (x *SiteName) GetState() NameState {
+	if x != nil {
+		return x.State
+	}
+	return NameState_NAME_STATE_UNSPECIFIED
+}
+
+func (x *SiteName) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *SiteName) GetRecords() []*v1.DnsRecord {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+func (x *SiteName) GetCheckTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CheckTime
+	}
+	return nil
+}
+
+func (x *SiteName) GetNextCheckTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextCheckTime
+	}
+	return nil
+}
+
+func (x *SiteName) GetCertificate() *ObservedCertificate {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *SiteName) GetOutside() *ObservedCertificate {
+	if x != nil {
+		return x.Outside
+	}
+	return nil
+}
+
+func (x *SiteName) GetOutsideTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OutsideTime
+	}
+	return nil
+}
+
 var File_chom_site_v1_site_proto protoreflect.FileDescriptor
 
 const file_chom_site_v1_site_proto_rawDesc = "" +
 	"\n" +
-	"\x17chom/site/v1/site.proto\x12\fchom.site.v1\x1a\x1achom/site/v1/desired.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\a\n" +
+	"\x17chom/site/v1/site.proto\x12\fchom.site.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1bchom/domain/v1/record.proto\x1a\x1achom/site/v1/desired.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x92\b\n" +
 	"\x04Site\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x1b\n" +
@@ -372,10 +718,30 @@ const file_chom_site_v1_site_proto_rawDesc = "" +
 	"\x06handle\x18\x13 \x01(\tR\x06handle\x12\x12\n" +
 	"\x04etag\x18\x14 \x01(\tR\x04etag\x12'\n" +
 	"\x0fpending_domains\x18\x15 \x03(\tR\x0ependingDomains\x12%\n" +
-	"\x0epreview_domain\x18\x16 \x01(\tR\rpreviewDomain\x1a;\n" +
+	"\x0epreview_domain\x18\x16 \x01(\tR\rpreviewDomain\x12)\n" +
+	"\x10redirect_domains\x18\x17 \x03(\tR\x0fredirectDomains\x120\n" +
+	"\x05https\x18\x18 \x01(\v2\x1a.chom.site.v1.HttpsOptionsR\x05https\x12,\n" +
+	"\x05names\x18\x19 \x03(\v2\x16.chom.site.v1.SiteNameR\x05names\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xa6\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"h\n" +
+	"\fHttpsOptions\x12;\n" +
+	"\x14hsts_max_age_seconds\x18\x01 \x01(\rB\n" +
+	"\xbaH\a*\x05\x18\x80Ή\x1eR\x11hstsMaxAgeSeconds\x12\x1b\n" +
+	"\tkeep_http\x18\x02 \x01(\bR\bkeepHttp\"\x88\x04\n" +
+	"\bSiteName\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x16.chom.site.v1.NameRoleR\x04role\x12-\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x17.chom.site.v1.NameStateR\x05state\x12\x18\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem\x123\n" +
+	"\arecords\x18\x05 \x03(\v2\x19.chom.domain.v1.DnsRecordR\arecords\x129\n" +
+	"\n" +
+	"check_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tcheckTime\x12B\n" +
+	"\x0fnext_check_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\rnextCheckTime\x12C\n" +
+	"\vcertificate\x18\b \x01(\v2!.chom.site.v1.ObservedCertificateR\vcertificate\x12;\n" +
+	"\aoutside\x18\t \x01(\v2!.chom.site.v1.ObservedCertificateR\aoutside\x12=\n" +
+	"\foutside_time\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\voutsideTime*\xa6\x01\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSTATE_CREATING\x10\x01\x12\x10\n" +
@@ -384,7 +750,21 @@ const file_chom_site_v1_site_proto_rawDesc = "" +
 	"\x0fSTATE_SUSPENDED\x10\x04\x12\x11\n" +
 	"\rSTATE_TRASHED\x10\x05\x12\x12\n" +
 	"\x0eSTATE_DELETING\x10\x06\x12\x10\n" +
-	"\fSTATE_FAILED\x10\aB\x97\x01\n" +
+	"\fSTATE_FAILED\x10\a*\x80\x01\n" +
+	"\bNameRole\x12\x19\n" +
+	"\x15NAME_ROLE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11NAME_ROLE_PRIMARY\x10\x01\x12\x13\n" +
+	"\x0fNAME_ROLE_ALIAS\x10\x02\x12\x16\n" +
+	"\x12NAME_ROLE_REDIRECT\x10\x03\x12\x15\n" +
+	"\x11NAME_ROLE_PREVIEW\x10\x04*\xb9\x01\n" +
+	"\tNameState\x12\x1a\n" +
+	"\x16NAME_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14NAME_STATE_UNCLAIMED\x10\x01\x12\x16\n" +
+	"\x12NAME_STATE_PENDING\x10\x02\x12\x16\n" +
+	"\x12NAME_STATE_ISSUING\x10\x03\x12\x15\n" +
+	"\x11NAME_STATE_SECURE\x10\x04\x12\x17\n" +
+	"\x13NAME_STATE_EXPIRING\x10\x05\x12\x16\n" +
+	"\x12NAME_STATE_EXPIRED\x10\x06B\x97\x01\n" +
 	"\x10com.chom.site.v1B\tSiteProtoP\x01Z&chom.dev/proto/gen/chom/site/v1;sitev1\xa2\x02\x03CSX\xaa\x02\fChom.Site.V1\xca\x02\fChom\\Site\\V1\xe2\x02\x18Chom\\Site\\V1\\GPBMetadata\xea\x02\x0eChom::Site::V1b\x06proto3"
 
 var (
@@ -399,30 +779,46 @@ func file_chom_site_v1_site_proto_rawDescGZIP() []byte {
 	return file_chom_site_v1_site_proto_rawDescData
 }
 
-var file_chom_site_v1_site_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_chom_site_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_chom_site_v1_site_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_chom_site_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_chom_site_v1_site_proto_goTypes = []any{
 	(State)(0),                    // 0: chom.site.v1.State
-	(*Site)(nil),                  // 1: chom.site.v1.Site
-	nil,                           // 2: chom.site.v1.Site.SettingsEntry
-	(*Limits)(nil),                // 3: chom.site.v1.Limits
-	(*ObservedState)(nil),         // 4: chom.site.v1.ObservedState
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(NameRole)(0),                 // 1: chom.site.v1.NameRole
+	(NameState)(0),                // 2: chom.site.v1.NameState
+	(*Site)(nil),                  // 3: chom.site.v1.Site
+	(*HttpsOptions)(nil),          // 4: chom.site.v1.HttpsOptions
+	(*SiteName)(nil),              // 5: chom.site.v1.SiteName
+	nil,                           // 6: chom.site.v1.Site.SettingsEntry
+	(*Limits)(nil),                // 7: chom.site.v1.Limits
+	(*ObservedState)(nil),         // 8: chom.site.v1.ObservedState
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*v1.DnsRecord)(nil),          // 10: chom.domain.v1.DnsRecord
+	(*ObservedCertificate)(nil),   // 11: chom.site.v1.ObservedCertificate
 }
 var file_chom_site_v1_site_proto_depIdxs = []int32{
-	2, // 0: chom.site.v1.Site.settings:type_name -> chom.site.v1.Site.SettingsEntry
-	3, // 1: chom.site.v1.Site.limits:type_name -> chom.site.v1.Limits
-	0, // 2: chom.site.v1.Site.state:type_name -> chom.site.v1.State
-	4, // 3: chom.site.v1.Site.observed:type_name -> chom.site.v1.ObservedState
-	5, // 4: chom.site.v1.Site.create_time:type_name -> google.protobuf.Timestamp
-	5, // 5: chom.site.v1.Site.update_time:type_name -> google.protobuf.Timestamp
-	5, // 6: chom.site.v1.Site.delete_time:type_name -> google.protobuf.Timestamp
-	5, // 7: chom.site.v1.Site.purge_time:type_name -> google.protobuf.Timestamp
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	6,  // 0: chom.site.v1.Site.settings:type_name -> chom.site.v1.Site.SettingsEntry
+	7,  // 1: chom.site.v1.Site.limits:type_name -> chom.site.v1.Limits
+	0,  // 2: chom.site.v1.Site.state:type_name -> chom.site.v1.State
+	8,  // 3: chom.site.v1.Site.observed:type_name -> chom.site.v1.ObservedState
+	9,  // 4: chom.site.v1.Site.create_time:type_name -> google.protobuf.Timestamp
+	9,  // 5: chom.site.v1.Site.update_time:type_name -> google.protobuf.Timestamp
+	9,  // 6: chom.site.v1.Site.delete_time:type_name -> google.protobuf.Timestamp
+	9,  // 7: chom.site.v1.Site.purge_time:type_name -> google.protobuf.Timestamp
+	4,  // 8: chom.site.v1.Site.https:type_name -> chom.site.v1.HttpsOptions
+	5,  // 9: chom.site.v1.Site.names:type_name -> chom.site.v1.SiteName
+	1,  // 10: chom.site.v1.SiteName.role:type_name -> chom.site.v1.NameRole
+	2,  // 11: chom.site.v1.SiteName.state:type_name -> chom.site.v1.NameState
+	10, // 12: chom.site.v1.SiteName.records:type_name -> chom.domain.v1.DnsRecord
+	9,  // 13: chom.site.v1.SiteName.check_time:type_name -> google.protobuf.Timestamp
+	9,  // 14: chom.site.v1.SiteName.next_check_time:type_name -> google.protobuf.Timestamp
+	11, // 15: chom.site.v1.SiteName.certificate:type_name -> chom.site.v1.ObservedCertificate
+	11, // 16: chom.site.v1.SiteName.outside:type_name -> chom.site.v1.ObservedCertificate
+	9,  // 17: chom.site.v1.SiteName.outside_time:type_name -> google.protobuf.Timestamp
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_chom_site_v1_site_proto_init() }
@@ -436,8 +832,8 @@ func file_chom_site_v1_site_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_site_v1_site_proto_rawDesc), len(file_chom_site_v1_site_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   2,
+			NumEnums:      3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

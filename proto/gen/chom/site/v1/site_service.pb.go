@@ -44,7 +44,11 @@ type CreateSiteRequest struct {
 	// What it may use of its host; unset means the defaults.
 	Limits *Limits `protobuf:"bytes,7,opt,name=limits,proto3" json:"limits,omitempty"`
 	// A caller's own id for this request: a repeat with the same id answers with the first one's site instead of a second site.
-	RequestId     string `protobuf:"bytes,8,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,8,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Those of `domains` that send visitors on to the primary one. Not the primary one itself, and no wildcard.
+	RedirectDomains []string `protobuf:"bytes,9,rep,name=redirect_domains,json=redirectDomains,proto3" json:"redirect_domains,omitempty"`
+	// How it is served by HTTPS; unset means the defaults.
+	Https         *HttpsOptions `protobuf:"bytes,10,opt,name=https,proto3" json:"https,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -133,6 +137,20 @@ func (x *CreateSiteRequest) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *CreateSiteRequest) GetRedirectDomains() []string {
+	if x != nil {
+		return x.RedirectDomains
+	}
+	return nil
+}
+
+func (x *CreateSiteRequest) GetHttps() *HttpsOptions {
+	if x != nil {
+		return x.Https
+	}
+	return nil
 }
 
 // CreateSiteResponse names the new site and the task that installs it.
@@ -463,7 +481,7 @@ type UpdateSiteRequest struct {
 	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
 	// The site.
 	SiteId string `protobuf:"bytes,2,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
-	// Which of the fields below to change: "domains", "settings", "limits". Settings are merged by key.
+	// Which of the fields below to change: "domains", "redirect_domains", "https", "settings", "limits". Settings are merged by key.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,3,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// New names, the primary one first.
 	Domains []string `protobuf:"bytes,4,rep,name=domains,proto3" json:"domains,omitempty"`
@@ -472,7 +490,11 @@ type UpdateSiteRequest struct {
 	// New limits.
 	Limits *Limits `protobuf:"bytes,6,opt,name=limits,proto3" json:"limits,omitempty"`
 	// The site's etag as the caller saw it: if somebody has changed the site since, the update is ABORTED. Empty updates in any case.
-	Etag          string `protobuf:"bytes,7,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag string `protobuf:"bytes,7,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Those of the names that send visitors on to the primary one.
+	RedirectDomains []string `protobuf:"bytes,8,rep,name=redirect_domains,json=redirectDomains,proto3" json:"redirect_domains,omitempty"`
+	// How it is served by HTTPS.
+	Https         *HttpsOptions `protobuf:"bytes,9,opt,name=https,proto3" json:"https,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -554,6 +576,20 @@ func (x *UpdateSiteRequest) GetEtag() string {
 		return x.Etag
 	}
 	return ""
+}
+
+func (x *UpdateSiteRequest) GetRedirectDomains() []string {
+	if x != nil {
+		return x.RedirectDomains
+	}
+	return nil
+}
+
+func (x *UpdateSiteRequest) GetHttps() *HttpsOptions {
+	if x != nil {
+		return x.Https
+	}
+	return nil
 }
 
 // UpdateSiteResponse holds the site as it is now wanted.
@@ -1161,11 +1197,112 @@ func (x *CreateSiteLoginResponse) GetExpireTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// CheckSiteRequest names a site.
+type CheckSiteRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization that owns it.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The site.
+	SiteId        string `protobuf:"bytes,2,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckSiteRequest) Reset() {
+	*x = CheckSiteRequest{}
+	mi := &file_chom_site_v1_site_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckSiteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckSiteRequest) ProtoMessage() {}
+
+func (x *CheckSiteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_site_v1_site_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckSiteRequest.ProtoReflect.Descriptor instead.
+func (*CheckSiteRequest) Descriptor() ([]byte, []int) {
+	return file_chom_site_v1_site_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *CheckSiteRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *CheckSiteRequest) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+// CheckSiteResponse says what was found.
+type CheckSiteResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The site, with its names after the look.
+	Site          *Site `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckSiteResponse) Reset() {
+	*x = CheckSiteResponse{}
+	mi := &file_chom_site_v1_site_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckSiteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckSiteResponse) ProtoMessage() {}
+
+func (x *CheckSiteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_site_v1_site_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckSiteResponse.ProtoReflect.Descriptor instead.
+func (*CheckSiteResponse) Descriptor() ([]byte, []int) {
+	return file_chom_site_v1_site_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *CheckSiteResponse) GetSite() *Site {
+	if x != nil {
+		return x.Site
+	}
+	return nil
+}
+
 var File_chom_site_v1_site_service_proto protoreflect.FileDescriptor
 
 const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1fchom/site/v1/site_service.proto\x12\fchom.site.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/site/v1/desired.proto\x1a\x17chom/site/v1/site.proto\x1a\x17chom/task/v1/task.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x90\x04\n" +
+	"\x1fchom/site/v1/site_service.proto\x12\fchom.site.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/site/v1/desired.proto\x1a\x17chom/site/v1/site.proto\x1a\x17chom/task/v1/task.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\x05\n" +
 	"\x11CreateSiteRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x121\n" +
 	"\x04name\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x182\x16^[a-z][a-z0-9-]{0,62}$R\x04name\x121\n" +
@@ -1175,7 +1312,10 @@ const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"\tserver_id\x18\x06 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\bserverId\x12,\n" +
 	"\x06limits\x18\a \x01(\v2\x14.chom.site.v1.LimitsR\x06limits\x12&\n" +
 	"\n" +
-	"request_id\x18\b \x01(\tB\a\xbaH\x04r\x02\x18@R\trequestId\x1a;\n" +
+	"request_id\x18\b \x01(\tB\a\xbaH\x04r\x02\x18@R\trequestId\x12<\n" +
+	"\x10redirect_domains\x18\t \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10d\"\ar\x05\x10\x01\x18\xfd\x01R\x0fredirectDomains\x120\n" +
+	"\x05https\x18\n" +
+	" \x01(\v2\x1a.chom.site.v1.HttpsOptionsR\x05https\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"d\n" +
@@ -1200,7 +1340,7 @@ const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"\tserver_id\x18\b \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\bserverId\"e\n" +
 	"\x11ListSitesResponse\x12(\n" +
 	"\x05sites\x18\x01 \x03(\v2\x12.chom.site.v1.SiteR\x05sites\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xee\x03\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xde\x04\n" +
 	"\x11UpdateSiteRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
 	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12C\n" +
@@ -1209,7 +1349,9 @@ const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"\adomains\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10d\"\ar\x05\x10\x01\x18\xfd\x01R\adomains\x12v\n" +
 	"\bsettings\x18\x05 \x03(\v2-.chom.site.v1.UpdateSiteRequest.SettingsEntryB+\xbaH(\x9a\x01%\x102\"\x1ar\x182\x16^[a-z][a-z0-9_]{0,62}$*\x05r\x03\x18\x80 R\bsettings\x12,\n" +
 	"\x06limits\x18\x06 \x01(\v2\x14.chom.site.v1.LimitsR\x06limits\x12.\n" +
-	"\x04etag\x18\a \x01(\tB\x1a\xbaH\x17r\x152\x13^[A-Za-z0-9]{0,64}$R\x04etag\x1a;\n" +
+	"\x04etag\x18\a \x01(\tB\x1a\xbaH\x17r\x152\x13^[A-Za-z0-9]{0,64}$R\x04etag\x12<\n" +
+	"\x10redirect_domains\x18\b \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10d\"\ar\x05\x10\x01\x18\xfd\x01R\x0fredirectDomains\x120\n" +
+	"\x05https\x18\t \x01(\v2\x1a.chom.site.v1.HttpsOptionsR\x05https\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"d\n" +
@@ -1246,8 +1388,12 @@ const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"\x17CreateSiteLoginResponse\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12;\n" +
 	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime2\xed\n" +
-	"\n" +
+	"expireTime\"h\n" +
+	"\x10CheckSiteRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
+	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\";\n" +
+	"\x11CheckSiteResponse\x12&\n" +
+	"\x04site\x18\x01 \x01(\v2\x12.chom.site.v1.SiteR\x04site2\x86\f\n" +
 	"\vSiteService\x12\x89\x01\n" +
 	"\n" +
 	"CreateSite\x12\x1f.chom.site.v1.CreateSiteRequest\x1a .chom.site.v1.CreateSiteResponse\"8\x82\xd3\xe4\x93\x022:\x01*\"-/api/v1/organizations/{organization_id}/sites\x12\x87\x01\n" +
@@ -1260,7 +1406,8 @@ const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"ResumeSite\x12\x1f.chom.site.v1.ResumeSiteRequest\x1a .chom.site.v1.ResumeSiteResponse\"I\x82\xd3\xe4\x93\x02C:\x01*\">/api/v1/organizations/{organization_id}/sites/{site_id}:resume\x12\x90\x01\n" +
 	"\n" +
 	"DeleteSite\x12\x1f.chom.site.v1.DeleteSiteRequest\x1a .chom.site.v1.DeleteSiteResponse\"?\x82\xd3\xe4\x93\x029*7/api/v1/organizations/{organization_id}/sites/{site_id}\x12\x9e\x01\n" +
-	"\vRestoreSite\x12 .chom.site.v1.RestoreSiteRequest\x1a!.chom.site.v1.RestoreSiteResponse\"J\x82\xd3\xe4\x93\x02D:\x01*\"?/api/v1/organizations/{organization_id}/sites/{site_id}:restore\x12\xa8\x01\n" +
+	"\vRestoreSite\x12 .chom.site.v1.RestoreSiteRequest\x1a!.chom.site.v1.RestoreSiteResponse\"J\x82\xd3\xe4\x93\x02D:\x01*\"?/api/v1/organizations/{organization_id}/sites/{site_id}:restore\x12\x96\x01\n" +
+	"\tCheckSite\x12\x1e.chom.site.v1.CheckSiteRequest\x1a\x1f.chom.site.v1.CheckSiteResponse\"H\x82\xd3\xe4\x93\x02B:\x01*\"=/api/v1/organizations/{organization_id}/sites/{site_id}:check\x12\xa8\x01\n" +
 	"\x0fCreateSiteLogin\x12$.chom.site.v1.CreateSiteLoginRequest\x1a%.chom.site.v1.CreateSiteLoginResponse\"H\x82\xd3\xe4\x93\x02B:\x01*\"=/api/v1/organizations/{organization_id}/sites/{site_id}:loginB\x9e\x01\n" +
 	"\x10com.chom.site.v1B\x10SiteServiceProtoP\x01Z&chom.dev/proto/gen/chom/site/v1;sitev1\xa2\x02\x03CSX\xaa\x02\fChom.Site.V1\xca\x02\fChom\\Site\\V1\xe2\x02\x18Chom\\Site\\V1\\GPBMetadata\xea\x02\x0eChom::Site::V1b\x06proto3"
 
@@ -1276,7 +1423,7 @@ func file_chom_site_v1_site_service_proto_rawDescGZIP() []byte {
 	return file_chom_site_v1_site_service_proto_rawDescData
 }
 
-var file_chom_site_v1_site_service_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_chom_site_v1_site_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_chom_site_v1_site_service_proto_goTypes = []any{
 	(*CreateSiteRequest)(nil),       // 0: chom.site.v1.CreateSiteRequest
 	(*CreateSiteResponse)(nil),      // 1: chom.site.v1.CreateSiteResponse
@@ -1296,60 +1443,68 @@ var file_chom_site_v1_site_service_proto_goTypes = []any{
 	(*RestoreSiteResponse)(nil),     // 15: chom.site.v1.RestoreSiteResponse
 	(*CreateSiteLoginRequest)(nil),  // 16: chom.site.v1.CreateSiteLoginRequest
 	(*CreateSiteLoginResponse)(nil), // 17: chom.site.v1.CreateSiteLoginResponse
-	nil,                             // 18: chom.site.v1.CreateSiteRequest.SettingsEntry
-	nil,                             // 19: chom.site.v1.UpdateSiteRequest.SettingsEntry
-	(*Limits)(nil),                  // 20: chom.site.v1.Limits
-	(*Site)(nil),                    // 21: chom.site.v1.Site
-	(*v1.Task)(nil),                 // 22: chom.task.v1.Task
-	(State)(0),                      // 23: chom.site.v1.State
-	(*fieldmaskpb.FieldMask)(nil),   // 24: google.protobuf.FieldMask
-	(*timestamppb.Timestamp)(nil),   // 25: google.protobuf.Timestamp
+	(*CheckSiteRequest)(nil),        // 18: chom.site.v1.CheckSiteRequest
+	(*CheckSiteResponse)(nil),       // 19: chom.site.v1.CheckSiteResponse
+	nil,                             // 20: chom.site.v1.CreateSiteRequest.SettingsEntry
+	nil,                             // 21: chom.site.v1.UpdateSiteRequest.SettingsEntry
+	(*Limits)(nil),                  // 22: chom.site.v1.Limits
+	(*HttpsOptions)(nil),            // 23: chom.site.v1.HttpsOptions
+	(*Site)(nil),                    // 24: chom.site.v1.Site
+	(*v1.Task)(nil),                 // 25: chom.task.v1.Task
+	(State)(0),                      // 26: chom.site.v1.State
+	(*fieldmaskpb.FieldMask)(nil),   // 27: google.protobuf.FieldMask
+	(*timestamppb.Timestamp)(nil),   // 28: google.protobuf.Timestamp
 }
 var file_chom_site_v1_site_service_proto_depIdxs = []int32{
-	18, // 0: chom.site.v1.CreateSiteRequest.settings:type_name -> chom.site.v1.CreateSiteRequest.SettingsEntry
-	20, // 1: chom.site.v1.CreateSiteRequest.limits:type_name -> chom.site.v1.Limits
-	21, // 2: chom.site.v1.CreateSiteResponse.site:type_name -> chom.site.v1.Site
-	22, // 3: chom.site.v1.CreateSiteResponse.task:type_name -> chom.task.v1.Task
-	21, // 4: chom.site.v1.GetSiteResponse.site:type_name -> chom.site.v1.Site
-	23, // 5: chom.site.v1.ListSitesRequest.states:type_name -> chom.site.v1.State
-	21, // 6: chom.site.v1.ListSitesResponse.sites:type_name -> chom.site.v1.Site
-	24, // 7: chom.site.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
-	19, // 8: chom.site.v1.UpdateSiteRequest.settings:type_name -> chom.site.v1.UpdateSiteRequest.SettingsEntry
-	20, // 9: chom.site.v1.UpdateSiteRequest.limits:type_name -> chom.site.v1.Limits
-	21, // 10: chom.site.v1.UpdateSiteResponse.site:type_name -> chom.site.v1.Site
-	22, // 11: chom.site.v1.UpdateSiteResponse.task:type_name -> chom.task.v1.Task
-	21, // 12: chom.site.v1.SuspendSiteResponse.site:type_name -> chom.site.v1.Site
-	22, // 13: chom.site.v1.SuspendSiteResponse.task:type_name -> chom.task.v1.Task
-	21, // 14: chom.site.v1.ResumeSiteResponse.site:type_name -> chom.site.v1.Site
-	22, // 15: chom.site.v1.ResumeSiteResponse.task:type_name -> chom.task.v1.Task
-	21, // 16: chom.site.v1.DeleteSiteResponse.site:type_name -> chom.site.v1.Site
-	22, // 17: chom.site.v1.DeleteSiteResponse.task:type_name -> chom.task.v1.Task
-	21, // 18: chom.site.v1.RestoreSiteResponse.site:type_name -> chom.site.v1.Site
-	22, // 19: chom.site.v1.RestoreSiteResponse.task:type_name -> chom.task.v1.Task
-	25, // 20: chom.site.v1.CreateSiteLoginResponse.expire_time:type_name -> google.protobuf.Timestamp
-	0,  // 21: chom.site.v1.SiteService.CreateSite:input_type -> chom.site.v1.CreateSiteRequest
-	2,  // 22: chom.site.v1.SiteService.GetSite:input_type -> chom.site.v1.GetSiteRequest
-	4,  // 23: chom.site.v1.SiteService.ListSites:input_type -> chom.site.v1.ListSitesRequest
-	6,  // 24: chom.site.v1.SiteService.UpdateSite:input_type -> chom.site.v1.UpdateSiteRequest
-	8,  // 25: chom.site.v1.SiteService.SuspendSite:input_type -> chom.site.v1.SuspendSiteRequest
-	10, // 26: chom.site.v1.SiteService.ResumeSite:input_type -> chom.site.v1.ResumeSiteRequest
-	12, // 27: chom.site.v1.SiteService.DeleteSite:input_type -> chom.site.v1.DeleteSiteRequest
-	14, // 28: chom.site.v1.SiteService.RestoreSite:input_type -> chom.site.v1.RestoreSiteRequest
-	16, // 29: chom.site.v1.SiteService.CreateSiteLogin:input_type -> chom.site.v1.CreateSiteLoginRequest
-	1,  // 30: chom.site.v1.SiteService.CreateSite:output_type -> chom.site.v1.CreateSiteResponse
-	3,  // 31: chom.site.v1.SiteService.GetSite:output_type -> chom.site.v1.GetSiteResponse
-	5,  // 32: chom.site.v1.SiteService.ListSites:output_type -> chom.site.v1.ListSitesResponse
-	7,  // 33: chom.site.v1.SiteService.UpdateSite:output_type -> chom.site.v1.UpdateSiteResponse
-	9,  // 34: chom.site.v1.SiteService.SuspendSite:output_type -> chom.site.v1.SuspendSiteResponse
-	11, // 35: chom.site.v1.SiteService.ResumeSite:output_type -> chom.site.v1.ResumeSiteResponse
-	13, // 36: chom.site.v1.SiteService.DeleteSite:output_type -> chom.site.v1.DeleteSiteResponse
-	15, // 37: chom.site.v1.SiteService.RestoreSite:output_type -> chom.site.v1.RestoreSiteResponse
-	17, // 38: chom.site.v1.SiteService.CreateSiteLogin:output_type -> chom.site.v1.CreateSiteLoginResponse
-	30, // [30:39] is the sub-list for method output_type
-	21, // [21:30] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	20, // 0: chom.site.v1.CreateSiteRequest.settings:type_name -> chom.site.v1.CreateSiteRequest.SettingsEntry
+	22, // 1: chom.site.v1.CreateSiteRequest.limits:type_name -> chom.site.v1.Limits
+	23, // 2: chom.site.v1.CreateSiteRequest.https:type_name -> chom.site.v1.HttpsOptions
+	24, // 3: chom.site.v1.CreateSiteResponse.site:type_name -> chom.site.v1.Site
+	25, // 4: chom.site.v1.CreateSiteResponse.task:type_name -> chom.task.v1.Task
+	24, // 5: chom.site.v1.GetSiteResponse.site:type_name -> chom.site.v1.Site
+	26, // 6: chom.site.v1.ListSitesRequest.states:type_name -> chom.site.v1.State
+	24, // 7: chom.site.v1.ListSitesResponse.sites:type_name -> chom.site.v1.Site
+	27, // 8: chom.site.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
+	21, // 9: chom.site.v1.UpdateSiteRequest.settings:type_name -> chom.site.v1.UpdateSiteRequest.SettingsEntry
+	22, // 10: chom.site.v1.UpdateSiteRequest.limits:type_name -> chom.site.v1.Limits
+	23, // 11: chom.site.v1.UpdateSiteRequest.https:type_name -> chom.site.v1.HttpsOptions
+	24, // 12: chom.site.v1.UpdateSiteResponse.site:type_name -> chom.site.v1.Site
+	25, // 13: chom.site.v1.UpdateSiteResponse.task:type_name -> chom.task.v1.Task
+	24, // 14: chom.site.v1.SuspendSiteResponse.site:type_name -> chom.site.v1.Site
+	25, // 15: chom.site.v1.SuspendSiteResponse.task:type_name -> chom.task.v1.Task
+	24, // 16: chom.site.v1.ResumeSiteResponse.site:type_name -> chom.site.v1.Site
+	25, // 17: chom.site.v1.ResumeSiteResponse.task:type_name -> chom.task.v1.Task
+	24, // 18: chom.site.v1.DeleteSiteResponse.site:type_name -> chom.site.v1.Site
+	25, // 19: chom.site.v1.DeleteSiteResponse.task:type_name -> chom.task.v1.Task
+	24, // 20: chom.site.v1.RestoreSiteResponse.site:type_name -> chom.site.v1.Site
+	25, // 21: chom.site.v1.RestoreSiteResponse.task:type_name -> chom.task.v1.Task
+	28, // 22: chom.site.v1.CreateSiteLoginResponse.expire_time:type_name -> google.protobuf.Timestamp
+	24, // 23: chom.site.v1.CheckSiteResponse.site:type_name -> chom.site.v1.Site
+	0,  // 24: chom.site.v1.SiteService.CreateSite:input_type -> chom.site.v1.CreateSiteRequest
+	2,  // 25: chom.site.v1.SiteService.GetSite:input_type -> chom.site.v1.GetSiteRequest
+	4,  // 26: chom.site.v1.SiteService.ListSites:input_type -> chom.site.v1.ListSitesRequest
+	6,  // 27: chom.site.v1.SiteService.UpdateSite:input_type -> chom.site.v1.UpdateSiteRequest
+	8,  // 28: chom.site.v1.SiteService.SuspendSite:input_type -> chom.site.v1.SuspendSiteRequest
+	10, // 29: chom.site.v1.SiteService.ResumeSite:input_type -> chom.site.v1.ResumeSiteRequest
+	12, // 30: chom.site.v1.SiteService.DeleteSite:input_type -> chom.site.v1.DeleteSiteRequest
+	14, // 31: chom.site.v1.SiteService.RestoreSite:input_type -> chom.site.v1.RestoreSiteRequest
+	18, // 32: chom.site.v1.SiteService.CheckSite:input_type -> chom.site.v1.CheckSiteRequest
+	16, // 33: chom.site.v1.SiteService.CreateSiteLogin:input_type -> chom.site.v1.CreateSiteLoginRequest
+	1,  // 34: chom.site.v1.SiteService.CreateSite:output_type -> chom.site.v1.CreateSiteResponse
+	3,  // 35: chom.site.v1.SiteService.GetSite:output_type -> chom.site.v1.GetSiteResponse
+	5,  // 36: chom.site.v1.SiteService.ListSites:output_type -> chom.site.v1.ListSitesResponse
+	7,  // 37: chom.site.v1.SiteService.UpdateSite:output_type -> chom.site.v1.UpdateSiteResponse
+	9,  // 38: chom.site.v1.SiteService.SuspendSite:output_type -> chom.site.v1.SuspendSiteResponse
+	11, // 39: chom.site.v1.SiteService.ResumeSite:output_type -> chom.site.v1.ResumeSiteResponse
+	13, // 40: chom.site.v1.SiteService.DeleteSite:output_type -> chom.site.v1.DeleteSiteResponse
+	15, // 41: chom.site.v1.SiteService.RestoreSite:output_type -> chom.site.v1.RestoreSiteResponse
+	19, // 42: chom.site.v1.SiteService.CheckSite:output_type -> chom.site.v1.CheckSiteResponse
+	17, // 43: chom.site.v1.SiteService.CreateSiteLogin:output_type -> chom.site.v1.CreateSiteLoginResponse
+	34, // [34:44] is the sub-list for method output_type
+	24, // [24:34] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_chom_site_v1_site_service_proto_init() }
@@ -1365,7 +1520,7 @@ func file_chom_site_v1_site_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_site_v1_site_service_proto_rawDesc), len(file_chom_site_v1_site_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -51,6 +51,18 @@ const (
 	LinkServiceReportProcedure = "/chom.link.v1.LinkService/Report"
 	// LinkServiceRenewProcedure is the fully-qualified name of the LinkService's Renew RPC.
 	LinkServiceRenewProcedure = "/chom.link.v1.LinkService/Renew"
+	// LinkServiceIssuePlatformCertificateProcedure is the fully-qualified name of the LinkService's
+	// IssuePlatformCertificate RPC.
+	LinkServiceIssuePlatformCertificateProcedure = "/chom.link.v1.LinkService/IssuePlatformCertificate"
+	// LinkServiceFetchCertificateProcedure is the fully-qualified name of the LinkService's
+	// FetchCertificate RPC.
+	LinkServiceFetchCertificateProcedure = "/chom.link.v1.LinkService/FetchCertificate"
+	// LinkServicePresentChallengeProcedure is the fully-qualified name of the LinkService's
+	// PresentChallenge RPC.
+	LinkServicePresentChallengeProcedure = "/chom.link.v1.LinkService/PresentChallenge"
+	// LinkServiceRemoveChallengeProcedure is the fully-qualified name of the LinkService's
+	// RemoveChallenge RPC.
+	LinkServiceRemoveChallengeProcedure = "/chom.link.v1.LinkService/RemoveChallenge"
 )
 
 // EnrollmentServiceClient is a client for the chom.link.v1.EnrollmentService service.
@@ -177,6 +189,15 @@ type LinkServiceClient interface {
 	Report(context.Context, *v1.ReportRequest) (*v1.ReportResponse, error)
 	// Renew exchanges the certificate for one over a new key. The former one is refused from the first call with the new one.
 	Renew(context.Context, *v1.RenewRequest) (*v1.RenewResponse, error)
+	// IssuePlatformCertificate gives a site's preview name its certificate.
+	IssuePlatformCertificate(context.Context, *v1.IssuePlatformCertificateRequest) (*v1.IssuePlatformCertificateResponse, error)
+	// FetchCertificate gives a certificate that an organization uploaded to the host that holds its site.
+	FetchCertificate(context.Context, *v1.FetchCertificateRequest) (*v1.FetchCertificateResponse, error)
+	// PresentChallenge sets the TXT record of a DNS-01 challenge with the organization's DNS provider, and answers once it is set
+	// there. It may be called twice.
+	PresentChallenge(context.Context, *v1.PresentChallengeRequest) (*v1.PresentChallengeResponse, error)
+	// RemoveChallenge takes that record away. What is not there is no error.
+	RemoveChallenge(context.Context, *v1.RemoveChallengeRequest) (*v1.RemoveChallengeResponse, error)
 }
 
 // NewLinkServiceClient constructs a client for the chom.link.v1.LinkService service. By default, it
@@ -220,16 +241,44 @@ func NewLinkServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(linkServiceMethods.ByName("Renew")),
 			connect.WithClientOptions(opts...),
 		),
+		issuePlatformCertificate: connect.NewClient[v1.IssuePlatformCertificateRequest, v1.IssuePlatformCertificateResponse](
+			httpClient,
+			baseURL+LinkServiceIssuePlatformCertificateProcedure,
+			connect.WithSchema(linkServiceMethods.ByName("IssuePlatformCertificate")),
+			connect.WithClientOptions(opts...),
+		),
+		fetchCertificate: connect.NewClient[v1.FetchCertificateRequest, v1.FetchCertificateResponse](
+			httpClient,
+			baseURL+LinkServiceFetchCertificateProcedure,
+			connect.WithSchema(linkServiceMethods.ByName("FetchCertificate")),
+			connect.WithClientOptions(opts...),
+		),
+		presentChallenge: connect.NewClient[v1.PresentChallengeRequest, v1.PresentChallengeResponse](
+			httpClient,
+			baseURL+LinkServicePresentChallengeProcedure,
+			connect.WithSchema(linkServiceMethods.ByName("PresentChallenge")),
+			connect.WithClientOptions(opts...),
+		),
+		removeChallenge: connect.NewClient[v1.RemoveChallengeRequest, v1.RemoveChallengeResponse](
+			httpClient,
+			baseURL+LinkServiceRemoveChallengeProcedure,
+			connect.WithSchema(linkServiceMethods.ByName("RemoveChallenge")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // linkServiceClient implements LinkServiceClient.
 type linkServiceClient struct {
-	hello  *connect.Client[v1.HelloRequest, v1.HelloResponse]
-	watch  *connect.Client[v1.WatchRequest, v1.WatchResponse]
-	poll   *connect.Client[v1.PollRequest, v1.PollResponse]
-	report *connect.Client[v1.ReportRequest, v1.ReportResponse]
-	renew  *connect.Client[v1.RenewRequest, v1.RenewResponse]
+	hello                    *connect.Client[v1.HelloRequest, v1.HelloResponse]
+	watch                    *connect.Client[v1.WatchRequest, v1.WatchResponse]
+	poll                     *connect.Client[v1.PollRequest, v1.PollResponse]
+	report                   *connect.Client[v1.ReportRequest, v1.ReportResponse]
+	renew                    *connect.Client[v1.RenewRequest, v1.RenewResponse]
+	issuePlatformCertificate *connect.Client[v1.IssuePlatformCertificateRequest, v1.IssuePlatformCertificateResponse]
+	fetchCertificate         *connect.Client[v1.FetchCertificateRequest, v1.FetchCertificateResponse]
+	presentChallenge         *connect.Client[v1.PresentChallengeRequest, v1.PresentChallengeResponse]
+	removeChallenge          *connect.Client[v1.RemoveChallengeRequest, v1.RemoveChallengeResponse]
 }
 
 // Hello calls chom.link.v1.LinkService.Hello.
@@ -273,6 +322,42 @@ func (c *linkServiceClient) Renew(ctx context.Context, req *v1.RenewRequest) (*v
 	return nil, err
 }
 
+// IssuePlatformCertificate calls chom.link.v1.LinkService.IssuePlatformCertificate.
+func (c *linkServiceClient) IssuePlatformCertificate(ctx context.Context, req *v1.IssuePlatformCertificateRequest) (*v1.IssuePlatformCertificateResponse, error) {
+	response, err := c.issuePlatformCertificate.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// FetchCertificate calls chom.link.v1.LinkService.FetchCertificate.
+func (c *linkServiceClient) FetchCertificate(ctx context.Context, req *v1.FetchCertificateRequest) (*v1.FetchCertificateResponse, error) {
+	response, err := c.fetchCertificate.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// PresentChallenge calls chom.link.v1.LinkService.PresentChallenge.
+func (c *linkServiceClient) PresentChallenge(ctx context.Context, req *v1.PresentChallengeRequest) (*v1.PresentChallengeResponse, error) {
+	response, err := c.presentChallenge.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RemoveChallenge calls chom.link.v1.LinkService.RemoveChallenge.
+func (c *linkServiceClient) RemoveChallenge(ctx context.Context, req *v1.RemoveChallengeRequest) (*v1.RemoveChallengeResponse, error) {
+	response, err := c.removeChallenge.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // LinkServiceHandler is an implementation of the chom.link.v1.LinkService service.
 type LinkServiceHandler interface {
 	// Hello opens a new epoch and compares the agent's journal with the control plane's rows.
@@ -285,6 +370,15 @@ type LinkServiceHandler interface {
 	Report(context.Context, *v1.ReportRequest) (*v1.ReportResponse, error)
 	// Renew exchanges the certificate for one over a new key. The former one is refused from the first call with the new one.
 	Renew(context.Context, *v1.RenewRequest) (*v1.RenewResponse, error)
+	// IssuePlatformCertificate gives a site's preview name its certificate.
+	IssuePlatformCertificate(context.Context, *v1.IssuePlatformCertificateRequest) (*v1.IssuePlatformCertificateResponse, error)
+	// FetchCertificate gives a certificate that an organization uploaded to the host that holds its site.
+	FetchCertificate(context.Context, *v1.FetchCertificateRequest) (*v1.FetchCertificateResponse, error)
+	// PresentChallenge sets the TXT record of a DNS-01 challenge with the organization's DNS provider, and answers once it is set
+	// there. It may be called twice.
+	PresentChallenge(context.Context, *v1.PresentChallengeRequest) (*v1.PresentChallengeResponse, error)
+	// RemoveChallenge takes that record away. What is not there is no error.
+	RemoveChallenge(context.Context, *v1.RemoveChallengeRequest) (*v1.RemoveChallengeResponse, error)
 }
 
 // NewLinkServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -324,6 +418,30 @@ func NewLinkServiceHandler(svc LinkServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(linkServiceMethods.ByName("Renew")),
 		connect.WithHandlerOptions(opts...),
 	)
+	linkServiceIssuePlatformCertificateHandler := connect.NewUnaryHandlerSimple(
+		LinkServiceIssuePlatformCertificateProcedure,
+		svc.IssuePlatformCertificate,
+		connect.WithSchema(linkServiceMethods.ByName("IssuePlatformCertificate")),
+		connect.WithHandlerOptions(opts...),
+	)
+	linkServiceFetchCertificateHandler := connect.NewUnaryHandlerSimple(
+		LinkServiceFetchCertificateProcedure,
+		svc.FetchCertificate,
+		connect.WithSchema(linkServiceMethods.ByName("FetchCertificate")),
+		connect.WithHandlerOptions(opts...),
+	)
+	linkServicePresentChallengeHandler := connect.NewUnaryHandlerSimple(
+		LinkServicePresentChallengeProcedure,
+		svc.PresentChallenge,
+		connect.WithSchema(linkServiceMethods.ByName("PresentChallenge")),
+		connect.WithHandlerOptions(opts...),
+	)
+	linkServiceRemoveChallengeHandler := connect.NewUnaryHandlerSimple(
+		LinkServiceRemoveChallengeProcedure,
+		svc.RemoveChallenge,
+		connect.WithSchema(linkServiceMethods.ByName("RemoveChallenge")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/chom.link.v1.LinkService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case LinkServiceHelloProcedure:
@@ -336,6 +454,14 @@ func NewLinkServiceHandler(svc LinkServiceHandler, opts ...connect.HandlerOption
 			linkServiceReportHandler.ServeHTTP(w, r)
 		case LinkServiceRenewProcedure:
 			linkServiceRenewHandler.ServeHTTP(w, r)
+		case LinkServiceIssuePlatformCertificateProcedure:
+			linkServiceIssuePlatformCertificateHandler.ServeHTTP(w, r)
+		case LinkServiceFetchCertificateProcedure:
+			linkServiceFetchCertificateHandler.ServeHTTP(w, r)
+		case LinkServicePresentChallengeProcedure:
+			linkServicePresentChallengeHandler.ServeHTTP(w, r)
+		case LinkServiceRemoveChallengeProcedure:
+			linkServiceRemoveChallengeHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -363,4 +489,20 @@ func (UnimplementedLinkServiceHandler) Report(context.Context, *v1.ReportRequest
 
 func (UnimplementedLinkServiceHandler) Renew(context.Context, *v1.RenewRequest) (*v1.RenewResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.link.v1.LinkService.Renew is not implemented"))
+}
+
+func (UnimplementedLinkServiceHandler) IssuePlatformCertificate(context.Context, *v1.IssuePlatformCertificateRequest) (*v1.IssuePlatformCertificateResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.link.v1.LinkService.IssuePlatformCertificate is not implemented"))
+}
+
+func (UnimplementedLinkServiceHandler) FetchCertificate(context.Context, *v1.FetchCertificateRequest) (*v1.FetchCertificateResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.link.v1.LinkService.FetchCertificate is not implemented"))
+}
+
+func (UnimplementedLinkServiceHandler) PresentChallenge(context.Context, *v1.PresentChallengeRequest) (*v1.PresentChallengeResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.link.v1.LinkService.PresentChallenge is not implemented"))
+}
+
+func (UnimplementedLinkServiceHandler) RemoveChallenge(context.Context, *v1.RemoveChallengeRequest) (*v1.RemoveChallengeResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.link.v1.LinkService.RemoveChallenge is not implemented"))
 }

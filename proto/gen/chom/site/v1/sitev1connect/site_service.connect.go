@@ -49,6 +49,8 @@ const (
 	SiteServiceDeleteSiteProcedure = "/chom.site.v1.SiteService/DeleteSite"
 	// SiteServiceRestoreSiteProcedure is the fully-qualified name of the SiteService's RestoreSite RPC.
 	SiteServiceRestoreSiteProcedure = "/chom.site.v1.SiteService/RestoreSite"
+	// SiteServiceCheckSiteProcedure is the fully-qualified name of the SiteService's CheckSite RPC.
+	SiteServiceCheckSiteProcedure = "/chom.site.v1.SiteService/CheckSite"
 	// SiteServiceCreateSiteLoginProcedure is the fully-qualified name of the SiteService's
 	// CreateSiteLogin RPC.
 	SiteServiceCreateSiteLoginProcedure = "/chom.site.v1.SiteService/CreateSiteLogin"
@@ -72,6 +74,9 @@ type SiteServiceClient interface {
 	DeleteSite(context.Context, *v1.DeleteSiteRequest) (*v1.DeleteSiteResponse, error)
 	// RestoreSite takes a site out of the trash and serves it again.
 	RestoreSite(context.Context, *v1.RestoreSiteRequest) (*v1.RestoreSiteResponse, error)
+	// CheckSite looks now at the DNS of the site's names that are not served with a certificate, and at the certificates of the
+	// others from outside.
+	CheckSite(context.Context, *v1.CheckSiteRequest) (*v1.CheckSiteResponse, error)
 	// CreateSiteLogin makes a link that signs its bearer in as the site's administrator: one use, 60 seconds. It is audited.
 	CreateSiteLogin(context.Context, *v1.CreateSiteLoginRequest) (*v1.CreateSiteLoginResponse, error)
 }
@@ -135,6 +140,12 @@ func NewSiteServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(siteServiceMethods.ByName("RestoreSite")),
 			connect.WithClientOptions(opts...),
 		),
+		checkSite: connect.NewClient[v1.CheckSiteRequest, v1.CheckSiteResponse](
+			httpClient,
+			baseURL+SiteServiceCheckSiteProcedure,
+			connect.WithSchema(siteServiceMethods.ByName("CheckSite")),
+			connect.WithClientOptions(opts...),
+		),
 		createSiteLogin: connect.NewClient[v1.CreateSiteLoginRequest, v1.CreateSiteLoginResponse](
 			httpClient,
 			baseURL+SiteServiceCreateSiteLoginProcedure,
@@ -154,6 +165,7 @@ type siteServiceClient struct {
 	resumeSite      *connect.Client[v1.ResumeSiteRequest, v1.ResumeSiteResponse]
 	deleteSite      *connect.Client[v1.DeleteSiteRequest, v1.DeleteSiteResponse]
 	restoreSite     *connect.Client[v1.RestoreSiteRequest, v1.RestoreSiteResponse]
+	checkSite       *connect.Client[v1.CheckSiteRequest, v1.CheckSiteResponse]
 	createSiteLogin *connect.Client[v1.CreateSiteLoginRequest, v1.CreateSiteLoginResponse]
 }
 
@@ -229,6 +241,15 @@ func (c *siteServiceClient) RestoreSite(ctx context.Context, req *v1.RestoreSite
 	return nil, err
 }
 
+// CheckSite calls chom.site.v1.SiteService.CheckSite.
+func (c *siteServiceClient) CheckSite(ctx context.Context, req *v1.CheckSiteRequest) (*v1.CheckSiteResponse, error) {
+	response, err := c.checkSite.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // CreateSiteLogin calls chom.site.v1.SiteService.CreateSiteLogin.
 func (c *siteServiceClient) CreateSiteLogin(ctx context.Context, req *v1.CreateSiteLoginRequest) (*v1.CreateSiteLoginResponse, error) {
 	response, err := c.createSiteLogin.CallUnary(ctx, connect.NewRequest(req))
@@ -256,6 +277,9 @@ type SiteServiceHandler interface {
 	DeleteSite(context.Context, *v1.DeleteSiteRequest) (*v1.DeleteSiteResponse, error)
 	// RestoreSite takes a site out of the trash and serves it again.
 	RestoreSite(context.Context, *v1.RestoreSiteRequest) (*v1.RestoreSiteResponse, error)
+	// CheckSite looks now at the DNS of the site's names that are not served with a certificate, and at the certificates of the
+	// others from outside.
+	CheckSite(context.Context, *v1.CheckSiteRequest) (*v1.CheckSiteResponse, error)
 	// CreateSiteLogin makes a link that signs its bearer in as the site's administrator: one use, 60 seconds. It is audited.
 	CreateSiteLogin(context.Context, *v1.CreateSiteLoginRequest) (*v1.CreateSiteLoginResponse, error)
 }
@@ -315,6 +339,12 @@ func NewSiteServiceHandler(svc SiteServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(siteServiceMethods.ByName("RestoreSite")),
 		connect.WithHandlerOptions(opts...),
 	)
+	siteServiceCheckSiteHandler := connect.NewUnaryHandlerSimple(
+		SiteServiceCheckSiteProcedure,
+		svc.CheckSite,
+		connect.WithSchema(siteServiceMethods.ByName("CheckSite")),
+		connect.WithHandlerOptions(opts...),
+	)
 	siteServiceCreateSiteLoginHandler := connect.NewUnaryHandlerSimple(
 		SiteServiceCreateSiteLoginProcedure,
 		svc.CreateSiteLogin,
@@ -339,6 +369,8 @@ func NewSiteServiceHandler(svc SiteServiceHandler, opts ...connect.HandlerOption
 			siteServiceDeleteSiteHandler.ServeHTTP(w, r)
 		case SiteServiceRestoreSiteProcedure:
 			siteServiceRestoreSiteHandler.ServeHTTP(w, r)
+		case SiteServiceCheckSiteProcedure:
+			siteServiceCheckSiteHandler.ServeHTTP(w, r)
 		case SiteServiceCreateSiteLoginProcedure:
 			siteServiceCreateSiteLoginHandler.ServeHTTP(w, r)
 		default:
@@ -380,6 +412,10 @@ func (UnimplementedSiteServiceHandler) DeleteSite(context.Context, *v1.DeleteSit
 
 func (UnimplementedSiteServiceHandler) RestoreSite(context.Context, *v1.RestoreSiteRequest) (*v1.RestoreSiteResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.site.v1.SiteService.RestoreSite is not implemented"))
+}
+
+func (UnimplementedSiteServiceHandler) CheckSite(context.Context, *v1.CheckSiteRequest) (*v1.CheckSiteResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.site.v1.SiteService.CheckSite is not implemented"))
 }
 
 func (UnimplementedSiteServiceHandler) CreateSiteLogin(context.Context, *v1.CreateSiteLoginRequest) (*v1.CreateSiteLoginResponse, error) {

@@ -13,7 +13,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chom/site/v1/desired.proto.
  */
 export const file_chom_site_v1_desired: GenFile = /*@__PURE__*/
-  fileDesc("ChpjaG9tL3NpdGUvdjEvZGVzaXJlZC5wcm90bxIMY2hvbS5zaXRlLnYxIv0DCgxEZXNpcmVkU3RhdGUSGQoHc2l0ZV9pZBgBIAEoCUIIukgFcgOwAQESIQoPb3JnYW5pemF0aW9uX2lkGAIgASgJQgi6SAVyA7ABARIlCgZoYW5kbGUYAyABKAlCFbpIEnIQMg5eW2EtejItN117MTB9JBIbCgpnZW5lcmF0aW9uGAQgASgEQge6SAQyAigBEi4KBXBoYXNlGAUgASgOMhMuY2hvbS5zaXRlLnYxLlBoYXNlQgq6SAeCAQQQASAAEisKBHR5cGUYBiABKAlCHbpIGnIYMhZeW2Etel1bYS16MC05LV17MCwzMH0kEiYKB2RvbWFpbnMYByADKAlCFbpIEpIBDwgBEGQYASIHcgUQARj9ARJnCghzZXR0aW5ncxgIIAMoCzIoLmNob20uc2l0ZS52MS5EZXNpcmVkU3RhdGUuU2V0dGluZ3NFbnRyeUIrukgomgElEDIiGnIYMhZeW2Etel1bYS16MC05X117MCw2Mn0kKgVyAxiAIBIkCgZsaW1pdHMYCSABKAsyFC5jaG9tLnNpdGUudjEuTGltaXRzEiYKB2FyY2hpdmUYCiABKAsyFS5jaG9tLnNpdGUudjEuQXJjaGl2ZRovCg1TZXR0aW5nc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEihAEKBkxpbWl0cxIdCgtjcHVfcGVyY2VudBgBIAEoDUIIukgFKgMYgDISIgoMbWVtb3J5X2J5dGVzGAIgASgEQgy6SAkyBxiAgICAgCASGAoFdGFza3MYAyABKA1CCbpIBioEGICAAhIdCgtwaHBfd29ya2VycxgEIAEoDUIIukgFKgMYgAgieAoHQXJjaGl2ZRI6Cgd2ZXJzaW9uGAEgASgJQim6SCZyJDIiXlswLTlBLVphLXpdWzAtOUEtWmEtei4rfi1dezAsNjJ9JBIYCgN1cmwYAiABKAlCC7pICHIGGIAQiAEBEhcKBnNoYTI1NhgDIAEoDEIHukgEegJoICKyAgoNT2JzZXJ2ZWRTdGF0ZRIZCgdzaXRlX2lkGAEgASgJQgi6SAVyA7ABARISCgpnZW5lcmF0aW9uGAIgASgEEiwKBXBoYXNlGAMgASgOMhMuY2hvbS5zaXRlLnYxLlBoYXNlQgi6SAWCAQIQARIdCgtodHRwX3N0YXR1cxgEIAEoDUIIukgFKgMY5wcSHAoKcGFnZV90aXRsZRgFIAEoCUIIukgFcgMYgAQSHAoLYXBwX3ZlcnNpb24YBiABKAlCB7pIBHICGEASHAoLcGhwX3ZlcnNpb24YByABKAlCB7pIBHICGCASMAoMb2JzZXJ2ZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIZCgdwcm9ibGVtGAkgASgJQgi6SAVyAxiACCpqCgVQaGFzZRIVChFQSEFTRV9VTlNQRUNJRklFRBAAEhAKDFBIQVNFX0FDVElWRRABEhMKD1BIQVNFX1NVU1BFTkRFRBACEhEKDVBIQVNFX1RSQVNIRUQQAxIQCgxQSEFTRV9BQlNFTlQQBGIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp]);
+  fileDesc("ChpjaG9tL3NpdGUvdjEvZGVzaXJlZC5wcm90bxIMY2hvbS5zaXRlLnYxItAECgxEZXNpcmVkU3RhdGUSGQoHc2l0ZV9pZBgBIAEoCUIIukgFcgOwAQESIQoPb3JnYW5pemF0aW9uX2lkGAIgASgJQgi6SAVyA7ABARIlCgZoYW5kbGUYAyABKAlCFbpIEnIQMg5eW2EtejItN117MTB9JBIbCgpnZW5lcmF0aW9uGAQgASgEQge6SAQyAigBEi4KBXBoYXNlGAUgASgOMhMuY2hvbS5zaXRlLnYxLlBoYXNlQgq6SAeCAQQQASAAEisKBHR5cGUYBiABKAlCHbpIGnIYMhZeW2Etel1bYS16MC05LV17MCwzMH0kEiYKB2RvbWFpbnMYByADKAlCFbpIEpIBDwgBEGQYASIHcgUQARj9ARJnCghzZXR0aW5ncxgIIAMoCzIoLmNob20uc2l0ZS52MS5EZXNpcmVkU3RhdGUuU2V0dGluZ3NFbnRyeUIrukgomgElEDIiGnIYMhZeW2Etel1bYS16MC05X117MCw2Mn0kKgVyAxiAIBIkCgZsaW1pdHMYCSABKAsyFC5jaG9tLnNpdGUudjEuTGltaXRzEiYKB2FyY2hpdmUYCiABKAsyFS5jaG9tLnNpdGUudjEuQXJjaGl2ZRItChByZWRpcmVjdF9kb21haW5zGAsgAygJQhO6SBCSAQ0QZBgBIgdyBRABGP0BEiIKBWh0dHBzGAwgASgLMhMuY2hvbS5zaXRlLnYxLkh0dHBzGi8KDVNldHRpbmdzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASLkAQoFSHR0cHMSMAoEYWNtZRgBIAMoCzIYLmNob20uc2l0ZS52MS5BY21lRG9tYWluQgi6SAWSAQIQZBItChBwbGF0Zm9ybV9kb21haW5zGAIgAygJQhO6SBCSAQ0QChgBIgdyBRABGP0BEj0KCHVwbG9hZGVkGAMgAygLMiEuY2hvbS5zaXRlLnYxLlVwbG9hZGVkQ2VydGlmaWNhdGVCCLpIBZIBAhAUEigKFGhzdHNfbWF4X2FnZV9zZWNvbmRzGAQgASgNQgq6SAcqBRiAzokeEhEKCWtlZXBfaHR0cBgFIAEoCCJeCgpBY21lRG9tYWluEhgKBG5hbWUYASABKAlCCrpIB3IFEAEY/QESNgoJY2hhbGxlbmdlGAIgASgOMhcuY2hvbS5zaXRlLnYxLkNoYWxsZW5nZUIKukgHggEEEAEgACJsChNVcGxvYWRlZENlcnRpZmljYXRlEhQKAmlkGAEgASgJQgi6SAVyA7ABARIXCgZzaGEyNTYYAiABKAxCB7pIBHoCaCASJgoHZG9tYWlucxgDIAMoCUIVukgSkgEPCAEQZBgBIgdyBRABGP0BIoQBCgZMaW1pdHMSHQoLY3B1X3BlcmNlbnQYASABKA1CCLpIBSoDGIAyEiIKDG1lbW9yeV9ieXRlcxgCIAEoBEIMukgJMgcYgICAgIAgEhgKBXRhc2tzGAMgASgNQgm6SAYqBBiAgAISHQoLcGhwX3dvcmtlcnMYBCABKA1CCLpIBSoDGIAIIngKB0FyY2hpdmUSOgoHdmVyc2lvbhgBIAEoCUIpukgmciQyIl5bMC05QS1aYS16XVswLTlBLVphLXouK34tXXswLDYyfSQSGAoDdXJsGAIgASgJQgu6SAhyBhiAEIgBARIXCgZzaGEyNTYYAyABKAxCB7pIBHoCaCAi9QIKDU9ic2VydmVkU3RhdGUSGQoHc2l0ZV9pZBgBIAEoCUIIukgFcgOwAQESEgoKZ2VuZXJhdGlvbhgCIAEoBBIsCgVwaGFzZRgDIAEoDjITLmNob20uc2l0ZS52MS5QaGFzZUIIukgFggECEAESHQoLaHR0cF9zdGF0dXMYBCABKA1CCLpIBSoDGOcHEhwKCnBhZ2VfdGl0bGUYBSABKAlCCLpIBXIDGIAEEhwKC2FwcF92ZXJzaW9uGAYgASgJQge6SARyAhhAEhwKC3BocF92ZXJzaW9uGAcgASgJQge6SARyAhggEjAKDG9ic2VydmVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGQoHcHJvYmxlbRgJIAEoCUIIukgFcgMYgAgSQQoMY2VydGlmaWNhdGVzGAogAygLMiEuY2hvbS5zaXRlLnYxLk9ic2VydmVkQ2VydGlmaWNhdGVCCLpIBZIBAhBuIu0CChNPYnNlcnZlZENlcnRpZmljYXRlEhoKBmRvbWFpbhgBIAEoCUIKukgHcgUQARj9ARINCgV2YWxpZBgCIAEoCBI5CgZzb3VyY2UYAyABKA4yHy5jaG9tLnNpdGUudjEuQ2VydGlmaWNhdGVTb3VyY2VCCLpIBYIBAhABEhgKBmlzc3VlchgEIAEoCUIIukgFcgMYgAISFwoGc2hhMjU2GAUgASgMQge6SAR6AhggEi4KCm5vdF9iZWZvcmUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCW5vdF9hZnRlchgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGQoHcHJvYmxlbRgIIAEoCUIIukgFcgMYgAgSMQoNbmV4dF90cnlfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIZmFpbHVyZXMYCiABKA0qagoFUGhhc2USFQoRUEhBU0VfVU5TUEVDSUZJRUQQABIQCgxQSEFTRV9BQ1RJVkUQARITCg9QSEFTRV9TVVNQRU5ERUQQAhIRCg1QSEFTRV9UUkFTSEVEEAMSEAoMUEhBU0VfQUJTRU5UEAQqUwoJQ2hhbGxlbmdlEhkKFUNIQUxMRU5HRV9VTlNQRUNJRklFRBAAEhUKEUNIQUxMRU5HRV9IVFRQXzAxEAESFAoQQ0hBTExFTkdFX0ROU18wMRACKpYBChFDZXJ0aWZpY2F0ZVNvdXJjZRIiCh5DRVJUSUZJQ0FURV9TT1VSQ0VfVU5TUEVDSUZJRUQQABIbChdDRVJUSUZJQ0FURV9TT1VSQ0VfQUNNRRABEh8KG0NFUlRJRklDQVRFX1NPVVJDRV9VUExPQURFRBACEh8KG0NFUlRJRklDQVRFX1NPVVJDRV9QTEFURk9STRADYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp]);
 
 /**
  * DesiredState is everything an agent needs to know of one site. Each change is a whole new
@@ -65,7 +65,7 @@ export type DesiredState = Message<"chom.site.v1.DesiredState"> & {
   type: string;
 
   /**
-   * Names the site answers to, lower case, the primary one first.
+   * Names the site answers to, lower case, the primary one first. All but that may be wildcards such as *.example.com.
    *
    * @generated from field: repeated string domains = 7;
    */
@@ -91,6 +91,20 @@ export type DesiredState = Message<"chom.site.v1.DesiredState"> & {
    * @generated from field: chom.site.v1.Archive archive = 10;
    */
   archive?: Archive;
+
+  /**
+   * Those of `domains` that send visitors on to the first of them, permanently, with path and query kept.
+   *
+   * @generated from field: repeated string redirect_domains = 11;
+   */
+  redirectDomains: string[];
+
+  /**
+   * What is served by HTTPS. Unset means nothing is.
+   *
+   * @generated from field: chom.site.v1.Https https = 12;
+   */
+  https?: Https;
 };
 
 /**
@@ -99,6 +113,122 @@ export type DesiredState = Message<"chom.site.v1.DesiredState"> & {
  */
 export const DesiredStateSchema: GenMessage<DesiredState> = /*@__PURE__*/
   messageDesc(file_chom_site_v1_desired, 0);
+
+/**
+ * Https says which of a site's names get certificates, and from where. A name has one of its own: what keeps one name from
+ * having a certificate keeps no other one.
+ *
+ * @generated from message chom.site.v1.Https
+ */
+export type Https = Message<"chom.site.v1.Https"> & {
+  /**
+   * Names for which the host obtains certificates from an ACME CA. The control plane puts a name in here only while its
+   * organization holds it, and once it was found to lead to this host; an agent orders for no other.
+   *
+   * @generated from field: repeated chom.site.v1.AcmeDomain acme = 1;
+   */
+  acme: AcmeDomain[];
+
+  /**
+   * Names of the platform's own, whose certificates the control plane hands out: the preview name.
+   *
+   * @generated from field: repeated string platform_domains = 2;
+   */
+  platformDomains: string[];
+
+  /**
+   * Certificates that the organization uploaded, for names in `domains`. A name in here needs none from elsewhere.
+   *
+   * @generated from field: repeated chom.site.v1.UploadedCertificate uploaded = 3;
+   */
+  uploaded: UploadedCertificate[];
+
+  /**
+   * How long browsers are told to come by HTTPS only, in seconds (RFC 6797); 0 tells them nothing. It is told only by names
+   * with a certificate that visitors' browsers trust.
+   *
+   * @generated from field: uint32 hsts_max_age_seconds = 4;
+   */
+  hstsMaxAgeSeconds: number;
+
+  /**
+   * Serve plain HTTP too, for a name with a certificate. Unset means that visitors are sent on to HTTPS.
+   *
+   * @generated from field: bool keep_http = 5;
+   */
+  keepHttp: boolean;
+};
+
+/**
+ * Describes the message chom.site.v1.Https.
+ * Use `create(HttpsSchema)` to create a new message.
+ */
+export const HttpsSchema: GenMessage<Https> = /*@__PURE__*/
+  messageDesc(file_chom_site_v1_desired, 1);
+
+/**
+ * AcmeDomain is a name to obtain certificates for.
+ *
+ * @generated from message chom.site.v1.AcmeDomain
+ */
+export type AcmeDomain = Message<"chom.site.v1.AcmeDomain"> & {
+  /**
+   * The name; a wildcard needs CHALLENGE_DNS_01.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * How.
+   *
+   * @generated from field: chom.site.v1.Challenge challenge = 2;
+   */
+  challenge: Challenge;
+};
+
+/**
+ * Describes the message chom.site.v1.AcmeDomain.
+ * Use `create(AcmeDomainSchema)` to create a new message.
+ */
+export const AcmeDomainSchema: GenMessage<AcmeDomain> = /*@__PURE__*/
+  messageDesc(file_chom_site_v1_desired, 2);
+
+/**
+ * UploadedCertificate names a certificate that an organization uploaded. Chain and key are fetched by LinkService.FetchCertificate:
+ * no key travels in an order.
+ *
+ * @generated from message chom.site.v1.UploadedCertificate
+ */
+export type UploadedCertificate = Message<"chom.site.v1.UploadedCertificate"> & {
+  /**
+   * Its id, a UUID.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * SHA-256 of the leaf certificate in DER.
+   *
+   * @generated from field: bytes sha256 = 2;
+   */
+  sha256: Uint8Array;
+
+  /**
+   * The site's names that it is used for; the certificate covers all of them.
+   *
+   * @generated from field: repeated string domains = 3;
+   */
+  domains: string[];
+};
+
+/**
+ * Describes the message chom.site.v1.UploadedCertificate.
+ * Use `create(UploadedCertificateSchema)` to create a new message.
+ */
+export const UploadedCertificateSchema: GenMessage<UploadedCertificate> = /*@__PURE__*/
+  messageDesc(file_chom_site_v1_desired, 3);
 
 /**
  * Limits bound what one site can take from its host; they become properties of its systemd slice
@@ -141,7 +271,7 @@ export type Limits = Message<"chom.site.v1.Limits"> & {
  * Use `create(LimitsSchema)` to create a new message.
  */
 export const LimitsSchema: GenMessage<Limits> = /*@__PURE__*/
-  messageDesc(file_chom_site_v1_desired, 1);
+  messageDesc(file_chom_site_v1_desired, 4);
 
 /**
  * Archive names an application's release file. An agent never uses one whose checksum differs.
@@ -176,7 +306,7 @@ export type Archive = Message<"chom.site.v1.Archive"> & {
  * Use `create(ArchiveSchema)` to create a new message.
  */
 export const ArchiveSchema: GenMessage<Archive> = /*@__PURE__*/
-  messageDesc(file_chom_site_v1_desired, 2);
+  messageDesc(file_chom_site_v1_desired, 5);
 
 /**
  * ObservedState is what an agent measured of one site. It is data, not a right: nothing may follow
@@ -247,6 +377,13 @@ export type ObservedState = Message<"chom.site.v1.ObservedState"> & {
    * @generated from field: string problem = 9;
    */
   problem: string;
+
+  /**
+   * What each of the site's names is served with by HTTPS. A HelloRequest leaves this out.
+   *
+   * @generated from field: repeated chom.site.v1.ObservedCertificate certificates = 10;
+   */
+  certificates: ObservedCertificate[];
 };
 
 /**
@@ -254,7 +391,92 @@ export type ObservedState = Message<"chom.site.v1.ObservedState"> & {
  * Use `create(ObservedStateSchema)` to create a new message.
  */
 export const ObservedStateSchema: GenMessage<ObservedState> = /*@__PURE__*/
-  messageDesc(file_chom_site_v1_desired, 3);
+  messageDesc(file_chom_site_v1_desired, 6);
+
+/**
+ * ObservedCertificate is what a TLS handshake for one name met, and how getting the next one goes.
+ *
+ * @generated from message chom.site.v1.ObservedCertificate
+ */
+export type ObservedCertificate = Message<"chom.site.v1.ObservedCertificate"> & {
+  /**
+   * The name that was asked for.
+   *
+   * @generated from field: string domain = 1;
+   */
+  domain: string;
+
+  /**
+   * The handshake met a certificate that is for the name, valid now, and leads to a root that is trusted: one of the system's,
+   * or of the CA that the platform is configured with.
+   *
+   * @generated from field: bool valid = 2;
+   */
+  valid: boolean;
+
+  /**
+   * Where it comes from.
+   *
+   * @generated from field: chom.site.v1.CertificateSource source = 3;
+   */
+  source: CertificateSource;
+
+  /**
+   * Who issued it, as the certificate says.
+   *
+   * @generated from field: string issuer = 4;
+   */
+  issuer: string;
+
+  /**
+   * SHA-256 of it in DER; empty when the handshake met none.
+   *
+   * @generated from field: bytes sha256 = 5;
+   */
+  sha256: Uint8Array;
+
+  /**
+   * From when it is valid.
+   *
+   * @generated from field: google.protobuf.Timestamp not_before = 6;
+   */
+  notBefore?: Timestamp;
+
+  /**
+   * Until when it is valid.
+   *
+   * @generated from field: google.protobuf.Timestamp not_after = 7;
+   */
+  notAfter?: Timestamp;
+
+  /**
+   * Why there is none, why it is not valid, or why the next one could not be had, in words; empty when all is well.
+   *
+   * @generated from field: string problem = 8;
+   */
+  problem: string;
+
+  /**
+   * When the next one is tried for; unset when it is not.
+   *
+   * @generated from field: google.protobuf.Timestamp next_try_time = 9;
+   */
+  nextTryTime?: Timestamp;
+
+  /**
+   * How many tries have failed since the last success.
+   *
+   * @generated from field: uint32 failures = 10;
+   */
+  failures: number;
+};
+
+/**
+ * Describes the message chom.site.v1.ObservedCertificate.
+ * Use `create(ObservedCertificateSchema)` to create a new message.
+ */
+export const ObservedCertificateSchema: GenMessage<ObservedCertificate> = /*@__PURE__*/
+  messageDesc(file_chom_site_v1_desired, 7);
 
 /**
  * Phase is what a site is wanted to be, or was found to be, on its host.
@@ -303,4 +525,79 @@ export enum Phase {
  */
 export const PhaseSchema: GenEnum<Phase> = /*@__PURE__*/
   enumDesc(file_chom_site_v1_desired, 0);
+
+/**
+ * Challenge is how a CA is shown that a name is under control (RFC 8555, section 8).
+ *
+ * @generated from enum chom.site.v1.Challenge
+ */
+export enum Challenge {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: CHALLENGE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * A file that this host's nginx answers with on port 80.
+   *
+   * @generated from enum value: CHALLENGE_HTTP_01 = 1;
+   */
+  HTTP_01 = 1,
+
+  /**
+   * A TXT record that the control plane sets with the organization's DNS provider; the only one for wildcards.
+   *
+   * @generated from enum value: CHALLENGE_DNS_01 = 2;
+   */
+  DNS_01 = 2,
+}
+
+/**
+ * Describes the enum chom.site.v1.Challenge.
+ */
+export const ChallengeSchema: GenEnum<Challenge> = /*@__PURE__*/
+  enumDesc(file_chom_site_v1_desired, 1);
+
+/**
+ * CertificateSource is where a certificate comes from.
+ *
+ * @generated from enum chom.site.v1.CertificateSource
+ */
+export enum CertificateSource {
+  /**
+   * There is none.
+   *
+   * @generated from enum value: CERTIFICATE_SOURCE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * An ACME CA.
+   *
+   * @generated from enum value: CERTIFICATE_SOURCE_ACME = 1;
+   */
+  ACME = 1,
+
+  /**
+   * The organization uploaded it.
+   *
+   * @generated from enum value: CERTIFICATE_SOURCE_UPLOADED = 2;
+   */
+  UPLOADED = 2,
+
+  /**
+   * The platform handed it out.
+   *
+   * @generated from enum value: CERTIFICATE_SOURCE_PLATFORM = 3;
+   */
+  PLATFORM = 3,
+}
+
+/**
+ * Describes the enum chom.site.v1.CertificateSource.
+ */
+export const CertificateSourceSchema: GenEnum<CertificateSource> = /*@__PURE__*/
+  enumDesc(file_chom_site_v1_desired, 2);
 

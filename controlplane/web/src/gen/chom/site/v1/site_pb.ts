@@ -4,7 +4,10 @@
 
 import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Limits, ObservedState } from "./desired_pb.js";
+import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
+import type { DnsRecord } from "../../domain/v1/record_pb.js";
+import { file_chom_domain_v1_record } from "../../domain/v1/record_pb.js";
+import type { Limits, ObservedCertificate, ObservedState } from "./desired_pb.js";
 import { file_chom_site_v1_desired } from "./desired_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
@@ -14,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chom/site/v1/site.proto.
  */
 export const file_chom_site_v1_site: GenFile = /*@__PURE__*/
-  fileDesc("ChdjaG9tL3NpdGUvdjEvc2l0ZS5wcm90bxIMY2hvbS5zaXRlLnYxIqMFCgRTaXRlEgoKAmlkGAEgASgJEhcKD29yZ2FuaXphdGlvbl9pZBgCIAEoCRIRCglzZXJ2ZXJfaWQYAyABKAkSDAoEbmFtZRgEIAEoCRIMCgR0eXBlGAUgASgJEg8KB2RvbWFpbnMYBiADKAkSMgoIc2V0dGluZ3MYByADKAsyIC5jaG9tLnNpdGUudjEuU2l0ZS5TZXR0aW5nc0VudHJ5EiQKBmxpbWl0cxgIIAEoCzIULmNob20uc2l0ZS52MS5MaW1pdHMSIgoFc3RhdGUYCSABKA4yEy5jaG9tLnNpdGUudjEuU3RhdGUSDwoHcHJvYmxlbRgKIAEoCRISCgpnZW5lcmF0aW9uGAsgASgEEi0KCG9ic2VydmVkGAwgASgLMhsuY2hvbS5zaXRlLnYxLk9ic2VydmVkU3RhdGUSCwoDdXJsGA0gASgJEi8KC2NyZWF0ZV90aW1lGA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZGVsZXRlX3RpbWUYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnB1cmdlX3RpbWUYESABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhQKDGxhc3RfdGFza19pZBgSIAEoCRIOCgZoYW5kbGUYEyABKAkSDAoEZXRhZxgUIAEoCRIXCg9wZW5kaW5nX2RvbWFpbnMYFSADKAkSFgoOcHJldmlld19kb21haW4YFiABKAkaLwoNU2V0dGluZ3NFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBKqYBCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhIKDlNUQVRFX0NSRUFUSU5HEAESEAoMU1RBVEVfQUNUSVZFEAISEgoOU1RBVEVfVVBEQVRJTkcQAxITCg9TVEFURV9TVVNQRU5ERUQQBBIRCg1TVEFURV9UUkFTSEVEEAUSEgoOU1RBVEVfREVMRVRJTkcQBhIQCgxTVEFURV9GQUlMRUQQB2IGcHJvdG8z", [file_chom_site_v1_desired, file_google_protobuf_timestamp]);
+  fileDesc("ChdjaG9tL3NpdGUvdjEvc2l0ZS5wcm90bxIMY2hvbS5zaXRlLnYxIo8GCgRTaXRlEgoKAmlkGAEgASgJEhcKD29yZ2FuaXphdGlvbl9pZBgCIAEoCRIRCglzZXJ2ZXJfaWQYAyABKAkSDAoEbmFtZRgEIAEoCRIMCgR0eXBlGAUgASgJEg8KB2RvbWFpbnMYBiADKAkSMgoIc2V0dGluZ3MYByADKAsyIC5jaG9tLnNpdGUudjEuU2l0ZS5TZXR0aW5nc0VudHJ5EiQKBmxpbWl0cxgIIAEoCzIULmNob20uc2l0ZS52MS5MaW1pdHMSIgoFc3RhdGUYCSABKA4yEy5jaG9tLnNpdGUudjEuU3RhdGUSDwoHcHJvYmxlbRgKIAEoCRISCgpnZW5lcmF0aW9uGAsgASgEEi0KCG9ic2VydmVkGAwgASgLMhsuY2hvbS5zaXRlLnYxLk9ic2VydmVkU3RhdGUSCwoDdXJsGA0gASgJEi8KC2NyZWF0ZV90aW1lGA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZGVsZXRlX3RpbWUYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnB1cmdlX3RpbWUYESABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhQKDGxhc3RfdGFza19pZBgSIAEoCRIOCgZoYW5kbGUYEyABKAkSDAoEZXRhZxgUIAEoCRIXCg9wZW5kaW5nX2RvbWFpbnMYFSADKAkSFgoOcHJldmlld19kb21haW4YFiABKAkSGAoQcmVkaXJlY3RfZG9tYWlucxgXIAMoCRIpCgVodHRwcxgYIAEoCzIaLmNob20uc2l0ZS52MS5IdHRwc09wdGlvbnMSJQoFbmFtZXMYGSADKAsyFi5jaG9tLnNpdGUudjEuU2l0ZU5hbWUaLwoNU2V0dGluZ3NFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIksKDEh0dHBzT3B0aW9ucxIoChRoc3RzX21heF9hZ2Vfc2Vjb25kcxgBIAEoDUIKukgHKgUYgM6JHhIRCglrZWVwX2h0dHAYAiABKAgipgMKCFNpdGVOYW1lEgwKBG5hbWUYASABKAkSJAoEcm9sZRgCIAEoDjIWLmNob20uc2l0ZS52MS5OYW1lUm9sZRImCgVzdGF0ZRgDIAEoDjIXLmNob20uc2l0ZS52MS5OYW1lU3RhdGUSDwoHcHJvYmxlbRgEIAEoCRIqCgdyZWNvcmRzGAUgAygLMhkuY2hvbS5kb21haW4udjEuRG5zUmVjb3JkEi4KCmNoZWNrX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjMKD25leHRfY2hlY2tfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNgoLY2VydGlmaWNhdGUYCCABKAsyIS5jaG9tLnNpdGUudjEuT2JzZXJ2ZWRDZXJ0aWZpY2F0ZRIyCgdvdXRzaWRlGAkgASgLMiEuY2hvbS5zaXRlLnYxLk9ic2VydmVkQ2VydGlmaWNhdGUSMAoMb3V0c2lkZV90aW1lGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCqmAQoFU3RhdGUSFQoRU1RBVEVfVU5TUEVDSUZJRUQQABISCg5TVEFURV9DUkVBVElORxABEhAKDFNUQVRFX0FDVElWRRACEhIKDlNUQVRFX1VQREFUSU5HEAMSEwoPU1RBVEVfU1VTUEVOREVEEAQSEQoNU1RBVEVfVFJBU0hFRBAFEhIKDlNUQVRFX0RFTEVUSU5HEAYSEAoMU1RBVEVfRkFJTEVEEAcqgAEKCE5hbWVSb2xlEhkKFU5BTUVfUk9MRV9VTlNQRUNJRklFRBAAEhUKEU5BTUVfUk9MRV9QUklNQVJZEAESEwoPTkFNRV9ST0xFX0FMSUFTEAISFgoSTkFNRV9ST0xFX1JFRElSRUNUEAMSFQoRTkFNRV9ST0xFX1BSRVZJRVcQBCq5AQoJTmFtZVN0YXRlEhoKFk5BTUVfU1RBVEVfVU5TUEVDSUZJRUQQABIYChROQU1FX1NUQVRFX1VOQ0xBSU1FRBABEhYKEk5BTUVfU1RBVEVfUEVORElORxACEhYKEk5BTUVfU1RBVEVfSVNTVUlORxADEhUKEU5BTUVfU1RBVEVfU0VDVVJFEAQSFwoTTkFNRV9TVEFURV9FWFBJUklORxAFEhYKEk5BTUVfU1RBVEVfRVhQSVJFRBAGYgZwcm90bzM", [file_buf_validate_validate, file_chom_domain_v1_record, file_chom_site_v1_desired, file_google_protobuf_timestamp]);
 
 /**
  * Site is one hosted website of an organization.
@@ -176,6 +179,27 @@ export type Site = Message<"chom.site.v1.Site"> & {
    * @generated from field: string preview_domain = 22;
    */
   previewDomain: string;
+
+  /**
+   * Those of `domains` that send visitors on to the primary one.
+   *
+   * @generated from field: repeated string redirect_domains = 23;
+   */
+  redirectDomains: string[];
+
+  /**
+   * How it is served by HTTPS.
+   *
+   * @generated from field: chom.site.v1.HttpsOptions https = 24;
+   */
+  https?: HttpsOptions;
+
+  /**
+   * Each of its names, the preview name last: how far it is, what was measured, and what to do. A list of sites leaves this out.
+   *
+   * @generated from field: repeated chom.site.v1.SiteName names = 25;
+   */
+  names: SiteName[];
 };
 
 /**
@@ -184,6 +208,120 @@ export type Site = Message<"chom.site.v1.Site"> & {
  */
 export const SiteSchema: GenMessage<Site> = /*@__PURE__*/
   messageDesc(file_chom_site_v1_site, 0);
+
+/**
+ * HttpsOptions say how a site is served by HTTPS. That it is follows from its names: each gets a certificate as soon as it
+ * leads to the site.
+ *
+ * @generated from message chom.site.v1.HttpsOptions
+ */
+export type HttpsOptions = Message<"chom.site.v1.HttpsOptions"> & {
+  /**
+   * How long browsers are told to come by HTTPS only, in seconds (RFC 6797), up to two years; 0 tells them nothing. They hold
+   * the site to it even after it was changed back.
+   *
+   * @generated from field: uint32 hsts_max_age_seconds = 1;
+   */
+  hstsMaxAgeSeconds: number;
+
+  /**
+   * Serve plain HTTP too. Unset means that visitors are sent on to HTTPS as soon as there is a certificate.
+   *
+   * @generated from field: bool keep_http = 2;
+   */
+  keepHttp: boolean;
+};
+
+/**
+ * Describes the message chom.site.v1.HttpsOptions.
+ * Use `create(HttpsOptionsSchema)` to create a new message.
+ */
+export const HttpsOptionsSchema: GenMessage<HttpsOptions> = /*@__PURE__*/
+  messageDesc(file_chom_site_v1_site, 1);
+
+/**
+ * SiteName is one of a site's names.
+ *
+ * @generated from message chom.site.v1.SiteName
+ */
+export type SiteName = Message<"chom.site.v1.SiteName"> & {
+  /**
+   * The name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * What it is for.
+   *
+   * @generated from field: chom.site.v1.NameRole role = 2;
+   */
+  role: NameRole;
+
+  /**
+   * How far it is.
+   *
+   * @generated from field: chom.site.v1.NameState state = 3;
+   */
+  state: NameState;
+
+  /**
+   * What is wrong, in words; empty when nothing is.
+   *
+   * @generated from field: string problem = 4;
+   */
+  problem: string;
+
+  /**
+   * Records to set in the DNS, so that it goes on.
+   *
+   * @generated from field: repeated chom.domain.v1.DnsRecord records = 5;
+   */
+  records: DnsRecord[];
+
+  /**
+   * When the DNS was last asked for the name; unset before the first time.
+   *
+   * @generated from field: google.protobuf.Timestamp check_time = 6;
+   */
+  checkTime?: Timestamp;
+
+  /**
+   * When it is asked next; unset when it is not.
+   *
+   * @generated from field: google.protobuf.Timestamp next_check_time = 7;
+   */
+  nextCheckTime?: Timestamp;
+
+  /**
+   * What the host measured of the certificate that it serves the name with; unset before the first time.
+   *
+   * @generated from field: chom.site.v1.ObservedCertificate certificate = 8;
+   */
+  certificate?: ObservedCertificate;
+
+  /**
+   * What the control plane measured of it from outside, under the address that the DNS gives; unset before the first time.
+   *
+   * @generated from field: chom.site.v1.ObservedCertificate outside = 9;
+   */
+  outside?: ObservedCertificate;
+
+  /**
+   * When the control plane measured that.
+   *
+   * @generated from field: google.protobuf.Timestamp outside_time = 10;
+   */
+  outsideTime?: Timestamp;
+};
+
+/**
+ * Describes the message chom.site.v1.SiteName.
+ * Use `create(SiteNameSchema)` to create a new message.
+ */
+export const SiteNameSchema: GenMessage<SiteName> = /*@__PURE__*/
+  messageDesc(file_chom_site_v1_site, 2);
 
 /**
  * State is a site's life as a person sees it.
@@ -259,4 +397,117 @@ export enum State {
  */
 export const StateSchema: GenEnum<State> = /*@__PURE__*/
   enumDesc(file_chom_site_v1_site, 0);
+
+/**
+ * NameRole is what a name of a site is for.
+ *
+ * @generated from enum chom.site.v1.NameRole
+ */
+export enum NameRole {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: NAME_ROLE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * The site's main name.
+   *
+   * @generated from enum value: NAME_ROLE_PRIMARY = 1;
+   */
+  PRIMARY = 1,
+
+  /**
+   * The same pages under another name.
+   *
+   * @generated from enum value: NAME_ROLE_ALIAS = 2;
+   */
+  ALIAS = 2,
+
+  /**
+   * Visitors are sent on to the primary name.
+   *
+   * @generated from enum value: NAME_ROLE_REDIRECT = 3;
+   */
+  REDIRECT = 3,
+
+  /**
+   * The platform's own name for the site.
+   *
+   * @generated from enum value: NAME_ROLE_PREVIEW = 4;
+   */
+  PREVIEW = 4,
+}
+
+/**
+ * Describes the enum chom.site.v1.NameRole.
+ */
+export const NameRoleSchema: GenEnum<NameRole> = /*@__PURE__*/
+  enumDesc(file_chom_site_v1_site, 1);
+
+/**
+ * NameState is how far a name of a site is. It is derived from what was measured.
+ *
+ * 	UNCLAIMED -> PENDING -> ISSUING -> SECURE <-> EXPIRING -> EXPIRED
+ * 	                           \___________________/
+ *
+ * @generated from enum chom.site.v1.NameState
+ */
+export enum NameState {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: NAME_STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * The organization does not hold the name: `records` has what proves that it does.
+   *
+   * @generated from enum value: NAME_STATE_UNCLAIMED = 1;
+   */
+  UNCLAIMED = 1,
+
+  /**
+   * The name does not lead to the site yet: `problem` says why, `records` what to set. It is looked at again by itself.
+   *
+   * @generated from enum value: NAME_STATE_PENDING = 2;
+   */
+  PENDING = 2,
+
+  /**
+   * It leads to the site, and its certificate is on its way; `problem` says what keeps it.
+   *
+   * @generated from enum value: NAME_STATE_ISSUING = 3;
+   */
+  ISSUING = 3,
+
+  /**
+   * It is served with a valid certificate: the host's probe said so.
+   *
+   * @generated from enum value: NAME_STATE_SECURE = 4;
+   */
+  SECURE = 4,
+
+  /**
+   * It is still served with a valid certificate, which ends within 14 days, and the next one could not be had.
+   *
+   * @generated from enum value: NAME_STATE_EXPIRING = 5;
+   */
+  EXPIRING = 5,
+
+  /**
+   * The certificate that it was served with is over, and the next one could not be had.
+   *
+   * @generated from enum value: NAME_STATE_EXPIRED = 6;
+   */
+  EXPIRED = 6,
+}
+
+/**
+ * Describes the enum chom.site.v1.NameState.
+ */
+export const NameStateSchema: GenEnum<NameState> = /*@__PURE__*/
+  enumDesc(file_chom_site_v1_site, 2);
 
