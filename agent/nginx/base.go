@@ -13,7 +13,10 @@ type paths struct {
 	trees     string   // run.SitesDir
 	pid       string   // file with the master's process id
 	rotate    string   // logrotate's file of ours
-	addresses []string // what servers listen on
+	addresses []string // what servers listen on for HTTP
+	secure    []string // and for HTTPS
+
+	challenges string // where a site's answers to CAs lie, below its handle
 }
 
 func (p paths) chom() string                  { return p.etc + "/chom" }
@@ -46,6 +49,15 @@ func (p paths) base() []Directive {
 		d("access_log", "off"),
 		d("return", "444"), // no answer at all: an unknown name gets no neighbour's page and learns nothing
 	)
+	var unknown []Directive
+	for _, addr := range p.secure {
+		unknown = append(unknown, d("listen", addr, "ssl", "http2", "default_server"))
+	}
+	unknown = append(unknown, d("server_name", "_"), d("server_tokens", "off"), d("access_log", "off"))
+	unknown = append(append(unknown, protocols()...), 
+		d("ssl_reject_handshake", "on"), // nobody's certificate is shown for an unknown name
+		d("return", "444"),              // and who shook hands for a known one is told nothing of others
+	)
 	return []Directive{
 		// Names of up to 253 characters, for thousands of sites.
 		d("server_names_hash_bucket_size", "512"),
@@ -53,11 +65,16 @@ func (p paths) base() []Directive {
 		d("log_format", "chom", "escape=json",
 			`$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent" $host $request_time`),
 		block("server", nil, refuse...),
+		block("server", nil, unknown...),
 	}
 }
 
 func (p paths) generationBlock(n int64) []Directive {
-	server := append(p.listen(),
+	var server []Directive
+	for _, addr := range p.addresses {
+		server = append(server, d("listen", addr))
+	}
+	server = append(server,
 		d("server_name", generationHost),
 		d("server_tokens", "off"),
 		d("access_log", "off"),

@@ -3,6 +3,7 @@ package nginx
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -191,31 +192,61 @@ func accepting(pid int) bool {
 
 const maxBody = 1 << 20 // a page that a probe looks at
 
-// client asks the web server at a fixed address, whatever the host is called.
+// client asks the web server at two fixed addresses, whatever the host is called:
+// by HTTP, and by HTTPS where it sends there. Which certificate is shown is not
+// looked at: this is about pages.
 // Every request has its own connection: it must meet a worker that accepts now.
-func client(address string) func(ctx context.Context, host, path string) (int, []byte, error) {
+func client(plain, secure string) func(ctx context.Context, host, path string) (int, []byte, error) {
+	to := func(address string) func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", address)
+		}
+	}
 	c := &http.Client{
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return (&net.Dialer{}).DialContext(ctx, "tcp", address)
+			DialContext:       to(plain),
+			DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+				host, _, err := net.SplitHostPort(address)
+				if err != nil {
+					return nil, err
+				}
+				conn, err := to(secure)(ctx, network, address)
+				if err != nil {
+					return nil, err
+				}
+				shaken := tls.Client(conn, &tls.Config{ServerName: host, InsecureSkipVerify: true}) //nolint:gosec // it is this host's own nginx
+				if err := shaken.HandshakeContext(ctx); err != nil {
+					return nil, errors.Join(err, conn.Close())
+				}
+				return shaken, nil
 			},
 			Proxy: nil,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Timeout:       30 * time.Second, // a first page of a cold application
 	}
-	return func(ctx context.Context, host, path string) (int, []byte, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+path, nil)
+	ask := func(ctx context.Context, url string) (*http.Response, []byte, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 		if err != nil {
-			return 0, nil, err
+			return nil, nil, err
 		}
 		resp, err := c.Do(req)
 		if err != nil {
-			return 0, nil, err
+			return nil, nil, err
 		}
 		defer resp.Body.Close() // read-only
 		body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
-		return resp.StatusCode, body, err
+		return resp, body, err
+	}
+	return func(ctx context.Context, host, path string) (int, []byte, error) {
+		resp, body, err := ask(ctx, "http://"+host+path)
+		if err == nil && resp.StatusCode == http.StatusMovedPermanently && resp.Header.Get("Location") == "https://"+host+path {
+			resp, body, err = ask(ctx, "https://"+host+path)
+		}
+		if err != nil {
+			return 0, nil, err
+		}
+		return resp.StatusCode, body, nil
 	}
 }

@@ -69,15 +69,19 @@ type Manager struct {
 
 // New gives the manager of this host's nginx.
 func New(h *systemd.Host, log *slog.Logger) *Manager {
-	addresses := []string{"80"}
-	if _, err := os.Stat("/proc/net/if_inet6"); err == nil {
-		addresses = append(addresses, "[::]:80") // without IPv6 in the kernel nginx would not start
+	addresses, secure := []string{"80"}, []string{"443"}
+	if _, err := os.Stat("/proc/net/if_inet6"); err == nil { // without IPv6 in the kernel nginx would not start
+		addresses, secure = append(addresses, "[::]:80"), append(secure, "[::]:443")
 	}
 	return &Manager{
-		paths: paths{etc: "/etc/nginx", logs: "/var/log/chom/sites", trees: run.SitesDir, pid: "/run/nginx.pid", rotate: "/etc/logrotate.d/chom-sites", addresses: addresses},
-		host:  h, log: log, test: tester(h), get: client("127.0.0.1:80"),
+		paths: paths{etc: "/etc/nginx", logs: "/var/log/chom/sites", trees: run.SitesDir, pid: "/run/nginx.pid", rotate: "/etc/logrotate.d/chom-sites", addresses: addresses, secure: secure, challenges: ChallengeDir},
+		host:  h, log: log, test: tester(h), get: client("127.0.0.1:80", "127.0.0.1:443"),
 	}
 }
+
+// ChallengeDir is where a site's answers to a CA lie, in a directory of its
+// handle's name. nginx shows them, and nobody but root writes there.
+const ChallengeDir = "/run/chom-acme"
 
 // tester asks nginx itself, outside of the agent's sandbox: it opens logs.
 func tester(h *systemd.Host) func(ctx context.Context, config string) ([]byte, error) {

@@ -84,19 +84,22 @@ func (s *server) stop() {
 	}
 }
 
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
 func setup(t testing.TB) (*Manager, *server) {
 	t.Helper()
 	if _, err := os.Stat("/usr/sbin/nginx"); err != nil {
 		t.Fatalf("these claims are about nginx: install nginx-light: %v", err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	address, secure := freeAddress(t), freeAddress(t)
 	dir := t.TempDir()
 	write(t, dir+"/etc/nginx.conf", fmt.Sprintf(`user root;
 worker_processes 2;
@@ -114,8 +117,8 @@ http {
 	s := &server{t: t, dir: dir}
 	t.Cleanup(s.stop)
 	return &Manager{
-		paths: paths{etc: dir + "/etc", logs: dir + "/logs", trees: dir + "/sites", pid: dir + "/pid", rotate: dir + "/logrotate", addresses: []string{address}},
-		host:  s, log: slog.New(slog.NewTextHandler(t.Output(), nil)), get: client(address),
+		paths: paths{etc: dir + "/etc", logs: dir + "/logs", trees: dir + "/sites", pid: dir + "/pid", rotate: dir + "/logrotate", addresses: []string{address}, secure: []string{secure}, challenges: dir + "/challenges"},
+		host:  s, log: slog.New(slog.NewTextHandler(t.Output(), nil)), get: client(address, secure),
 		test: func(ctx context.Context, config string) ([]byte, error) {
 			res, err := run.Cmd{Path: "/usr/sbin/nginx", Args: []string{"-t", "-c", config}}.Run(ctx)
 			return res.Stderr, err

@@ -2,6 +2,9 @@ package nginx
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
+	"time"
 
 	"chom.dev/proto/contract"
 )
@@ -15,14 +18,27 @@ const (
 	PHP                    // files, and the site's own php-fpm behind a front controller /index.php
 )
 
-// Site is everything that a site's server block depends on. Paths follow from
+// Site is everything that a site's server blocks depend on. Paths follow from
 // the handle.
 type Site struct {
 	Handle    contract.Handle
 	Domains   []contract.Domain // at least one; the first is the site's main name
+	Redirects []contract.Domain // those of Domains that send visitors on to the first
 	Kind      Kind
 	Suspended bool              // every request is answered with 503, from nginx itself
 	BodyLimit contract.ByteSize // largest upload; zero is 64 MiB
+
+	// Certificates of those of Domains that have one: these are served by HTTPS.
+	Certificates map[contract.Domain]Certificate
+	HSTS         time.Duration // how long browsers are told to come by HTTPS only; 0 tells them nothing
+	KeepHTTP     bool          // HTTP is not sent on to HTTPS
+}
+
+// Certificate is what one name is served with.
+type Certificate struct {
+	Path    string // PEM file with key and chain, root's
+	OCSP    bool   // it names a responder, whose answers are stapled (RFC 6066)
+	Trusted bool   // browsers of visitors trust it; else nobody is sent on to HTTPS, or held to it
 }
 
 // Socket is where a site's php-fpm listens.
@@ -41,42 +57,149 @@ const denied = `(?:~|#|\.(?:bak|backup|old|orig|save|sw[op]|sql|sqlite3?|dump|lo
 // noScripts are directories that applications let visitors upload into.
 const noScripts = `^/(?:wp-content/(?:uploads|upgrade|cache|backups?)|uploads|files)/.*\.php(?:/|$)`
 
-// Every listening address a server block needs.
-func (p paths) listen() []Directive {
-	var out []Directive
-	for _, addr := range p.addresses {
-		out = append(out, d("listen", addr))
+// serverBlock is a site's part of nginx's configuration. Names that are answered
+// alike share a block; by HTTPS each has its own, since it has its own certificate:
+//
+//	                       HTTP                     HTTPS
+//	redirect               301 to the first name    301 to the first name
+//	trusted certificate    301 to HTTPS             the site
+//	none, or KeepHTTP      the site                 the site, if it has a certificate
+func (p paths) serverBlock(s Site) ([]Directive, error) {
+	if s.Handle.IsZero() || len(s.Domains) == 0 || s.Kind != Static && s.Kind != PHP || s.Domains[0].IsWildcard() || slices.Contains(s.Redirects, s.Domains[0]) {
+		return nil, fmt.Errorf("site %s: handle, domains and kind are needed, and a main name that is no wildcard and no redirect", s.Handle)
 	}
-	return out
+	var open, moved, onward []contract.Domain
+	for _, domain := range s.Domains {
+		switch {
+		case domain.IsZero():
+			return nil, fmt.Errorf("site %s: empty domain", s.Handle)
+		case slices.Contains(s.Redirects, domain):
+			onward = append(onward, domain)
+		case s.redirected(domain):
+			moved = append(moved, domain)
+		default:
+			open = append(open, domain)
+		}
+	}
+	var blocks []Directive
+	for _, part := range []struct {
+		names  []contract.Domain
+		answer []Directive
+	}{
+		{open, p.pages(s)},
+		{moved, sendTo("https://$host")},
+		{onward, sendTo(s.home())},
+	} {
+		if len(part.names) > 0 {
+			blocks = append(blocks, p.block(s, p.addresses, part.names, append(p.challenge(s.Handle), part.answer...)))
+		}
+	}
+	for _, domain := range s.Domains {
+		c, ok := s.Certificates[domain]
+		if !ok {
+			continue
+		}
+		answer := p.pages(s)
+		if slices.Contains(s.Redirects, domain) {
+			answer = sendTo(s.home())
+		}
+		blocks = append(blocks, p.block(s, p.secure, []contract.Domain{domain}, append(s.tls(c), answer...)))
+	}
+	return blocks, nil
 }
 
-// serverBlock is a site's part of nginx's configuration.
-func (p paths) serverBlock(s Site) ([]Directive, error) {
-	if s.Handle.IsZero() || len(s.Domains) == 0 || s.Kind != Static && s.Kind != PHP {
-		return nil, fmt.Errorf("site %s: handle, domains and kind are needed", s.Handle)
+// redirected says whether visitors of a name are sent from HTTP to HTTPS.
+func (s Site) redirected(name contract.Domain) bool {
+	return !s.KeepHTTP && s.Certificates[name].Trusted
+}
+
+// home is where redirects lead, without a path.
+func (s Site) home() string {
+	if s.redirected(s.Domains[0]) {
+		return "https://" + s.Domains[0].String()
 	}
-	server := p.listen()
-	names := d("server_name")
-	for _, domain := range s.Domains {
-		if domain.IsZero() {
-			return nil, fmt.Errorf("site %s: empty domain", s.Handle)
-		}
-		names.Args = append(names.Args, domain.String())
+	return "http://" + s.Domains[0].String()
+}
+
+func sendTo(base string) []Directive {
+	return []Directive{block("location", []string{"/"}, d("return", "301", base+"$request_uri"))}
+}
+
+// block is a server block with what all of them have.
+func (p paths) block(s Site, addresses []string, names []contract.Domain, inside []Directive) Directive {
+	var server []Directive
+	for _, address := range addresses {
+		server = append(server, d("listen", address)) // that one speaks TLS and HTTP/2 is said once, by the base
+	}
+	named := d("server_name")
+	for _, name := range names {
+		named.Args = append(named.Args, name.String())
 	}
 	logs := p.logDir(s.Handle)
-	server = append(server, names,
+	server = append(server, named,
 		d("server_tokens", "off"),
 		d("access_log", logs+"/access.log", "chom"),
 		d("error_log", logs+"/error.log", "warn"),
 	)
+	return block("server", nil, append(server, inside...)...)
+}
+
+// challengePath is where a CA asks (RFC 8555, section 8.3).
+const challengePath = "/.well-known/acme-challenge/"
+
+// challenge answers a CA from a place of root's, whatever the site's tree holds,
+// and tells who asks from outside that the name leads here.
+func (p paths) challenge(h contract.Handle) []Directive {
+	return []Directive{
+		block("location", []string{"=", challengePath + contract.ProbeFile},
+			d("default_type", "text/plain"), d("return", "200", h.String())),
+		block("location", []string{"^~", challengePath},
+			d("default_type", "text/plain"),
+			d("alias", p.challenges+"/"+h.String()+"/"),
+			d("disable_symlinks", "on"),
+		),
+	}
+}
+
+// tls is how a name is served by HTTPS: TLS 1.2 with forward secrecy, and 1.3.
+func (s Site) tls(c Certificate) []Directive {
+	inside := append(protocols(),
+		d("ssl_certificate", c.Path),
+		d("ssl_certificate_key", c.Path),
+		// Who shook hands for one name gets no page of another, be it another tenant's.
+		block("if", []string{"($ssl_server_name", "!=", "$host)"}, d("return", "421")),
+	)
+	if c.OCSP {
+		inside = append(inside, d("ssl_stapling", "on"))
+	}
+	if c.Trusted && s.HSTS > 0 {
+		inside = append(inside, d("add_header", "Strict-Transport-Security", "max-age="+strconv.Itoa(int(s.HSTS.Seconds())), "always"))
+	}
+	return inside
+}
+
+// protocols are in every block: those of the default server count for the
+// handshake, those of the name for the rest. Suites are Mozilla's intermediate ones.
+func protocols() []Directive {
+	return []Directive{
+		d("ssl_protocols", "TLSv1.2", "TLSv1.3"),
+		d("ssl_ciphers", "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"),
+		d("ssl_prefer_server_ciphers", "off"),
+		d("ssl_session_cache", "shared:chom:10m"),
+		d("ssl_session_tickets", "off"), // nginx would never change their key
+	}
+}
+
+// pages are the site itself.
+func (p paths) pages(s Site) []Directive {
 	if s.Suspended {
-		return []Directive{block("server", nil, append(server, suspended()...)...)}, nil
+		return suspended()
 	}
 	limit := s.BodyLimit.String()
 	if s.BodyLimit.IsZero() {
 		limit = "64M" // what a theme or a phone's video needs
 	}
-	server = append(server,
+	inside := []Directive{
 		d("root", p.trees+"/"+s.Handle.String()+"/public"),
 		d("index", index(s.Kind)...),
 		d("client_max_body_size", limit),
@@ -86,23 +209,22 @@ func (p paths) serverBlock(s Site) ([]Directive, error) {
 		// Regular expressions are tried in this order; the first match wins.
 		notFound("~", `/\.(?!well-known(?:/|$))`),
 		notFound("~*", denied),
-	)
+	}
 	switch s.Kind {
 	case PHP:
-		server = append(server,
+		inside = append(inside,
 			notFound("~*", noScripts),
 			php(s.Handle),
 			notFound("~*", `\.php(?:/|$)`), // X.PHP and x.php/y are neither run nor shown
 			block("location", []string{"/"}, d("try_files", "$uri", "$uri/", "/index.php$is_args$args")),
 		)
 	case Static:
-		server = append(server,
+		inside = append(inside,
 			notFound("~*", `\.php(?:/|$)`),
 			block("location", []string{"/"}, d("try_files", "$uri", "$uri/", "=404")),
 		)
 	}
-	server = append(server, d("include", p.snippets(s.Handle)+"/*.conf"))
-	return []Directive{block("server", nil, server...)}, nil
+	return append(inside, d("include", p.snippets(s.Handle)+"/*.conf"))
 }
 
 func index(k Kind) []string {

@@ -11,7 +11,7 @@ import (
 	"chom.dev/proto/contract"
 )
 
-var testPaths = paths{etc: "/etc/nginx", logs: "/var/log/chom/sites", trees: "/srv/chom/sites", addresses: []string{"80", "[::]:80"}}
+var testPaths = paths{etc: "/etc/nginx", logs: "/var/log/chom/sites", trees: "/srv/chom/sites", addresses: []string{"80", "[::]:80"}, secure: []string{"443", "[::]:443"}, challenges: ChallengeDir}
 
 func must[T any](v T, err error) T {
 	if err != nil {

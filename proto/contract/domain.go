@@ -44,6 +44,11 @@ func (d Domain) Covers(name Domain) bool {
 	return d.IsWildcard() && !name.IsWildcard() && above == d.Base().text
 }
 
+// ProbeFile is below /.well-known/acme-challenge/ of every name of a site, by
+// HTTP; it holds the site's handle, so that whoever asks from outside sees where
+// the name leads.
+const ProbeFile = "chom-probe"
+
 const (
 	domainKind = "domain"
 	wildcard   = "*."
