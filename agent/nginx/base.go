@@ -54,7 +54,7 @@ func (p paths) base() []Directive {
 		unknown = append(unknown, d("listen", addr, "ssl", "http2", "default_server"))
 	}
 	unknown = append(unknown, d("server_name", "_"), d("server_tokens", "off"), d("access_log", "off"))
-	unknown = append(append(unknown, protocols()...), 
+	unknown = append(append(unknown, protocols()...),
 		d("ssl_reject_handshake", "on"), // nobody's certificate is shown for an unknown name
 		d("return", "444"),              // and who shook hands for a known one is told nothing of others
 	)
