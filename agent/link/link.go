@@ -65,6 +65,8 @@ type Config struct {
 	Facts   func(context.Context) *fleetv1.Facts                    // what the host is; must not be nil
 	Samples func(context.Context) []*linkv1.Sample                  // newest metrics; nil sends none
 	Dial    func(context.Context, string, string) (net.Conn, error) // nil dials TCP
+
+	Issuance func(*linkv1.Issuance) error // takes in where certificates come from; nil for nobody who asks
 }
 
 // Link keeps the connection. Make it with New.
@@ -72,6 +74,8 @@ type Link struct {
 	cfg      Config
 	instance string        // of this process, for Hello
 	refresh  chan struct{} // holds a token when the facts are to be told anew
+
+	brokering chan struct{} // a token for each brokered call under way
 
 	// Only Run's own goroutine uses these.
 	failures  int  // in a row, for the backoff
@@ -82,6 +86,7 @@ type Link struct {
 	aliveUntil  time.Time // Run shows progress until then, or hangs
 	streamFails int       // Watch calls in a row that brought nothing
 	pollUntil   time.Time // Watch is not tried before
+	current     *session  // nil while the link is down
 }
 
 // Phase is where the link is in its life.
@@ -118,7 +123,7 @@ const (
 // New makes a link. It does nothing before Run.
 func New(cfg Config) *Link {
 	return &Link{
-		cfg: cfg, instance: identity.NewInstance(), refresh: make(chan struct{}, 1),
+		cfg: cfg, instance: identity.NewInstance(), refresh: make(chan struct{}, 1), brokering: make(chan struct{}, brokeredAtOnce),
 		state:      State{Phase: Connecting, Since: time.Now()},
 		aliveUntil: time.Now().Add(time.Minute),
 	}

@@ -57,6 +57,8 @@ func (l *Link) session(ctx context.Context) error {
 	l.cfg.Tasks.Resend(res.Resend)
 	l.cfg.Log.Info("link is up", "epoch", s.epoch)
 	l.set(State{Phase: Connected, LastContact: time.Now()})
+	l.connected(s)
+	defer l.connected(nil)
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.receive(ctx) })
@@ -180,6 +182,11 @@ func (s *session) believe(res *linkv1.HelloResponse) {
 		t = s.id.Trust
 	}
 	s.cfg.Tasks.SetSigners(t.Signers)
+	if s.cfg.Issuance != nil && res.Issuance != nil {
+		if err := s.cfg.Issuance(res.Issuance); err != nil {
+			s.cfg.Log.Error("where certificates come from was not taken over", "err", err)
+		}
+	}
 }
 
 // renew asks for the next certificate when it is time, and ends the session

@@ -129,7 +129,10 @@ func TestHTTPS(t *testing.T) {
 	t.Run("a name with a certificate is served by HTTPS, and HTTP leads there; the others stay", func(t *testing.T) {
 		certified(t, m, &a, true, "a.example")
 		before := srv.signals
-		if err := m.Refresh(t.Context(), []Site{a}); err != nil {
+		if changed, err := m.Place(t.Context(), a); err != nil || !changed {
+			t.Fatal(changed, err)
+		}
+		if err := m.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if srv.signals != before+1 {
@@ -167,7 +170,7 @@ func TestHTTPS(t *testing.T) {
 			t.Errorf("certificate of %s", v.certificate)
 		}
 	})
-	t.Run("a renewed certificate is shown after a refresh", func(t *testing.T) {
+	t.Run("a renewed certificate is shown after a reload", func(t *testing.T) {
 		file := a.Certificates[a.Domains[0]].Path
 		former := must(os.ReadFile(file))
 		var other Site
@@ -176,7 +179,10 @@ func TestHTTPS(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := srv.signals
-		if err := m.Refresh(t.Context(), []Site{a, b}); err != nil || srv.signals != before+1 {
+		if changed, err := m.Place(t.Context(), a); err != nil || changed {
+			t.Error(changed, err)
+		}
+		if err := m.Reload(t.Context()); err != nil || srv.signals != before+1 {
 			t.Errorf("%v, %d reloads", err, srv.signals-before)
 		}
 		if v := met(t, m, "https://a.example/", "200 a.example"); v.certificate != "renewed.example" {
@@ -263,8 +269,11 @@ func TestHTTPS(t *testing.T) {
 	t.Run("a certificate that nginx cannot read changes nothing of what is served", func(t *testing.T) {
 		bad := a
 		bad.Certificates = map[contract.Domain]Certificate{a.Domains[0]: {Path: t.TempDir() + "/none.pem", Trusted: true}}
-		if err := m.Refresh(t.Context(), []Site{bad, b}); err == nil || !strings.Contains(err.Error(), "none.pem") {
-			t.Errorf("got %v", err)
+		if changed, err := m.Place(t.Context(), bad); changed || err == nil || !strings.Contains(err.Error(), "none.pem") {
+			t.Error(changed, err)
+		}
+		if err := m.Reload(t.Context()); err != nil {
+			t.Error(err)
 		}
 		met(t, m, "https://a.example/", "200 a.example")
 		met(t, m, "https://b.example/", "200 b.example")

@@ -75,6 +75,7 @@ type Engine struct {
 	sites      map[string]*sitev1.ObservedState
 	wake       chan struct{}
 
+	turns  turns // of lanes, between their attempts and Between
 	slots  chan struct{}
 	work   sync.WaitGroup
 	failed chan error // holds the first reason why attempts can't be brought to an end
@@ -245,7 +246,7 @@ func (e *Engine) workOff(ctx context.Context, name string, l *lane) {
 			return
 		case e.slots <- struct{}{}:
 		}
-		err := e.do(ctx, a)
+		err := e.inTurn(ctx, name, func() error { return e.do(ctx, a) })
 		<-e.slots
 		if err != nil {
 			if !errors.Is(err, errStopping) {

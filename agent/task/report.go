@@ -56,7 +56,7 @@ func (e *Engine) Holdings() (Holdings, error) {
 				e.cfg.Log.Error("observed state is unreadable", "site", s.ID, "err", err)
 				st = new(sitev1.ObservedState)
 			}
-			st.SiteId, st.Generation = s.ID.String(), s.Converged
+			st.SiteId, st.Generation, st.Certificates = s.ID.String(), s.Converged, nil
 			if gone {
 				st.Phase = sitev1.Phase_PHASE_ABSENT
 			}
