@@ -74,8 +74,10 @@ type Config struct {
 	// Address is what pasted lines name.
 	Address install.Address
 	// Pin is the SHA-256 of the CA's public key, in hex; join tokens carry it.
-	Pin   string
-	Ready Ready
+	Pin string
+	// PreviewCA is the CA that signs preview names, in PEM; empty where the operator has a certificate for them.
+	PreviewCA []byte
+	Ready     Ready
 	// TLS says that the listener speaks it.
 	TLS bool
 	// Closing ends streams when it ends, so that the process can stop; nil means never.
@@ -152,6 +154,12 @@ func New(c Config) (http.Handler, error) {
 		return nil, err
 	}
 	mountHealth(mux, d, c.Ready)
+	if len(c.PreviewCA) > 0 { // public: everybody who visits a preview is shown what it has signed
+		mux.HandleFunc("GET /preview-ca.pem", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/x-pem-file")
+			_, _ = w.Write(c.PreviewCA) // a caller who went away needs no answer
+		})
+	}
 	c.Packages.Mount(mux)
 	return d.request(mux), nil
 }

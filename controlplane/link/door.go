@@ -417,7 +417,9 @@ func isProcedure(path string) bool {
 	switch path {
 	case linkv1connect.EnrollmentServiceEnrollProcedure, linkv1connect.EnrollmentServiceRecoverProcedure,
 		linkv1connect.LinkServiceHelloProcedure, linkv1connect.LinkServiceWatchProcedure, linkv1connect.LinkServicePollProcedure,
-		linkv1connect.LinkServiceReportProcedure, linkv1connect.LinkServiceRenewProcedure:
+		linkv1connect.LinkServiceReportProcedure, linkv1connect.LinkServiceRenewProcedure,
+		linkv1connect.LinkServiceIssuePlatformCertificateProcedure, linkv1connect.LinkServiceFetchCertificateProcedure,
+		linkv1connect.LinkServicePresentChallengeProcedure, linkv1connect.LinkServiceRemoveChallengeProcedure:
 		return true
 	}
 	return false

@@ -45,7 +45,12 @@ func (s *Server) Hello(ctx context.Context, req *linkv1.HelloRequest) (*linkv1.H
 	if _, err := s.sites.Hold(ctx, c.agent.id, req.GetSites()); err != nil {
 		return nil, err // the agent says Hello again
 	}
+	var issuance *linkv1.Issuance
+	if s.certificates != nil {
+		issuance = s.certificates.Issuance()
+	}
 	return &linkv1.HelloResponse{
+		Issuance:          issuance,
 		Epoch:             epoch,
 		HeartbeatInterval: durationpb.New(fleet.HeartbeatInterval),
 		ServerTime:        timestamppb.New(time.Now()),

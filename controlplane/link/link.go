@@ -57,6 +57,8 @@ type Config struct {
 	Fleet     *fleet.Fleet
 	Tasks     *task.Tasks
 	Sites     *site.Sites
+	// Certificates is what hosts ask for; nil for a control plane that has none to give.
+	Certificates Certificates
 
 	// ConnectionsPerSecond is how many handshakes are begun at most; half of it
 	// from one address. 0 means 500, which takes a core's quarter.
@@ -81,6 +83,8 @@ type Server struct {
 	tasks     *task.Tasks
 	sites     *site.Sites
 
+	certificates Certificates
+
 	validator protovalidate.Validator
 	errors    *connect.ErrorWriter
 	metrics   *metrics
@@ -98,7 +102,7 @@ type Server struct {
 // New makes the door. It listens to nothing before Serve.
 func New(c Config) (*Server, error) {
 	s := &Server{
-		db: c.DB, log: c.Log, authority: c.Authority, fleet: c.Fleet, tasks: c.Tasks, sites: c.Sites,
+		db: c.DB, log: c.Log, authority: c.Authority, fleet: c.Fleet, tasks: c.Tasks, sites: c.Sites, certificates: c.Certificates,
 		noisy:     rate.NewLimiter(5, 50),
 		agents:    agents{byID: map[contract.ServerID]*agent{}},
 		strangers: newStrangers(orElse(c.EnrollmentsPerMinute, defaultEnrollments)),

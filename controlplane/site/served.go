@@ -76,9 +76,13 @@ func (s *Sites) preview(ctx context.Context, tx *db.Tx, site *Site) (*contract.D
 	return &name, nil
 }
 
+// DefaultPreviewDomain is where preview names are below if the platform has no domain for them: names there resolve to the
+// address that they spell, without anybody's doing.
+const DefaultPreviewDomain = "sslip.io"
+
 // addressDomain is a public name that resolves to an address, as sslip.io makes them of any.
 func addressDomain(address netip.Addr) string {
-	return strings.NewReplacer(".", "-", ":", "-").Replace(address.StringExpanded()) + ".sslip.io"
+	return strings.NewReplacer(".", "-", ":", "-").Replace(address.StringExpanded()) + "." + DefaultPreviewDomain
 }
 
 // Pending are the names that a site does not answer to, since its organization does not hold them.
@@ -90,6 +94,35 @@ func (s *Site) Preview() string {
 		return name.String()
 	}
 	return ""
+}
+
+// OnServer finds a site on the server whose agent asks for it; ErrNotFound for one that is elsewhere or leaves for good.
+func (s *Sites) OnServer(ctx context.Context, server contract.ServerID, id contract.SiteID) (*Site, error) {
+	found, err := scan(s.db.Reader().QueryRow(ctx, columns+` WHERE s.id = $1 AND s.server_id = $2 AND s.phase <> 'absent'`, id, server))
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read site: %w", err)
+	}
+	return found, nil
+}
+
+// MayProve says whether a site's host may have a name proved to a CA: the site is wanted to answer to it, or to the wildcard
+// below it, and its organization holds it.
+func (s *Sites) MayProve(ctx context.Context, site *Site, name contract.Domain) (bool, error) {
+	if !slices.ContainsFunc(site.Wanted.Domains, func(d contract.Domain) bool { return d.Base() == name }) || living(site) != nil {
+		return false, nil
+	}
+	if s.config.AnyName {
+		return true, nil
+	}
+	var holds bool
+	err := db.InTx(ctx, s.db, func(tx *db.Tx) (err error) {
+		holds, err = domain.Holds(ctx, tx, site.Organization, name)
+		return err
+	}, db.ReadCommitted())
+	return holds, err
 }
 
 // InUse says which site of an organization has a name or one below it; empty for none. It is for whoever takes names away.

@@ -91,7 +91,8 @@ removes: keep a copy of the file with each.`,
 			`Serve brings the database to this release's schema, opens the people's and the agents' listener and works
 until it is told to stop (SIGTERM or SIGINT); then it tells the agents to come back and ends within 5 seconds.
 
-At its first start it prints a one-time secret with which chom login makes the first operator.`,
+At its first start it prints a one-time secret with which chom login makes the first operator.
+`+issuersHelp,
 			func(ctx context.Context, c config) error { return serve(ctx, c, c.logger(errw), out) }),
 		configured("migrate", "Bring the database to this release's schema", "Migrate only goes forward, and refuses a database that a newer release has changed.",
 			func(ctx context.Context, c config) error {

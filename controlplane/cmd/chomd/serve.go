@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -143,9 +144,21 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	})
 	domains := domain.New(d, log, domain.Config{Resolver: domain.NewResolver(c.Resolver), InUse: site.InUse})
 
+	issuers, err := c.issuers()
+	if err != nil {
+		return err
+	}
+	platform, err := pki.OpenPlatform(c.pkiDir(), cmp.Or(c.preview(), site.DefaultPreviewDomain), time.Now())
+	if err != nil {
+		return err
+	}
+	issuers.message.PlatformRoots = platform.Roots()
+	issuers.roots.AppendCertsFromPEM(platform.Roots())
+
 	// The doors.
 	agentsDoor, err := link.New(link.Config{
 		DB: d, Log: log, Metrics: registry, Authority: authority, Fleet: servers, Tasks: tasks, Sites: sites,
+		Certificates: &handouts{config: c.issuersConfig, issuance: issuers.message, platform: platform},
 	})
 	if err != nil {
 		return err
@@ -164,7 +177,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	repeats := repeat.New(d, log)
 	handler, err := api.New(api.Config{
 		DB: d, Log: log, Metrics: registry, Accounts: accounts, Organizations: organizations, Tokens: tokens, Fleet: servers, Sites: sites, Tasks: tasks,
-		Domains: domains, Mails: mails, Webhooks: webhooks, Packages: packages, Address: address, Pin: authority.Pin(), Ready: d.Ping, TLS: c.tls(), Closing: closing,
+		Domains: domains, Mails: mails, Webhooks: webhooks, Packages: packages, Address: address, Pin: authority.Pin(), PreviewCA: c.previewCA(platform), Ready: d.Ping, TLS: c.tls(), Closing: closing,
 		Limits: limits, Repeats: repeats, Proxies: proxies, Origins: origins,
 	})
 	if err != nil {
