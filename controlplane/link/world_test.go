@@ -64,10 +64,14 @@ func newWorld(t testing.TB, d *db.DB, opts ...option) *world {
 	return w
 }
 
+func (w *world) log() *slog.Logger {
+	return slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
+
 // start brings up everything over the database, as a new process would.
 func (w *world) start(addr string, opts ...option) {
 	w.t.Helper()
-	log := slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	log := w.log()
 	w.metrics = prometheus.NewRegistry()
 	w.fleet = fleet.New(w.d, log)
 	var err error
