@@ -1,0 +1,47 @@
+package rig
+
+import (
+	"context"
+	"net"
+	"testing"
+	"time"
+)
+
+func TestDNS(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	d, err := StartDNS(ctx, address, "example", t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := d.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, address)
+	}}
+	for _, want := range []string{"10.0.0.1", "10.0.0.2"} {
+		if err := d.Set(ctx, "shop.example", "A", want); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := resolver.LookupHost(ctx, "shop.example."); err != nil || len(got) != 1 || got[0] != want {
+			t.Errorf("got %v, %v", got, err)
+		}
+	}
+	if err := d.Delete(ctx, "shop.example", "A"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := resolver.LookupHost(ctx, "shop.example."); err == nil {
+		t.Errorf("still there: %v", got)
+	}
+}
