@@ -3,6 +3,7 @@ module chom.dev/agent
 go 1.26.0
 
 require (
+	chom.dev/pebble v0.0.0
 	chom.dev/plugins v0.0.0
 	chom.dev/proto v0.0.0
 	connectrpc.com/connect v1.21.1
@@ -10,6 +11,7 @@ require (
 	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/go-sql-driver/mysql v1.10.1
 	github.com/godbus/dbus/v5 v5.2.2
+	github.com/mholt/acmez/v3 v3.1.7
 	github.com/prometheus/client_golang v1.25.0
 	github.com/prometheus/client_model v0.6.3
 	github.com/prometheus/node_exporter v1.12.1
@@ -76,6 +78,7 @@ require (
 )
 
 replace (
+	chom.dev/pebble => ../packaging/pebble
 	chom.dev/plugins => ../plugins
 	chom.dev/proto => ../proto
 )

@@ -18,6 +18,7 @@ protoc-gen-go-grpc    google.golang.org/grpc/cmd/protoc-gen-go-grpc            v
 nfpm                  github.com/goreleaser/nfpm/v2/cmd/nfpm                   v2.43.0
 golangci-lint         github.com/golangci/golangci-lint/v2/cmd/golangci-lint   v2.15.0
 gotestsum             gotest.tools/gotestsum                                   v1.13.0
+pebble                github.com/letsencrypt/pebble/v2/cmd/pebble              v2.10.1
 '
 
 if [[ $(id -u) -eq 0 ]]; then

@@ -1,0 +1,282 @@
+// Package certificate gives the names of this host's sites their certificates:
+// it obtains, keeps, renews and measures them. Each name has one of its own, so
+// that what keeps one name from having a certificate keeps no other.
+//
+//	            wanted               obtained
+//	no file ------------> ordered ------------> held <----------------+
+//	                       ^    |                 | 2/3 of its life,  | obtained
+//	     the back-off ends |    | failed          | or as its CA says |
+//	                       |    v                 v                   |
+//	                      waiting <----------- renewed ---------------+
+//	                                 failed    (served on, whatever happens)
+//
+// The control plane says which names (chom.site.v1.Https) and which CAs
+// (chom.link.v1.Issuance); both are on this host's disk, so that certificates
+// are renewed while the control plane is away. Only a name that the desired state
+// lists is ever ordered, one per order. No failure deletes, replaces or breaks a
+// certificate that is there.
+//
+// Files, all root's alone:
+//
+//	<Dir>/<handle>/<name>.pem    key and chain in one file: one rename changes both
+//	<Dir>/<handle>/<name>.json   how getting the next one goes
+//	<Dir>/account/<issuer>.json  the account with a CA, and its key
+//	<Dir>/issuance               the CAs, as the control plane last named them
+//	<Dir>/newest                 the newest moment that is known to be past
+//
+// The name *.example.com lies in files named _.example.com. Keys are made here,
+// one for each certificate, and never leave the host.
+//
+// Not here: what nginx does with them (package nginx), and which names lead to
+// this host (the control plane finds out).
+package certificate
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/mholt/acmez/v3/acme"
+	"google.golang.org/protobuf/proto"
+
+	"chom.dev/agent/clock"
+	"chom.dev/agent/task"
+	"chom.dev/proto/contract"
+	linkv1 "chom.dev/proto/gen/chom/link/v1"
+)
+
+// Where things are on a host.
+const (
+	Dir          = "/var/lib/chom-agent/certificates"
+	ChallengeDir = "/run/chom-acme" // answers to CAs; nginx serves them, a reboot may forget them
+)
+
+// Broker is the control plane, for what a host can't do alone. The link fills
+// in the epoch. Its errors are shown to people.
+type Broker interface {
+	IssuePlatformCertificate(context.Context, *linkv1.IssuePlatformCertificateRequest) (*linkv1.IssuePlatformCertificateResponse, error)
+	FetchCertificate(context.Context, *linkv1.FetchCertificateRequest) (*linkv1.FetchCertificateResponse, error)
+	PresentChallenge(context.Context, *linkv1.PresentChallengeRequest) (*linkv1.PresentChallengeResponse, error)
+	RemoveChallenge(context.Context, *linkv1.RemoveChallengeRequest) (*linkv1.RemoveChallengeResponse, error)
+}
+
+// Registry knows the sites of the host.
+type Registry interface {
+	Sites() ([]task.Site, error)
+}
+
+// Config is what a Manager needs.
+type Config struct {
+	Dir          string // empty is Dir
+	ChallengeDir string // empty is ChallengeDir
+	Broker       Broker
+	Registry     Registry
+	// Serve makes nginx serve what is on disk for these sites. It is called at
+	// most once in 5 s, and again until it succeeds.
+	Serve func(context.Context, []contract.SiteID) error
+	Clock *clock.Clock // the control plane's time, as far as it is known
+	Probe string       // where TLS is served; empty is 127.0.0.1:443
+	Log   *slog.Logger
+}
+
+// Manager holds the certificates of this host. Safe for concurrent use.
+type Manager struct {
+	cfg        Config
+	files      files
+	records    records
+	challenges challenges
+	wall       func() time.Time // the host's own clock
+	wake       chan struct{}    // look now
+	loaded     chan struct{}    // something waits to be served
+	// What CAs are asked for.
+	obtain  func(context.Context, want, *bundle) (*bundle, error)
+	suggest func(context.Context, *bundle) (acme.RenewalInfo, error)
+
+	mu       sync.Mutex
+	newest   time.Time // known to be past
+	issuance *linkv1.Issuance
+	trust    trust                   // what Observe trusts, made from issuance
+	cas      map[string]*ca          // by name
+	cache    map[key]*cached         // what was read of files
+	jobs     map[key]*job            // under way
+	changes  uint64                  // counts what Remove and Forget took away
+	unserved map[key]contract.SiteID // on disk, and not known to nginx
+}
+
+// key names a certificate.
+type key struct {
+	handle contract.Handle
+	name   contract.Domain
+}
+
+// New opens the directory, and makes it when it is missing.
+func New(cfg Config) (*Manager, error) {
+	cfg.Dir = cmp.Or(cfg.Dir, Dir)
+	cfg.ChallengeDir = cmp.Or(cfg.ChallengeDir, ChallengeDir)
+	cfg.Probe = cmp.Or(cfg.Probe, "127.0.0.1:443")
+	m := &Manager{
+		cfg: cfg, files: files{cfg.Dir}, records: records{files: files{cfg.Dir}, known: map[key]record{}}, challenges: challenges{cfg.ChallengeDir}, wall: time.Now,
+		wake: make(chan struct{}, 1), loaded: make(chan struct{}, 1),
+		issuance: new(linkv1.Issuance), cas: map[string]*ca{}, cache: map[key]*cached{}, jobs: map[key]*job{},
+		unserved: map[key]contract.SiteID{},
+	}
+	m.obtain, m.suggest = m.order, m.renewalInfo
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open certificates: %w", err)
+	}
+	var err error
+	if m.newest, err = m.files.newest(); err != nil {
+		return nil, fmt.Errorf("open certificates: %w", err)
+	}
+	kept, err := m.files.issuance()
+	if err != nil {
+		return nil, fmt.Errorf("open certificates: %w", err)
+	}
+	return m, m.use(kept)
+}
+
+// SetIssuance takes what the control plane says of CAs, and keeps it for when
+// it is away. Nil, from a control plane that knows none, means that there are
+// none.
+func (m *Manager) SetIssuance(said *linkv1.Issuance) error {
+	if said == nil {
+		said = new(linkv1.Issuance)
+	}
+	m.mu.Lock()
+	same := proto.Equal(said, m.issuance)
+	m.mu.Unlock()
+	if same {
+		return nil
+	}
+	said = proto.CloneOf(said)
+	if err := m.use(said); err != nil {
+		return err
+	}
+	if err := m.files.keepIssuance(said); err != nil {
+		return fmt.Errorf("keep what the control plane says of CAs: %w", err)
+	}
+	m.Wake()
+	return nil
+}
+
+// use takes what is said of CAs, whole or not at all.
+func (m *Manager) use(said *linkv1.Issuance) error {
+	t, err := newTrust(said)
+	if err != nil {
+		return fmt.Errorf("use what the control plane says of CAs: %w", err)
+	}
+	cas := map[string]*ca{}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, issuer := range said.GetIssuers() {
+		if _, twice := cas[issuer.GetName()]; twice {
+			return fmt.Errorf("use what the control plane says of CAs: there are two named %s", task.Line(issuer.GetName(), 64))
+		}
+		if known := m.cas[issuer.GetName()]; known != nil && proto.Equal(known.issuer, issuer) && known.contact == said.GetContact() {
+			cas[issuer.GetName()] = known
+			continue
+		}
+		if cas[issuer.GetName()], err = m.newCA(issuer, said.GetContact()); err != nil {
+			return fmt.Errorf("use what the control plane says of CAs: %w", err)
+		}
+	}
+	m.issuance, m.trust, m.cas = said, t, cas
+	return nil
+}
+
+// authorities gives the CAs in the order of preference.
+func (m *Manager) authorities() []*ca {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []*ca
+	for _, issuer := range m.issuance.GetIssuers() {
+		out = append(out, m.cas[issuer.GetName()])
+	}
+	return out
+}
+
+// Served is what nginx needs to know of a certificate.
+type Served struct {
+	Path    string // key and chain in PEM
+	OCSP    bool   // the certificate names an OCSP responder
+	Trusted bool   // visitors' browsers trust where it comes from; those of the platform's own names they may not
+}
+
+// Paths says which of a site's names have a certificate that can be served: the
+// file is whole, and for the name. One that has expired is better than none.
+func (m *Manager) Paths(h contract.Handle, names []contract.Domain) map[contract.Domain]Served {
+	out := map[contract.Domain]Served{}
+	for _, name := range names {
+		k := key{h, name}
+		held := m.held(k)
+		if held == nil || m.record(k).Withdrawn {
+			continue
+		}
+		out[name] = Served{Path: m.files.pem(k), OCSP: held.ocsp, Trusted: held.source != platform}
+	}
+	return out
+}
+
+// Wake looks for what is to be done at once, as after a change to a site.
+func (m *Manager) Wake() {
+	select {
+	case m.wake <- struct{}{}:
+	default: // it looks already
+	}
+}
+
+// Remove destroys all keys of a site. nginx must not use them any more. A site
+// that has none is fine.
+func (m *Manager) Remove(h contract.Handle) error {
+	if h.IsZero() {
+		return fmt.Errorf("remove certificates: no handle")
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.revoke(func(k key) bool { return k.handle == h })
+	if err := m.files.removeAll(h); err != nil {
+		return fmt.Errorf("remove certificates of site %s: %w", h, err)
+	}
+	return m.challenges.removeAll(h)
+}
+
+// Forget destroys the keys of names that a site no longer has. nginx must not
+// use them any more.
+func (m *Manager) Forget(h contract.Handle, names []contract.Domain) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.revoke(func(k key) bool { return k.handle == h && slices.Contains(names, k.name) })
+	for _, name := range names {
+		if err := m.files.remove(key{h, name}); err != nil {
+			return fmt.Errorf("forget the certificate of %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// revoke ends what is under way for certificates that go. Called with mu held.
+func (m *Manager) revoke(goes func(key) bool) {
+	m.changes++
+	m.records.forget(goes)
+	for k, j := range m.jobs {
+		if goes(k) {
+			j.revoked = true
+			j.cancel()
+		}
+	}
+	for k := range m.unserved {
+		if goes(k) {
+			delete(m.unserved, k)
+		}
+	}
+	for k := range m.cache {
+		if goes(k) {
+			delete(m.cache, k)
+		}
+	}
+}

@@ -1,0 +1,510 @@
+package certificate
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"chom.dev/agent/clock"
+	"chom.dev/agent/task"
+	"chom.dev/proto/contract"
+	linkv1 "chom.dev/proto/gen/chom/link/v1"
+)
+
+// authority is an issuer that nobody asks: obtain is the test's.
+var authority = &linkv1.Issuance{Issuers: []*linkv1.Issuer{{Name: "test", DirectoryUrl: "https://ca.invalid/dir"}}}
+
+func TestRun(t *testing.T) {
+	t.Run("renews 500 sites while the control plane is away, spread, and reloads nginx at most once in 5 s", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			const sites, life = 500, 2 * day
+			ca, w := newSigner(t), newWorld(t, nil)
+			must(t, w.SetIssuance(authority))
+			for i := range sites {
+				name := fmt.Sprintf("www%d.example.com", i)
+				s := w.have(i, byHTTP(name), name)
+				w.put(s, name, ca.bundle(t, acmeCA, life, name))
+			}
+			start := time.Now()
+			var mu sync.Mutex
+			var orders []time.Time
+			var under, most atomic.Int32
+			// A fake CA: a real one does not live in a bubble. It takes three seconds.
+			w.obtain = func(_ context.Context, want want, old *bundle) (*bundle, error) {
+				most.Store(max(most.Load(), under.Add(1)))
+				defer under.Add(-1)
+				if old == nil {
+					t.Errorf("%s has lost its certificate", want.name)
+				}
+				mu.Lock()
+				orders = append(orders, time.Now())
+				mu.Unlock()
+				time.Sleep(3 * time.Second)
+				return ca.bundle(t, acmeCA, life, want.name.String()), nil
+			}
+			time.Sleep(life * 59 / 100)
+			w.runs()
+			time.Sleep(life * 10 / 100)
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			if len(orders) != sites {
+				t.Fatalf("%d orders for %d sites", len(orders), sites)
+			}
+			perHour := map[int]int{}
+			for _, at := range orders {
+				perHour[int(at.Sub(start)/time.Hour)]++
+			}
+			for hour, n := range perHour {
+				if n > sites*2/3 {
+					t.Errorf("%d of %d renewals in hour %d", n, sites, hour)
+				}
+			}
+			if most.Load() > atOnce {
+				t.Errorf("%d orders at once", most.Load())
+			}
+			seen := map[contract.SiteID]bool{}
+			calls := w.calls()
+			for i, call := range calls {
+				if i > 0 && call.at.Sub(calls[i-1].at) < serveRest {
+					t.Fatalf("Serve is called %s after the last", call.at.Sub(calls[i-1].at))
+				}
+				for _, id := range call.sites {
+					seen[id] = true
+				}
+			}
+			if len(seen) != sites {
+				t.Errorf("%d sites were served anew", len(seen))
+			}
+		})
+	})
+	t.Run("serves the first at once and the rest together, and again when it failed", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			ca, w := newSigner(t), newWorld(t, nil)
+			must(t, w.SetIssuance(authority))
+			for i := range 40 {
+				name := fmt.Sprintf("www%d.example.com", i)
+				w.have(i, byHTTP(name), name)
+			}
+			w.fails = 1
+			w.obtain = func(_ context.Context, want want, _ *bundle) (*bundle, error) {
+				time.Sleep(100 * time.Millisecond)
+				return ca.bundle(t, acmeCA, 90*day, want.name.String()), nil
+			}
+			start := time.Now()
+			w.runs()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			calls := w.calls()
+			if len(calls) != 2 || calls[0].at.Sub(start) > 2*time.Second || len(calls[1].sites) != 40 {
+				for _, call := range calls {
+					t.Errorf("after %s: %d sites", call.at.Sub(start), len(call.sites))
+				}
+			}
+			for i := range 40 {
+				if r := w.record(key{newSite(t, i, nil).Handle, domain(t, fmt.Sprintf("www%d.example.com", i))}); r.Unserved {
+					t.Fatal("it is not noted that it is served")
+				}
+			}
+		})
+	})
+	t.Run("tells nginx after a restart of what was stored right before", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			ca, w := newSigner(t), newWorld(t, nil)
+			s := w.have(1, byHTTP("a.example.com"), "a.example.com")
+			must(t, w.store(key{s.Handle, domain(t, "a.example.com")}, s.ID, ca.bundle(t, acmeCA, 90*day, "a.example.com"), func() bool { return true }))
+			w.again(nil) // died before Serve
+			w.runs()
+			time.Sleep(2 * time.Minute)
+			synctest.Wait()
+			if calls := w.calls(); len(calls) != 1 || calls[0].sites[0] != s.ID {
+				t.Errorf("calls: %v", calls)
+			}
+		})
+	})
+	t.Run("gives up a hopeless name to a try a week, says why, and starts anew when the site changes", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, nil)
+			must(t, w.SetIssuance(authority))
+			s := w.have(1, byHTTP("a.example.com"), "a.example.com")
+			var tries []time.Time
+			w.obtain = func(context.Context, want, *bundle) (*bundle, error) {
+				tries = append(tries, time.Now())
+				return nil, &failure{kind: ofName, text: "the CA saw nothing"}
+			}
+			start := time.Now()
+			stop := w.runs()
+			time.Sleep(6 * day)
+			synctest.Wait()
+			if n := len(tries); n < 9 || n > 14 {
+				t.Errorf("%d tries in six days", n)
+			}
+			if first := tries[1].Sub(start); first > 3*time.Minute {
+				t.Errorf("the second try comes after %s", first)
+			}
+			time.Sleep(30 * day)
+			before := len(tries)
+			time.Sleep(28 * day)
+			synctest.Wait()
+			if n := len(tries) - before; n < 3 || n > 6 {
+				t.Errorf("%d tries in four weeks of hopelessness", n)
+			}
+			seen := w.Observe(t.Context(), s)[0]
+			if !strings.Contains(seen.GetProblem(), "the CA saw nothing") || seen.GetFailures() != uint32(len(tries)) || !seen.GetNextTryTime().AsTime().After(time.Now()) {
+				t.Errorf("observed: %v", seen)
+			}
+			before = len(tries)
+			w.have(1, byHTTP("a.example.com"), "a.example.com")
+			w.Wake()
+			time.Sleep(30 * time.Minute)
+			synctest.Wait()
+			if n := len(tries) - before; n < 3 {
+				t.Errorf("%d tries in half an hour after the site changed", n)
+			}
+			stop()
+		})
+	})
+	t.Run("keeps a working certificate through ten days of failures, daily", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			ca, w := newSigner(t), newWorld(t, nil)
+			must(t, w.SetIssuance(authority))
+			s := w.have(1, byHTTP("a.example.com"), "a.example.com")
+			w.put(s, "a.example.com", ca.bundle(t, acmeCA, 90*day, "a.example.com"))
+			before, err := os.ReadFile(w.files.pem(key{s.Handle, domain(t, "a.example.com")}))
+			must(t, err)
+			tries := 0
+			w.obtain = func(context.Context, want, *bundle) (*bundle, error) {
+				tries++
+				return nil, errors.New("connection refused")
+			}
+			time.Sleep(60 * day)
+			w.runs()
+			time.Sleep(10 * day)
+			synctest.Wait()
+			after, err := os.ReadFile(w.files.pem(key{s.Handle, domain(t, "a.example.com")}))
+			must(t, err)
+			if tries < 10 || tries > 18 || string(before) != string(after) {
+				t.Errorf("%d tries in ten days, the file is unchanged: %v", tries, string(before) == string(after))
+			}
+		})
+	})
+	for _, jump := range []time.Duration{3650 * day, -3650 * day} {
+		t.Run(fmt.Sprintf("orders nothing, and calls nothing over, when the clock jumps by %s", jump), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				time.Sleep(7300 * day) // so that there is something behind
+				ca, w := newSigner(t), newWorld(t, nil)
+				must(t, w.SetIssuance(authority))
+				s := w.have(1, byHTTP("a.example.com"), "a.example.com")
+				b := ca.bundle(t, acmeCA, 90*day, "a.example.com")
+				w.put(s, "a.example.com", b)
+				w.past(b.leaf().NotBefore)
+				w.wall = func() time.Time { return time.Now().Add(jump) }
+				w.obtain = func(context.Context, want, *bundle) (*bundle, error) {
+					t.Error("ordered")
+					return nil, errors.New("no")
+				}
+				w.runs()
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				if now, trusted := w.now(); trusted || !dueAt(w.held(key{s.Handle, domain(t, "a.example.com")}), nil, "a.example.com").After(now) {
+					t.Errorf("believes %s, %v", now, trusted)
+				}
+				if seen := w.Observe(t.Context(), s)[0]; !strings.Contains(seen.GetProblem(), "this server's clock says") {
+					t.Errorf("problem: %s", seen.GetProblem())
+				}
+				// The control plane knows better, whatever the host's clock says.
+				w.cfg.Clock = new(clock.Clock)
+				w.cfg.Clock.Set(time.Now())
+				if now, trusted := w.now(); !trusted || now.Sub(time.Now()).Abs() > time.Minute {
+					t.Errorf("believes %s, %v", now, trusted)
+				}
+			})
+		})
+	}
+	t.Run("a certificate of a site that is removed meanwhile is not stored", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			ca, w := newSigner(t), newWorld(t, nil)
+			must(t, w.SetIssuance(authority))
+			s := w.have(1, byHTTP("a.example.com"), "a.example.com")
+			w.obtain = func(_ context.Context, want want, _ *bundle) (*bundle, error) {
+				w.mu.Lock()
+				w.sites = nil
+				w.mu.Unlock()
+				must(t, w.Remove(s.Handle))
+				return ca.bundle(t, acmeCA, 90*day, want.name.String()), nil
+			}
+			w.runs()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if _, err := os.Stat(w.files.site(s.Handle)); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("something is left of it: %v", err)
+			}
+		})
+	})
+	t.Run("waits for a CA to be configured, and says so", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, nil)
+			s := w.have(1, byHTTP("a.example.com"), "a.example.com")
+			w.runs()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if seen := w.Observe(t.Context(), s)[0]; seen.GetProblem() != noAuthority || seen.GetFailures() != 0 {
+				t.Errorf("observed: %v", seen)
+			}
+		})
+	})
+}
+
+// TestDisk fills a disk of its own.
+func TestDisk(t *testing.T) {
+	small := t.TempDir()
+	if err := syscall.Mount("tmpfs", small, "tmpfs", 0, "size=256k,mode=0700"); err != nil {
+		t.Fatalf("mount a small disk (needs root): %v", err)
+	}
+	t.Cleanup(func() { must(t, syscall.Unmount(small, 0)) })
+	ca := newSigner(t)
+	w := newWorld(t, func(c *Config) { c.Dir = filepath.Join(small, "certificates") })
+	must(t, w.SetIssuance(authority))
+	s := w.have(1, byHTTP("a.example.com"), "a.example.com")
+	k := key{s.Handle, domain(t, "a.example.com")}
+	old := ca.bundle(t, acmeCA, time.Minute, "a.example.com")
+	old.chain[0] = ca.sign(t, old.key.Public(), 0, func(c *x509.Certificate) { c.NotBefore = c.NotBefore.Add(-90 * day) }, "a.example.com") // over
+	w.put(s, "a.example.com", old)
+	before, err := os.ReadFile(w.files.pem(k))
+	must(t, err)
+	fill, err := os.Create(filepath.Join(small, "fill"))
+	must(t, err)
+	for chunk := make([]byte, 512); err == nil; {
+		_, err = fill.Write(chunk)
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatal(err)
+	}
+	must(t, fill.Close())
+
+	ordered := false
+	w.obtain = func(_ context.Context, want want, _ *bundle) (*bundle, error) {
+		ordered = true
+		return ca.bundle(t, acmeCA, 90*day, want.name.String()), nil
+	}
+	j := &job{want: wants(s)[0]}
+	w.do(t.Context(), j)
+	if ordered {
+		t.Error("a CA is asked for what can't be stored")
+	}
+	// It fills between the order and its end, too.
+	if err := w.store(k, s.ID, ca.bundle(t, acmeCA, 90*day, "a.example.com"), func() bool { return true }); err == nil {
+		t.Error("stored on a full disk")
+	}
+	after, err := os.ReadFile(w.files.pem(k))
+	must(t, err)
+	if string(before) != string(after) || w.Paths(s.Handle, []contract.Domain{k.name})[k.name].Path == "" {
+		t.Error("the old certificate is not what it was")
+	}
+	must(t, os.Remove(filepath.Join(small, "fill")))
+	j = &job{want: wants(s)[0]}
+	w.do(t.Context(), j)
+	if h := w.held(k); !ordered || h == nil || !h.notAfter.After(time.Now()) {
+		t.Error("not obtained when there is room again")
+	}
+}
+
+// handing is a control plane that hands out certificates.
+type handing struct {
+	away
+	t        *testing.T
+	ca       signer
+	uploaded map[string]*bundle // by id
+	wildcard *bundle            // of all preview names; nil for none
+	asked    atomic.Int32
+}
+
+func (h *handing) IssuePlatformCertificate(_ context.Context, req *linkv1.IssuePlatformCertificateRequest) (*linkv1.IssuePlatformCertificateResponse, error) {
+	h.asked.Add(1)
+	if h.wildcard != nil {
+		return handOut[linkv1.IssuePlatformCertificateResponse](h.t, h.wildcard, func(chain, key []byte) *linkv1.IssuePlatformCertificateResponse {
+			return &linkv1.IssuePlatformCertificateResponse{Chain: chain, Key: key}
+		}), nil
+	}
+	csr, err := x509.ParseCertificateRequest(req.GetCsr())
+	if err != nil || csr.CheckSignature() != nil || len(csr.DNSNames) != 1 || csr.DNSNames[0] != req.GetDomain() {
+		return nil, fmt.Errorf("bad request: %w", err)
+	}
+	leaf := h.ca.sign(h.t, csr.PublicKey, 30*day, nil, req.GetDomain())
+	b := &bundle{chain: []*x509.Certificate{leaf}}
+	return &linkv1.IssuePlatformCertificateResponse{Chain: chainPEM(b)}, nil
+}
+
+func (h *handing) FetchCertificate(_ context.Context, req *linkv1.FetchCertificateRequest) (*linkv1.FetchCertificateResponse, error) {
+	h.asked.Add(1)
+	b := h.uploaded[req.GetCertificateId()]
+	if b == nil {
+		return nil, errors.New("there is no such certificate")
+	}
+	return handOut[linkv1.FetchCertificateResponse](h.t, b, func(chain, key []byte) *linkv1.FetchCertificateResponse {
+		return &linkv1.FetchCertificateResponse{Chain: chain, Key: key}
+	}), nil
+}
+
+func handOut[T any](t *testing.T, b *bundle, as func(chain, key []byte) *T) *T {
+	alone := &bundle{key: b.key}
+	text, err := alone.text()
+	must(t, err)
+	return as(chainPEM(b), text)
+}
+
+func TestPlatform(t *testing.T) {
+	const preview = "shop.preview.example.net"
+	for _, kind := range []string{"own key", "the operator's wildcard"} {
+		t.Run("a preview name has its certificate as the site is brought about, once, by "+kind, func(t *testing.T) {
+			h := &handing{t: t, ca: newSigner(t)}
+			if kind != "own key" {
+				h.wildcard = h.ca.bundle(t, platform, 90*day, "*.preview.example.net")
+			}
+			w := newWorld(t, func(c *Config) { c.Broker = h })
+			https := byHTTP()
+			https.PlatformDomains = []string{preview}
+			s := w.have(1, https, "shop.example.com")
+			must(t, w.EnsurePlatform(t.Context(), s))
+			must(t, w.EnsurePlatform(t.Context(), s))
+			name := domain(t, preview)
+			got := w.Paths(s.Handle, []contract.Domain{name, domain(t, "shop.example.com")})
+			if len(got) != 1 || got[name].Trusted || h.asked.Load() != 1 {
+				t.Errorf("paths: %v, asked %d times", got, h.asked.Load())
+			}
+		})
+	}
+	t.Run("an error says what the control plane said", func(t *testing.T) {
+		w := newWorld(t, nil)
+		https := byHTTP()
+		https.PlatformDomains = []string{preview}
+		if err := w.EnsurePlatform(t.Context(), w.have(1, https, "a.example.com")); !errors.Is(err, errAway) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("is renewed at two thirds of its life, and kept while the control plane is away", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := &handing{t: t, ca: newSigner(t)}
+			w := newWorld(t, func(c *Config) { c.Broker = h })
+			https := byHTTP()
+			https.PlatformDomains = []string{preview}
+			s := w.have(1, https, "a.example.com")
+			must(t, w.EnsurePlatform(t.Context(), s))
+			first := w.held(key{s.Handle, domain(t, preview)})
+			w.cfg.Broker = away{}
+			stop := w.runs()
+			time.Sleep(25 * day)
+			synctest.Wait()
+			if got := w.held(key{s.Handle, domain(t, preview)}); got == nil || got.sha256 != first.sha256 {
+				t.Error("not kept")
+			}
+			stop()
+			w.cfg.Broker = h
+			w.runs()
+			time.Sleep(2 * time.Hour)
+			synctest.Wait()
+			if got := w.held(key{s.Handle, domain(t, preview)}); got == nil || got.sha256 == first.sha256 {
+				t.Error("not renewed")
+			}
+		})
+	})
+}
+
+func TestUploaded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &handing{t: t, ca: newSigner(t), uploaded: map[string]*bundle{}}
+		h.uploaded["one"] = h.ca.bundle(t, uploaded, 90*day, "*.example.com", "example.com")
+		w := newWorld(t, func(c *Config) { c.Broker = h })
+		print := fingerprint(h.uploaded["one"].leaf())
+		https := byHTTP()
+		https.Uploaded = uploads("one", print, "example.com", "www.example.com")
+		s := w.have(1, https, "example.com", "www.example.com", "*.example.com")
+		names := []contract.Domain{domain(t, "example.com"), domain(t, "www.example.com"), domain(t, "*.example.com")}
+		w.runs()
+		step := func() {
+			w.Wake()
+			time.Sleep(5 * time.Minute)
+			synctest.Wait()
+		}
+		step()
+		if got := w.Paths(s.Handle, names); len(got) != 2 || !got[names[1]].Trusted {
+			t.Errorf("paths: %v", got)
+		}
+		// One that is not what the control plane said is not used, and the old stays.
+		https = byHTTP()
+		h.uploaded["two"] = h.ca.bundle(t, uploaded, 90*day, "example.com", "www.example.com")
+		https.Uploaded = uploads("two", print, "example.com")
+		other := fingerprint(h.uploaded["one"].chain[0])
+		other[0]++
+		https.Uploaded[0].Sha256 = other[:]
+		s = w.have(1, https, "example.com", "*.example.com")
+		step()
+		if got := w.held(key{s.Handle, names[0]}); got == nil || got.sha256 != print {
+			t.Errorf("held: %v", got)
+		}
+		if r := w.record(key{s.Handle, names[0]}); !strings.Contains(r.Problem, "another one than the site is to have") {
+			t.Errorf("problem: %q", r.Problem)
+		}
+		// One that was taken away goes, once nginx has let go of it.
+		calls := len(w.calls())
+		w.have(1, byHTTP(), "example.com", "*.example.com")
+		step()
+		if got := w.Paths(s.Handle, names[:1]); len(got) != 0 || len(w.calls()) != calls+1 {
+			t.Errorf("paths: %v; %d calls", got, len(w.calls())-calls)
+		}
+		if _, err := os.Stat(w.files.pem(key{s.Handle, names[0]})); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the key is left: %v", err)
+		}
+		must(t, w.Forget(s.Handle, names))
+		if left, err := filepath.Glob(w.files.site(s.Handle) + "/*"); err != nil || len(left) > 0 {
+			t.Errorf("left: %v, %v", left, err)
+		}
+	})
+}
+
+func TestSetIssuance(t *testing.T) {
+	w := newWorld(t, nil)
+	must(t, w.SetIssuance(authority))
+	path := filepath.Join(w.cfg.Dir, "issuance")
+	st, err := os.Stat(path)
+	must(t, err)
+	if st.Mode().Perm() != 0o600 {
+		t.Errorf("mode %s", st.Mode())
+	}
+	must(t, os.Remove(path))
+	must(t, w.SetIssuance(authority))
+	if _, err := os.Stat(path); err == nil {
+		t.Error("what is known already is written again")
+	}
+	for what, bad := range map[string]*linkv1.Issuance{
+		"a name that is a path":    {Issuers: []*linkv1.Issuer{{Name: "../x", DirectoryUrl: "https://ca.invalid/"}}},
+		"a URL without TLS":        {Issuers: []*linkv1.Issuer{{Name: "x", DirectoryUrl: "http://ca.invalid/"}}},
+		"two of one name":          {Issuers: []*linkv1.Issuer{{Name: "x", DirectoryUrl: "https://a.invalid/"}, {Name: "x", DirectoryUrl: "https://b.invalid/"}}},
+		"roots that hold none":     {Issuers: []*linkv1.Issuer{{Name: "x", DirectoryUrl: "https://a.invalid/", Roots: []byte("x")}}},
+		"no roots of the platform": {PlatformRoots: []byte("x")},
+	} {
+		if err := w.SetIssuance(bad); err == nil {
+			t.Errorf("%s is taken", what)
+		}
+	}
+	if len(w.authorities()) != 1 {
+		t.Error("what was refused has changed something")
+	}
+	must(t, w.SetIssuance(&linkv1.Issuance{Issuers: append([]*linkv1.Issuer{{Name: "first", DirectoryUrl: "https://first.invalid/"}}, authority.Issuers...)}))
+	w.again(nil)
+	if all := w.authorities(); len(all) != 2 || all[0].issuer.GetName() != "first" {
+		t.Errorf("after a restart there are %d", len(all))
+	}
+	var _ Registry = (*task.Engine)(nil)
+}

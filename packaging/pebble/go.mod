@@ -1,0 +1,3 @@
+module chom.dev/pebble
+
+go 1.26.0
