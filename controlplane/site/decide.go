@@ -211,12 +211,14 @@ func (f facts) forbidden(by Challenge) (string, []Record) {
 	if f.name.IsWildcard() && slices.ContainsFunc(f.caa, func(c domain.CAA) bool { return c.Tag == "issuewild" }) {
 		tag = "issuewild"
 	}
+	for _, c := range f.caa {
+		if c.Critical && !slices.Contains([]string{"issue", "issuewild", "iodef", "issuemail", "contactemail", "contactphone"}, c.Tag) {
+			return fmt.Sprintf("the CAA record %q of %s is critical, and no CA knows it", printable(c.Tag), f.caaAt), nil
+		}
+	}
 	restricted := false
 	for _, c := range f.caa {
-		switch {
-		case c.Critical && !slices.Contains([]string{"issue", "issuewild", "iodef", "issuemail", "contactemail", "contactphone"}, c.Tag):
-			return fmt.Sprintf("the CAA record %q of %s is critical, and no CA knows it", printable(c.Tag), f.caaAt), nil
-		case c.Tag != tag:
+		if c.Tag != tag {
 			continue
 		}
 		restricted = true
