@@ -2,12 +2,12 @@ package api
 
 import (
 	"context"
-	"errors"
 	"slices"
+	"time"
 
-	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	domainv1 "chom.dev/proto/gen/chom/domain/v1"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
 	taskv1 "chom.dev/proto/gen/chom/task/v1"
 
@@ -46,6 +46,8 @@ func (s *siteService) CreateSite(ctx context.Context, r *sitev1.CreateSiteReques
 		Domains:      r.GetDomains(),
 		Settings:     r.GetSettings(),
 		Limits:       limitsOf(r.GetLimits()),
+		Redirects:    r.GetRedirectDomains(),
+		HTTPS:        httpsOf(r.GetHttps()),
 		RequestID:    r.GetRequestId(),
 	}
 	if r.GetServerId() != "" {
@@ -57,7 +59,11 @@ func (s *siteService) CreateSite(ctx context.Context, r *sitev1.CreateSiteReques
 	if err != nil {
 		return nil, err
 	}
-	return &sitev1.CreateSiteResponse{Site: siteMessage(made), Task: ordered.Proto()}, nil
+	shown, err := s.message(ctx, made)
+	if err != nil {
+		return nil, err
+	}
+	return &sitev1.CreateSiteResponse{Site: shown, Task: ordered.Proto()}, nil
 }
 
 func (s *siteService) GetSite(ctx context.Context, r *sitev1.GetSiteRequest) (*sitev1.GetSiteResponse, error) {
@@ -69,7 +75,11 @@ func (s *siteService) GetSite(ctx context.Context, r *sitev1.GetSiteRequest) (*s
 	if err != nil {
 		return nil, err
 	}
-	return &sitev1.GetSiteResponse{Site: siteMessage(found)}, nil
+	shown, err := s.message(ctx, found)
+	if err != nil {
+		return nil, err
+	}
+	return &sitev1.GetSiteResponse{Site: shown}, nil
 }
 
 func (s *siteService) ListSites(ctx context.Context, r *sitev1.ListSitesRequest) (*sitev1.ListSitesResponse, error) {
@@ -103,6 +113,11 @@ func (s *siteService) UpdateSite(ctx context.Context, r *sitev1.UpdateSiteReques
 		switch path {
 		case "domains":
 			change.Domains = append([]string{}, r.GetDomains()...) // an empty list is a value, and refused as one
+		case "redirect_domains":
+			change.Redirects = append([]string{}, r.GetRedirectDomains()...) // an empty list takes them all away
+		case "https":
+			https := httpsOf(r.GetHttps())
+			change.HTTPS = &https
 		case "settings":
 			change.Settings = map[string]string{}
 			for name, value := range r.GetSettings() {
@@ -113,7 +128,7 @@ func (s *siteService) UpdateSite(ctx context.Context, r *sitev1.UpdateSiteReques
 			change.Limits = &limits
 		}
 	}
-	changed, task, err := s.change(r, func(organization contract.OrganizationID, id contract.SiteID) (*site.Site, task.Task, error) {
+	changed, task, err := s.change(ctx, r, func(organization contract.OrganizationID, id contract.SiteID) (*site.Site, task.Task, error) {
 		return s.sites.Update(ctx, organization, id, change)
 	})
 	if err != nil {
@@ -123,7 +138,7 @@ func (s *siteService) UpdateSite(ctx context.Context, r *sitev1.UpdateSiteReques
 }
 
 func (s *siteService) SuspendSite(ctx context.Context, r *sitev1.SuspendSiteRequest) (*sitev1.SuspendSiteResponse, error) {
-	changed, task, err := s.change(r, func(organization contract.OrganizationID, id contract.SiteID) (*site.Site, task.Task, error) {
+	changed, task, err := s.change(ctx, r, func(organization contract.OrganizationID, id contract.SiteID) (*site.Site, task.Task, error) {
 		return s.sites.Suspend(ctx, organization, id)
 	})
 	if err != nil {
@@ -133,7 +148,7 @@ func (s *siteService) SuspendSite(ctx context.Context, r *sitev1.SuspendSiteRequ
 }
 
 func (s *siteService) ResumeSite(ctx context.Context, r *sitev1.ResumeSiteRequest) (*sitev1.ResumeSiteResponse, error) {
-	changed, task, err := s.change(r, func(organization contract.OrganizationID, id contract.SiteID) (*site.Site, task.Task, error) {
+	changed, task, err := s.change(ctx, r, func(organization contract.OrganizationID, id contract.SiteID) (*site.Site, task.Task, error) {
 		return s.sites.Resume(ctx, organization, id)
 	})
 	if err != nil {
@@ -143,7 +158,7 @@ func (s *siteService) ResumeSite(ctx context.Context, r *sitev1.ResumeSiteReques
 }
 
 func (s *siteService) DeleteSite(ctx context.Context, r *sitev1.DeleteSiteRequest) (*sitev1.DeleteSiteResponse, error) {
-	changed, task, err := s.change(r, func(organization contract.OrganizationID, id contract.SiteID) (*site.Site, task.Task, error) {
+	changed, task, err := s.change(ctx, r, func(organization contract.OrganizationID, id contract.SiteID) (*site.Site, task.Task, error) {
 		return s.sites.Delete(ctx, organization, id)
 	})
 	if err != nil {
@@ -153,7 +168,7 @@ func (s *siteService) DeleteSite(ctx context.Context, r *sitev1.DeleteSiteReques
 }
 
 func (s *siteService) RestoreSite(ctx context.Context, r *sitev1.RestoreSiteRequest) (*sitev1.RestoreSiteResponse, error) {
-	changed, task, err := s.change(r, func(organization contract.OrganizationID, id contract.SiteID) (*site.Site, task.Task, error) {
+	changed, task, err := s.change(ctx, r, func(organization contract.OrganizationID, id contract.SiteID) (*site.Site, task.Task, error) {
 		return s.sites.Restore(ctx, organization, id)
 	})
 	if err != nil {
@@ -162,8 +177,20 @@ func (s *siteService) RestoreSite(ctx context.Context, r *sitev1.RestoreSiteRequ
 	return &sitev1.RestoreSiteResponse{Site: changed, Task: task}, nil
 }
 
-func (s *siteService) CheckSite(context.Context, *sitev1.CheckSiteRequest) (*sitev1.CheckSiteResponse, error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("not yet"))
+func (s *siteService) CheckSite(ctx context.Context, r *sitev1.CheckSiteRequest) (*sitev1.CheckSiteResponse, error) {
+	organization, id, err := siteIDs(r)
+	if err != nil {
+		return nil, err
+	}
+	checked, err := s.sites.Check(ctx, organization, id)
+	if err != nil {
+		return nil, err
+	}
+	shown, err := s.message(ctx, checked)
+	if err != nil {
+		return nil, err
+	}
+	return &sitev1.CheckSiteResponse{Site: shown}, nil
 }
 
 func (s *siteService) CreateSiteLogin(ctx context.Context, r *sitev1.CreateSiteLoginRequest) (*sitev1.CreateSiteLoginResponse, error) {
@@ -179,7 +206,7 @@ func (s *siteService) CreateSiteLogin(ctx context.Context, r *sitev1.CreateSiteL
 }
 
 // change is what every change of a site has in common: two ids in, the site and its task out.
-func (s *siteService) change(r interface {
+func (s *siteService) change(ctx context.Context, r interface {
 	GetOrganizationId() string
 	GetSiteId() string
 }, do func(contract.OrganizationID, contract.SiteID) (*site.Site, task.Task, error),
@@ -192,7 +219,48 @@ func (s *siteService) change(r interface {
 	if err != nil {
 		return nil, nil, err
 	}
-	return siteMessage(changed), ordered.Proto(), nil
+	shown, err := s.message(ctx, changed)
+	if err != nil {
+		return nil, nil, err
+	}
+	return shown, ordered.Proto(), nil
+}
+
+// message is a site with its names, each with how far it is.
+func (s *siteService) message(ctx context.Context, one *site.Site) (*sitev1.Site, error) {
+	names, err := s.sites.Names(ctx, one)
+	if err != nil {
+		return nil, err
+	}
+	m := siteMessage(one)
+	for _, n := range names {
+		m.Names = append(m.Names, nameMessage(n))
+	}
+	return m, nil
+}
+
+func nameMessage(n site.Name) *sitev1.SiteName {
+	m := &sitev1.SiteName{Name: n.Name.String(), Role: nameRoles[n.Role], State: nameStates[n.State], Problem: n.Problem}
+	for _, r := range n.Records {
+		m.Records = append(m.Records, &domainv1.DnsRecord{Name: r.Name, Type: r.Type, Value: r.Value, Remove: r.Remove})
+	}
+	if !n.LookedAt.IsZero() {
+		m.CheckTime = timestamppb.New(n.LookedAt)
+	}
+	if !n.NextLookAt.IsZero() {
+		m.NextCheckTime = timestamppb.New(n.NextLookAt)
+	}
+	if n.Certificate != nil {
+		m.Certificate = n.Certificate.Message()
+	}
+	if n.Outside != nil {
+		m.Outside, m.OutsideTime = n.Outside.Message(), timestamppb.New(n.Outside.At)
+	}
+	return m
+}
+
+func httpsOf(h *sitev1.HttpsOptions) site.HTTPS {
+	return site.HTTPS{HSTS: h.GetHstsMaxAgeSeconds(), KeepHTTP: h.GetKeepHttp()}
 }
 
 func limitsOf(l *sitev1.Limits) site.Limits {
@@ -204,6 +272,7 @@ func limitsOf(l *sitev1.Limits) site.Limits {
 	}
 }
 
+// siteMessage is a site without its names, as lists show it.
 func siteMessage(s *site.Site) *sitev1.Site {
 	m := &sitev1.Site{
 		Id:             s.ID.String(),
@@ -221,15 +290,19 @@ func siteMessage(s *site.Site) *sitev1.Site {
 		State:      siteStates[s.State],
 		Problem:    s.Problem,
 		Generation: s.Wanted.Generation,
-		Url:        s.URL(),
+		Url:        s.URL(time.Now()),
 		CreateTime: timestamppb.New(s.CreatedAt),
 		UpdateTime: timestamppb.New(s.UpdatedAt),
 		LastTaskId: s.LastTask,
 		Handle:     s.Handle.String(),
 		Etag:       s.ETag(),
+		Https:      &sitev1.HttpsOptions{HstsMaxAgeSeconds: s.Wanted.HTTPS.HSTS, KeepHttp: s.Wanted.HTTPS.KeepHTTP},
 	}
 	for _, domain := range s.Wanted.Domains {
 		m.Domains = append(m.Domains, domain.String())
+	}
+	for _, domain := range s.Wanted.Redirects {
+		m.RedirectDomains = append(m.RedirectDomains, domain.String())
 	}
 	for _, domain := range s.Pending() {
 		m.PendingDomains = append(m.PendingDomains, domain.String())
@@ -255,4 +328,20 @@ var siteStates = map[site.State]sitev1.State{
 	site.StateTrashed:   sitev1.State_STATE_TRASHED,
 	site.StateDeleting:  sitev1.State_STATE_DELETING,
 	site.StateFailed:    sitev1.State_STATE_FAILED,
+}
+
+var nameRoles = map[site.Role]sitev1.NameRole{
+	site.Primary:  sitev1.NameRole_NAME_ROLE_PRIMARY,
+	site.Alias:    sitev1.NameRole_NAME_ROLE_ALIAS,
+	site.Redirect: sitev1.NameRole_NAME_ROLE_REDIRECT,
+	site.Preview:  sitev1.NameRole_NAME_ROLE_PREVIEW,
+}
+
+var nameStates = map[site.NameState]sitev1.NameState{
+	site.NameUnclaimed: sitev1.NameState_NAME_STATE_UNCLAIMED,
+	site.NamePending:   sitev1.NameState_NAME_STATE_PENDING,
+	site.NameIssuing:   sitev1.NameState_NAME_STATE_ISSUING,
+	site.NameSecure:    sitev1.NameState_NAME_STATE_SECURE,
+	site.NameExpiring:  sitev1.NameState_NAME_STATE_EXPIRING,
+	site.NameExpired:   sitev1.NameState_NAME_STATE_EXPIRED,
 }

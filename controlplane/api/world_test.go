@@ -334,7 +334,7 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 			request.Set(field, protoreflect.ValueOfEnum(1)) // viewer, read
 		}
 	}
-	for _, part := range []string{"domains", "require_second_factor", "site_ids", "description"} {
+	for _, part := range []string{"domains", "redirect_domains", "require_second_factor", "site_ids", "description"} {
 		if fields.ByName(protoreflect.Name(part)) != nil {
 			addMask(request, part)
 		}

@@ -1,86 +1,24 @@
 package domain_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"chom.dev/controlplane/db/dbtest"
 	"chom.dev/controlplane/domain"
+	"chom.dev/controlplane/domain/domaintest"
+	"chom.dev/proto/contract"
 )
-
-// knot is a real name server for one zone, whose records can be set by dynamic updates (RFC 2136).
-type knot struct{ address, zone string }
-
-func startKnot(t *testing.T, zone string) knot {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	address := listener.Addr().String()
-	must(t, listener.Close())
-	dir := t.TempDir()
-	host, port, _ := net.SplitHostPort(address)
-	write := func(name, text string) {
-		must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
-	}
-	write(zone+".zone", fmt.Sprintf("%[1]s. 1 SOA ns.%[1]s. root.%[1]s. 1 60 60 60 1\n%[1]s. 1 NS ns.%[1]s.\nns.%[1]s. 1 A 127.0.0.1\n", zone))
-	write("knot.conf", fmt.Sprintf(`
-server:
-    listen: %[1]s@%[2]s
-    rundir: %[3]q
-database:
-    storage: %[3]q
-acl:
-  - id: all
-    address: 127.0.0.1
-    action: update
-zone:
-  - domain: %[4]s
-    storage: %[3]q
-    file: %[4]s.zone
-    acl: all
-`, host, port, dir, zone))
-	server := exec.Command("/usr/sbin/knotd", "--config", filepath.Join(dir, "knot.conf"))
-	server.Stderr = t.Output()
-	must(t, server.Start())
-	t.Cleanup(func() {
-		_ = server.Process.Kill() // it keeps nothing
-		_ = server.Wait()
-	})
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		names, err := domain.NewResolver(address).LookupNS(t.Context(), zone+".")
-		if err == nil && len(names) == 1 {
-			return knot{address, zone}
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("knot does not answer: %v", err)
-		}
-	}
-}
-
-// update runs commands of nsupdate.
-func (k knot) update(t *testing.T, commands ...string) {
-	t.Helper()
-	host, port, _ := net.SplitHostPort(k.address)
-	script := fmt.Sprintf("server %s %s\nzone %s.\n%s\nsend\nquit\n", host, port, k.zone, strings.Join(commands, "\n"))
-	update := exec.Command("/usr/bin/knsupdate")
-	update.Stdin = strings.NewReader(script)
-	if out, err := update.CombinedOutput(); err != nil || strings.Contains(string(out), "error") {
-		t.Fatalf("knsupdate: %v: %s", err, out)
-	}
-}
 
 // TestRealServer proves and looks again through a real name server.
 func TestRealServer(t *testing.T) {
-	server := startKnot(t, "example.com")
+	server := domaintest.Start(t, "example.com")
 	w := newWorld(t, dbtest.SQLite(t))
-	w.Domains = domain.New(w.db, slog.New(slog.DiscardHandler), domain.Config{Resolver: domain.NewResolver(server.address), InUse: nobodyUses})
+	w.Domains = domain.New(w.db, slog.New(slog.DiscardHandler), domain.Config{Resolver: domain.NewResolver(server.Address), InUse: nobodyUses})
 	acme := w.tenant(t, "acme")
 	made, err := w.Create(t.Context(), acme, "shop.example.com")
 	must(t, err)
@@ -93,10 +31,71 @@ func TestRealServer(t *testing.T) {
 		}
 	}
 	check(domain.Pending, "there is no TXT record _chom.shop.example.com")
-	server.update(t, "add _chom.shop.example.com. 1 TXT \"something else\"")
+	server.Update(t, "add _chom.shop.example.com. 1 TXT \"something else\"")
 	check(domain.Pending, "has another value")
-	server.update(t, fmt.Sprintf("add _chom.shop.example.com. 1 TXT %q", made.Record.Value))
+	server.Update(t, fmt.Sprintf("add _chom.shop.example.com. 1 TXT %q", made.Record.Value))
 	check(domain.Verified, "")
-	server.update(t, "del _chom.shop.example.com. TXT")
+	server.Update(t, "del _chom.shop.example.com. TXT")
 	check(domain.Verified, "there is no TXT record")
+}
+
+// TestNameServer asks a real name server what certificate authorities ask.
+func TestNameServer(t *testing.T) {
+	server := domaintest.Start(t, "example.com")
+	asker := domain.NewNameServer(server.Address)
+	name := func(text string) contract.Domain {
+		parsed, err := contract.ParsePattern(text)
+		must(t, err)
+		return parsed
+	}
+	server.Update(t, "add both.example.com. 1 A 192.0.2.1", "add both.example.com. 1 AAAA 2001:db8::1", "add text.example.com. 1 TXT \"x\"",
+		"add alias.example.com. 1 CNAME both.example.com.", "add *.wild.example.com. 1 A 192.0.2.2",
+		"add example.com. 1 CAA 0 issue \"above.example\"", "add own.example.com. 1 CAA 128 issue \"own.example\"", "add below.own.example.com. 1 A 192.0.2.3")
+	// More than fits into one packet.
+	var many []string
+	for i := range 200 {
+		many = append(many, fmt.Sprintf("add many.example.com. 1 A 198.51.100.%d", i))
+	}
+	server.Update(t, many...)
+	for text, want := range map[string]string{
+		"both.example.com":   "[192.0.2.1 2001:db8::1]",
+		"alias.example.com":  "[192.0.2.1 2001:db8::1]",
+		"text.example.com":   "[]",
+		"*.wild.example.com": "[192.0.2.2]",
+		"none.example.com":   "no such name",
+	} {
+		got, err := asker.Addresses(t.Context(), name(text))
+		if text == "none.example.com" {
+			if !errors.Is(err, domain.ErrNoName) {
+				t.Errorf("%s: %v", text, err)
+			}
+			continue
+		}
+		must(t, err)
+		if fmt.Sprint(got) != want {
+			t.Errorf("%s: %v, want %s", text, got, want)
+		}
+	}
+	if got, err := asker.Addresses(t.Context(), name("many.example.com")); err != nil || len(got) != 200 {
+		t.Errorf("%d addresses of 200: %v", len(got), err)
+	}
+	for text, want := range map[string]string{
+		"both.example.com":      "example.com [{false issue above.example}]",
+		"none.example.com":      "example.com [{false issue above.example}]",
+		"below.own.example.com": "own.example.com [{true issue own.example}]",
+		"*.own.example.com":     "own.example.com [{true issue own.example}]",
+	} {
+		at, records, err := asker.CAA(t.Context(), name(text))
+		if got := fmt.Sprint(at, " ", records); err != nil || got != want {
+			t.Errorf("%s: %s, %v, want %s", text, got, err, want)
+		}
+	}
+	if _, err := asker.Addresses(t.Context(), name("www.example.org")); err == nil || errors.Is(err, domain.ErrNoName) {
+		t.Errorf("a zone that it does not know: %v", err) // REFUSED is no answer
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := asker.Addresses(ended, name("both.example.com")); err == nil {
+		t.Error("asked after the end")
+	}
 }

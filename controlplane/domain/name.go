@@ -18,22 +18,55 @@ var toASCII = idna.New(idna.MapForLookup(), idna.StrictDomainName(true), idna.Va
 // ParseName accepts a name as people write it: in any case, international, with a dot at its end. It refuses what nobody can
 // hold: public suffixes such as com or co.uk, below which strangers' names stand, and wildcards, which a claim covers.
 func ParseName(text string) (contract.Domain, error) {
-	refuse := func(rule string) (contract.Domain, error) { return contract.Domain{}, fault.Invalid("name", rule) }
-	if below, is := strings.CutPrefix(text, "*."); is {
-		return refuse(fmt.Sprintf("must not be a wildcard: a claim of %s covers every name below it", below))
+	if below, is := strings.CutPrefix(text, wildcard); is {
+		return contract.Domain{}, fault.Invalid("name", fmt.Sprintf("must not be a wildcard: a claim of %s covers every name below it", below))
 	}
+	name, rule := parse(text)
+	if rule == "" && isSuffix(name) {
+		rule = "must not be a public suffix: names below it belong to many"
+	}
+	if rule != "" {
+		return contract.Domain{}, fault.Invalid("name", rule)
+	}
+	return name, nil
+}
+
+// ParsePattern accepts a name of a site as people write it, as ParseName does, and wildcards too. It refuses a wildcard below a
+// public suffix. The rule that was broken is said without the field, which the caller knows; it is empty for a name that is right.
+func ParsePattern(text string) (name contract.Domain, rule string) {
+	below, isWildcard := strings.CutPrefix(text, wildcard)
+	name, rule = parse(below)
+	switch {
+	case rule != "" || !isWildcard:
+		return name, rule
+	case isSuffix(name):
+		return contract.Domain{}, "must not be a wildcard below a public suffix: names there belong to many"
+	}
+	name, err := contract.ParsePattern(wildcard + name.String())
+	if err != nil {
+		return contract.Domain{}, contract.RuleOf(err)
+	}
+	return name, ""
+}
+
+const wildcard = "*."
+
+// parse gives a name in the form in which browsers send it, or the rule that it breaks.
+func parse(text string) (contract.Domain, string) {
 	ascii, err := toASCII.ToASCII(strings.TrimSuffix(text, "."))
 	if err != nil {
-		return refuse("must be a domain name: " + strings.TrimPrefix(err.Error(), "idna: "))
+		return contract.Domain{}, "must be a domain name: " + strings.TrimPrefix(err.Error(), "idna: ")
 	}
 	name, err := contract.ParseDomain(ascii)
 	if err != nil {
-		return refuse(contract.RuleOf(err))
+		return contract.Domain{}, contract.RuleOf(err)
 	}
-	if suffix, _ := publicsuffix.PublicSuffix(name.String()); suffix == name.String() {
-		return refuse("must not be a public suffix: names below it belong to many")
-	}
-	return name, nil
+	return name, ""
+}
+
+func isSuffix(name contract.Domain) bool {
+	suffix, _ := publicsuffix.PublicSuffix(name.String())
+	return suffix == name.String()
 }
 
 // above are the names above one that somebody could hold, the nearest first.

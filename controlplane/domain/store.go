@@ -129,9 +129,10 @@ func (d *Domains) List(ctx context.Context, organization contract.OrganizationID
 	return all[:min(len(all), size)], next, nil
 }
 
-// Holds says whether an organization holds a name: by a verified claim of it, or of a name above it. That stays so until the
-// transaction ends.
+// Holds says whether an organization holds a name: by a verified claim of it, or of a name above it; a wildcard by one of the
+// name below which it stands. That stays so until the transaction ends.
 func Holds(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, name contract.Domain) (bool, error) {
+	name = name.Base()
 	for _, held := range append([]string{name.String()}, above(name)...) {
 		var id string
 		err := tx.QueryRow(ctx, `
@@ -148,6 +149,22 @@ func Holds(ctx context.Context, tx *db.Tx, organization contract.OrganizationID,
 		}
 	}
 	return false, nil
+}
+
+// Awaited is the record that proves an organization's pending claim of a name, or else of the nearest name above it; false where
+// it has none.
+func Awaited(ctx context.Context, q db.Querier, organization contract.OrganizationID, name contract.Domain) (Record, bool, error) {
+	name = name.Base()
+	for _, text := range append([]string{name.String()}, above(name)...) {
+		found, err := scan(q.QueryRow(ctx, columns+` WHERE organization_id = $1 AND name = $2 AND state = 'pending'`, organization, text))
+		if err == nil {
+			return found.Record, true, nil
+		}
+		if !errors.Is(err, sql.ErrNoRows) {
+			return Record{}, false, fmt.Errorf("look for a claim of %s: %w", name, err)
+		}
+	}
+	return Record{}, false, nil
 }
 
 // hold writes that an organization holds a name from now on. It says ErrHeld where another one has it, a name above or one

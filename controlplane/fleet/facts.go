@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -146,19 +147,29 @@ func SaveFacts(ctx context.Context, tx *db.Tx, server contract.ServerID, f Facts
 // Address is the address under which a server is reached from outside, as far as its agent knows: an IPv4 one rather than IPv6,
 // a public one rather than a private. The zero Addr when it named none.
 func Address(ctx context.Context, q db.Querier, id contract.ServerID) (netip.Addr, error) {
-	s, err := get(ctx, q, id)
-	if err != nil || s.Facts == nil {
+	all, err := Addresses(ctx, q, id)
+	if err != nil || len(all) == 0 {
 		return netip.Addr{}, err
 	}
-	var best netip.Addr
+	return all[0], nil
+}
+
+// Addresses are all that a server's agent named, but for those that lead nowhere from outside; the one of Address is the first.
+func Addresses(ctx context.Context, q db.Querier, id contract.ServerID) ([]netip.Addr, error) {
+	s, err := get(ctx, q, id)
+	if err != nil || s.Facts == nil {
+		return nil, err
+	}
+	var all []netip.Addr
 	for _, text := range s.Facts.Addresses {
 		text, _, _ = strings.Cut(text, "/")
 		address, err := netip.ParseAddr(text)
-		if err == nil && address.IsGlobalUnicast() && fitness(address) > fitness(best) {
-			best = address
+		if err == nil && address.IsGlobalUnicast() {
+			all = append(all, address)
 		}
 	}
-	return best, nil
+	slices.SortStableFunc(all, func(a, b netip.Addr) int { return fitness(b) - fitness(a) })
+	return all, nil
 }
 
 func fitness(a netip.Addr) int {

@@ -1,6 +1,7 @@
 package site
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -17,10 +18,12 @@ import (
 
 // Change says what to change of a site; nil leaves a part as it is.
 type Change struct {
-	Domains  []string          // the whole new list
-	Settings map[string]string // merged over the present ones
-	Limits   *Limits           // the whole new limits
-	ETag     string            // what the caller saw: the change is for nothing else; empty for any
+	Domains   []string          // the whole new list; a name that leaves it leaves the redirects too
+	Redirects []string          // the whole new list
+	HTTPS     *HTTPS            // the whole new options
+	Settings  map[string]string // merged over the present ones
+	Limits    *Limits           // the whole new limits
+	ETag      string            // what the caller saw: the change is for nothing else; empty for any
 }
 
 // Update changes what is wanted of a site. Errors: ErrNotFound, ErrInTrash, ErrChanged, organization.ErrClosing, a fault of kind Invalid that names the field, a
@@ -42,7 +45,23 @@ func (s *Sites) Update(ctx context.Context, organization contract.OrganizationID
 			if err := replaceDomains(ctx, tx, site, wanted); err != nil {
 				return "", err
 			}
-			what = append(what, "domains: "+joined(wanted))
+			site.Wanted.Redirects = among(site.Wanted.Redirects, wanted[1:])
+			what = append(what, "domains: "+joinNames(wanted))
+		}
+		if change.Redirects != nil {
+			redirects, err := parseRedirects(change.Redirects, site.Wanted.Domains)
+			if err != nil {
+				return "", err
+			}
+			site.Wanted.Redirects = redirects
+			what = append(what, "redirects: "+cmp.Or(joinNames(redirects), "none"))
+		}
+		if change.HTTPS != nil {
+			if err := change.HTTPS.check(); err != nil {
+				return "", err
+			}
+			site.Wanted.HTTPS = *change.HTTPS
+			what = append(what, "https")
 		}
 		if change.Settings != nil {
 			kind, err := parseType(site.Wanted.Type.String())
@@ -64,7 +83,7 @@ func (s *Sites) Update(ctx context.Context, organization contract.OrganizationID
 			what = append(what, "limits")
 		}
 		if len(what) == 0 {
-			return "", fault.Invalid("update_mask", "must name at least one of: domains, settings, limits")
+			return "", fault.Invalid("update_mask", "must name at least one of: "+strings.Join(parts, ", "))
 		}
 		return strings.Join(what, ", "), nil
 	})
@@ -207,11 +226,14 @@ func (s *Sites) converge(ctx context.Context, tx *db.Tx, site *Site) (task.Task,
 	}
 	site.LastTask, site.lastTaskState = ordered.ID, ordered.State
 	site.State, site.Problem = derive(site.Wanted, site.Observed, progressOf(ordered.State), "")
+	if err := s.settle(ctx, tx, site); err != nil {
+		return task.Task{}, err
+	}
 	return ordered, update(ctx, tx, site)
 }
 
 // parts are what an update mask may name.
-var parts = []string{"domains", "settings", "limits"}
+var parts = []string{"domains", "redirect_domains", "https", "settings", "limits"}
 
 // CheckMask refuses an update mask that names what cannot be changed, nothing, or a thing twice.
 func CheckMask(paths []string) error {

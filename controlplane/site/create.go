@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"strings"
 	"time"
 
 	"chom.dev/controlplane/audit"
@@ -26,8 +25,11 @@ type Request struct {
 	Name         string
 	Type         string
 	Domains      []string
-	Settings     map[string]string
-	Limits       Limits
+	// Redirects are those of Domains that send visitors on to the first of them.
+	Redirects []string `json:",omitempty"` // what was added later leaves the hashes of older requests as they were
+	HTTPS     HTTPS    `json:",omitzero"`
+	Settings  map[string]string
+	Limits    Limits
 	// Server to hold it; the zero value lets the fleet choose.
 	Server contract.ServerID
 	// RequestID is the caller's own id for the request, may be empty.
@@ -88,11 +90,17 @@ func (s *Sites) parse(n Request) (Wanted, error) {
 	if err != nil {
 		return Wanted{}, err
 	}
-	wanted := Wanted{Phase: Active, Limits: n.Limits}
+	wanted := Wanted{Phase: Active, Limits: n.Limits, HTTPS: n.HTTPS}
 	if wanted.Type, err = contract.ParseSiteType(n.Type); err != nil {
 		return Wanted{}, fault.Invalid("type", contract.RuleOf(err))
 	}
 	if wanted.Domains, err = parseDomains(n.Domains); err != nil {
+		return Wanted{}, err
+	}
+	if wanted.Redirects, err = parseRedirects(n.Redirects, wanted.Domains); err != nil {
+		return Wanted{}, err
+	}
+	if err := n.HTTPS.check(); err != nil {
 		return Wanted{}, err
 	}
 	if wanted.Settings, err = kind.newSettings(n.Settings, n.Name); err != nil {
@@ -168,7 +176,7 @@ func (s *Sites) create(ctx context.Context, tx *db.Tx, n Request, wanted Wanted,
 	}
 	if err := audit.Record(ctx, tx, audit.Event{
 		Organization: made.Organization.String(), Action: "site.create", Object: made.ID.String(),
-		Detail: fmt.Sprintf("%s, %s, %s", made.Name, made.Wanted.Type, joined(made.Wanted.Domains)),
+		Detail: fmt.Sprintf("%s, %s, %s", made.Name, made.Wanted.Type, joinNames(made.Wanted.Domains)),
 	}); err != nil {
 		return nil, task.Task{}, err
 	}
@@ -242,12 +250,4 @@ func free(ctx context.Context, tx *db.Tx, n Request) error {
 		return fmt.Errorf("look for name: %w", err)
 	}
 	return nil
-}
-
-func joined(domains []contract.Domain) string {
-	texts := make([]string, len(domains))
-	for i, domain := range domains {
-		texts[i] = domain.String()
-	}
-	return strings.Join(texts, " ")
 }

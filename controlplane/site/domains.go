@@ -10,7 +10,8 @@ import (
 	"chom.dev/proto/contract"
 )
 
-// claim takes names for a site. A name belongs to one site of all organizations; the primary key decides who was first.
+// claim takes names for a site. A name belongs to one site of all organizations; the primary key decides who was first. A wildcard
+// is a name of its own beside those that it covers: a host prefers those.
 func claim(ctx context.Context, tx *db.Tx, s *Site, names []contract.Domain) error {
 	for _, name := range names {
 		n, err := tx.Exec(ctx, `
@@ -58,4 +59,9 @@ func replaceDomains(ctx context.Context, tx *db.Tx, s *Site, wanted []contract.D
 // without is the names of a that are not in b.
 func without(a, b []contract.Domain) []contract.Domain {
 	return slices.DeleteFunc(slices.Clone(a), func(name contract.Domain) bool { return slices.Contains(b, name) })
+}
+
+// among is the names of a that are in b.
+func among(a, b []contract.Domain) []contract.Domain {
+	return slices.DeleteFunc(slices.Clone(a), func(name contract.Domain) bool { return !slices.Contains(b, name) })
 }

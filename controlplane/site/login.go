@@ -64,7 +64,7 @@ func (s *Sites) CreateLogin(ctx context.Context, organization contract.Organizat
 		if site.State != StateActive {
 			return ErrNotActive
 		}
-		link = site.URL() + "?chom_login=" + token
+		link = site.URL(time.Now()) + "?chom_login=" + token
 		ordered, err = task.Enqueue(ctx, tx, task.New{
 			Organization: organization.String(),
 			Server:       site.Server.String(),

@@ -2,7 +2,10 @@ package site
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -22,12 +25,16 @@ const maxGeneration = 1 << 53
 // Observe takes in what the agent of a server measured of sites. What it says of sites that are not on that server is
 // ignored, as is what is older than what it said before.
 func (s *Sites) Observe(ctx context.Context, server contract.ServerID, seen []*sitev1.ObservedState) error {
+	return s.observe(ctx, server, seen, s.config.Measured)
+}
+
+func (s *Sites) observe(ctx context.Context, server contract.ServerID, seen []*sitev1.ObservedState, measured Measured) error {
 	if len(seen) == 0 {
 		return nil
 	}
 	err := db.InTx(ctx, s.db, func(tx *db.Tx) error {
 		for _, o := range seen {
-			if err := store(ctx, tx, server, o); err != nil {
+			if err := store(ctx, tx, server, o, measured); err != nil {
 				return err
 			}
 		}
@@ -39,9 +46,13 @@ func (s *Sites) Observe(ctx context.Context, server contract.ServerID, seen []*s
 	return nil
 }
 
+// Measured takes in what a host measured of a site's certificates, in the transaction that stores the measurement. What it is
+// given is data, not a right.
+type Measured func(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, site contract.SiteID, at time.Time, seen []*sitev1.ObservedCertificate) error
+
 // store writes a measurement, if the site is on the server that measured it. Both are in the statement, so that no server
 // speaks of another one's sites.
-func store(ctx context.Context, tx *db.Tx, server contract.ServerID, o *sitev1.ObservedState) error {
+func store(ctx context.Context, tx *db.Tx, server contract.ServerID, o *sitev1.ObservedState, measured Measured) error {
 	if o.GetGeneration() > maxGeneration {
 		return nil
 	}
@@ -49,18 +60,63 @@ func store(ctx context.Context, tx *db.Tx, server contract.ServerID, o *sitev1.O
 	if err != nil {
 		return fmt.Errorf("store measurement: %w", err)
 	}
-	_, err = tx.Exec(ctx, `
+	var organization contract.OrganizationID
+	var site contract.SiteID
+	err = tx.QueryRow(ctx, `
 		UPDATE sites
 		SET observed = $1,
 		    observed_generation = $2
 		WHERE id = $3
 		  AND server_id = $4
-		  AND observed_generation <= $2`,
-		text, int64(o.GetGeneration()), o.GetSiteId(), server)
+		  AND observed_generation <= $2
+		RETURNING organization_id, id`,
+		text, int64(o.GetGeneration()), o.GetSiteId(), server).Scan(&organization, &site)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("store measurement: %w", err)
 	}
-	return nil
+	if measured == nil || len(o.GetCertificates()) == 0 {
+		return nil
+	}
+	return measured(ctx, tx, organization, site, timeOf(o.GetObserveTime()), o.GetCertificates())
+}
+
+// keepCertificates gives holdings the certificates that were measured before: a Hello does not say them, and they are not gone.
+func (s *Sites) keepCertificates(ctx context.Context, server contract.ServerID, holdings []*sitev1.ObservedState) ([]*sitev1.ObservedState, error) {
+	rows, err := s.db.Reader().Query(ctx, `
+		SELECT id,
+		       observed
+		FROM sites
+		WHERE server_id = $1
+		  AND observed IS NOT NULL`,
+		server)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	former := map[string][]*sitev1.ObservedCertificate{}
+	for rows.Next() {
+		var id string
+		var observed []byte
+		if err := rows.Scan(&id, &observed); err != nil {
+			return nil, err
+		}
+		var o sitev1.ObservedState
+		if err := proto.Unmarshal(observed, &o); err != nil {
+			return nil, fmt.Errorf("site %s: read observed state: %w", id, err)
+		}
+		former[id] = o.GetCertificates()
+	}
+	kept := make([]*sitev1.ObservedState, len(holdings))
+	for i, o := range holdings {
+		if kept[i] = o; len(o.GetCertificates()) == 0 && len(former[o.GetSiteId()]) > 0 {
+			kept[i] = proto.CloneOf(o)
+			kept[i].Certificates = former[o.GetSiteId()]
+		}
+	}
+	return kept, rows.Err()
 }
 
 // Hold compares what a host holds, as its agent says when it connects, with what is wanted of it. Sites of which it holds less,
@@ -71,7 +127,11 @@ func (s *Sites) Hold(ctx context.Context, server contract.ServerID, holdings []*
 	for _, o := range holdings {
 		held[o.GetSiteId()] = o.GetGeneration()
 	}
-	if err := s.Observe(ctx, server, holdings); err != nil {
+	kept, err := s.keepCertificates(ctx, server, holdings)
+	if err != nil {
+		return nil, fmt.Errorf("read what was measured on server %s: %w", server, err)
+	}
+	if err := s.observe(ctx, server, kept, nil); err != nil {
 		return nil, err
 	}
 	behind, err := s.behind(ctx, server, held)
@@ -121,44 +181,53 @@ func (s *Sites) behind(ctx context.Context, server contract.ServerID, held map[s
 	return behind, rows.Err()
 }
 
-// Ended is what follows from the end of a task that converged a site, in the transaction of that end: what was measured is
+// Ended is EndedWith without anybody who takes in certificates.
+func Ended(ctx context.Context, tx *db.Tx, t task.Task, result *orderv1.Result) error {
+	return EndedWith(nil)(ctx, tx, t, result)
+}
+
+// EndedWith gives what follows from the end of a task that converged a site, in the transaction of that end: what was measured is
 // stored, a site that was to be absent, and is, is gone with its names, and for one that failed the next try is set. Package
 // task calls it (task.OnEnd).
-func Ended(ctx context.Context, tx *db.Tx, t task.Task, result *orderv1.Result) error {
+func EndedWith(measured Measured) func(context.Context, *db.Tx, task.Task, *orderv1.Result) error {
+	return func(ctx context.Context, tx *db.Tx, t task.Task, result *orderv1.Result) error {
+		if err := ended(ctx, tx, t, result, measured); err != nil {
+			return fmt.Errorf("end of task %s: %w", t.ID, err)
+		}
+		return nil
+	}
+}
+
+func ended(ctx context.Context, tx *db.Tx, t task.Task, result *orderv1.Result, measured Measured) error {
 	server, err := contract.ParseServerID(t.Server)
 	if err != nil {
-		return fmt.Errorf("end of task %s: %w", t.ID, err)
+		return err
 	}
 	if o := result.GetObserved(); o != nil && o.GetSiteId() == t.Site {
-		if err := store(ctx, tx, server, o); err != nil {
-			return err
-		}
-	}
-	if t.State == task.Succeeded {
-		gone, err := forget(ctx, tx, t, result)
-		if gone || err != nil {
+		if err := store(ctx, tx, server, o, measured); err != nil {
 			return err
 		}
 	}
 	if t.State != task.Succeeded {
-		if err = failed(ctx, tx, t, result); err == nil {
-			err = publishFailure(ctx, tx, t)
+		if err := failed(ctx, tx, t, result); err != nil {
+			return err
 		}
-	} else {
-		_, err = tx.Exec(ctx, `
-			UPDATE sites
-			SET problem = '',
-			    failures = 0,
-			    again_at = NULL
-			WHERE organization_id = $1
-			  AND id = $2
-			  AND last_task_id = $3`,
-			t.Organization, t.Site, t.ID)
+		return publishFailure(ctx, tx, t)
 	}
-	if err != nil {
-		return fmt.Errorf("end of task %s: %w", t.ID, err)
+	gone, err := forget(ctx, tx, t, result)
+	if gone || err != nil {
+		return err
 	}
-	return nil
+	_, err = tx.Exec(ctx, `
+		UPDATE sites
+		SET problem = '',
+		    failures = 0,
+		    again_at = NULL
+		WHERE organization_id = $1
+		  AND id = $2
+		  AND last_task_id = $3`,
+		t.Organization, t.Site, t.ID)
+	return err
 }
 
 // forget deletes the row of a site that was wanted absent, once its host says that it is; its name and its domains are free

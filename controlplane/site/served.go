@@ -8,9 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
-	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/domain"
 	"chom.dev/controlplane/fault"
@@ -22,39 +20,58 @@ import (
 // A site answers to those of its names that its organization holds, and to its preview name. A name that nobody has proved is
 // not served, however the DNS points here: its owner may have left the record behind.
 
-// renew numbers a new wanted state. Whether it is frozen, and what it answers to, is looked up anew for each.
+// renew numbers a new wanted state. Whether it is frozen, what it answers to and which names get certificates is looked up anew
+// for each: nothing of what was held before is taken along.
 func (s *Sites) renew(ctx context.Context, tx *db.Tx, site *Site) error {
 	site.Wanted.Frozen = site.owner != organization.Active
 	site.Wanted.Generation, site.failures = nextGeneration(site), 0
-	before := site.Served
-	site.Served = nil
-	for _, name := range site.Wanted.Domains {
-		holds := s.config.AnyName
-		if !holds {
-			var err error
-			if holds, err = domain.Holds(ctx, tx, site.Organization, name); err != nil {
-				return err
-			}
-		}
-		if holds {
-			site.Served = append(site.Served, name)
-		}
-	}
 	preview, err := s.preview(ctx, tx, site)
 	if err != nil {
 		return err
 	}
-	if preview != nil && !slices.Contains(site.Served, *preview) {
+	var held []contract.Domain
+	for _, name := range site.Wanted.Domains {
+		if preview != nil && name == *preview {
+			continue // it is the platform's, whoever asks for it
+		}
+		holds, err := s.holds(ctx, tx, site.Organization, name)
+		if err != nil {
+			return err
+		}
+		if holds {
+			held = append(held, name)
+		}
+	}
+	site.Served = slices.Clone(held)
+	if preview != nil {
 		site.Served = append(site.Served, *preview)
 	}
-	if len(site.Served) == 0 {
-		if site.Wanted.onHost() == Active {
-			return errNoName
+	first := slices.IndexFunc(site.Served, func(name contract.Domain) bool { return !name.IsWildcard() })
+	switch {
+	case first > 0: // the primary name is not held: the next one stands in for it
+		name := site.Served[first]
+		site.Served = slices.Insert(slices.Delete(site.Served, first, first+1), 0, name)
+	case first < 0 && site.Wanted.onHost() == Active:
+		return errNoName
+	case first < 0: // nobody sees it, and an agent knows each site by a name
+		nobodys, err := contract.ParseDomain(site.Handle.String() + nowhere)
+		if err != nil {
+			return fmt.Errorf("name for a site without names: %w", err)
 		}
-		site.Served = before // nobody sees it, and an agent knows each site by a name
+		site.Served = append([]contract.Domain{nobodys}, held...)
 	}
-	return nil
+	return s.certify(ctx, tx, site, held, preview)
 }
+
+func (s *Sites) holds(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, name contract.Domain) (bool, error) {
+	if s.config.AnyName {
+		return true, nil
+	}
+	return domain.Holds(ctx, tx, organization, name)
+}
+
+// nowhere is a domain that can never be anybody's (RFC 2606).
+const nowhere = ".invalid"
 
 var errNoName = fault.Conflict("the organization holds none of the site's names, and the server has no address for a preview name: claim a name first")
 
@@ -91,7 +108,9 @@ func (s *Site) Pending() []contract.Domain { return without(s.Wanted.Domains, s.
 // Preview is the name that the platform gave the site; empty where it has none.
 func (s *Site) Preview() string {
 	for _, name := range without(s.Served, s.Wanted.Domains) {
-		return name.String()
+		if text := name.String(); !strings.HasSuffix(text, nowhere) {
+			return text
+		}
 	}
 	return ""
 }
@@ -184,33 +203,10 @@ func (s *Sites) serve(ctx context.Context, p place) error {
 		if err := s.renew(ctx, tx, site); err != nil || slices.Equal(before, site.Served) {
 			return err
 		}
-		site.UpdatedAt = db.Time(db.Micros(time.Now()))
-		if _, err := s.converge(ctx, tx, site); err != nil {
-			return err
-		}
-		return audit.Record(ctx, tx, audit.Event{
-			Organization: p.organization.String(), Action: "site.update", Object: p.site.String(),
-			Detail: "the organization holds " + joinNames(without(site.Served, before)),
-		})
+		return s.orderAnew(ctx, tx, site, "the organization holds "+joinNames(without(site.Served, before)))
 	}, db.ReadCommitted())
 }
 
-func joinNames(names []contract.Domain) string {
-	texts := make([]string, len(names))
-	for i, name := range names {
-		texts[i] = name.String()
-	}
-	return strings.Join(texts, " ")
-}
+func joinNames(names []contract.Domain) string { return strings.Join(texts(names), " ") }
 
-func splitNames(text string) ([]contract.Domain, error) {
-	var names []contract.Domain
-	for _, word := range strings.Fields(text) {
-		name, err := contract.ParseDomain(word)
-		if err != nil {
-			return nil, err
-		}
-		names = append(names, name)
-	}
-	return names, nil
-}
+func splitNames(text string) ([]contract.Domain, error) { return names(strings.Fields(text)) }

@@ -62,8 +62,8 @@ func TestServed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if found.URL() != "http://"+names[0]+"/" || found.Preview() != preview || len(found.Pending()) != 3-len(names)+1 {
-				t.Errorf("shown as %s, preview %s, pending %v", found.URL(), found.Preview(), found.Pending())
+			if found.URL(time.Now()) != "http://"+names[0]+"/" || found.Preview() != preview || len(found.Pending()) != 3-len(names)+1 {
+				t.Errorf("shown as %s, preview %s, pending %v", found.URL(time.Now()), found.Preview(), found.Pending())
 			}
 		}
 		want(preview)

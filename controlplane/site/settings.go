@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"chom.dev/controlplane/domain"
 	"chom.dev/controlplane/fault"
 	"chom.dev/proto/contract"
 )
@@ -172,16 +173,55 @@ func parseDomains(given []string) ([]contract.Domain, error) {
 	}
 	domains := make([]contract.Domain, 0, len(given))
 	for i, text := range given {
-		domain, err := contract.ParseDomain(text)
-		if err != nil {
-			return nil, fault.Invalid(fmt.Sprintf("domains[%d]", i), contract.RuleOf(err))
+		name, rule := domain.ParsePattern(text)
+		switch {
+		case rule != "":
+		case slices.Contains(domains, name):
+			rule = "is in the list twice"
+		case i == 0 && name.IsWildcard():
+			rule = "must not be a wildcard: the first name is the primary one, under which the site is found"
 		}
-		if slices.Contains(domains, domain) {
-			return nil, fault.Invalid(fmt.Sprintf("domains[%d]", i), "is in the list twice")
+		if rule != "" {
+			return nil, fault.Invalid(fmt.Sprintf("domains[%d]", i), rule)
 		}
-		domains = append(domains, domain)
+		domains = append(domains, name)
 	}
 	return domains, nil
+}
+
+// parseRedirects checks which of a site's names are to send visitors on to its first.
+func parseRedirects(given []string, domains []contract.Domain) ([]contract.Domain, error) {
+	var redirects []contract.Domain
+	for i, text := range given {
+		name, rule := domain.ParsePattern(text)
+		switch {
+		case rule != "":
+		case name.IsWildcard():
+			rule = "must not be a wildcard"
+		case name == domains[0]:
+			rule = "must not be the primary name: the others lead to it"
+		case !slices.Contains(domains, name):
+			rule = "must be in domains too"
+		case slices.Contains(redirects, name):
+			rule = "is in the list twice"
+		}
+		if rule != "" {
+			return nil, fault.Invalid(fmt.Sprintf("redirect_domains[%d]", i), rule)
+		}
+		redirects = append(redirects, name)
+	}
+	return redirects, nil
+}
+
+// maxHSTS is two years: what browsers' lists ask for at most.
+const maxHSTS = 63072000
+
+// check refuses what would bind visitors' browsers for longer than anybody means it.
+func (h HTTPS) check() error {
+	if h.HSTS > maxHSTS {
+		return fault.Invalid("https.hsts_max_age_seconds", "must be at most 63072000, which are two years")
+	}
+	return nil
 }
 
 var namePattern = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)

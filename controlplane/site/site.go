@@ -32,8 +32,11 @@ package site
 
 import (
 	"cmp"
+	"context"
 	"log/slog"
+	"net/netip"
 	"strconv"
+	"sync"
 	"time"
 
 	"chom.dev/controlplane/db"
@@ -73,6 +76,7 @@ type Site struct {
 	TrashedAt time.Time // zero when it is not in the trash
 	PurgeAt   time.Time // zero when it is not in the trash
 
+	certificates  certificates
 	lastTaskState task.State // of LastTask; empty when there is none
 	owner         organization.State
 	failures      int       // of tasks for this generation, in a row
@@ -85,10 +89,20 @@ type Wanted struct {
 	Generation uint64
 	Phase      Phase
 	Frozen     bool              // its organization is closing: its host suspends it, whatever the phase
-	Domains    []contract.Domain // the primary one first, at least one
+	Domains    []contract.Domain // the primary one first, which is no wildcard; at least one
+	Redirects  []contract.Domain // those of Domains that send visitors on to the primary one
+	HTTPS      HTTPS
 	Settings   map[string]string
 	Limits     Limits
 	Archive    *Archive // nil for types that install no application
+}
+
+// HTTPS says how a site is served by HTTPS, which it is as soon as its names have certificates.
+type HTTPS struct {
+	// HSTS is how long browsers are told to come by HTTPS only, in seconds; 0 tells them nothing.
+	HSTS uint32
+	// KeepHTTP serves plain HTTP too, instead of sending visitors on.
+	KeepHTTP bool
 }
 
 // Limits bound what a site takes of its host; zeros mean the agent's defaults.
@@ -116,7 +130,34 @@ type Observed struct {
 	PHPVersion string
 	At         time.Time
 	Problem    string
+	// Certificates are what the host's handshakes met, one for each name; empty where nothing is served by HTTPS.
+	Certificates []Certificate
 }
+
+// Certificate is what a TLS handshake for one name met, and how getting the next one goes.
+type Certificate struct {
+	Name      string
+	Valid     bool // for the name, when it was measured, and trusted
+	Source    Source
+	Issuer    string
+	SHA256    []byte // empty when the handshake met none
+	NotBefore time.Time
+	NotAfter  time.Time
+	Problem   string    // empty when all is well
+	NextTry   time.Time // zero when there is none
+	Failures  uint32    // since the last success
+}
+
+// Source is where a certificate comes from.
+type Source string
+
+// Sources.
+const (
+	NoCertificate Source = ""
+	ACME          Source = "acme"
+	Uploaded      Source = "uploaded"
+	Platform      Source = "platform"
+)
 
 // onHost is the phase that the host is ordered to bring about.
 func (w Wanted) onHost() Phase {
@@ -126,8 +167,15 @@ func (w Wanted) onHost() Phase {
 	return w.Phase
 }
 
-// URL is the address of the home page.
-func (s *Site) URL() string { return "http://" + s.Served[0].String() + "/" }
+// URL is the address of the home page at a moment: by HTTPS if the host was found to serve it with a valid certificate. One
+// that the platform handed out counts for the preview name only.
+func (s *Site) URL(now time.Time) string {
+	name := s.Served[0].String()
+	if c := s.Observed.certificate(name); c != nil && c.good(now) && (c.Source != Platform || name == s.Preview()) {
+		return "https://" + name + "/"
+	}
+	return "http://" + name + "/"
+}
 
 // ETag names what is wanted of the site: it changes with each change of that, and with nothing that happens on the host.
 func (s *Site) ETag() string { return strconv.FormatUint(s.Wanted.Generation, 10) }
@@ -143,6 +191,10 @@ var (
 	ErrPurging    = fault.Conflict("the site is being removed for good")
 )
 
+// DefaultBudget is more than customers need who do not move a hundred sites in a week. Let's Encrypt takes 300 orders of one
+// account in three hours.
+const DefaultBudget = 100
+
 // DefaultTrashPeriod is how long a deleted site can be restored.
 const DefaultTrashPeriod = 7 * 24 * time.Hour
 
@@ -157,6 +209,36 @@ type Config struct {
 	AnyName bool
 	// PreviewDomain is one of the platform's own, below which each site has a preview name; empty for sslip.io, which needs none.
 	PreviewDomain string
+	// Budget is how many names of an organization may begin to get certificates in seven days; 0 means DefaultBudget. It keeps one
+	// tenant from using up what the CA gives to the platform.
+	Budget int
+	// CAs are the names by which the CAs that hosts order from know themselves in CAA records, such as letsencrypt.org. Where it is
+	// empty, nobody's CAA records are looked at.
+	CAs []string
+	// Resolver asks the DNS for names of sites; nil has none of them found ready.
+	Resolver Resolver
+	// Dialer reaches addresses that the DNS gave; nil reaches none.
+	Dialer Dialer
+	// HTTPPort is where hosts are asked whether a name leads to them; 0 means 80, which is where a CA asks.
+	HTTPPort uint16
+
+	// What follows are things that other nouns know and do; each may be nil.
+
+	// Provider says whether a name is in a zone of a DNS provider that the organization connected.
+	Provider func(ctx context.Context, q db.Querier, organization contract.OrganizationID, name contract.Domain) (bool, error)
+	// RecordsTopic is what Listen hears when records were made for an organization, whose id is the payload.
+	RecordsTopic string
+	// WantAddresses has the organization's DNS providers lead a site's names to addresses; it is told all of both in each change,
+	// and none once the site is gone.
+	WantAddresses func(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, site contract.SiteID, names []contract.Domain, addresses []netip.Addr) error
+	// Uploads are the certificates that were uploaded for a site.
+	Uploads func(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, site contract.SiteID) ([]Upload, error)
+	// Measured takes in what a host measured of a site's certificates.
+	Measured Measured
+	// Outside is what the control plane measured itself of the certificates of a site's names.
+	Outside func(ctx context.Context, q db.Querier, organization contract.OrganizationID, site contract.SiteID) ([]OutsideCertificate, error)
+	// CheckOutside measures that now, for the names that are given.
+	CheckOutside func(ctx context.Context, organization contract.OrganizationID, site contract.SiteID, names []contract.Domain) error
 }
 
 // Sites keeps them. It is safe for concurrent use.
@@ -165,10 +247,16 @@ type Sites struct {
 	tasks  *task.Tasks
 	log    *slog.Logger
 	config Config
+	looks  chan struct{} // a place for each look at a name that goes on
+	wake   chan struct{} // names are due now
+
+	hints sync.Mutex
+	made  []string // organizations for which records were made since the last look
 }
 
 // New keeps sites in a database. Run must run beside it, and tasks must call Ended.
 func New(d *db.DB, tasks *task.Tasks, log *slog.Logger, c Config) *Sites {
 	c.TrashPeriod = cmp.Or(c.TrashPeriod, DefaultTrashPeriod)
-	return &Sites{db: d, tasks: tasks, log: log, config: c}
+	c.Budget, c.HTTPPort = cmp.Or(c.Budget, DefaultBudget), cmp.Or(c.HTTPPort, 80)
+	return &Sites{db: d, tasks: tasks, log: log, config: c, looks: make(chan struct{}, looksAtOnce), wake: make(chan struct{}, 1)}
 }

@@ -58,7 +58,7 @@ func scan(row interface{ Scan(...any) error }) (*Site, error) {
 		return nil, err
 	}
 	var err error
-	if s.Wanted, err = parseDesired(desired); err != nil {
+	if s.Wanted, s.certificates, err = parseDesired(desired); err != nil {
 		return nil, fmt.Errorf("site %s: %w", s.ID, err)
 	}
 	if s.Served, err = splitNames(served); err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -32,13 +33,15 @@ func (p *program) siteCommand() *cobra.Command {
 			func(ctx context.Context, c *client, organization, id string) (changed, error) {
 				return c.Sites.RestoreSite(ctx, &sitev1.RestoreSiteRequest{OrganizationId: organization, SiteId: id})
 			}),
-		p.siteLogin())
+		p.siteCheck(), p.siteLogin())
 }
 
 // wanted is what flags say of a site.
 type wanted struct {
-	domains                              []string
+	domains, redirects                   []string
 	settings                             []string
+	hsts                                 time.Duration
+	keepHTTP                             bool
 	title, adminUser, adminEmail, locale string
 	cpu, tasks, workers                  uint32
 	memory                               string
@@ -46,7 +49,10 @@ type wanted struct {
 
 func (w *wanted) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringSliceVar(&w.domains, "domain", nil, "name the site answers to; several times for more, the primary one first")
+	f.StringSliceVar(&w.domains, "domain", nil, "name the site answers to; several times for more, the primary one first; the others may be wildcards such as *.example.com")
+	f.StringSliceVar(&w.redirects, "redirect-domain", nil, "name, which must be a --domain too, that sends visitors on to the primary one; several times for more")
+	f.DurationVar(&w.hsts, "hsts", 0, "how long browsers are told to come by HTTPS only, for example 8760h; they hold the site to it even after it was changed back (default not at all)")
+	f.BoolVar(&w.keepHTTP, "keep-http", false, "serve plain HTTP too, instead of sending visitors on to HTTPS")
 	f.StringVar(&w.title, "title", "", "setting title")
 	f.StringVar(&w.adminUser, "admin-user", "", "setting admin_user (wordpress)")
 	f.StringVar(&w.adminEmail, "admin-email", "", "setting admin_email (wordpress)")
@@ -74,6 +80,27 @@ func (w *wanted) values() (map[string]string, error) {
 	}
 	return values, nil
 }
+
+// https lays what flags say over the present options, and tells whether they say anything.
+func (w *wanted) https(cmd *cobra.Command, from *sitev1.HttpsOptions) (*sitev1.HttpsOptions, bool, error) {
+	options := &sitev1.HttpsOptions{}
+	if from != nil {
+		options = proto.CloneOf(from)
+	}
+	hsts, keep := cmd.Flags().Changed("hsts"), cmd.Flags().Changed("keep-http")
+	if hsts {
+		if w.hsts < 0 || w.hsts > maxHSTS {
+			return nil, false, usagef("--hsts: must be 0 to 17520h, which are two years")
+		}
+		options.HstsMaxAgeSeconds = uint32(w.hsts / time.Second)
+	}
+	if keep {
+		options.KeepHttp = w.keepHTTP
+	}
+	return options, hsts || keep, nil
+}
+
+const maxHSTS = 2 * 365 * 24 * time.Hour
 
 func (w *wanted) limits(cmd *cobra.Command, from *sitev1.Limits) (*sitev1.Limits, bool, error) {
 	limits := &sitev1.Limits{}
@@ -116,6 +143,9 @@ Types and their settings:
   static     title
   wordpress  title and admin_email (needed), admin_user (default admin), locale (default en_US)
 
+Each name gets a certificate as soon as the organization holds it and the DNS leads to the site; the records that are still to
+be set are printed with it, and chom site check NAME looks whether they are.
+
 A WordPress site has no password to hand out: sign in to it with chom site login NAME.`,
 		Example: `  chom site create blog --type wordpress --domain blog.example.com --domain www.blog.example.com \
       --title "Anna's blog" --admin-email anna@example.com
@@ -139,7 +169,14 @@ A WordPress site has no password to hand out: sign in to it with chom site login
 			return err
 		}
 		create := &sitev1.CreateSiteRequest{
-			OrganizationId: organization, Name: args[0], Type: siteType, Domains: w.domains, Settings: settings, RequestId: request,
+			OrganizationId: organization, Name: args[0], Type: siteType, Domains: w.domains, RedirectDomains: w.redirects, Settings: settings, RequestId: request,
+		}
+		https, secured, err := w.https(cmd, nil)
+		if err != nil {
+			return err
+		}
+		if secured {
+			create.Https = https
 		}
 		if limited {
 			create.Limits = limits
@@ -168,9 +205,11 @@ func (p *program) siteUpdate() *cobra.Command {
 	var w wanted
 	cmd := &cobra.Command{
 		Use:   "update NAME",
-		Short: "Change a site's domains, settings or limits",
-		Long:  "Update changes what is named and leaves the rest. Domains are replaced as a whole; settings are merged by key.",
+		Short: "Change a site's domains, HTTPS, settings or limits",
+		Long: `Update changes what is named and leaves the rest. Domains and those that redirect are replaced as a whole; settings are merged
+by key. --redirect-domain "" has none of them redirect.`,
 		Example: `  chom site update blog --domain blog.example.com --domain news.example.com
+  chom site update blog --domain example.com --domain www.example.com --redirect-domain www.example.com --hsts 8760h
   chom site update blog --memory 1G --php-workers 10`,
 		Args:              exactly(1),
 		ValidArgsFunction: first(p.siteNames),
@@ -192,10 +231,22 @@ func (p *program) siteUpdate() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		https, secured, err := w.https(cmd, now.GetSite().GetHttps())
+		if err != nil {
+			return err
+		}
 		update := &sitev1.UpdateSiteRequest{OrganizationId: organization, SiteId: id, UpdateMask: &fieldmaskpb.FieldMask{}}
 		if len(w.domains) > 0 {
 			update.Domains = w.domains
 			update.UpdateMask.Paths = append(update.UpdateMask.Paths, "domains")
+		}
+		if cmd.Flags().Changed("redirect-domain") {
+			update.RedirectDomains = slices.DeleteFunc(w.redirects, func(name string) bool { return name == "" })
+			update.UpdateMask.Paths = append(update.UpdateMask.Paths, "redirect_domains")
+		}
+		if secured {
+			update.Https = https
+			update.UpdateMask.Paths = append(update.UpdateMask.Paths, "https")
 		}
 		if len(settings) > 0 {
 			update.Settings = settings
@@ -333,6 +384,28 @@ func (p *program) siteShow() *cobra.Command {
 	})
 }
 
+func (p *program) siteCheck() *cobra.Command {
+	return p.organizationFlag(&cobra.Command{
+		Use:   "check NAME",
+		Short: "Look now whether a site's names lead to it and have certificates",
+		Long: `Check asks the DNS for the names that are not served with a certificate, and looks at the certificates of the others from
+outside. That happens by itself too: every few seconds at first, later every few minutes.`,
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.siteNames),
+		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			organization, id, err := p.siteID(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			checked, err := c.Sites.CheckSite(ctx, &sitev1.CheckSiteRequest{OrganizationId: organization, SiteId: id})
+			if err != nil {
+				return err
+			}
+			return p.print(checked.GetSite(), []string{checked.GetSite().GetName()}, func() error { return printNames(p.out, checked.GetSite().GetNames()) })
+		}),
+	})
+}
+
 func (p *program) siteLogin() *cobra.Command {
 	return p.organizationFlag(&cobra.Command{
 		Use:               "login NAME",
@@ -373,7 +446,14 @@ func (p *program) printSite(s *sitev1.Site) error {
 		}
 		measured += ", at " + at(o.GetObserveTime())
 	}
-	return printFields(p.out, [][2]string{
+	https := ""
+	if age := s.GetHttps().GetHstsMaxAgeSeconds(); age > 0 {
+		https = "HSTS for " + (time.Duration(age) * time.Second).String()
+	}
+	if s.GetHttps().GetKeepHttp() {
+		https = strings.TrimPrefix(https+", HTTP is kept", ", ")
+	}
+	if err := printFields(p.out, [][2]string{
 		{"name", s.GetName()},
 		{"id", s.GetId()},
 		{"state", short(s.GetState(), "STATE_")},
@@ -381,8 +461,10 @@ func (p *program) printSite(s *sitev1.Site) error {
 		{"url", s.GetUrl()},
 		{"type", s.GetType()},
 		{"domains", strings.Join(s.GetDomains(), " ")},
+		{"redirects", strings.Join(s.GetRedirectDomains(), " ")},
 		{"not held yet", strings.Join(s.GetPendingDomains(), " ")},
 		{"preview", s.GetPreviewDomain()},
+		{"https", https},
 		{"settings", strings.Join(settings, " ")},
 		{"server", s.GetServerId()},
 		{"handle", s.GetHandle()},
@@ -394,5 +476,44 @@ func (p *program) printSite(s *sitev1.Site) error {
 		{"trashed", at(s.GetDeleteTime())},
 		{"removed for good", at(s.GetPurgeTime())},
 		{"newest task", s.GetLastTaskId()},
-	})
+	}); err != nil || len(s.GetNames()) == 0 {
+		return err
+	}
+	if _, err := fmt.Fprintln(p.out); err != nil {
+		return err
+	}
+	return printNames(p.out, s.GetNames())
+}
+
+// printNames writes a table of names, and then what keeps each and the records to set, ready to be pasted.
+func printNames(w io.Writer, names []*sitev1.SiteName) error {
+	var rows [][]string
+	for _, n := range names {
+		until := ""
+		if n.GetCertificate().GetValid() {
+			until = at(n.GetCertificate().GetNotAfter())
+		}
+		rows = append(rows, []string{n.GetName(), short(n.GetRole(), "NAME_ROLE_"), short(n.GetState(), "NAME_STATE_"), until})
+	}
+	if err := printTable(w, []string{"NAME", "ROLE", "STATE", "UNTIL"}, rows); err != nil {
+		return err
+	}
+	for _, n := range names {
+		if n.GetProblem() == "" && len(n.GetRecords()) == 0 {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "\n%s: %s\n", plain(n.GetName()), plain(n.GetProblem())); err != nil {
+			return err
+		}
+		for _, r := range n.GetRecords() {
+			do := "set"
+			if r.GetRemove() {
+				do = "remove"
+			}
+			if _, err := fmt.Fprintf(w, "  %s  %s  %s  %s\n", do, plain(r.GetName()), plain(r.GetType()), plain(r.GetValue())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -43,7 +43,7 @@ func outsideFlags(f *pflag.FlagSet) {
 	f.String("smtp-user", "", "name to sign in to the mail server with; empty where it asks for none")
 	f.String("smtp-password-file", "", "file with its password, readable by its owner only (default smtp-password among systemd's credentials)")
 	f.String("mail-dir", "", "directory to write mails into instead of sending them, for development")
-	f.String("outbound-allow", "", "networks (CIDR, comma-separated) that webhooks may reach although they are not public: those of a closed network")
+	f.String("outbound-allow", "", "networks (CIDR, comma-separated) that webhooks, and looks whether names lead to sites, may reach although they are not public: those of a closed network")
 }
 
 // takePassword looks for the mail server's password among systemd's credentials, where no file is named.

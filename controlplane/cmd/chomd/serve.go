@@ -31,6 +31,7 @@ import (
 	"chom.dev/controlplane/link"
 	notices "chom.dev/controlplane/notify"
 	"chom.dev/controlplane/organization"
+	"chom.dev/controlplane/outbound"
 	"chom.dev/controlplane/outbox"
 	"chom.dev/controlplane/password"
 	"chom.dev/controlplane/pki"
@@ -139,8 +140,13 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	if err != nil {
 		return err
 	}
+	allowed, err := c.allowed()
+	if err != nil {
+		return fmt.Errorf("read outbound-allow: %w", err)
+	}
 	sites := site.New(d, tasks, log, site.Config{
 		TrashPeriod: c.TrashPeriod, WordPress: wordPress, AnyName: c.DomainProof == "none", PreviewDomain: c.preview(),
+		Budget: c.Budget, CAs: c.cas(), Resolver: domain.NewNameServer(c.Resolver), Dialer: outbound.New(outbound.Allow(allowed...)),
 	})
 	domains := domain.New(d, log, domain.Config{Resolver: domain.NewResolver(c.Resolver), InUse: site.InUse})
 

@@ -1,0 +1,186 @@
+package site
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"chom.dev/controlplane/domain"
+	"chom.dev/proto/contract"
+)
+
+// NameState is how far a name of a site is; it is derived from what is held and what was measured:
+//
+//	UNCLAIMED -> PENDING -> ISSUING -> SECURE <-> EXPIRING -> EXPIRED
+//	                           \___________________/
+type NameState uint8
+
+// States of a name.
+const (
+	NameUnclaimed NameState = iota
+	NamePending
+	NameIssuing
+	NameSecure
+	NameExpiring
+	NameExpired
+)
+
+// Role is what a name of a site is for.
+type Role uint8
+
+// Roles.
+const (
+	Primary Role = iota
+	Alias
+	Redirect
+	Preview
+)
+
+// Name is a name of a site and how far it is.
+type Name struct {
+	Name    contract.Domain
+	Role    Role
+	State   NameState
+	Problem string
+	Records []Record // to set, so that it goes on
+	// LookedAt is when the DNS was last asked for it, NextLookAt when it will be; zero for never.
+	LookedAt, NextLookAt time.Time
+	Certificate          *Certificate        // that the host serves it with; nil before the first measurement
+	Outside              *OutsideCertificate // that others are served with; nil likewise
+}
+
+// OutsideCertificate is what the control plane itself met at the address that the DNS gives for a name.
+type OutsideCertificate struct {
+	Certificate
+	At time.Time
+}
+
+// expiringFor is how long before its end a certificate is worth an alarm if the next one could not be had.
+const expiringFor = 14 * 24 * time.Hour
+
+// Names are a site's, in the order that it has them, and its preview name last.
+func (s *Sites) Names(ctx context.Context, site *Site) ([]Name, error) {
+	q := s.db.Reader()
+	rows, err := namesOf(ctx, q, site.Organization, site.ID)
+	if err != nil {
+		return nil, err
+	}
+	var outside []OutsideCertificate
+	if s.config.Outside != nil {
+		if outside, err = s.config.Outside(ctx, q, site.Organization, site.ID); err != nil {
+			return nil, err
+		}
+	}
+	all := slices.Clone(site.Wanted.Domains)
+	for _, preview := range site.certificates.platform {
+		all = append(without(all, site.certificates.platform), preview)
+	}
+	now := time.Now()
+	var names []Name
+	for _, name := range all {
+		n := Name{Name: name, Role: site.role(name), Certificate: site.Observed.certificate(name.String())}
+		if i := slices.IndexFunc(outside, func(o OutsideCertificate) bool { return o.Name == name.String() }); i >= 0 {
+			n.Outside = &outside[i]
+		}
+		row := nameRow{}
+		if i := slices.IndexFunc(rows, func(r nameRow) bool { return r.name == name }); i >= 0 {
+			row = rows[i]
+		}
+		n.LookedAt, n.NextLookAt = row.lookedAt, row.lookAt
+		n.State = nameStateOf(nameFacts{
+			preview: n.Role == Preview,
+			held:    slices.Contains(site.Served, name),
+			ready:   !row.readyAt.IsZero() || site.certificates.covers(name),
+		}, n.Certificate, now)
+		switch n.State {
+		case NameUnclaimed:
+			if err := s.explainUnclaimed(ctx, site.Organization, &n); err != nil {
+				return nil, err
+			}
+		case NamePending:
+			n.Problem, n.Records = row.problem, row.records
+		default:
+			n.Problem, n.Records = row.problem, row.records
+			if n.Certificate != nil {
+				n.Problem = cmp.Or(n.Certificate.Problem, n.Problem)
+			}
+		}
+		names = append(names, n)
+	}
+	return names, nil
+}
+
+// explainUnclaimed says how the organization comes to hold a name.
+func (s *Sites) explainUnclaimed(ctx context.Context, organization contract.OrganizationID, n *Name) error {
+	record, awaited, err := domain.Awaited(ctx, s.db.Reader(), organization, n.Name)
+	if err != nil {
+		return err
+	}
+	if !awaited {
+		n.Problem = fmt.Sprintf("the organization does not hold %s: claim it, or a name above it", n.Name.Base())
+		return nil
+	}
+	n.Problem = "the organization does not hold it yet: set the record that proves its claim"
+	n.Records = []Record{{Name: record.Name, Type: record.Type, Value: record.Value}}
+	return nil
+}
+
+func (s *Site) role(name contract.Domain) Role {
+	switch {
+	case slices.Contains(s.certificates.platform, name):
+		return Preview
+	case name == s.Wanted.Domains[0]:
+		return Primary
+	case slices.Contains(s.Wanted.Redirects, name):
+		return Redirect
+	}
+	return Alias
+}
+
+// covers says whether an uploaded certificate is used for a name.
+func (c certificates) covers(name contract.Domain) bool {
+	return slices.ContainsFunc(c.uploaded, func(u Upload) bool { return slices.Contains(u.Names, name) })
+}
+
+// certificate is the one that was measured for a name; nil when there was none.
+func (o *Observed) certificate(name string) *Certificate {
+	if o == nil {
+		return nil
+	}
+	if i := slices.IndexFunc(o.Certificates, func(c Certificate) bool { return c.Name == name }); i >= 0 {
+		return &o.Certificates[i]
+	}
+	return nil
+}
+
+// good says whether it was valid, and has not ended since.
+func (c *Certificate) good(now time.Time) bool { return c.Valid && now.Before(c.NotAfter) }
+
+// nameFacts are what a name's state follows from, besides its certificate.
+type nameFacts struct {
+	preview bool // the platform gave it
+	held    bool // the site answers to it
+	ready   bool // a certificate is ordered for it, or one was uploaded
+}
+
+// nameStateOf derives a name's state. It is called secure only if its host measured that.
+func nameStateOf(f nameFacts, c *Certificate, now time.Time) NameState {
+	switch {
+	case !f.held:
+		return NameUnclaimed
+	case c != nil && c.good(now):
+		// Where the next one is got by itself, the end being near says nothing: some last for six days only.
+		late := c.NotAfter.Sub(now) <= expiringFor && (c.Failures > 0 || c.Source == Uploaded)
+		if late {
+			return NameExpiring
+		}
+		return NameSecure
+	case c != nil && !c.NotAfter.IsZero() && !now.Before(c.NotAfter):
+		return NameExpired
+	case f.ready || f.preview:
+		return NameIssuing
+	}
+	return NamePending
+}
