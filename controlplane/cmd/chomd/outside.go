@@ -13,13 +13,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
 
+	certs "chom.dev/controlplane/certificate"
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/domain"
 	"chom.dev/controlplane/install"
 	"chom.dev/controlplane/keyfile"
 	notices "chom.dev/controlplane/notify"
 	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/outbound"
 	"chom.dev/controlplane/secret"
+	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/webhook"
 )
 
@@ -139,6 +142,19 @@ func (c *config) openMails(d *db.DB, keys *secret.Keyring, log *slog.Logger, reg
 		log.Warn("no mail server is configured: nobody gets mails; they wait for a day at most until smtp-server is set")
 	}
 	return notices.New(d, keys, log, registry, settings)
+}
+
+// certificates are what sites' names are served with, which is looked at from outside.
+func (c *config) certificates(d *db.DB, keys *secret.Keyring, log *slog.Logger, registry prometheus.Registerer, mails *notices.Mails, organizations *organization.Organizations, sites *site.Sites, address install.Address) (*certs.Certificates, error) {
+	allowed, err := c.allowed()
+	if err != nil {
+		return nil, fmt.Errorf("read outbound-allow: %w", err)
+	}
+	return certs.New(d, log, certs.Config{
+		Keys: keys, Mails: mails, Organizations: organizations, Metrics: registry, PublicURL: address.URL,
+		Dialer: outbound.New(outbound.Allow(allowed...), outbound.WithResolver(domain.NewResolver(c.Resolver))),
+		Names:  sites.Held, Changed: sites.Recertify,
+	})
 }
 
 func (c *config) openWebhooks(d *db.DB, keys *secret.Keyring, log *slog.Logger, mails *notices.Mails, organizations *organization.Organizations, address install.Address) (*webhook.Webhooks, error) {
