@@ -103,7 +103,8 @@ func TestCertificates(t *testing.T) {
 			if _, err := owner.UploadCertificate(ctx, again); connect.CodeOf(err) != connect.CodeInvalidArgument || namedField(err) != "key" {
 				t.Errorf("got %v", err)
 			}
-			must(t, trash(t, w, organization, id))
+			_, _, err := w.sites.Delete(ctx, organization, id)
+			must(t, err)
 			if _, err := owner.UploadCertificate(ctx, upload); connect.CodeOf(err) != connect.CodeFailedPrecondition {
 				t.Errorf("got %v", err)
 			}
