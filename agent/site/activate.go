@@ -45,7 +45,7 @@ func (c *converge) activate() []task.Step {
 	if len(c.needs.Crons) > 0 {
 		steps = append(steps, c.cron())
 	}
-	return append(steps, c.serve())
+	return append(steps, c.certificate(), c.serve())
 }
 
 func (c *converge) user() task.Step {
@@ -218,6 +218,20 @@ func (c *converge) cron() task.Step {
 			}
 			log.Note("every %s", job.Interval)
 			return c.systemd.Start(ctx, timer.Name)
+		},
+	}
+}
+
+// certificate has the preview name certified, so that the site is served by HTTPS
+// from its first second. A site does not wait for it: it is asked for again.
+func (c *converge) certificate() task.Step {
+	return task.Step{
+		Name: "certificate",
+		Do: func(ctx context.Context, log *task.Log) error {
+			if err := c.certs.EnsurePlatform(ctx, c.site); err != nil {
+				log.Printf("the preview name has no certificate yet: %v", err)
+			}
+			return nil
 		},
 	}
 }

@@ -32,6 +32,7 @@ func (c *converge) observe(ctx context.Context) (*sitev1.ObservedState, error) {
 		}
 	}
 	seen := measure(ctx, c.nginx, c.domains[0])
+	seen.Certificates = c.certs.Observe(ctx, c.site)
 	seen.AppVersion = c.site.Observed.GetAppVersion()
 	if c.state != nil {
 		seen.AppVersion = task.Line(c.state.Version, 64)
@@ -136,6 +137,7 @@ func (s *Sites) look(ctx context.Context, site task.Site) *sitev1.ObservedState 
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	seen := measure(ctx, s.nginx, d)
+	seen.Certificates = s.certs.Observe(ctx, site)
 	seen.SiteId = site.ID.String()
 	seen.AppVersion = site.Observed.GetAppVersion()
 	seen.PhpVersion = site.Observed.GetPhpVersion()

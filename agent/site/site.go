@@ -2,10 +2,13 @@
 // both are. It is where user, tree, database, PHP, application, timers and nginx
 // are put into an order that never shows a visitor something half done:
 //
-//	ACTIVE     user, tree, slice, archive, database, php, application, cron, nginx
+//	ACTIVE     user, tree, slice, archive, database, php, application, cron, certificate, nginx
 //	SUSPENDED  nginx (503 page), cron, php, processes
-//	TRASHED    nginx (gone), cron, php, processes; files and database stay
-//	ABSENT     as TRASHED, then tree, database, slice, user: nothing is left
+//	TRASHED    nginx (gone), cron, php, processes; files, database and certificates stay
+//	ABSENT     as TRASHED, then certificates, tree, database, slice, user: nothing is left
+//
+// Certificates other than that of the preview name come later, from package
+// certificate, and are taken into use by Secure.
 //
 // Each step can probe whether it is done, so the whole can be killed anywhere
 // and done again. What an application needs and is, only its plugin knows; a
@@ -21,7 +24,9 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"time"
 
+	"chom.dev/agent/certificate"
 	"chom.dev/agent/mariadb"
 	"chom.dev/agent/nginx"
 	"chom.dev/agent/php"
@@ -40,6 +45,7 @@ type Sites struct {
 	nginx    *nginx.Manager
 	php      *php.Manager
 	mariadb  *mariadb.Server
+	certs    *certificate.Manager
 	plugins  *host.Host
 	shells   tree.Shells
 	archives *archives
@@ -48,7 +54,7 @@ type Sites struct {
 }
 
 // New gives the handlers of site orders on this host. Nothing is touched yet.
-func New(sd *systemd.Host, web *nginx.Manager, fpm *php.Manager, db *mariadb.Server, log *slog.Logger) (*Sites, error) {
+func New(sd *systemd.Host, web *nginx.Manager, fpm *php.Manager, db *mariadb.Server, certs *certificate.Manager, log *slog.Logger) (*Sites, error) {
 	plugins, err := host.New(host.Config{Starter: starter{sd}, Logger: log})
 	if err != nil {
 		return nil, err
@@ -58,7 +64,7 @@ func New(sd *systemd.Host, web *nginx.Manager, fpm *php.Manager, db *mariadb.Ser
 		return nil, err
 	}
 	return &Sites{
-		systemd: sd, nginx: web, php: fpm, mariadb: db,
+		systemd: sd, nginx: web, php: fpm, mariadb: db, certs: certs,
 		plugins:  plugins,
 		shells:   tree.Host(),
 		archives: newArchives(ArchiveDir),
@@ -117,6 +123,7 @@ type converge struct {
 	uid     int
 	typ     contract.SiteType
 	domains []contract.Domain
+	onward  []contract.Domain // those of domains that send visitors on to the first
 	needs   sdk.Description
 	release php.Installed // of types that need PHP
 
@@ -137,17 +144,19 @@ func (s *Sites) parse(o task.Order, desired *sitev1.DesiredState) (*converge, er
 	if c.typ, err = contract.ParseSiteType(desired.GetType()); err != nil {
 		return nil, err
 	}
-	for _, name := range desired.GetDomains() {
-		d, err := contract.ParseDomain(name)
-		if err != nil {
-			return nil, fmt.Errorf("domain %q: %w", name, err)
-		}
-		if !slices.Contains(c.domains, d) {
-			c.domains = append(c.domains, d)
-		}
+	if c.domains, err = parseDomains(desired.GetDomains()); err != nil {
+		return nil, err
 	}
-	if len(c.domains) == 0 {
-		return nil, errors.New("the site has no domain")
+	if len(c.domains) == 0 || c.domains[0].IsWildcard() {
+		return nil, errors.New("the site has no main domain")
+	}
+	if c.onward, err = parseDomains(desired.GetRedirectDomains()); err != nil {
+		return nil, err
+	}
+	for _, d := range c.onward {
+		if d == c.domains[0] || d.IsWildcard() || !slices.Contains(c.domains, d) {
+			return nil, fmt.Errorf("domain %s cannot lead to the main one", d)
+		}
 	}
 	// A site whose plugin is gone must still be stoppable and removable.
 	if c.needs, err = s.plugins.Describe(c.typ); err != nil && desired.GetPhase() == sitev1.Phase_PHASE_ACTIVE {
@@ -162,6 +171,20 @@ func (s *Sites) parse(o task.Order, desired *sitev1.DesiredState) (*converge, er
 		return nil, fmt.Errorf("sites of type %s need an archive, and the order names none", c.typ)
 	}
 	return c, nil
+}
+
+func parseDomains(names []string) ([]contract.Domain, error) {
+	var out []contract.Domain
+	for _, name := range names {
+		d, err := contract.ParsePattern(name)
+		if err != nil {
+			return nil, fmt.Errorf("domain %q: %w", name, err)
+		}
+		if !slices.Contains(out, d) {
+			out = append(out, d)
+		}
+	}
+	return out, nil
 }
 
 // distributionPHP is the release that sites get: the distribution's, which is
@@ -183,12 +206,25 @@ func (c *converge) web() nginx.Site {
 	if c.needs.NeedsPHP {
 		kind = nginx.PHP
 	}
-	return nginx.Site{
-		Handle:    c.handle,
-		Domains:   c.domains,
-		Kind:      kind,
-		Suspended: c.desired.GetPhase() == sitev1.Phase_PHASE_SUSPENDED,
+	s := nginx.Site{
+		Handle:       c.handle,
+		Domains:      c.domains,
+		Redirects:    c.onward,
+		Kind:         kind,
+		Suspended:    c.desired.GetPhase() == sitev1.Phase_PHASE_SUSPENDED,
+		Certificates: map[contract.Domain]nginx.Certificate{},
+		HSTS:         time.Duration(c.desired.GetHttps().GetHstsMaxAgeSeconds()) * time.Second,
+		KeepHTTP:     c.desired.GetHttps().GetKeepHttp(),
 	}
+	for name, served := range c.certs.Paths(c.handle, c.domains) {
+		s.Certificates[name] = nginx.Certificate(served)
+	}
+	return s
+}
+
+// https says whether visitors come to the home page by HTTPS.
+func (c *converge) https() bool {
+	return !c.desired.GetHttps().GetKeepHttp() && c.certs.Paths(c.handle, c.domains[:1])[c.domains[0]].Trusted
 }
 
 // application is the site as its plugin may know it.
@@ -197,6 +233,7 @@ func (c *converge) application() sdk.Site {
 		Handle:   c.handle,
 		Tree:     tree.Shell(c.handle),
 		Domain:   c.domains[0],
+		HTTPS:    c.https(),
 		Settings: c.desired.GetSettings(),
 	}
 	if c.needs.NeedsPHP {

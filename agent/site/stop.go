@@ -23,7 +23,7 @@ func (c *converge) trash() []task.Step {
 // the site's own user, and the user goes last: its uid is never used again.
 func (c *converge) remove() []task.Step {
 	steps := append([]task.Step{c.unserve()}, c.stop()...)
-	return append(steps, c.removeTree(), c.removeDatabase(), c.removeLogs(), c.removeSlice(), c.removeUser())
+	return append(steps, c.removeCertificates(), c.removeTree(), c.removeDatabase(), c.removeLogs(), c.removeSlice(), c.removeUser())
 }
 
 // stop ends timers, PHP and whatever else runs in the site's slice.
@@ -78,6 +78,14 @@ func (c *converge) unserve() task.Step {
 	return task.Step{
 		Name: "nginx-off",
 		Do:   func(ctx context.Context, _ *task.Log) error { return c.nginx.Remove(ctx, c.handle) },
+	}
+}
+
+// removeCertificates destroys the site's keys. nginx reads them no more.
+func (c *converge) removeCertificates() task.Step {
+	return task.Step{
+		Name: "certificates-off",
+		Do:   func(context.Context, *task.Log) error { return c.certs.Remove(c.handle) },
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 
 	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
 	"chom.dev/proto/gen/chom/audit/v1/auditv1connect"
+	"chom.dev/proto/gen/chom/certificate/v1/certificatev1connect"
 	"chom.dev/proto/gen/chom/domain/v1/domainv1connect"
 	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
 	"chom.dev/proto/gen/chom/mail/v1/mailv1connect"
@@ -33,6 +34,7 @@ import (
 
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/audit"
+	"chom.dev/controlplane/certificate"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/domain"
 	"chom.dev/controlplane/fleet"
@@ -62,6 +64,7 @@ type Config struct {
 	Mails         *notify.Mails
 	Webhooks      *webhook.Webhooks
 	Domains       *domain.Domains
+	Certificates  *certificate.Certificates
 	Packages      *install.Packages
 	// Limits count calls; nil counts them in this process, at the default rates.
 	Limits *limit.Limiter
@@ -133,6 +136,7 @@ func New(c Config) (http.Handler, error) {
 	mount(tokenv1connect.NewTokenServiceHandler(&tokenService{c.Tokens}, guarded...))
 	mount(taskv1connect.NewTaskServiceHandler(&taskService{c.DB, c.Tasks}, guarded...))
 	mount(domainv1connect.NewClaimServiceHandler(&claimService{c.Domains}, guarded...))
+	mount(certificatev1connect.NewCertificateServiceHandler(&certificateService{c.Certificates}, guarded...))
 	mount(webhookv1connect.NewWebhookServiceHandler(&webhookService{c.Webhooks}, guarded...))
 
 	mux.Handle("/api/", router.Handler(mux))
@@ -141,7 +145,7 @@ func New(c Config) (http.Handler, error) {
 	mux.Handle(grpchealth.NewHandler(health{c.Ready}, options...))
 	reflector := grpcreflect.NewStaticReflector(
 		accountv1connect.AccountServiceName, accountv1connect.SessionServiceName, accountv1connect.SecondFactorServiceName,
-		accountv1connect.DeviceLoginServiceName, auditv1connect.AuditServiceName, organizationv1connect.OrganizationServiceName, fleetv1connect.ServerServiceName,
+		accountv1connect.DeviceLoginServiceName, auditv1connect.AuditServiceName, certificatev1connect.CertificateServiceName, organizationv1connect.OrganizationServiceName, fleetv1connect.ServerServiceName,
 		mailv1connect.MailServiceName, sitev1connect.SiteServiceName, taskv1connect.TaskServiceName, tokenv1connect.TokenServiceName, webhookv1connect.WebhookServiceName, grpchealth.HealthV1ServiceName,
 	)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options...))

@@ -13,6 +13,8 @@ import (
 	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
 	auditv1 "chom.dev/proto/gen/chom/audit/v1"
 	"chom.dev/proto/gen/chom/audit/v1/auditv1connect"
+	certificatev1 "chom.dev/proto/gen/chom/certificate/v1"
+	"chom.dev/proto/gen/chom/certificate/v1/certificatev1connect"
 	domainv1 "chom.dev/proto/gen/chom/domain/v1"
 	"chom.dev/proto/gen/chom/domain/v1/domainv1connect"
 	fleetv1 "chom.dev/proto/gen/chom/fleet/v1"
@@ -244,6 +246,11 @@ var rules = map[string]rule{
 	domainv1connect.ClaimServiceCheckClaimProcedure:   members(organization.Member, account.Deploy, allSites),
 	domainv1connect.ClaimServiceReleaseClaimProcedure: members(organization.Admin, account.Manage, allSites),
 
+	certificatev1connect.CertificateServiceListCertificatesProcedure:          members(organization.Viewer, account.Read, asReached),
+	certificatev1connect.CertificateServiceUploadCertificateProcedure:         members(organization.Admin, account.Manage, ofSite).justProved().seldom(), // what visitors trust
+	certificatev1connect.CertificateServiceListUploadedCertificatesProcedure:  members(organization.Viewer, account.Read, ofSite),
+	certificatev1connect.CertificateServiceDeleteUploadedCertificateProcedure: members(organization.Admin, account.Manage, ofSite),
+
 	// A URL may hold a secret between an organization and its receiver, so that not all members see it.
 	webhookv1connect.WebhookServiceCreateWebhookProcedure:       members(organization.Admin, account.Manage, allSites).justProved().showsSecret(), // shows a secret
 	webhookv1connect.WebhookServiceGetWebhookProcedure:          members(organization.Admin, account.Read, allSites),
@@ -273,6 +280,7 @@ var files = []protoreflect.FileDescriptor{
 	organizationv1.File_chom_organization_v1_organization_service_proto,
 	fleetv1.File_chom_fleet_v1_server_service_proto,
 	domainv1.File_chom_domain_v1_claim_service_proto,
+	certificatev1.File_chom_certificate_v1_certificate_service_proto,
 	sitev1.File_chom_site_v1_site_service_proto,
 	taskv1.File_chom_task_v1_task_service_proto,
 	tokenv1.File_chom_token_v1_token_service_proto,

@@ -44,7 +44,7 @@ func TestOthersAreNotShown(t *testing.T) {
 			t.Errorf("%s: %s %s", name, answer.Status, text)
 		}
 		read++
-		theirs := []string{w.theirs.organization, w.theirs.site, w.theirs.task, w.theirs.account, w.theirs.invitation, w.theirs.token, w.theirs.webhook, w.theirs.delivery, "@theirs.example", "theirs.example.com"}
+		theirs := []string{w.theirs.organization, w.theirs.site, w.theirs.task, w.theirs.account, w.theirs.invitation, w.theirs.token, w.theirs.webhook, w.theirs.delivery, w.theirs.certificate, "@theirs.example", "theirs.example.com"}
 		if i := slices.IndexFunc(theirs, func(one string) bool { return strings.Contains(string(text), one) }); i >= 0 {
 			t.Errorf("%s shows %s: %s", name, theirs[i], text)
 		}

@@ -19,10 +19,13 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	accountv1 "chom.dev/proto/gen/chom/account/v1"
+	sitev1 "chom.dev/proto/gen/chom/site/v1"
 
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/account/accounttest"
 	"chom.dev/controlplane/audit"
+	"chom.dev/controlplane/certificate"
+	"chom.dev/controlplane/certificate/certificatetest"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/db/dbtest"
 	"chom.dev/controlplane/domain"
@@ -32,6 +35,7 @@ import (
 	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/pki"
 	"chom.dev/controlplane/repeat"
+	"chom.dev/controlplane/secret/secrettest"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
 	"chom.dev/controlplane/token"
@@ -59,6 +63,9 @@ type world struct {
 	theirs   tenant
 	platform string // a task on the server itself
 	mail     string // to somebody
+
+	certificates certificate.Config
+	chain, key   string // a certificate that may be uploaded, for new.example.com and for what the tenants have
 }
 
 // What the world is reached by, and its operator signs in with.
@@ -73,6 +80,7 @@ type tenant struct {
 	account, invitation, token   string // of the viewer, to somebody, the organization's own
 	webhook, delivery            string
 	claim                        string
+	certificate                  string // uploaded
 	owner, admin, member, viewer string // texts of tokens
 }
 
@@ -93,9 +101,16 @@ func newWorld(t testing.TB, d *db.DB) *world {
 	w.closing = cancel
 	mails, webhooks := newNotices(t, d, log, w.organizations)
 	domains := domain.New(d, log, domain.Config{Resolver: noNames{}, InUse: site.InUse})
+	w.certificates = certificate.Config{
+		Keys: secrettest.New(), Mails: mails, Organizations: w.organizations, Metrics: prometheus.NewRegistry(), PublicURL: publicURL,
+		Names: sites.Held, Changed: sites.Recertify,
+	}
+	certificates, err := certificate.New(d, log, w.certificates)
+	must(t, err)
+	w.chain, w.key = certificatetest.New(t).Files(t, certificatetest.Leaf("new.example.com", "*.example.com"))
 	w.config = Config{
 		DB: d, Log: log, Accounts: accounts, Tokens: w.tokens, Organizations: w.organizations, Fleet: servers, Sites: sites,
-		Tasks: tasks, Domains: domains, Mails: mails, Webhooks: webhooks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},
+		Tasks: tasks, Domains: domains, Certificates: certificates, Mails: mails, Webhooks: webhooks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},
 		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing, Limits: limit.New(plenty), Repeats: repeat.New(d, log),
 	}
 	t.Cleanup(func() {
@@ -172,6 +187,16 @@ func newTenant(t testing.TB, w *world, sites *site.Sites, name string) tenant {
 	claim, err := w.config.Domains.Create(ctx, o.ID, name+".example.com")
 	must(t, err)
 	made.claim = claim.ID
+	quiet := w.certificates // the site is still in its first generation
+	quiet.Metrics, quiet.Changed = prometheus.NewRegistry(), func(context.Context, *db.Tx, contract.OrganizationID, contract.SiteID) error { return nil }
+	certificates, err := certificate.New(w.db, w.config.Log, quiet)
+	must(t, err)
+	uploaded, err := certificates.Upload(ctx, o.ID, s.ID, w.chain, w.key)
+	must(t, err)
+	made.certificate = uploaded.ID
+	must(t, db.InTx(ctx, w.db, func(tx *db.Tx) error {
+		return certificate.Observe(ctx, tx, o.ID, s.ID, time.Now(), []*sitev1.ObservedCertificate{{Domain: name + ".example.com", Problem: "on its way"}})
+	}))
 	return made
 }
 
@@ -260,7 +285,7 @@ func whole(t testing.TB, d *db.DB) {
 func (w *world) effects(t *testing.T) map[string]int {
 	t.Helper()
 	counts := map[string]int{}
-	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens", "invitations", "member_sites", "token_sites", "webhooks", "webhook_deliveries", "mails", "claims"} {
+	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens", "invitations", "member_sites", "token_sites", "webhooks", "webhook_deliveries", "mails", "claims", "uploaded_certificates"} {
 		var n int
 		must(t, w.db.Reader().QueryRow(t.Context(), `SELECT COUNT(*) FROM `+table).Scan(&n))
 		counts[table] = n
@@ -298,7 +323,7 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	for name, value := range map[string]string{
 		"webhook_id": about.webhook, "delivery_id": about.delivery, "mail_id": w.mail, "recipient": "new@example.com", "url": "https://example.com/", "description": "new",
 		"organization_id": about.organization, "site_id": about.site, "task_id": about.task, "server_id": w.server,
-		"account_id": about.account, "invitation_id": about.invitation, "token_id": about.token, "claim_id": about.claim, "reason": "they asked for help",
+		"account_id": about.account, "invitation_id": about.invitation, "token_id": about.token, "claim_id": about.claim, "certificate_id": about.certificate, "chain": w.chain, "key": w.key, "reason": "they asked for help",
 		"name": "new-name", "email": "new@example.com", "type": "static",
 		"setup_secret": "chomsetup_" + strings.Repeat("A", 43), "password": accounttest.Password, "code": "000000", "user_code": "BCDF-GHJK",
 		"credential": "{}", "session_id": about.site, "passkey_id": about.site, "login_token": bearerOf("chomlogin_"),

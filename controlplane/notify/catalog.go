@@ -16,6 +16,9 @@ const (
 	TemplateImpersonationStarted = "impersonation_started"
 	TemplateOrganizationClosing  = "organization_closing"
 	TemplateWebhookFailing       = "webhook_failing"
+	TemplateCertificateEnding    = "certificate_ending"
+	TemplateCertificateEnded     = "certificate_ended"
+	TemplateCertificateLost      = "certificate_lost"
 	TemplateTest                 = "test"
 )
 
@@ -33,11 +36,13 @@ var meanings = map[string]struct {
 	kind   kind
 	sample string // for previews
 }{
-	"address":      {line, "203.0.113.7"}, // network address that something was done from
+	"advice":       {line, "The next one is tried for by itself, again and again. The names of the site show what keeps it."}, // what to do
+	"address":      {line, "203.0.113.7"},                                                                                     // network address that something was done from
 	"change":       {line, "An authenticator app was added."},
 	"close_time":   {moment, "2026-12-25T14:03:00Z"}, // after which nothing is kept
 	"closer":       {line, "bert@example.com"},
 	"device":       {line, "Firefox on Linux"},
+	"domain":       {line, "www.acme.example"}, // name that a site answers to
 	"email":        {line, "anna.new@example.com"},
 	"expire_time":  {moment, "2026-12-02T14:03:00Z"}, // until when it can be used, or lasts
 	"inviter":      {line, "bert@example.com"},
@@ -49,6 +54,7 @@ var meanings = map[string]struct {
 	"reason":       {line, "Ticket 4711: the shop shows an empty page."},
 	"receiver":     {line, "hooks.acme.example"}, // host of a webhook
 	"role":         {line, "member"},
+	"site":         {line, "shop"},
 	"time":         {moment, "2026-11-25T14:03:00Z"}, // when it was done, or since when
 }
 
@@ -58,6 +64,9 @@ const (
 	fromStrangers = 5
 	// fromMembers bounds mails about what somebody did who had to sign in for it. They warn: rather too many than one too few.
 	fromMembers = 20
+	// ofSites bounds mails about what happens to sites by itself: a CA that is down for weeks meets many of them at once, and
+	// each mail is sent once.
+	ofSites = 200
 	// maxLife is after how long a mail server that does not take a mail is given up.
 	maxLife = 24 * time.Hour
 )
@@ -82,5 +91,8 @@ var catalog = map[string]mailKind{
 	TemplateImpersonationStarted: {[]string{"organization", "operator", "member", "reason", "expire_time"}, fromMembers, maxLife},
 	TemplateOrganizationClosing:  {[]string{"organization", "closer", "close_time", "link"}, fromMembers, maxLife},
 	TemplateWebhookFailing:       {[]string{"organization", "receiver", "problem", "time", "link"}, fromMembers, maxLife},
+	TemplateCertificateEnding:    {[]string{"organization", "site", "domain", "time", "problem", "advice", "link"}, ofSites, maxLife},
+	TemplateCertificateEnded:     {[]string{"organization", "site", "domain", "time", "problem", "advice", "link"}, ofSites, maxLife},
+	TemplateCertificateLost:      {[]string{"organization", "site", "domain", "time", "problem", "advice", "link"}, ofSites, maxLife},
 	TemplateTest:                 {nil, fromMembers, time.Hour},
 }

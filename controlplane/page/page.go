@@ -46,6 +46,8 @@ func (q Query) mark() []byte {
 	return sum[:markSize]
 }
 
+var errToken = fault.Invalid("page_token", "must be the next_page_token of the page before, with all other fields unchanged")
+
 // Token continues the list after the item with this id, a UUID.
 func (q Query) Token(last string) string {
 	id, err := uuid.Parse(last)
@@ -61,12 +63,30 @@ func (q Query) After(token string) (string, error) {
 	if token == "" {
 		return "", nil
 	}
-	refused := fault.Invalid("page_token", "must be the next_page_token of the page before, with all other fields unchanged")
 	b, err := base64.RawURLEncoding.Strict().DecodeString(token)
 	if err != nil || len(b) != markSize+16 || string(b[:markSize]) != string(q.mark()) {
-		return "", refused
+		return "", errToken
 	}
 	return uuid.UUID(b[markSize:]).String(), nil
+}
+
+// TokenAt continues a list that is not in the order of ids after a position, which the list alone can read: at most 290 bytes, so
+// that the token fits into the 400 characters that requests take.
+func (q Query) TokenAt(position []byte) string {
+	return base64.RawURLEncoding.EncodeToString(append(q.mark(), position...))
+}
+
+// AfterPosition is the position that a token of TokenAt continues after; nil for an empty token. It refuses tokens of other queries;
+// a caller may have made up the position all the same.
+func (q Query) AfterPosition(token string) ([]byte, error) {
+	if token == "" {
+		return nil, nil
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(token)
+	if err != nil || len(b) <= markSize || string(b[:markSize]) != string(q.mark()) {
+		return nil, errToken
+	}
+	return b[markSize:], nil
 }
 
 // Next is the token of the following page: items were read with a limit of size+1, and last is the id of the size-th.

@@ -162,20 +162,25 @@ func observedFrom(o *sitev1.ObservedState) *Observed {
 	}
 	seen.At = timeOf(o.GetObserveTime())
 	for _, c := range o.GetCertificates() {
-		seen.Certificates = append(seen.Certificates, Certificate{
-			Name:      c.GetDomain(),
-			Valid:     c.GetValid(),
-			Source:    sources[c.GetSource()],
-			Issuer:    c.GetIssuer(),
-			SHA256:    c.GetSha256(),
-			NotBefore: timeOf(c.GetNotBefore()),
-			NotAfter:  timeOf(c.GetNotAfter()),
-			Problem:   c.GetProblem(),
-			NextTry:   timeOf(c.GetNextTryTime()),
-			Failures:  c.GetFailures(),
-		})
+		seen.Certificates = append(seen.Certificates, CertificateFrom(c))
 	}
 	return seen
+}
+
+// CertificateFrom takes in what somebody measured of a certificate.
+func CertificateFrom(c *sitev1.ObservedCertificate) Certificate {
+	return Certificate{
+		Name:      c.GetDomain(),
+		Valid:     c.GetValid(),
+		Source:    sources[c.GetSource()],
+		Issuer:    c.GetIssuer(),
+		SHA256:    c.GetSha256(),
+		NotBefore: timeOf(c.GetNotBefore()),
+		NotAfter:  timeOf(c.GetNotAfter()),
+		Problem:   c.GetProblem(),
+		NextTry:   timeOf(c.GetNextTryTime()),
+		Failures:  c.GetFailures(),
+	}
 }
 
 // Message is the measurement as the API and hosts say it.

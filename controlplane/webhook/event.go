@@ -28,6 +28,7 @@ const (
 	SiteDeleted         Type = "site.deleted"
 	SiteRestored        Type = "site.restored"
 	TaskFailed          Type = "task.failed"
+	CertificateExpiring Type = "certificate.expiring"
 	MemberAdded         Type = "member.added"
 	MemberUpdated       Type = "member.updated"
 	MemberRemoved       Type = "member.removed"
@@ -42,7 +43,7 @@ const (
 
 // Types are all that a webhook can want, in order.
 var Types = []Type{
-	MemberAdded, MemberRemoved, MemberUpdated, OrganizationClosing, OrganizationUpdated, SiteCreated, SiteDeleted, SiteRestored,
+	CertificateExpiring, MemberAdded, MemberRemoved, MemberUpdated, OrganizationClosing, OrganizationUpdated, SiteCreated, SiteDeleted, SiteRestored,
 	SiteResumed, SiteSuspended, SiteUpdated, TaskFailed, TokenCreated, TokenRevoked,
 }
 

@@ -25,6 +25,8 @@ var figures = []figure{
 	{"login", "what signing in costs, and what a crowd of it takes from others", login},
 	{"site-static", "a static site, from the API call to its page", siteStatic},
 	{"site-wordpress", "a WordPress site, from the API call to its page", siteWordPress},
+	{"certificate", "a certificate, from the moment at which the DNS leads to the site", certificate},
+	{"renewal", "500 sites whose certificates are renewed with the control plane off", renewal},
 	{"swarm", "2,000 connected agents, chomd killed under them, and work under faults", swarm},
 	{"fresh-server", "a fresh VPS, from the pasted line to a server that takes sites", freshServer},
 }

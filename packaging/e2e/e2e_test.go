@@ -110,6 +110,7 @@ func (w *shared) build(ctx context.Context, l *lab.Lab, dir string, log *slog.Lo
 		Lab: l, Dir: dir,
 		Bin: filepath.Join(tree(), "bin-failpoint"), Packages: filepath.Join(tree(), "dist-failpoint"),
 		Archive: &archive, Log: log,
+		Names: true, NonceReject: 20,
 		Args: []string{"--trash-period", trashPeriod()},
 		Env:  []string{"CHOM_FAILPOINT_FILE=" + filepath.Join(dir, "failpoint")},
 	})

@@ -309,4 +309,16 @@ var mutants = []mutant{
 		`err != nil || now.Sub(time.Unix(seconds, 0)).Abs() > Tolerance {`, `err != nil || now.Sub(time.Unix(seconds, 0)).Abs() < 0 {`, "controlplane/webhook ^TestVerify$"},
 	{"webhooks: the time is not signed", "controlplane/webhook/signature.go",
 		`m.Write([]byte(at + "."))`, `m.Write([]byte("."))`, "controlplane/webhook ^TestVerify$"},
+
+	// Certificates.
+	{"certificates: one for names of others is taken", "controlplane/certificate/upload.go",
+		`if !coversAny(made.Domains, has) {`, `if false {`, "controlplane/certificate ^TestUploadIsRefused$"},
+	{"certificates: any key will do", "controlplane/certificate/check.go",
+		`!ok || !own.Equal(private.Public())`, `!ok || own == nil`, "controlplane/certificate ^TestCheck$"},
+	{"certificates: a chain need not fit together", "controlplane/certificate/check.go",
+		`for i := range len(chain) - 1 {`, `for i := range 0 {`, "controlplane/certificate ^TestCheck$"},
+	{"certificates: an alarm is mailed again and again", "controlplane/certificate/alarm.go",
+		`passed > told.marks`, `passed >= told.marks`, "controlplane/certificate ^TestAlarm$"},
+	{"certificates: a look that met nothing is an alarm", "controlplane/certificate/look.go",
+		`before := r.known; met(seen)`, `before := r.known; true`, "controlplane/certificate ^TestOutside$/sqlite"},
 }

@@ -2,6 +2,8 @@ package rig
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -18,6 +20,8 @@ import (
 type DNS struct {
 	Address string // HOST:PORT
 	Zone    string
+	// KeyName and Key, in base64, sign updates from elsewhere (TSIG, hmac-sha256).
+	KeyName, Key string
 
 	server *exec.Cmd
 	exited chan struct{}
@@ -33,6 +37,7 @@ func StartDNS(ctx context.Context, address, zone, dir string) (*DNS, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
+	d := &DNS{Address: address, Zone: zone, KeyName: "chom", Key: base64.StdEncoding.EncodeToString([]byte(rand.Text()))}
 	// Nothing is remembered for longer than a second, be it there or not.
 	records := fmt.Sprintf("%[1]s. 1 SOA ns.%[1]s. root.%[1]s. 1 60 60 60 1\n%[1]s. 1 NS ns.%[1]s.\nns.%[1]s. 1 A %[2]s\n", zone, host)
 	config := fmt.Sprintf(`
@@ -41,16 +46,23 @@ server:
     rundir: %[3]q
 database:
     storage: %[3]q
+key:
+  - id: %[5]s
+    algorithm: hmac-sha256
+    secret: %[6]s
 acl:
   - id: here
     address: %[1]s
-    action: update
+    action: [update, transfer]
+  - id: signed
+    key: %[5]s
+    action: [update, transfer]
 zone:
   - domain: %[4]s
     storage: %[3]q
     file: zone
-    acl: here
-`, host, port, dir, zone)
+    acl: [signed, here]
+`, host, port, dir, zone, d.KeyName, d.Key)
 	for name, text := range map[string]string{"zone": records, "knot.conf": config} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			return nil, err
@@ -61,7 +73,7 @@ zone:
 		return nil, err
 	}
 	defer log.Close()
-	d := &DNS{Address: address, Zone: zone, server: exec.Command("/usr/sbin/knotd", "--config", filepath.Join(dir, "knot.conf"))}
+	d.server = exec.Command("/usr/sbin/knotd", "--config", filepath.Join(dir, "knot.conf"))
 	d.server.Stdout, d.server.Stderr = log, log
 	d.server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if d.exited, err = startAndWait(d.server); err != nil {
@@ -79,7 +91,8 @@ zone:
 		case <-d.exited:
 			return nil, errors.New("knot ended while starting: see knot.log")
 		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("knot does not answer: %w", err), d.Stop())
+			d.Stop()
+			return nil, fmt.Errorf("knot does not answer: %w", err)
 		}
 	}
 }
@@ -108,8 +121,7 @@ func (d *DNS) update(ctx context.Context, commands string) error {
 }
 
 // Stop ends it.
-func (d *DNS) Stop() error {
+func (d *DNS) Stop() {
 	_ = d.server.Process.Kill() // it keeps nothing
 	<-d.exited
-	return nil
 }

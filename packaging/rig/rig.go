@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"chom.dev/packaging/lab"
+	"chom.dev/pebble"
 	"chom.dev/proto/client"
 )
 
@@ -40,6 +41,12 @@ type Options struct {
 	Archive *lab.Archive
 	// MirrorElsewhere says that another process serves the archive at MirrorPort.
 	MirrorElsewhere bool
+	// Names starts a name server and an ACME CA beside chomd, which goes by them.
+	Names bool
+	// Validity of the CA's certificates; 0 is 90 days.
+	Validity time.Duration
+	// NonceReject is how many percent of good nonces the CA refuses, to find out who forgets to ask again.
+	NonceReject int
 	// Args are further flags of chomd.
 	Args []string
 	// Env is added to chomd's environment.
@@ -68,6 +75,9 @@ type Rig struct {
 	*client.Client
 	// Token is the operator's.
 	Token string
+	// DNS and CA are there with Names.
+	DNS *DNS
+	CA  *pebble.CA
 
 	mu     sync.Mutex
 	chomd  *exec.Cmd
@@ -90,6 +100,13 @@ func Start(ctx context.Context, o Options) (*Rig, error) {
 		if err := r.serveArchive(); err != nil {
 			return nil, err
 		}
+	}
+	if o.Names {
+		flags, err := r.startNames(ctx)
+		if err != nil {
+			return nil, errors.Join(err, r.Stop(ctx))
+		}
+		r.Args = append(r.Args, flags...)
 	}
 	secret, err := r.startChomd(ctx)
 	if err != nil {
@@ -282,9 +299,15 @@ func (r *Rig) Restart(ctx context.Context) error {
 	return err
 }
 
-// Stop ends chomd and the mirror.
+// Stop ends chomd, and what was started beside it.
 func (r *Rig) Stop(context.Context) error {
 	r.end(syscall.SIGTERM)
+	if r.CA != nil {
+		r.CA.Stop()
+	}
+	if r.DNS != nil {
+		r.DNS.Stop()
+	}
 	if r.mirror != nil {
 		return r.mirror.Close()
 	}

@@ -2,6 +2,8 @@ package rig
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
@@ -87,18 +89,34 @@ var title = regexp.MustCompile(`(?is)<title>\s*(.*?)\s*</title>`)
 // Visit asks a host for a page of a domain, as a visitor whose DNS already
 // points there would. Redirects are not followed.
 func Visit(ctx context.Context, h *lab.Host, domain, path string) (Page, error) {
+	return visit(ctx, h, "http://"+domain+path, nil)
+}
+
+// VisitSecure is Visit by HTTPS, of a visitor who trusts these roots.
+func VisitSecure(ctx context.Context, h *lab.Host, domain, path string, roots *x509.CertPool) (Page, error) {
+	return visit(ctx, h, "https://"+domain+path, roots)
+}
+
+func visit(ctx context.Context, h *lab.Host, url string, roots *x509.CertPool) (Page, error) {
 	c := &http.Client{
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
-			DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			ForceAttemptHTTP2: true,
+			TLSClientConfig:   &tls.Config{RootCAs: roots},
+			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+				_, port, err := net.SplitHostPort(address)
+				if err != nil {
+					return nil, err
+				}
 				var d net.Dialer
-				return d.DialContext(ctx, network, net.JoinHostPort(h.Addr().String(), "80"))
+				return d.DialContext(ctx, network, net.JoinHostPort(h.Addr().String(), port))
 			},
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Timeout:       20 * time.Second,
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+domain+path, nil)
+	defer c.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return Page{}, err
 	}

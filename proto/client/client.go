@@ -12,6 +12,7 @@ import (
 
 	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
 	"chom.dev/proto/gen/chom/audit/v1/auditv1connect"
+	"chom.dev/proto/gen/chom/certificate/v1/certificatev1connect"
 	"chom.dev/proto/gen/chom/domain/v1/domainv1connect"
 	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
 	"chom.dev/proto/gen/chom/mail/v1/mailv1connect"
@@ -35,6 +36,7 @@ type Client struct {
 	Audit         auditv1connect.AuditServiceClient
 	Webhooks      webhookv1connect.WebhookServiceClient
 	Claims        domainv1connect.ClaimServiceClient
+	Certificates  certificatev1connect.CertificateServiceClient
 	Mails         mailv1connect.MailServiceClient
 	Servers       fleetv1connect.ServerServiceClient
 	Sites         sitev1connect.SiteServiceClient
@@ -63,6 +65,7 @@ func NewWith(http connect.HTTPClient, url, token string, options ...connect.Clie
 		Audit:         auditv1connect.NewAuditServiceClient(http, url, options...),
 		Webhooks:      webhookv1connect.NewWebhookServiceClient(http, url, options...),
 		Claims:        domainv1connect.NewClaimServiceClient(http, url, options...),
+		Certificates:  certificatev1connect.NewCertificateServiceClient(http, url, options...),
 		Mails:         mailv1connect.NewMailServiceClient(http, url, options...),
 		Servers:       fleetv1connect.NewServerServiceClient(http, url, options...),
 		Sites:         sitev1connect.NewSiteServiceClient(http, url, options...),

@@ -149,7 +149,10 @@ func readEnv(environ []string) (map[string]string, error) {
 
 func (c *config) identityDir() string { return filepath.Join(c.StateDir, "identity") }
 func (c *config) journalFile() string { return filepath.Join(c.StateDir, "journal.db") }
-func (c *config) statusFile() string  { return filepath.Join(c.RuntimeDir, "status.json") }
+func (c *config) certificatesDir() string {
+	return filepath.Join(c.StateDir, "certificates")
+}
+func (c *config) statusFile() string { return filepath.Join(c.RuntimeDir, "status.json") }
 
 // logger writes for systemd's journal, which adds the time itself.
 func (c *config) logger(w io.Writer) *slog.Logger {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"chom.dev/agent/certificate"
 	"chom.dev/agent/mariadb"
 	"chom.dev/agent/nginx"
 	"chom.dev/agent/php"
@@ -29,7 +30,7 @@ type host struct {
 	sites   *site.Sites
 }
 
-func newHost(log *slog.Logger) (*host, error) {
+func newHost(certs *certificate.Manager, log *slog.Logger) (*host, error) {
 	sd := systemd.New()
 	web := nginx.New(sd, log)
 	fpm := php.New(sd, log)
@@ -37,7 +38,7 @@ func newHost(log *slog.Logger) (*host, error) {
 	if err != nil {
 		return nil, err
 	}
-	sites, err := site.New(sd, web, fpm, db, log)
+	sites, err := site.New(sd, web, fpm, db, certs, log)
 	if err != nil {
 		return nil, err
 	}

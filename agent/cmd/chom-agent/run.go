@@ -13,12 +13,14 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"chom.dev/agent/certificate"
 	"chom.dev/agent/clock"
 	"chom.dev/agent/identity"
 	"chom.dev/agent/journal"
 	"chom.dev/agent/link"
 	"chom.dev/agent/task"
 	"chom.dev/agent/telemetry"
+	"chom.dev/proto/contract"
 )
 
 // The agent is a guest on a small server: it collects garbage more often than
@@ -71,16 +73,29 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	hands, err := newHost(log)
+	var (
+		now   clock.Clock
+		later parts
+		hands *host
+	)
+	certs, err := certificate.New(certificate.Config{
+		Dir:      cfg.certificatesDir(),
+		Broker:   &later,
+		Registry: &later,
+		Serve: func(ctx context.Context, sites []contract.SiteID) error {
+			return hands.sites.Secure(ctx, later.Engine, sites)
+		},
+		Clock: &now,
+		Log:   log,
+	})
 	if err != nil {
+		return err
+	}
+	if hands, err = newHost(certs, log); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, hands.close()) }()
 	host := telemetry.NewHost(version, sitesDir, hands.software, log)
-	var (
-		now clock.Clock
-		lnk *link.Link
-	)
 	engine, err := task.New(task.Config{
 		Server:   id.Server,
 		Journal:  jrnl,
@@ -91,14 +106,17 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 		Ended: func(o task.Order) {
 			if o.Kind == task.PrepareServer { // what it installed is news
 				host.Forget()
-				lnk.RefreshFacts()
+				later.RefreshFacts()
+			}
+			if o.Kind == task.ConvergeSite {
+				certs.Wake()
 			}
 		},
 	})
 	if err != nil {
 		return err
 	}
-	lnk = link.New(link.Config{
+	lnk := link.New(link.Config{
 		Address:  cfg.Server,
 		Identity: store,
 		Tasks:    engine,
@@ -106,7 +124,9 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 		Log:      log,
 		Facts:    host.Facts,
 		Samples:  metrics.Gather,
+		Issuance: certs.SetIssuance,
 	})
+	later = parts{engine, lnk}
 	status := &reporter{cfg: cfg, store: store, journal: jrnl, engine: engine, link: lnk, clock: &now, log: log}
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -115,6 +135,7 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	g.Go(func() error { return status.Run(ctx) })
 	g.Go(func() error { return host.Watch(ctx, lnk.RefreshFacts) })
 	g.Go(func() error { return hands.sites.Probe(ctx, engine) })
+	g.Go(func() error { return certs.Run(ctx) })
 	g.Go(func() error { return watchdog(ctx, jrnl, lnk, log) })
 	tellSystemd(log, daemon.SdNotifyReady)
 	<-ctx.Done()
@@ -124,6 +145,12 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	}
 	log.Info("agent ends", "err", err)
 	return err
+}
+
+// parts are what is made after those that need it, and used once all of it runs.
+type parts struct {
+	*task.Engine
+	*link.Link
 }
 
 // awaitIdentity waits until the host is enrolled. Nil means that the agent was

@@ -25,7 +25,8 @@ import (
 	tokenv1 "chom.dev/proto/gen/chom/token/v1"
 	"chom.dev/proto/gen/chom/token/v1/tokenv1connect"
 
-	_ "chom.dev/controlplane/api"  // part of chomd
+	_ "chom.dev/controlplane/api" // part of chomd
+	"chom.dev/controlplane/certificate/certificatetest"
 	_ "chom.dev/controlplane/link" // part of chomd
 )
 
@@ -82,6 +83,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":     exits,
 			"agent":     runAgent,
+			"issue":     func(ts *testscript.TestScript, neg bool, args []string) { issue(t, ts, neg, args) },
 			"restart":   restart,
 			"restarted": restarted,
 			"setvar":    setvar,
@@ -130,6 +132,16 @@ func runAgent(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Logf("agent: %v", err)
 		}
 	})
+}
+
+// issue NAME... writes a certificate for names into chain.pem, and its key into key.pem.
+func issue(t *testing.T, ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: issue NAME...")
+	}
+	chain, key := certificatetest.New(t).Files(t, certificatetest.Leaf(args...))
+	ts.Check(os.WriteFile(ts.MkAbs("chain.pem"), []byte(chain), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs("key.pem"), []byte(key), 0o600))
 }
 
 // restart AFTER kills the control plane after a while, and starts it again on the same addresses; restarted waits until it has.

@@ -21,7 +21,7 @@ func (p *program) webhookCommand() *cobra.Command {
 }
 
 const eventsHelp = `Types of events: site.created, site.updated, site.suspended, site.resumed, site.deleted, site.restored, task.failed,
-member.added, member.updated, member.removed, token.created, token.revoked, organization.updated,
+certificate.expiring, member.added, member.updated, member.removed, token.created, token.revoked, organization.updated,
 organization.closing.`
 
 func (p *program) webhookCreate() *cobra.Command {

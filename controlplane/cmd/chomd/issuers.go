@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -89,16 +90,24 @@ func (i issuersConfig) checkIssuers(n namesConfig, rule func(ok bool, key, rule 
 // issuers are the CAs, and what a CAA record may name for them.
 type issuers struct {
 	message *linkv1.Issuance
-	roots   *x509.CertPool // of the system and of theirs
 	caa     []string
+}
+
+// rootsPEM are the roots that hosts trust besides the system's.
+func (i issuers) rootsPEM() []byte {
+	roots := i.message.GetPlatformRoots()
+	for _, one := range i.message.GetIssuers() {
+		roots = append(append(slices.Clone(roots), '\n'), one.GetRoots()...)
+	}
+	return roots
 }
 
 var issuerName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
 
 func (i issuersConfig) issuers() (issuers, error) {
+	var err error
 	text := []byte(letsEncrypt)
 	if i.ACMEConfig != "" {
-		var err error
 		if text, err = keyfile.Read(i.ACMEConfig); err != nil {
 			return issuers{}, err
 		}
@@ -107,11 +116,7 @@ func (i issuersConfig) issuers() (issuers, error) {
 	if err := yaml.UnmarshalStrict(text, &file); err != nil {
 		return issuers{}, errors.New("must be YAML with contact and issuers, and nothing else that is unknown") // an error would show its text
 	}
-	roots, err := x509.SystemCertPool()
-	if err != nil {
-		return issuers{}, err
-	}
-	all := issuers{message: &linkv1.Issuance{Contact: file.Contact}, roots: roots}
+	all := issuers{message: &linkv1.Issuance{Contact: file.Contact}}
 	if file.Contact != "" {
 		if address, err := mail.ParseAddress(file.Contact); err != nil || address.Address != file.Contact {
 			return issuers{}, errors.New("contact: must be a mail address")
@@ -143,8 +148,13 @@ func (i issuersConfig) issuers() (issuers, error) {
 			if issuer.Roots, err = os.ReadFile(one.Roots); err != nil {
 				return issuers{}, fmt.Errorf("%sroots: %w", where, err)
 			}
-			if !roots.AppendCertsFromPEM(issuer.Roots) {
+			if !x509.NewCertPool().AppendCertsFromPEM(issuer.Roots) {
 				return issuers{}, errors.New(where + "roots: must be a file of certificates in PEM")
+			}
+		}
+		for _, ca := range one.CAA {
+			if _, err := contract.ParseDomain(ca); err != nil {
+				return issuers{}, errors.New(where + "caa: " + contract.RuleOf(err))
 			}
 		}
 		all.caa = append(all.caa, one.CAA...)

@@ -1,13 +1,10 @@
 package main
 
 import (
-	"strings"
-
 	"github.com/spf13/pflag"
 
 	"chom.dev/controlplane/domain"
 	"chom.dev/controlplane/site"
-	"chom.dev/proto/contract"
 )
 
 // namesConfig is how names of sites are proved and made.
@@ -15,7 +12,6 @@ type namesConfig struct {
 	DomainProof   string `koanf:"domain-proof"`
 	PreviewDomain string `koanf:"preview-domain"`
 	Resolver      string `koanf:"resolver"`
-	ACMECAA       string `koanf:"acme-caa"`
 	Budget        int    `koanf:"certificate-budget"`
 }
 
@@ -23,7 +19,6 @@ func namesFlags(f *pflag.FlagSet) {
 	f.String("domain-proof", "dns", "whether a site answers to a name only once its organization has proved by the DNS that it is its own: dns, or none for a platform whose customers trust each other")
 	f.String("preview-domain", "", "domain of the platform's own, below which each site has a name from its first second; a wildcard record in the DNS must lead from it to the servers (default SERVER-ADDRESS.sslip.io, which needs no record)")
 	f.String("resolver", "", "HOST:PORT of the name server that is asked for customers' records (default that of this machine)")
-	f.String("acme-caa", "", "names, comma-separated, by which the CA that hosts order from knows itself in CAA records, for example letsencrypt.org: a name whose CAA records forbid it is not ordered for (default: those records are not looked at)")
 	f.Int("certificate-budget", site.DefaultBudget, "names of one organization that may begin to get certificates in 7 days")
 }
 
@@ -32,10 +27,6 @@ func (n namesConfig) checkNames(rule func(ok bool, key, rule string)) {
 	if n.PreviewDomain != "" {
 		_, err := domain.ParseName(n.PreviewDomain)
 		rule(err == nil, "preview-domain", "must be a domain name that is no public suffix")
-	}
-	for _, ca := range n.cas() {
-		_, err := contract.ParseDomain(ca)
-		rule(err == nil, "acme-caa", "must be domain names, separated by commas")
 	}
 	rule(n.Budget > 0, "certificate-budget", "must be above 0")
 	rule(n.Resolver == "" || isAddress(n.Resolver), "resolver", "must be HOST:PORT")
@@ -51,9 +42,4 @@ func (n namesConfig) preview() string {
 		return ""
 	}
 	return name.String()
-}
-
-// cas are the names of CAs in CAA records.
-func (n namesConfig) cas() []string {
-	return strings.FieldsFunc(n.ACMECAA, func(r rune) bool { return r == ',' || r == ' ' })
 }

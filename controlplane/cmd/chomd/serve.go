@@ -23,6 +23,7 @@ import (
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/api"
 	"chom.dev/controlplane/audit"
+	certs "chom.dev/controlplane/certificate"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/domain"
 	"chom.dev/controlplane/fleet"
@@ -40,6 +41,7 @@ import (
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
 	"chom.dev/controlplane/token"
+	"chom.dev/proto/contract"
 )
 
 // stopWithin is how long an orderly end may take; systemd and impatient people kill after more.
@@ -144,12 +146,6 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	if err != nil {
 		return fmt.Errorf("read outbound-allow: %w", err)
 	}
-	sites := site.New(d, tasks, log, site.Config{
-		TrashPeriod: c.TrashPeriod, WordPress: wordPress, AnyName: c.DomainProof == "none", PreviewDomain: c.preview(),
-		Budget: c.Budget, CAs: c.cas(), Resolver: domain.NewNameServer(c.Resolver), Dialer: outbound.New(outbound.Allow(allowed...)),
-	})
-	domains := domain.New(d, log, domain.Config{Resolver: domain.NewResolver(c.Resolver), InUse: site.InUse})
-
 	issuers, err := c.issuers()
 	if err != nil {
 		return err
@@ -159,12 +155,33 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 		return err
 	}
 	issuers.message.PlatformRoots = platform.Roots()
-	issuers.roots.AppendCertsFromPEM(platform.Roots())
+	resolver := domain.NewResolver(c.Resolver)
+	var certificates *certs.Certificates // which sites and they need of each other
+	sites := site.New(d, tasks, log, site.Config{
+		TrashPeriod: c.TrashPeriod, WordPress: wordPress, AnyName: c.DomainProof == "none", PreviewDomain: c.preview(),
+		Budget: c.Budget, CAs: issuers.caa, Resolver: domain.NewNameServer(c.Resolver), Dialer: outbound.New(outbound.Allow(allowed...)),
+		Uploads: uploadedFor, Measured: certs.Observe, Outside: measuredOutside,
+		CheckOutside: func(ctx context.Context, organization contract.OrganizationID, site contract.SiteID, _ []contract.Domain) error {
+			return certificates.CheckNow(ctx, organization, site)
+		},
+	})
+	certificates, err = certs.New(d, log, certs.Config{
+		Keys: keyring, Mails: mails, Organizations: organizations, Metrics: registry, PublicURL: address.URL, Roots: issuers.rootsPEM(),
+		Dialer: outbound.New(outbound.Allow(allowed...), outbound.WithResolver(resolver)),
+		Names:  sites.Held,
+		Changed: func(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, site contract.SiteID) error {
+			return sites.Recertify(ctx, tx, organization, site, "its uploaded certificates changed")
+		},
+	})
+	if err != nil {
+		return err
+	}
+	domains := domain.New(d, log, domain.Config{Resolver: resolver, InUse: site.InUse})
 
 	// The doors.
 	agentsDoor, err := link.New(link.Config{
 		DB: d, Log: log, Metrics: registry, Authority: authority, Fleet: servers, Tasks: tasks, Sites: sites,
-		Certificates: &handouts{config: c.issuersConfig, issuance: issuers.message, platform: platform},
+		Certificates: &handouts{config: c.issuersConfig, issuance: issuers.message, platform: platform, uploads: certificates},
 	})
 	if err != nil {
 		return err
@@ -183,7 +200,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	repeats := repeat.New(d, log)
 	handler, err := api.New(api.Config{
 		DB: d, Log: log, Metrics: registry, Accounts: accounts, Organizations: organizations, Tokens: tokens, Fleet: servers, Sites: sites, Tasks: tasks,
-		Domains: domains, Mails: mails, Webhooks: webhooks, Packages: packages, Address: address, Pin: authority.Pin(), PreviewCA: c.previewCA(platform), Ready: d.Ping, TLS: c.tls(), Closing: closing,
+		Domains: domains, Certificates: certificates, Mails: mails, Webhooks: webhooks, Packages: packages, Address: address, Pin: authority.Pin(), PreviewCA: c.previewCA(platform), Ready: d.Ping, TLS: c.tls(), Closing: closing,
 		Limits: limits, Repeats: repeats, Proxies: proxies, Origins: origins,
 	})
 	if err != nil {
@@ -206,6 +223,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	g.Go(func() error { return servers.Run(running) })
 	g.Go(func() error { return sites.Run(running) })
 	g.Go(func() error { return domains.Run(running) })
+	g.Go(func() error { return certificates.Run(running) })
 	g.Go(func() error { return repeats.Run(running) })
 	g.Go(func() error { return heads.Run(running) })
 	g.Go(func() error { return organizations.Run(running) })

@@ -6,6 +6,7 @@ import { DeviceLoginService } from "./gen/chom/account/v1/device_login_service_p
 import { SecondFactorService } from "./gen/chom/account/v1/second_factor_service_pb.js";
 import { SessionService } from "./gen/chom/account/v1/session_service_pb.js";
 import { AuditService } from "./gen/chom/audit/v1/audit_service_pb.js";
+import { CertificateService } from "./gen/chom/certificate/v1/certificate_service_pb.js";
 import { ClaimService } from "./gen/chom/domain/v1/claim_service_pb.js";
 import { ServerService } from "./gen/chom/fleet/v1/server_service_pb.js";
 import { MailService } from "./gen/chom/mail/v1/mail_service_pb.js";
@@ -25,6 +26,7 @@ const services = {
 	audit: AuditService,
 	webhooks: WebhookService,
 	claims: ClaimService,
+	certificates: CertificateService,
 	mails: MailService,
 	servers: ServerService,
 	sites: SiteService,

@@ -117,8 +117,9 @@ func (DeliveryState) EnumDescriptor() ([]byte, []int) {
 // enough.
 //
 // Types of events: site.created, site.updated, site.suspended, site.resumed, site.deleted, site.restored, task.failed,
-// member.added, member.updated, member.removed, token.created, token.revoked, organization.updated, organization.closing; and
-// webhook.test, which only TestWebhook sends.
+// certificate.expiring, member.added, member.updated, member.removed, token.created, token.revoked, organization.updated,
+// organization.closing; and webhook.test, which only TestWebhook sends. The object of certificate.expiring is the site: one of its
+// names has a certificate that ends soon, or none that is valid any more.
 type Webhook struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID.

@@ -48,8 +48,9 @@ export const file_chom_webhook_v1_webhook: GenFile = /*@__PURE__*/
  * enough.
  *
  * Types of events: site.created, site.updated, site.suspended, site.resumed, site.deleted, site.restored, task.failed,
- * member.added, member.updated, member.removed, token.created, token.revoked, organization.updated, organization.closing; and
- * webhook.test, which only TestWebhook sends.
+ * certificate.expiring, member.added, member.updated, member.removed, token.created, token.revoked, organization.updated,
+ * organization.closing; and webhook.test, which only TestWebhook sends. The object of certificate.expiring is the site: one of its
+ * names has a certificate that ends soon, or none that is valid any more.
  *
  * @generated from message chom.webhook.v1.Webhook
  */

@@ -1,0 +1,195 @@
+package certificate
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	sitev1 "chom.dev/proto/gen/chom/site/v1"
+
+	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/outbound"
+	"chom.dev/proto/contract"
+)
+
+const (
+	lookEvery   = 30 * time.Minute
+	lookTimeout = 10 * time.Second
+	// looksAtOnce bounds what a crowd of names takes of the control plane.
+	looksAtOnce = 16
+	lookBatch   = 4 * looksAtOnce
+	// probeLabel takes the place of a wildcard's asterisk: some name has to be asked for.
+	probeLabel = "chom-probe"
+)
+
+// soonAgain is after how long a look that failed is repeated: a server that starts is back in a minute. After these the usual
+// time is kept.
+var soonAgain = []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute}
+
+// pause is how long a name waits after so many looks that failed in a row, jitter apart.
+func pause(failures int64) time.Duration {
+	if failures > 0 && failures <= int64(len(soonAgain)) {
+		return soonAgain[failures-1]
+	}
+	return lookEvery
+}
+
+// CheckNow looks from outside at all names of a site that its host serves with a certificate, and writes down what it met.
+func (c *Certificates) CheckNow(ctx context.Context, organization contract.OrganizationID, site contract.SiteID) error {
+	rows, err := c.db.Reader().Query(ctx, columns+`
+		WHERE c.organization_id = $1
+		  AND c.site_id = $2
+		  AND c.look_at IS NOT NULL
+		ORDER BY c.name`, organization, site)
+	if err != nil {
+		return fmt.Errorf("check certificates of site %s: %w", site, err)
+	}
+	all, err := scanAll(rows)
+	if err != nil {
+		return fmt.Errorf("check certificates of site %s: %w", site, err)
+	}
+	if err := c.lookAt(ctx, all); err != nil {
+		return fmt.Errorf("check certificates of site %s: %w", site, err)
+	}
+	return nil
+}
+
+// look looks at all names whose time has come. It says whether more are waiting.
+func (c *Certificates) look(ctx context.Context, now time.Time) (more bool, err error) {
+	rows, err := c.db.Reader().Query(ctx, columns+`
+		WHERE c.look_at <= $1
+		   OR c.look_at > $2
+		ORDER BY c.look_at
+		LIMIT $3`, db.Micros(now), db.Micros(now.Add(2*lookEvery)), lookBatch)
+	if err != nil {
+		return false, fmt.Errorf("find certificates to look at: %w", err)
+	}
+	due, err := scanAll(rows)
+	if err != nil {
+		return false, fmt.Errorf("find certificates to look at: %w", err)
+	}
+	return len(due) == lookBatch, c.lookAt(ctx, due)
+}
+
+func (c *Certificates) lookAt(ctx context.Context, names []*row) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(looksAtOnce)
+	for _, r := range names {
+		g.Go(func() error {
+			seen := c.probe(ctx, r.Name)
+			if ctx.Err() != nil {
+				return ctx.Err() // what was met then says nothing of the name
+			}
+			return c.keep(ctx, r.Certificate, seen, time.Now())
+		})
+	}
+	return g.Wait()
+}
+
+// keep writes down what was met from outside.
+func (c *Certificates) keep(ctx context.Context, of Certificate, seen *sitev1.ObservedCertificate, now time.Time) error {
+	err := db.InTx(ctx, c.db, func(tx *db.Tx) error {
+		r, err := lock(ctx, tx, of.Organization, of.Site, of.Name)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil // it is not reported any more
+		}
+		if err != nil {
+			return err
+		}
+		r.Outside, r.OutsideAt = seen, micro(now)
+		if before := r.known; met(seen) {
+			if r.known = r.known.after(seen, r.OutsideAt); r.known != before {
+				r.decideAt = now
+			}
+		}
+		r.failures++
+		if seen.GetProblem() == "" {
+			r.failures = 0
+		}
+		if !r.lookAt.IsZero() {
+			wait := pause(r.failures)
+			r.lookAt = now.Add(wait - wait/10 + rand.N(wait/5)) // a crowd that began together must not stay together
+		}
+		return r.save(ctx, tx)
+	}, db.ReadCommitted())
+	if err != nil {
+		return fmt.Errorf("keep what %s was met with: %w", of.Name, err)
+	}
+	return nil
+}
+
+// probe asks for a name under the address that the DNS gives, and says what it met.
+func (c *Certificates) probe(ctx context.Context, name contract.Domain) *sitev1.ObservedCertificate {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	asked := name.String()
+	if name.IsWildcard() {
+		asked = probeLabel + "." + name.Base().String()
+	}
+	chain, err := c.handshake(ctx, asked)
+	if err != nil {
+		return &sitev1.ObservedCertificate{Domain: name.String(), Problem: "from outside: " + outbound.Explain(err)}
+	}
+	seen := c.judge(chain, asked, time.Now())
+	seen.Domain = name.String()
+	return seen
+}
+
+// handshake gives the certificates that a server shows for a name.
+func (c *Certificates) handshake(ctx context.Context, name string) ([]*x509.Certificate, error) {
+	// The dot at the end keeps a resolver from trying the name below its own domain.
+	conn, err := c.config.Dialer.DialContext(ctx, "tcp", net.JoinHostPort(name+".", c.config.Port))
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	// What is shown is judged afterwards, so that one can say what is wrong with it; nothing is sent on this connection.
+	secured := tls.Client(conn, &tls.Config{ServerName: name, MinVersion: tls.VersionTLS12, InsecureSkipVerify: true})
+	if err := secured.HandshakeContext(ctx); err != nil {
+		return nil, err
+	}
+	return secured.ConnectionState().PeerCertificates, nil
+}
+
+// judge says what certificates that a server showed for a name are worth at a moment.
+func (c *Certificates) judge(chain []*x509.Certificate, name string, now time.Time) *sitev1.ObservedCertificate {
+	leaf := chain[0]
+	sum := sha256.Sum256(leaf.Raw)
+	seen := &sitev1.ObservedCertificate{
+		Issuer: nameOf(leaf.Issuer.String()), Sha256: sum[:], NotBefore: timestamppb.New(leaf.NotBefore), NotAfter: timestamppb.New(leaf.NotAfter),
+	}
+	between := x509.NewCertPool()
+	for _, one := range chain[1:] {
+		between.AddCert(one)
+	}
+	_, err := leaf.Verify(x509.VerifyOptions{
+		DNSName: name, Roots: c.roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
+	var unknown x509.UnknownAuthorityError
+	switch {
+	case err == nil:
+		seen.Valid = true
+	case now.Before(leaf.NotBefore):
+		seen.Problem = "from outside: the certificate is valid from " + day(leaf.NotBefore) + " on only"
+	case now.After(leaf.NotAfter):
+		seen.Problem = "from outside: the certificate ended on " + day(leaf.NotAfter)
+	case leaf.VerifyHostname(name) != nil:
+		seen.Problem = "from outside: the certificate is for other names: " + line(strings.Join(leaf.DNSNames, ", "), 200)
+	case errors.As(err, &unknown):
+		seen.Problem = "from outside: no CA that browsers trust issued the certificate, or those between are missing; it names " + line(leaf.Issuer.String(), 200)
+	default:
+		seen.Problem = "from outside: the certificate is not valid for a server"
+	}
+	return seen
+}
