@@ -87,9 +87,9 @@ func (s *Sites) uploads(ctx context.Context, tx *db.Tx, site *Site, held []contr
 	return covered, nil
 }
 
-// Recertify gives a site a new generation in a transaction that changed which certificates there are for it, so that its host
-// learns of that; why says what happened, for the history. A site that was deleted meanwhile is left alone.
-func (s *Sites) Recertify(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, id contract.SiteID, why string) error {
+// Recertify gives a site a new generation in a transaction that changed which certificates were uploaded for it, so that its
+// host learns of that. A site that was deleted meanwhile is left alone.
+func (s *Sites) Recertify(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, id contract.SiteID) error {
 	site, err := lock(ctx, tx, organization, id)
 	if err != nil || living(site) != nil {
 		return err
@@ -108,7 +108,7 @@ func (s *Sites) Recertify(ctx context.Context, tx *db.Tx, organization contract.
 	if err := s.renew(ctx, tx, site); err != nil {
 		return err
 	}
-	return s.orderAnew(ctx, tx, site, why)
+	return s.orderAnew(ctx, tx, site, "other certificates were uploaded for it")
 }
 
 // orderAnew orders a renewed site to its host that nobody has changed: it follows from something else.

@@ -446,7 +446,7 @@ func (m *names) step(t *testing.T, r *rapid.T, step string) {
 			if owner != who {
 				continue
 			}
-			if err := db.InTx(ctx, m.db, func(tx *db.Tx) error { return m.sites.Recertify(ctx, tx, m.owners[who], id, "uploads") }); err != nil && fault.KindOf(err) != fault.KindConflict {
+			if err := db.InTx(ctx, m.db, func(tx *db.Tx) error { return m.sites.Recertify(ctx, tx, m.owners[who], id) }); err != nil && fault.KindOf(err) != fault.KindConflict {
 				r.Fatal(err)
 			}
 		}

@@ -322,7 +322,7 @@ func TestNames(t *testing.T) {
 			recertify := func() {
 				t.Helper()
 				if err := db.InTx(ctx, d, func(tx *db.Tx) error {
-					return w.sites.Recertify(ctx, tx, w.organization, made.ID, "a certificate was uploaded")
+					return w.sites.Recertify(ctx, tx, w.organization, made.ID)
 				}); err != nil {
 					t.Fatal(err)
 				}

@@ -168,10 +168,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	certificates, err = certs.New(d, log, certs.Config{
 		Keys: keyring, Mails: mails, Organizations: organizations, Metrics: registry, PublicURL: address.URL, Roots: issuers.rootsPEM(),
 		Dialer: outbound.New(outbound.Allow(allowed...), outbound.WithResolver(resolver)),
-		Names:  sites.Held,
-		Changed: func(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, site contract.SiteID) error {
-			return sites.Recertify(ctx, tx, organization, site, "its uploaded certificates changed")
-		},
+		Names:  sites.Held, Changed: sites.Recertify,
 	})
 	if err != nil {
 		return err
