@@ -62,6 +62,7 @@ type Config struct {
 	Mails         *notify.Mails
 	Webhooks      *webhook.Webhooks
 	Domains       *domain.Domains
+	Providers     *domain.Providers
 	Packages      *install.Packages
 	// Limits count calls; nil counts them in this process, at the default rates.
 	Limits *limit.Limiter
@@ -131,6 +132,7 @@ func New(c Config) (http.Handler, error) {
 	mount(tokenv1connect.NewTokenServiceHandler(&tokenService{c.Tokens}, guarded...))
 	mount(taskv1connect.NewTaskServiceHandler(&taskService{c.DB, c.Tasks}, guarded...))
 	mount(domainv1connect.NewClaimServiceHandler(&claimService{c.Domains}, guarded...))
+	mount(domainv1connect.NewDnsProviderServiceHandler(&dnsProviderService{c.Providers}, guarded...))
 	mount(webhookv1connect.NewWebhookServiceHandler(&webhookService{c.Webhooks}, guarded...))
 
 	mux.Handle("/api/", router.Handler(mux))

@@ -35,6 +35,7 @@ type Client struct {
 	Audit         auditv1connect.AuditServiceClient
 	Webhooks      webhookv1connect.WebhookServiceClient
 	Claims        domainv1connect.ClaimServiceClient
+	DnsProviders  domainv1connect.DnsProviderServiceClient
 	Mails         mailv1connect.MailServiceClient
 	Servers       fleetv1connect.ServerServiceClient
 	Sites         sitev1connect.SiteServiceClient
@@ -63,6 +64,7 @@ func NewWith(http connect.HTTPClient, url, token string, options ...connect.Clie
 		Audit:         auditv1connect.NewAuditServiceClient(http, url, options...),
 		Webhooks:      webhookv1connect.NewWebhookServiceClient(http, url, options...),
 		Claims:        domainv1connect.NewClaimServiceClient(http, url, options...),
+		DnsProviders:  domainv1connect.NewDnsProviderServiceClient(http, url, options...),
 		Mails:         mailv1connect.NewMailServiceClient(http, url, options...),
 		Servers:       fleetv1connect.NewServerServiceClient(http, url, options...),
 		Sites:         sitev1connect.NewSiteServiceClient(http, url, options...),

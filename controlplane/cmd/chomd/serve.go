@@ -142,6 +142,10 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 		TrashPeriod: c.TrashPeriod, WordPress: wordPress, AnyName: c.DomainProof == "none", PreviewDomain: c.preview(),
 	})
 	domains := domain.New(d, log, domain.Config{Resolver: domain.NewResolver(c.Resolver), InUse: site.InUse})
+	providers, err := c.openProviders(d, keyring, log)
+	if err != nil {
+		return err
+	}
 
 	// The doors.
 	agentsDoor, err := link.New(link.Config{
@@ -164,7 +168,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	repeats := repeat.New(d, log)
 	handler, err := api.New(api.Config{
 		DB: d, Log: log, Metrics: registry, Accounts: accounts, Organizations: organizations, Tokens: tokens, Fleet: servers, Sites: sites, Tasks: tasks,
-		Domains: domains, Mails: mails, Webhooks: webhooks, Packages: packages, Address: address, Pin: authority.Pin(), Ready: d.Ping, TLS: c.tls(), Closing: closing,
+		Domains: domains, Providers: providers, Mails: mails, Webhooks: webhooks, Packages: packages, Address: address, Pin: authority.Pin(), Ready: d.Ping, TLS: c.tls(), Closing: closing,
 		Limits: limits, Repeats: repeats, Proxies: proxies, Origins: origins,
 	})
 	if err != nil {
@@ -187,6 +191,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	g.Go(func() error { return servers.Run(running) })
 	g.Go(func() error { return sites.Run(running) })
 	g.Go(func() error { return domains.Run(running) })
+	g.Go(func() error { return providers.Run(running) })
 	g.Go(func() error { return repeats.Run(running) })
 	g.Go(func() error { return heads.Run(running) })
 	g.Go(func() error { return organizations.Run(running) })

@@ -86,7 +86,7 @@ func (p PowerDNS) Ask(t testing.TB, name string, kind uint16) []string {
 // Set makes values all that there is of a name and a type: what somebody else does to the zone.
 func (p PowerDNS) Set(t testing.TB, zone, name, kind string, values ...string) {
 	t.Helper()
-	var records []map[string]any
+	records := []map[string]any{} // PowerDNS takes null for no change
 	for _, value := range values {
 		records = append(records, map[string]any{"content": value, "disabled": false})
 	}

@@ -7,6 +7,7 @@ import { SecondFactorService } from "./gen/chom/account/v1/second_factor_service
 import { SessionService } from "./gen/chom/account/v1/session_service_pb.js";
 import { AuditService } from "./gen/chom/audit/v1/audit_service_pb.js";
 import { ClaimService } from "./gen/chom/domain/v1/claim_service_pb.js";
+import { DnsProviderService } from "./gen/chom/domain/v1/provider_service_pb.js";
 import { ServerService } from "./gen/chom/fleet/v1/server_service_pb.js";
 import { MailService } from "./gen/chom/mail/v1/mail_service_pb.js";
 import { OrganizationService } from "./gen/chom/organization/v1/organization_service_pb.js";
@@ -25,6 +26,7 @@ const services = {
 	audit: AuditService,
 	webhooks: WebhookService,
 	claims: ClaimService,
+	dnsProviders: DnsProviderService,
 	mails: MailService,
 	servers: ServerService,
 	sites: SiteService,
