@@ -65,6 +65,7 @@ type Config struct {
 	Webhooks      *webhook.Webhooks
 	Domains       *domain.Domains
 	Certificates  *certificate.Certificates
+	Providers     *domain.Providers
 	Packages      *install.Packages
 	// Limits count calls; nil counts them in this process, at the default rates.
 	Limits *limit.Limiter
@@ -137,6 +138,7 @@ func New(c Config) (http.Handler, error) {
 	mount(taskv1connect.NewTaskServiceHandler(&taskService{c.DB, c.Tasks}, guarded...))
 	mount(domainv1connect.NewClaimServiceHandler(&claimService{c.Domains}, guarded...))
 	mount(certificatev1connect.NewCertificateServiceHandler(&certificateService{c.Certificates}, guarded...))
+	mount(domainv1connect.NewDnsProviderServiceHandler(&dnsProviderService{c.Providers}, guarded...))
 	mount(webhookv1connect.NewWebhookServiceHandler(&webhookService{c.Webhooks}, guarded...))
 
 	mux.Handle("/api/", router.Handler(mux))

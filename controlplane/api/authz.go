@@ -250,6 +250,11 @@ var rules = map[string]rule{
 	certificatev1connect.CertificateServiceUploadCertificateProcedure:         members(organization.Admin, account.Manage, ofSite).justProved().seldom(), // what visitors trust
 	certificatev1connect.CertificateServiceListUploadedCertificatesProcedure:  members(organization.Viewer, account.Read, ofSite),
 	certificatev1connect.CertificateServiceDeleteUploadedCertificateProcedure: members(organization.Admin, account.Manage, ofSite),
+	domainv1connect.DnsProviderServiceCreateDnsProviderProcedure:              members(organization.Admin, account.Manage, allSites).justProved().seldom().showsSecret(), // calls a stranger's service; the request holds a secret
+	domainv1connect.DnsProviderServiceGetDnsProviderProcedure:                 members(organization.Viewer, account.Read, allSites),
+	domainv1connect.DnsProviderServiceListDnsProvidersProcedure:               members(organization.Viewer, account.Read, allSites),
+	domainv1connect.DnsProviderServiceListManagedRecordsProcedure:             members(organization.Viewer, account.Read, allSites),
+	domainv1connect.DnsProviderServiceDeleteDnsProviderProcedure:              members(organization.Admin, account.Manage, allSites).justProved(), // sites' records are nobody's any more
 
 	// A URL may hold a secret between an organization and its receiver, so that not all members see it.
 	webhookv1connect.WebhookServiceCreateWebhookProcedure:       members(organization.Admin, account.Manage, allSites).justProved().showsSecret(), // shows a secret
@@ -281,6 +286,7 @@ var files = []protoreflect.FileDescriptor{
 	fleetv1.File_chom_fleet_v1_server_service_proto,
 	domainv1.File_chom_domain_v1_claim_service_proto,
 	certificatev1.File_chom_certificate_v1_certificate_service_proto,
+	domainv1.File_chom_domain_v1_provider_service_proto,
 	sitev1.File_chom_site_v1_site_service_proto,
 	taskv1.File_chom_task_v1_task_service_proto,
 	tokenv1.File_chom_token_v1_token_service_proto,

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	accountv1 "chom.dev/proto/gen/chom/account/v1"
+	domainv1 "chom.dev/proto/gen/chom/domain/v1"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
 
 	"chom.dev/controlplane/account"
@@ -79,7 +80,7 @@ type tenant struct {
 	organization, site, task     string
 	account, invitation, token   string // of the viewer, to somebody, the organization's own
 	webhook, delivery            string
-	claim                        string
+	claim, provider              string
 	certificate                  string // uploaded
 	owner, admin, member, viewer string // texts of tokens
 }
@@ -108,9 +109,10 @@ func newWorld(t testing.TB, d *db.DB) *world {
 	certificates, err := certificate.New(d, log, w.certificates)
 	must(t, err)
 	w.chain, w.key = certificatetest.New(t).Files(t, certificatetest.Leaf("new.example.com", "*.example.com"))
+	providers := newProviders(d, log)
 	w.config = Config{
 		DB: d, Log: log, Accounts: accounts, Tokens: w.tokens, Organizations: w.organizations, Fleet: servers, Sites: sites,
-		Tasks: tasks, Domains: domains, Certificates: certificates, Mails: mails, Webhooks: webhooks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},
+		Tasks: tasks, Domains: domains, Providers: providers, Certificates: certificates, Mails: mails, Webhooks: webhooks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},
 		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing, Limits: limit.New(plenty), Repeats: repeat.New(d, log),
 	}
 	t.Cleanup(func() {
@@ -131,6 +133,8 @@ func newWorld(t testing.TB, d *db.DB) *world {
 	w.theirs = newTenant(t, w, sites, "theirs")
 	w.ours.webhook, w.ours.delivery = newWebhook(t, d, webhooks, w.ours.organization)
 	w.theirs.webhook, w.theirs.delivery = newWebhook(t, d, webhooks, w.theirs.organization)
+	w.ours.provider = newProvider(t, providers, w.ours)
+	w.theirs.provider = newProvider(t, providers, w.theirs)
 	w.mail = newMail(t, d, mails)
 	must(t, db.InTx(ctx, d, func(tx *db.Tx) error {
 		made, err := task.Enqueue(ctx, tx, task.New{Server: w.server, Kind: task.Noop, Parameters: noop})
@@ -285,7 +289,7 @@ func whole(t testing.TB, d *db.DB) {
 func (w *world) effects(t *testing.T) map[string]int {
 	t.Helper()
 	counts := map[string]int{}
-	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens", "invitations", "member_sites", "token_sites", "webhooks", "webhook_deliveries", "mails", "claims", "uploaded_certificates"} {
+	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens", "invitations", "member_sites", "token_sites", "webhooks", "webhook_deliveries", "mails", "claims", "uploaded_certificates", "dns_providers", "dns_zones", "dns_records"} {
 		var n int
 		must(t, w.db.Reader().QueryRow(t.Context(), `SELECT COUNT(*) FROM `+table).Scan(&n))
 		counts[table] = n
@@ -323,7 +327,7 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	for name, value := range map[string]string{
 		"webhook_id": about.webhook, "delivery_id": about.delivery, "mail_id": w.mail, "recipient": "new@example.com", "url": "https://example.com/", "description": "new",
 		"organization_id": about.organization, "site_id": about.site, "task_id": about.task, "server_id": w.server,
-		"account_id": about.account, "invitation_id": about.invitation, "token_id": about.token, "claim_id": about.claim, "certificate_id": about.certificate, "chain": w.chain, "key": w.key, "reason": "they asked for help",
+		"account_id": about.account, "invitation_id": about.invitation, "token_id": about.token, "claim_id": about.claim, "provider_id": about.provider, "certificate_id": about.certificate, "chain": w.chain, "key": w.key, "reason": "they asked for help",
 		"name": "new-name", "email": "new@example.com", "type": "static",
 		"setup_secret": "chomsetup_" + strings.Repeat("A", 43), "password": accounttest.Password, "code": "000000", "user_code": "BCDF-GHJK",
 		"credential": "{}", "session_id": about.site, "passkey_id": about.site, "login_token": bearerOf("chomlogin_"),
@@ -335,6 +339,9 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	}
 	if strings.Contains(procedure, ".ClaimService/") && fields.ByName("name") != nil {
 		set(request, "name", "new.example.com")
+	}
+	if strings.HasSuffix(procedure, "/CreateDnsProvider") {
+		request = asDynamic(&domainv1.CreateDnsProviderRequest{OrganizationId: about.organization, Name: "new-name", Zones: []string{"new.example.com"}, Credentials: canaryCredentials()})
 	}
 	if strings.HasSuffix(procedure, "/Login") {
 		set(request, "email", operatorEmail)

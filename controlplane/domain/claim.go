@@ -98,6 +98,9 @@ func claim(ctx context.Context, tx *db.Tx, organization contract.OrganizationID,
 	if err != nil {
 		return row{}, err
 	}
+	if err := wantProof(ctx, tx, &made); err != nil {
+		return row{}, err
+	}
 	return made, record(ctx, tx, &made, "claim.create", "")
 }
 
@@ -105,6 +108,11 @@ func claim(ctx context.Context, tx *db.Tx, organization contract.OrganizationID,
 func settle(ctx context.Context, tx *db.Tx, r *row, by Proof, now time.Time) error {
 	if r.State == Pending {
 		if err := hold(ctx, tx, r); err != nil {
+			return err
+		}
+	}
+	if r.State == Released && by == DNS {
+		if err := wantProof(ctx, tx, r); err != nil {
 			return err
 		}
 	}
@@ -137,6 +145,9 @@ func (d *Domains) Release(ctx context.Context, organization contract.Organizatio
 		case Released:
 			return nil
 		case Pending:
+			if err := drop(ctx, tx, organization, id, ""); err != nil {
+				return err
+			}
 			if _, err := tx.Exec(ctx, `DELETE FROM claims WHERE organization_id = $1 AND id = $2`, organization, id); err != nil {
 				return err
 			}
@@ -152,6 +163,9 @@ func (d *Domains) Release(ctx context.Context, organization contract.Organizatio
 		released.State, released.Problem = Released, ""
 		released.HeldUntil, released.NextLookAt = time.Now().Add(HeldFor), time.Time{}
 		if err := released.save(ctx, tx); err != nil {
+			return err
+		}
+		if err := drop(ctx, tx, organization, id, ""); err != nil {
 			return err
 		}
 		return record(ctx, tx, &r, "claim.release", "")

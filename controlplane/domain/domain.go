@@ -15,7 +15,11 @@
 // A verified claim is looked at again every day. A proof that is gone is shown as a problem and changes nothing else: a name
 // server that is down must not take a site with it.
 //
-// The package knows neither sites nor certificates; they ask Holds.
+// It also keeps organizations' access to those who run their DNS, and the records that are made with it: addresses of sites,
+// proofs of claims, and challenges of certificate authorities. record.go draws the life of such a record. Only records that were
+// made here are ever removed, and none is ever replaced. How each service is spoken to is package dns's.
+//
+// The package knows neither sites nor certificates; they ask Holds, and say by WantAddresses and PresentChallenge what is to be in the DNS.
 package domain
 
 import (

@@ -9,14 +9,14 @@ import (
 	"testing"
 
 	"chom.dev/controlplane/db/dbtest"
+	"chom.dev/controlplane/dns/dnstest"
 	"chom.dev/controlplane/domain"
-	"chom.dev/controlplane/domain/domaintest"
 	"chom.dev/proto/contract"
 )
 
 // TestRealServer proves and looks again through a real name server.
 func TestRealServer(t *testing.T) {
-	server := domaintest.Start(t, "example.com")
+	server := dnstest.StartKnot(t, "example.com")
 	w := newWorld(t, dbtest.SQLite(t))
 	w.Domains = domain.New(w.db, slog.New(slog.DiscardHandler), domain.Config{Resolver: domain.NewResolver(server.Address), InUse: nobodyUses})
 	acme := w.tenant(t, "acme")
@@ -41,7 +41,7 @@ func TestRealServer(t *testing.T) {
 
 // TestNameServer asks a real name server what certificate authorities ask.
 func TestNameServer(t *testing.T) {
-	server := domaintest.Start(t, "example.com")
+	server := dnstest.StartKnot(t, "example.com")
 	asker := domain.NewNameServer(server.Address)
 	name := func(text string) contract.Domain {
 		parsed, err := contract.ParsePattern(text)

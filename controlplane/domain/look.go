@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"chom.dev/controlplane/clock"
@@ -114,6 +115,16 @@ func (d *Domains) look() {
 
 // Run looks for the records of claims when they are due and forgets what is over, until ctx ends.
 func (d *Domains) Run(ctx context.Context) error {
+	var hearing sync.WaitGroup
+	defer hearing.Wait()
+	hearing.Go(func() {
+		// It ends with ctx, or with the database, which rounds notice.
+		_ = d.db.Listen(ctx, func(topic, _ string) {
+			if topic == RecordsTopic || topic == "" {
+				d.look()
+			}
+		})
+	})
 	var wall clock.Wall
 	failing := false
 	for {

@@ -27,7 +27,7 @@ import (
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/db/dbtest"
 	"chom.dev/controlplane/domain"
-	"chom.dev/controlplane/domain/domaintest"
+	"chom.dev/controlplane/dns/dnstest"
 	"chom.dev/controlplane/outbound"
 	"chom.dev/controlplane/site"
 	"chom.dev/proto/contract"
@@ -135,7 +135,7 @@ func (w *world) addresses(t *testing.T, addresses ...string) {
 func TestNames(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
-		dns := domaintest.Start(t, "com") // with what is above, since CAA records are looked for there too
+		dns := dnstest.StartKnot(t, "com") // with what is above, since CAA records are looked for there too
 		web, internet := startHost(t), newRoutes()
 		w := newWorld(t, d)
 		w.addresses(t, "10.0.0.5/24", serverAddress+"/24")
@@ -373,7 +373,7 @@ func TestNames(t *testing.T) {
 func TestBudget(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
-		dns := domaintest.Start(t, "com") // with what is above, since CAA records are looked for there too
+		dns := dnstest.StartKnot(t, "com") // with what is above, since CAA records are looked for there too
 		web := startHost(t)
 		w := newWorld(t, d)
 		w.addresses(t, serverAddress)
@@ -435,7 +435,7 @@ func TestBudget(t *testing.T) {
 // TestRunLooks has Run do by itself, within the seconds in which people watch, what the other tests do by hand.
 func TestRunLooks(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		dns := domaintest.Start(t, "com") // with what is above, since CAA records are looked for there too
+		dns := dnstest.StartKnot(t, "com") // with what is above, since CAA records are looked for there too
 		web := startHost(t)
 		w := newWorld(t, d)
 		w.addresses(t, serverAddress)

@@ -27,6 +27,8 @@ test  redis-server            /usr/bin/redis-server
 test  nginx                   /usr/sbin/nginx
 test  knot                    /usr/sbin/knotd
 test  knot-dnsutils           /usr/bin/knsupdate
+test  pdns-server             /usr/sbin/pdns_server
+test  pdns-backend-sqlite3    /usr/share/doc/pdns-backend-sqlite3/schema.sqlite3.sql
 test  mariadb-server          /usr/sbin/mariadbd
 test  mariadb-client          /usr/bin/mariadb
 test  chromium                /usr/bin/chromium
@@ -102,6 +104,7 @@ if ! {
 fi
 if [[ -d /run/systemd/system ]]; then
 	! lacks knot || systemctl --quiet disable knot.service
+	! lacks pdns-server || systemctl --quiet disable pdns.service
 	! lacks redis-server || systemctl --quiet disable redis-server.service
 	! lacks nginx || systemctl --quiet disable nginx.service
 	! lacks mariadb-server || systemctl --quiet disable mariadb.service

@@ -27,6 +27,7 @@ import (
 
 	_ "chom.dev/controlplane/api" // part of chomd
 	"chom.dev/controlplane/certificate/certificatetest"
+	"chom.dev/controlplane/dns/dnstest"
 	_ "chom.dev/controlplane/link" // part of chomd
 )
 
@@ -91,6 +92,7 @@ func TestScripts(t *testing.T) {
 			"browse":    browse,
 			"mailed":    mailed,
 			"tokenof":   tokenOf,
+			"powerdns":  func(ts *testscript.TestScript, neg bool, args []string) { servePowerDNS(t, ts, neg, args) },
 		},
 	})
 }
@@ -142,6 +144,17 @@ func issue(t *testing.T, ts *testscript.TestScript, neg bool, args []string) {
 	chain, key := certificatetest.New(t).Files(t, certificatetest.Leaf(args...))
 	ts.Check(os.WriteFile(ts.MkAbs("chain.pem"), []byte(chain), 0o600))
 	ts.Check(os.WriteFile(ts.MkAbs("key.pem"), []byte(key), 0o600))
+}
+
+// powerdns ZONE starts a real PowerDNS with a zone, and writes its credentials into the files "good" and "wrong".
+func servePowerDNS(t *testing.T, ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: powerdns ZONE")
+	}
+	power := dnstest.StartPowerDNS(t, args[0])
+	for file, key := range map[string]string{"good": power.Key, "wrong": "canary-of-nobody"} {
+		ts.Check(os.WriteFile(ts.MkAbs(file), []byte("server_url: "+power.URL+"\napi_key: "+key+"\n"), 0o600))
+	}
 }
 
 // restart AFTER kills the control plane after a while, and starts it again on the same addresses; restarted waits until it has.

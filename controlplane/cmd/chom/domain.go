@@ -9,9 +9,10 @@ import (
 
 func (p *program) domainCommand() *cobra.Command {
 	cmd := group("domain", "Domains: names that an organization holds, for its sites to answer to", []string{"domains"},
-		p.domainClaim(), p.domainAttest(), p.domainList(), p.domainShow(), p.domainCheck(), p.domainRelease())
+		p.domainClaim(), p.domainAttest(), p.domainList(), p.domainShow(), p.domainCheck(), p.domainRelease(), p.providerCommand())
 	cmd.Long = `A site answers to a name only while its organization holds it. Claim the name, set the record that is printed, and
-everything else happens by itself. A claim covers all names below its own: that of example.com also www.example.com.`
+everything else happens by itself; with a DNS provider so does the record. A claim covers all names below its own: that of
+example.com also www.example.com.`
 	return cmd
 }
 

@@ -14,6 +14,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/dns"
+	"chom.dev/controlplane/domain"
 	"chom.dev/controlplane/install"
 	"chom.dev/controlplane/keyfile"
 	notices "chom.dev/controlplane/notify"
@@ -23,7 +25,7 @@ import (
 	"chom.dev/controlplane/webhook"
 )
 
-// outsideConfig is how the control plane reaches people and programs that did not call it: mails and webhooks.
+// outsideConfig is how the control plane reaches people and programs that did not call it: mails, webhooks and DNS providers.
 type outsideConfig struct {
 	MailFrom         string `koanf:"mail-from"`
 	MailDir          string `koanf:"mail-dir"`
@@ -43,7 +45,7 @@ func outsideFlags(f *pflag.FlagSet) {
 	f.String("smtp-user", "", "name to sign in to the mail server with; empty where it asks for none")
 	f.String("smtp-password-file", "", "file with its password, readable by its owner only (default smtp-password among systemd's credentials)")
 	f.String("mail-dir", "", "directory to write mails into instead of sending them, for development")
-	f.String("outbound-allow", "", "networks (CIDR, comma-separated) that webhooks, and looks whether names lead to sites, may reach although they are not public: those of a closed network")
+	f.String("outbound-allow", "", "networks (CIDR, comma-separated) that webhooks, DNS providers and looks at names of sites may reach although they are not public: those of a closed network")
 }
 
 // takePassword looks for the mail server's password among systemd's credentials, where no file is named.
@@ -141,12 +143,32 @@ func (c *config) openMails(d *db.DB, keys *secret.Keyring, log *slog.Logger, reg
 	return notices.New(d, keys, log, registry, settings)
 }
 
-func (c *config) openWebhooks(d *db.DB, keys *secret.Keyring, log *slog.Logger, mails *notices.Mails, organizations *organization.Organizations, address install.Address) (*webhook.Webhooks, error) {
-	allowed, err := c.allowed()
+// dialer reaches addresses that people chose.
+func (o outsideConfig) dialer(options ...outbound.Option) (*outbound.Dialer, error) {
+	allowed, err := o.allowed()
 	if err != nil {
 		return nil, fmt.Errorf("read outbound-allow: %w", err)
 	}
+	return outbound.New(append(options, outbound.Allow(allowed...))...), nil
+}
+
+func (c *config) openProviders(d *db.DB, keys *secret.Keyring, log *slog.Logger) (*domain.Providers, error) {
+	dialer, err := c.dialer()
+	if err != nil {
+		return nil, err
+	}
+	return domain.NewProviders(d, log, domain.ProvidersConfig{
+		Keys: keys, Dialer: dialer, NameServers: domain.DelegatedTo(domain.NewResolver(c.Resolver)),
+		Open: func(credentials dns.Credentials) (domain.Service, error) { return dns.Open(credentials, dialer) },
+	}), nil
+}
+
+func (c *config) openWebhooks(d *db.DB, keys *secret.Keyring, log *slog.Logger, mails *notices.Mails, organizations *organization.Organizations, address install.Address) (*webhook.Webhooks, error) {
+	dialer, err := c.dialer()
+	if err != nil {
+		return nil, err
+	}
 	return webhook.New(d, log, webhook.Config{
-		Keys: keys, Mails: mails, Organizations: organizations, Dialer: outbound.New(outbound.Allow(allowed...)), PublicURL: address.URL,
+		Keys: keys, Mails: mails, Organizations: organizations, Dialer: dialer, PublicURL: address.URL,
 	}), nil
 }

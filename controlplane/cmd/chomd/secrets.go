@@ -13,6 +13,7 @@ import (
 	"chom.dev/controlplane/audit"
 	certs "chom.dev/controlplane/certificate"
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/domain"
 	notices "chom.dev/controlplane/notify"
 	"chom.dev/controlplane/secret"
 	"chom.dev/controlplane/secret/keycommand"
@@ -20,7 +21,7 @@ import (
 )
 
 // sealedColumns are all columns with sealed values. One that is missing here is lost with the key that sealed it.
-var sealedColumns = append([]secret.Column{secret.ValuesColumn, account.Sealed, notices.Sealed, certs.Sealed}, webhook.Sealed...)
+var sealedColumns = append([]secret.Column{secret.ValuesColumn, account.Sealed, notices.Sealed, certs.Sealed, domain.SealedProviders}, webhook.Sealed...)
 
 // openSecrets gives the keys of the database, from where the configuration says.
 func (c *config) openSecrets(ctx context.Context, d *db.DB, log *slog.Logger) (*secret.Keyring, error) {

@@ -142,9 +142,9 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	if err != nil {
 		return err
 	}
-	allowed, err := c.allowed()
+	dialer, err := c.dialer()
 	if err != nil {
-		return fmt.Errorf("read outbound-allow: %w", err)
+		return err
 	}
 	issuers, err := c.issuers()
 	if err != nil {
@@ -156,10 +156,15 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	}
 	issuers.message.PlatformRoots = platform.Roots()
 	resolver := domain.NewResolver(c.Resolver)
+	resolving, err := c.dialer(outbound.WithResolver(resolver))
+	if err != nil {
+		return err
+	}
 	var certificates *certs.Certificates // which sites and they need of each other
 	sites := site.New(d, tasks, log, site.Config{
 		TrashPeriod: c.TrashPeriod, WordPress: wordPress, AnyName: c.DomainProof == "none", PreviewDomain: c.preview(),
-		Budget: c.Budget, CAs: issuers.caa, Resolver: domain.NewNameServer(c.Resolver), Dialer: outbound.New(outbound.Allow(allowed...)),
+		Budget: c.Budget, CAs: issuers.caa, Resolver: domain.NewNameServer(c.Resolver), Dialer: dialer,
+		Provider: domain.HasProvider, RecordsTopic: domain.RecordsTopic, WantAddresses: domain.WantAddresses,
 		Uploads: uploadedFor, Measured: certs.Observe, Outside: measuredOutside,
 		CheckOutside: func(ctx context.Context, organization contract.OrganizationID, site contract.SiteID, _ []contract.Domain) error {
 			return certificates.CheckNow(ctx, organization, site)
@@ -167,18 +172,22 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	})
 	certificates, err = certs.New(d, log, certs.Config{
 		Keys: keyring, Mails: mails, Organizations: organizations, Metrics: registry, PublicURL: address.URL, Roots: issuers.rootsPEM(),
-		Dialer: outbound.New(outbound.Allow(allowed...), outbound.WithResolver(resolver)),
+		Dialer: resolving,
 		Names:  sites.Held, Changed: sites.Recertify,
 	})
 	if err != nil {
 		return err
 	}
 	domains := domain.New(d, log, domain.Config{Resolver: resolver, InUse: site.InUse})
+	providers, err := c.openProviders(d, keyring, log)
+	if err != nil {
+		return err
+	}
 
 	// The doors.
 	agentsDoor, err := link.New(link.Config{
 		DB: d, Log: log, Metrics: registry, Authority: authority, Fleet: servers, Tasks: tasks, Sites: sites,
-		Certificates: &handouts{config: c.issuersConfig, issuance: issuers.message, platform: platform, uploads: certificates},
+		Certificates: &handouts{config: c.issuersConfig, issuance: issuers.message, platform: platform, uploads: certificates, challenges: providers},
 	})
 	if err != nil {
 		return err
@@ -197,7 +206,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	repeats := repeat.New(d, log)
 	handler, err := api.New(api.Config{
 		DB: d, Log: log, Metrics: registry, Accounts: accounts, Organizations: organizations, Tokens: tokens, Fleet: servers, Sites: sites, Tasks: tasks,
-		Domains: domains, Certificates: certificates, Mails: mails, Webhooks: webhooks, Packages: packages, Address: address, Pin: authority.Pin(), PreviewCA: c.previewCA(platform), Ready: d.Ping, TLS: c.tls(), Closing: closing,
+		Domains: domains, Providers: providers, Certificates: certificates, Mails: mails, Webhooks: webhooks, Packages: packages, Address: address, Pin: authority.Pin(), PreviewCA: c.previewCA(platform), Ready: d.Ping, TLS: c.tls(), Closing: closing,
 		Limits: limits, Repeats: repeats, Proxies: proxies, Origins: origins,
 	})
 	if err != nil {
@@ -221,6 +230,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	g.Go(func() error { return sites.Run(running) })
 	g.Go(func() error { return domains.Run(running) })
 	g.Go(func() error { return certificates.Run(running) })
+	g.Go(func() error { return providers.Run(running) })
 	g.Go(func() error { return repeats.Run(running) })
 	g.Go(func() error { return heads.Run(running) })
 	g.Go(func() error { return organizations.Run(running) })

@@ -8,6 +8,7 @@ import { SessionService } from "./gen/chom/account/v1/session_service_pb.js";
 import { AuditService } from "./gen/chom/audit/v1/audit_service_pb.js";
 import { CertificateService } from "./gen/chom/certificate/v1/certificate_service_pb.js";
 import { ClaimService } from "./gen/chom/domain/v1/claim_service_pb.js";
+import { DnsProviderService } from "./gen/chom/domain/v1/provider_service_pb.js";
 import { ServerService } from "./gen/chom/fleet/v1/server_service_pb.js";
 import { MailService } from "./gen/chom/mail/v1/mail_service_pb.js";
 import { OrganizationService } from "./gen/chom/organization/v1/organization_service_pb.js";
@@ -27,6 +28,7 @@ const services = {
 	webhooks: WebhookService,
 	claims: ClaimService,
 	certificates: CertificateService,
+	dnsProviders: DnsProviderService,
 	mails: MailService,
 	servers: ServerService,
 	sites: SiteService,
