@@ -106,7 +106,7 @@ func start(ctx context.Context, o Options) (*CA, error) {
 	}
 	ca.server.Stdout, ca.server.Stderr = o.Log, o.Log
 	ca.server.Env = append(os.Environ(),
-		"PEBBLE_VA_NOSLEEP=1",  // else it waits up to 15 s before it validates
+		"PEBBLE_VA_NOSLEEP=1", // else it waits up to 15 s before it validates
 		"PEBBLE_AUTHZREUSE=0", // every order is proved anew
 		"PEBBLE_WFE_NONCEREJECT="+strconv.Itoa(o.NonceReject))
 	if err := ca.server.Start(); err != nil {
