@@ -206,6 +206,15 @@ func TestFallback(t *testing.T) {
 	if h := r.heldOf(s); h == nil || h.issuer != "first" {
 		t.Fatalf("held: %+v; %s", h, r.problemOf(s))
 	}
+	// It does not know what it issued before, and issues the next one all the same.
+	r.mu.Lock()
+	forgotten := r.sites[1]
+	r.mu.Unlock()
+	former := r.heldOf(forgotten).sha256
+	r.one(forgotten)
+	if h := r.heldOf(forgotten); h.issuer != "first" || h.sha256 == former {
+		t.Fatalf("held: %+v; %s", h, r.problemOf(forgotten))
+	}
 	// Both are gone: what is there stays, and the problem names both.
 	first.Stop()
 	second.Stop()
@@ -220,6 +229,12 @@ func TestFallback(t *testing.T) {
 	}
 	if wait := rec.NextTry.Sub(rec.LastTry); wait < 45*time.Second || wait > 61*time.Second {
 		t.Errorf("tried again after %s", wait)
+	}
+	// Hundreds of names do not all find that out: for them it was no try.
+	s = r.have(4, byHTTP("www.d."+zone), "www.d."+zone)
+	r.one(s)
+	if other := r.record(wants(s)[0].key); other.Failures != 0 || !strings.Contains(other.Problem, "first could not be asked") || other.NextTry.IsZero() || other.NextTry.After(rec.NextTry.Add(time.Minute)) {
+		t.Errorf("record: %+v", other)
 	}
 }
 
@@ -364,10 +379,8 @@ func TestMany(t *testing.T) {
 		s := r.have(i, byHTTP(name), name)
 		b := own.bundle(t, acmeCA, day, name)
 		b.chain[0] = own.sign(t, b.key.Public(), day, func(c *x509.Certificate) { c.NotBefore = c.NotBefore.Add(-89 * day) }, name)
+		b.obtained = b.leaf().NotBefore
 		r.put(s, name, b)
-		h := *r.held(key{s.Handle, domain(t, name)})
-		h.obtained = issued // so that it does not rest
-		r.cache[key{s.Handle, domain(t, name)}].held = &h
 		sites = append(sites, s)
 	}
 	stop := r.runs()
@@ -447,8 +460,8 @@ func newTap(t *testing.T, ca *pebble.CA) (*linkv1.Issuer, *tap) {
 			if res.Code == http.StatusCreated { // not those whose nonce was refused
 				var jws struct{ Payload string }
 				var o ordered
-				payload := must2(nil, json.Unmarshal(body, &jws))
-				payload = must2(base64.RawURLEncoding.DecodeString(jws.Payload))
+				must2(nil, json.Unmarshal(body, &jws))
+				payload := must2(base64.RawURLEncoding.DecodeString(jws.Payload))
 				must2(nil, json.Unmarshal(payload, &o))
 				p.mu.Lock()
 				p.seen = append(p.seen, o)

@@ -25,6 +25,7 @@ import (
 	"github.com/mholt/acmez/v3"
 	"github.com/mholt/acmez/v3/acme"
 
+	"chom.dev/agent/atomicfile"
 	"chom.dev/agent/task"
 	linkv1 "chom.dev/proto/gen/chom/link/v1"
 )
@@ -218,7 +219,8 @@ func (c *ca) lost() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.account = nil
-	return os.Remove(c.file)
+	_, err := atomicfile.Remove(c.file)
+	return err
 }
 
 // resting tells until when a CA that failed is left alone, and why.
@@ -252,11 +254,11 @@ func (m *Manager) order(ctx context.Context, w want, old *bundle) (*bundle, erro
 	for _, c := range m.authorities() {
 		now, name := m.time(), c.issuer.GetName()
 		if until := leftAlone[name]; until.After(now) && until.Before(now.Add(longestWait)) {
-			failures = append(failures, &failure{kind: limited, until: until, text: fmt.Sprintf("%s has been asked for too much lately; it is asked again after %s", name, stamp(until))})
+			failures = append(failures, &failure{kind: limited, unasked: true, until: until, text: fmt.Sprintf("%s has been asked for too much lately; it is asked again after %s", name, stamp(until))})
 			continue
 		}
 		if until, why := c.resting(now); !until.IsZero() {
-			failures = append(failures, &failure{kind: ofIssuer, until: until, text: why})
+			failures = append(failures, &failure{kind: ofIssuer, unasked: true, until: until, text: why})
 			continue
 		}
 		b, f := m.orderFrom(ctx, c, w, old)
@@ -276,6 +278,7 @@ func (m *Manager) order(ctx context.Context, w want, old *bundle) (*bundle, erro
 	}
 	// The last one's words count where it is the name's fault.
 	if last := failures[len(failures)-1]; last.kind != ofIssuer && last.kind != limited {
+		last.limited = both(failures).limited
 		return nil, last
 	}
 	return nil, both(failures)
@@ -294,6 +297,11 @@ func (m *Manager) orderFrom(ctx context.Context, c *ca, w want, old *bundle) (*b
 			return nil, explain(hostFailure(err))
 		}
 		b, err = c.obtain(ctx, w, old, solver{m, w})
+	}
+	if p, validation := problemOf(err); p != nil && old != nil && !validation && (p.Type == acme.ProblemTypeMalformed || p.Type == acme.ProblemTypeUnauthorized) {
+		// It may not know the certificate that is to be replaced: that is no reason
+		// to have no next one.
+		b, err = c.obtain(ctx, w, nil, solver{m, w})
 	}
 	now := m.time()
 	if err == nil {

@@ -141,11 +141,11 @@ func New(cfg Config) (*Manager, error) {
 }
 
 // SetIssuance takes what the control plane says of CAs, and keeps it for when
-// it is away. Nil, from a control plane that knows none, means that there are
-// none.
+// it is away. Nil, from a control plane that knows nothing of them, changes
+// nothing: one that has none says so by an empty message.
 func (m *Manager) SetIssuance(said *linkv1.Issuance) error {
 	if said == nil {
-		said = new(linkv1.Issuance)
+		return nil
 	}
 	m.mu.Lock()
 	same := proto.Equal(said, m.issuance)

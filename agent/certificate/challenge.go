@@ -91,8 +91,9 @@ type solver struct {
 	want
 }
 
-// removeWithin bounds the removal of a record after an order was given up.
-const removeWithin = 30 * time.Second
+// removeWithin bounds the removal of a record after an order was given up: an
+// agent that is stopped has ten seconds.
+const removeWithin = 5 * time.Second
 
 // Present makes the answer available, and returns when it is.
 func (s solver) Present(ctx context.Context, c acme.Challenge) error {

@@ -33,6 +33,7 @@ type failure struct {
 	err     error
 	until   time.Time            // no try before
 	limited map[string]time.Time // CAs to be left alone with this name, until when
+	unasked bool                 // no CA was asked: it is no try
 }
 
 func (f *failure) Error() string {
@@ -131,7 +132,7 @@ func both(failures []*failure) *failure {
 	if len(failures) == 1 {
 		return failures[0]
 	}
-	out := &failure{kind: limited, limited: map[string]time.Time{}}
+	out := &failure{kind: limited, limited: map[string]time.Time{}, unasked: true}
 	var texts []string
 	for i, f := range failures {
 		texts = append(texts, task.Line(f.Error(), maxProblem/len(failures)))
@@ -142,6 +143,7 @@ func both(failures []*failure) *failure {
 		if f.kind != limited {
 			out.kind = ofIssuer
 		}
+		out.unasked = out.unasked && f.unasked
 	}
 	out.text = strings.Join(texts, " | ")
 	return out

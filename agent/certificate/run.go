@@ -195,11 +195,17 @@ func (m *Manager) do(ctx context.Context, j *job) {
 
 // get gets the certificate that a job wants, and stores it.
 func (m *Manager) get(ctx context.Context, j *job) error {
-	if err := m.files.room(j.key); err != nil {
+	m.mu.Lock()
+	if j.revoked {
+		m.mu.Unlock()
+		return nil
+	}
+	err := m.files.room(j.key)
+	m.mu.Unlock()
+	if err != nil {
 		return hostFailure(err)
 	}
 	var b *bundle
-	var err error
 	switch j.source {
 	case uploaded:
 		b, err = m.fetch(ctx, j.want)
@@ -280,8 +286,22 @@ func (m *Manager) issue(ctx context.Context, site contract.SiteID, name contract
 	return b, nil
 }
 
-// fetch gets an uploaded certificate.
+// fetch gets an uploaded certificate: from another name of the site, or from the
+// control plane.
 func (m *Manager) fetch(ctx context.Context, w want) (*bundle, error) {
+	for _, text := range w.shared {
+		other, err := contract.ParsePattern(text)
+		if err != nil || other == w.name {
+			continue
+		}
+		k := key{w.handle, other}
+		if h := m.held(k); h == nil || h.source != uploaded || h.sha256 != w.sha256 {
+			continue
+		}
+		if b, err := m.read(k); err == nil && fingerprint(b.leaf()) == w.sha256 && b.covers(w.name) == nil {
+			return b, nil
+		}
+	}
 	res, err := m.cfg.Broker.FetchCertificate(ctx, &linkv1.FetchCertificateRequest{SiteId: w.site.String(), CertificateId: w.upload})
 	if err != nil {
 		return nil, brokerFailure("the uploaded certificate could not be fetched", err)
@@ -303,7 +323,9 @@ func (m *Manager) fetch(ctx context.Context, w want) (*bundle, error) {
 // store puts a certificate in the place of the former, unless it is not to be
 // there any more. A zero site means that the caller sees to nginx.
 func (m *Manager) store(k key, site contract.SiteID, b *bundle, wanted func() bool) error {
-	b.obtained = m.time()
+	if b.obtained.IsZero() {
+		b.obtained = m.time()
+	}
 	text, err := b.text()
 	if err != nil {
 		return hostFailure(err)
@@ -348,9 +370,12 @@ func (m *Manager) failed(j *job, err error) {
 	if j.generation > r.Generation {
 		r.Tries = 0
 	}
-	r.Failures++
-	r.Tries++
-	r.Generation, r.LastTry, r.Problem, r.Refused = j.generation, now, f.Error(), f.kind == refused
+	if !f.unasked {
+		r.Failures++
+		r.Tries++
+		r.LastTry = now
+	}
+	r.Generation, r.Problem, r.Refused = j.generation, f.Error(), f.kind == refused
 	remaining := time.Duration(0)
 	if h != nil {
 		remaining = h.notAfter.Sub(now)
@@ -364,7 +389,7 @@ func (m *Manager) failed(j *job, err error) {
 		r.Limited[issuer] = until
 	}
 	maps.DeleteFunc(r.Limited, func(_ string, until time.Time) bool { return !until.After(now) })
-	if f.until.After(r.NextTry) {
+	if f.unasked || f.until.After(r.NextTry) {
 		r.NextTry = f.until
 	}
 	m.cfg.Log.Warn("no certificate", "name", j.name, "site", j.handle, "failures", r.Failures, "next", r.NextTry, "err", f)

@@ -226,7 +226,7 @@ func TestRun(t *testing.T) {
 				// The control plane knows better, whatever the host's clock says.
 				w.cfg.Clock = new(clock.Clock)
 				w.cfg.Clock.Set(time.Now())
-				if now, trusted := w.now(); !trusted || now.Sub(time.Now()).Abs() > time.Minute {
+				if now, trusted := w.now(); !trusted || time.Until(now).Abs() > time.Minute {
 					t.Errorf("believes %s, %v", now, trusted)
 				}
 			})

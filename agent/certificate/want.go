@@ -18,6 +18,7 @@ type want struct {
 	challenge  sitev1.Challenge // of acmeCA
 	upload     string           // of uploaded: the certificate's id
 	sha256     [32]byte         // of uploaded: the leaf
+	shared     []string         // of uploaded: all names that it is for
 }
 
 // wants reads from a site's desired state which names are to have certificates.
@@ -47,7 +48,7 @@ func wants(s task.Site) []want {
 	for _, u := range d.GetHttps().GetUploaded() {
 		for _, name := range u.GetDomains() {
 			if len(u.GetSha256()) == 32 {
-				add(name, want{source: uploaded, upload: u.GetId(), sha256: [32]byte(u.GetSha256())})
+				add(name, want{source: uploaded, upload: u.GetId(), sha256: [32]byte(u.GetSha256()), shared: u.GetDomains()})
 			}
 		}
 	}
