@@ -132,7 +132,6 @@ func (d *Domains) List(ctx context.Context, organization contract.OrganizationID
 // Holds says whether an organization holds a name: by a verified claim of it, or of a name above it; a wildcard by one of the
 // name below which it stands. That stays so until the transaction ends.
 func Holds(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, name contract.Domain) (bool, error) {
-	name = name.Base()
 	for _, held := range append([]string{name.String()}, above(name)...) {
 		var id string
 		err := tx.QueryRow(ctx, `
@@ -151,20 +150,40 @@ func Holds(ctx context.Context, tx *db.Tx, organization contract.OrganizationID,
 	return false, nil
 }
 
-// Awaited is the record that proves an organization's pending claim of a name, or else of the nearest name above it; false where
-// it has none.
-func Awaited(ctx context.Context, q db.Querier, organization contract.OrganizationID, name contract.Domain) (Record, bool, error) {
-	name = name.Base()
-	for _, text := range append([]string{name.String()}, above(name)...) {
-		found, err := scan(q.QueryRow(ctx, columns+` WHERE organization_id = $1 AND name = $2 AND state = 'pending'`, organization, text))
-		if err == nil {
-			return found.Record, true, nil
+// Awaited are the records that prove an organization's pending claims, by name.
+type Awaited map[contract.Domain]Record
+
+// ReadAwaited reads an organization's.
+func ReadAwaited(ctx context.Context, q db.Querier, organization contract.OrganizationID) (Awaited, error) {
+	rows, err := q.Query(ctx, columns+` WHERE organization_id = $1 AND state = 'pending'`, organization)
+	if err != nil {
+		return nil, fmt.Errorf("read pending claims: %w", err)
+	}
+	defer rows.Close()
+	all := Awaited{}
+	for rows.Next() {
+		r, err := scan(rows)
+		if err != nil {
+			return nil, fmt.Errorf("read pending claims: %w", err)
 		}
-		if !errors.Is(err, sql.ErrNoRows) {
-			return Record{}, false, fmt.Errorf("look for a claim of %s: %w", name, err)
+		all[r.Name] = r.Record
+	}
+	return all, rows.Err()
+}
+
+// For is the record of the claim of a name, or else of the nearest name above it; false where none is pending.
+func (a Awaited) For(name contract.Domain) (Record, bool) {
+	if record, is := a[name]; is {
+		return record, true
+	}
+	for _, text := range above(name) {
+		if parent, err := contract.ParseDomain(text); err == nil {
+			if record, is := a[parent]; is {
+				return record, true
+			}
 		}
 	}
-	return Record{}, false, nil
+	return Record{}, false
 }
 
 // hold writes that an organization holds a name from now on. It says ErrHeld where another one has it, a name above or one

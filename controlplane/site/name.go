@@ -77,6 +77,12 @@ func (s *Sites) Names(ctx context.Context, site *Site) ([]Name, error) {
 	for _, preview := range site.certificates.platform {
 		all = append(without(all, site.certificates.platform), preview)
 	}
+	awaited := domain.Awaited{}
+	if len(site.Pending()) > 0 {
+		if awaited, err = domain.ReadAwaited(ctx, q, site.Organization); err != nil {
+			return nil, err
+		}
+	}
 	now := time.Now()
 	var names []Name
 	for _, name := range all {
@@ -96,9 +102,7 @@ func (s *Sites) Names(ctx context.Context, site *Site) ([]Name, error) {
 		}, n.Certificate, now)
 		switch n.State {
 		case NameUnclaimed:
-			if err := s.explainUnclaimed(ctx, site.Organization, &n); err != nil {
-				return nil, err
-			}
+			n.explain(awaited)
 		case NamePending:
 			n.Problem, n.Records = row.problem, row.records
 		default:
@@ -112,19 +116,15 @@ func (s *Sites) Names(ctx context.Context, site *Site) ([]Name, error) {
 	return names, nil
 }
 
-// explainUnclaimed says how the organization comes to hold a name.
-func (s *Sites) explainUnclaimed(ctx context.Context, organization contract.OrganizationID, n *Name) error {
-	record, awaited, err := domain.Awaited(ctx, s.db.Reader(), organization, n.Name)
-	if err != nil {
-		return err
-	}
-	if !awaited {
+// explain says how the organization comes to hold a name.
+func (n *Name) explain(awaited domain.Awaited) {
+	record, claimed := awaited.For(n.Name)
+	if !claimed {
 		n.Problem = fmt.Sprintf("the organization does not hold %s: claim it, or a name above it", n.Name.Base())
-		return nil
+		return
 	}
 	n.Problem = "the organization does not hold it yet: set the record that proves its claim"
 	n.Records = []Record{{Name: record.Name, Type: record.Type, Value: record.Value}}
-	return nil
 }
 
 func (s *Site) role(name contract.Domain) Role {

@@ -61,7 +61,7 @@ const (
 	lookWithin = 20 * time.Second
 	// lookLease is when a look is begun anew whose process has ended. It is over lookWithin.
 	lookLease    = 40 * time.Second
-	checkWithin  = 25 * time.Second
+	checkWithin  = 18 * time.Second // people's door waits 25 s, and certificates are looked at afterwards
 	readyEvery   = 24 * time.Hour
 	troubleEvery = time.Hour        // for ready names with a problem: it may have been the resolver's
 	namesIdle    = 10 * time.Second // between two looks at the table, for what another process has written
@@ -233,9 +233,12 @@ func (s *Sites) Check(ctx context.Context, organization contract.OrganizationID,
 
 // lookAt finds out whether a name leads to its site and writes down what that means.
 func (s *Sites) lookAt(ctx context.Context, r nameRow) error {
-	ctx, cancel := context.WithTimeout(ctx, lookWithin)
+	looking, cancel := context.WithTimeout(ctx, lookWithin)
 	defer cancel()
-	f, err := s.ask(ctx, r)
+	f, err := s.ask(looking, r)
+	if ctx.Err() != nil {
+		return ctx.Err() // nobody answered whom we did not wait for
+	}
 	if errors.Is(err, ErrNotFound) {
 		return nil // the site was removed for good since
 	}

@@ -490,3 +490,41 @@ func TestRunLooks(t *testing.T) {
 		await("ready by a provider's record", 10*time.Second, func(n site.Name) bool { return n.State == site.NameIssuing })
 	})
 }
+
+// TestProofBegins is about a platform whose customers trusted each other until now: what nobody has proved is not ordered any more.
+func TestProofBegins(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		ctx := t.Context()
+		dns := domaintest.Start(t, "com")
+		web := startHost(t)
+		w := newWorld(t, d)
+		w.addresses(t, serverAddress)
+		config := site.Config{AnyName: true, Resolver: domain.NewNameServer(dns.Address), Dialer: newRoutes(serverAddress), HTTPPort: web.port}
+		w.sites = site.New(d, w.tasks, slog.New(slog.DiscardHandler), config)
+		dns.Update(t, "add *.example.com. 1 A "+serverAddress)
+		request := w.request("shop")
+		request.Domains = append(request.Domains, "other.example.com")
+		made := w.create(t, request)
+		web.saysHandle(made.Handle)
+		if _, err := w.sites.Check(ctx, w.organization, made.ID); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.https(t, made.ID); got != "other.example.com by HTTP_01, shop.example.com by HTTP_01" {
+			t.Errorf("ordered %s", got)
+		}
+		config.AnyName = false
+		w.sites = site.New(d, w.tasks, slog.New(slog.DiscardHandler), config)
+		if _, err := domain.New(d, slog.New(slog.DiscardHandler), domain.Config{InUse: site.InUse}).Attest(ctx, w.organization, "shop.example.com"); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := w.sites.Resume(ctx, w.organization, made.ID); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.https(t, made.ID); got != "shop.example.com by HTTP_01" {
+			t.Errorf("ordered %s", got)
+		}
+		if n := w.count(t, `SELECT COUNT(*) FROM domains WHERE name = 'other.example.com' AND (ready_at IS NOT NULL OR look_at IS NOT NULL OR challenge <> '')`); n != 0 {
+			t.Error("what was found of a name outlives that it is held")
+		}
+	})
+}

@@ -27,6 +27,9 @@
 // and answers. A generation is above the former one and above what the host was last seen to hold, so that a host which knows
 // more than a restored database is never asked to go back in silence.
 //
+// A site answers to those of its names that its organization holds (served.go). Each of them is looked at in the DNS and by HTTP
+// until it leads to the site (names.go, decide.go); then its certificate is ordered, and not before.
+//
 // Every query takes the organization. A site of another organization does not exist.
 package site
 
