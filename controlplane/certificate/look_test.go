@@ -136,7 +136,7 @@ func TestOutside(t *testing.T) {
 			must(t, err)
 		}
 		next := func() time.Duration {
-			return db.Time(int64(w.count(t, `SELECT look_at FROM certificates WHERE name = 'example.com'`))).Sub(time.Now())
+			return time.Until(db.Time(int64(w.count(t, `SELECT look_at FROM certificates WHERE name = 'example.com'`))))
 		}
 		near := func(want time.Duration) {
 			t.Helper()
@@ -203,7 +203,7 @@ func TestOutside(t *testing.T) {
 			if v, n := testutil.ToFloat64(w.gauges.states.WithLabelValues("valid")), testutil.ToFloat64(w.gauges.states.WithLabelValues("none")); v != 1 || n != 1 {
 				t.Errorf("%g valid, %g none", v, n)
 			}
-			if first := time.Unix(int64(testutil.ToFloat64(w.gauges.first)), 0); first.Sub(time.Now()) < 80*oneDay {
+			if first := time.Unix(int64(testutil.ToFloat64(w.gauges.first)), 0); time.Until(first) < 80*oneDay {
 				t.Errorf("the first ends at %s", first)
 			}
 		})
