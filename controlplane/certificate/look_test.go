@@ -198,6 +198,15 @@ func TestOutside(t *testing.T) {
 				t.Error("it was")
 			}
 		})
+		t.Run("a look that a clock set for far ahead is made now", func(t *testing.T) {
+			w.exec(t, `UPDATE certificates SET look_at = $1 WHERE name = 'example.com'`, db.Micros(time.Now().Add(60*oneDay)))
+			before := len(server.asked)
+			look(time.Now())
+			if len(server.asked) != before+1 {
+				t.Errorf("it was asked %d times", len(server.asked)-before)
+			}
+			near(30 * time.Minute)
+		})
 		t.Run("is counted", func(t *testing.T) {
 			must(t, w.gauges.count(t.Context(), d.Reader()))
 			if v, n := testutil.ToFloat64(w.gauges.states.WithLabelValues("valid")), testutil.ToFloat64(w.gauges.states.WithLabelValues("none")); v != 1 || n != 1 {
