@@ -86,6 +86,7 @@ func TestBoundToSites(t *testing.T) {
 				case own:
 					has = organization.Admin
 				}
+				w.ours.certificate = w.upload(t, w.ours.organization, w.ours.site) // the caller before has deleted one
 				for _, procedure := range procedures() {
 					rule := rules[procedure]
 					if rule.who != inOrganization || strings.HasSuffix(procedure, "/LeaveOrganization") {

@@ -191,17 +191,28 @@ func newTenant(t testing.TB, w *world, sites *site.Sites, name string) tenant {
 	claim, err := w.config.Domains.Create(ctx, o.ID, name+".example.com")
 	must(t, err)
 	made.claim = claim.ID
-	quiet := w.certificates // the site is still in its first generation
-	quiet.Metrics, quiet.Changed = prometheus.NewRegistry(), func(context.Context, *db.Tx, contract.OrganizationID, contract.SiteID) error { return nil }
-	certificates, err := certificate.New(w.db, w.config.Log, quiet)
-	must(t, err)
-	uploaded, err := certificates.Upload(ctx, o.ID, s.ID, w.chain, w.key)
-	must(t, err)
-	made.certificate = uploaded.ID
+	made.certificate = w.upload(t, made.organization, made.site)
 	must(t, db.InTx(ctx, w.db, func(tx *db.Tx) error {
 		return certificate.Observe(ctx, tx, o.ID, s.ID, time.Now(), []*sitev1.ObservedCertificate{{Domain: name + ".example.com", Problem: "on its way"}})
 	}))
 	return made
+}
+
+// upload gives a site a certificate, which its host does not hear of: the site stays in its generation.
+func (w *world) upload(t testing.TB, organization, site string) string {
+	t.Helper()
+	quiet := w.certificates
+	quiet.Metrics = prometheus.NewRegistry()
+	quiet.Changed = func(context.Context, *db.Tx, contract.OrganizationID, contract.SiteID) error { return nil }
+	certificates, err := certificate.New(w.db, w.config.Log, quiet)
+	must(t, err)
+	of, err := contract.ParseOrganizationID(organization)
+	must(t, err)
+	to, err := contract.ParseSiteID(site)
+	must(t, err)
+	made, err := certificates.Upload(t.Context(), of, to, w.chain, w.key)
+	must(t, err)
+	return made.ID
 }
 
 // noNames is a DNS in which nobody has set a record.

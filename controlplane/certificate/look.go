@@ -45,7 +45,8 @@ func pause(failures int64) time.Duration {
 	return lookEvery
 }
 
-// CheckNow looks from outside at all names of a site that its host serves with a certificate, and writes down what it met.
+// CheckNow looks from outside at all names of a site that its host serves with a certificate, and writes down what it met. It takes ten
+// seconds for each sixteen names that do not answer.
 func (c *Certificates) CheckNow(ctx context.Context, organization contract.OrganizationID, site contract.SiteID) error {
 	rows, err := c.db.Reader().Query(ctx, columns+`
 		WHERE c.organization_id = $1
@@ -83,7 +84,7 @@ func (c *Certificates) look(ctx context.Context, now time.Time) (more bool, err 
 }
 
 func (c *Certificates) lookAt(ctx context.Context, names []*row) error {
-	g, ctx := errgroup.WithContext(ctx)
+	var g errgroup.Group // one that cannot be kept breaks no other off
 	g.SetLimit(looksAtOnce)
 	for _, r := range names {
 		g.Go(func() error {

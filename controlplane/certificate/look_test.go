@@ -136,7 +136,7 @@ func TestOutside(t *testing.T) {
 			must(t, err)
 		}
 		next := func() time.Duration {
-			return db.Time(int64(w.count(t, `SELECT look_at FROM certificates WHERE name = 'example.com'`))).Sub(time.Now())
+			return time.Until(db.Time(int64(w.count(t, `SELECT look_at FROM certificates WHERE name = 'example.com'`))))
 		}
 		near := func(want time.Duration) {
 			t.Helper()
@@ -198,12 +198,21 @@ func TestOutside(t *testing.T) {
 				t.Error("it was")
 			}
 		})
+		t.Run("a look that a clock set for far ahead is made now", func(t *testing.T) {
+			w.exec(t, `UPDATE certificates SET look_at = $1 WHERE name = 'example.com'`, db.Micros(time.Now().Add(60*oneDay)))
+			before := len(server.asked)
+			look(time.Now())
+			if len(server.asked) != before+1 {
+				t.Errorf("it was asked %d times", len(server.asked)-before)
+			}
+			near(30 * time.Minute)
+		})
 		t.Run("is counted", func(t *testing.T) {
 			must(t, w.gauges.count(t.Context(), d.Reader()))
 			if v, n := testutil.ToFloat64(w.gauges.states.WithLabelValues("valid")), testutil.ToFloat64(w.gauges.states.WithLabelValues("none")); v != 1 || n != 1 {
 				t.Errorf("%g valid, %g none", v, n)
 			}
-			if first := time.Unix(int64(testutil.ToFloat64(w.gauges.first)), 0); first.Sub(time.Now()) < 80*oneDay {
+			if first := time.Unix(int64(testutil.ToFloat64(w.gauges.first)), 0); time.Until(first) < 80*oneDay {
 				t.Errorf("the first ends at %s", first)
 			}
 		})

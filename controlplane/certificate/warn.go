@@ -32,12 +32,13 @@ func (c *Certificates) warn(ctx context.Context, now time.Time) (more bool, err 
 	if err != nil {
 		return false, fmt.Errorf("find certificates to decide about: %w", err)
 	}
+	var failed error
 	for _, r := range due {
-		if err := c.decide(ctx, r.Certificate, now); err != nil {
-			return false, fmt.Errorf("decide about the certificate of %s: %w", r.Name, err)
+		if err := c.decide(ctx, r.Certificate, now); err != nil && failed == nil { // the others must not wait for it
+			failed = fmt.Errorf("decide about the certificate of %s: %w", r.Name, err)
 		}
 	}
-	return len(due) == decideBatch, nil
+	return len(due) == decideBatch, failed
 }
 
 // decide decides about one name. The mails, the events and what was decided commit together: nothing is said twice.

@@ -36,8 +36,8 @@ var meanings = map[string]struct {
 	kind   kind
 	sample string // for previews
 }{
-	"advice":       {line, "The next one is tried for by itself, again and again. The names of the site show what keeps it."}, // what to do
-	"address":      {line, "203.0.113.7"},                                                                                     // network address that something was done from
+	"advice":       {line, "The names of the site show what keeps it."}, // what to do
+	"address":      {line, "203.0.113.7"},                               // network address that something was done from
 	"change":       {line, "An authenticator app was added."},
 	"close_time":   {moment, "2026-12-25T14:03:00Z"}, // after which nothing is kept
 	"closer":       {line, "bert@example.com"},

@@ -22,6 +22,23 @@ func TestToken(t *testing.T) {
 			t.Errorf("got %q, %v", got, err)
 		}
 	})
+	t.Run("continues after a position that is no id", func(t *testing.T) {
+		if got, err := query.AfterPosition(query.TokenAt([]byte{0, 1, 2})); err != nil || string(got) != "\x00\x01\x02" {
+			t.Errorf("got %q, %v", got, err)
+		}
+		if got, err := query.AfterPosition(""); err != nil || got != nil {
+			t.Errorf("the first page: %q, %v", got, err)
+		}
+		for _, bad := range []string{Query{"sites", "organization b", "all"}.TokenAt([]byte("x")), query.TokenAt(nil), "AA", "' OR 1=1 --"} {
+			var f *fault.Fault
+			if got, err := query.AfterPosition(bad); !errors.As(err, &f) || f.Field() != "page_token" {
+				t.Errorf("%s: got %q, %v", bad, got, err)
+			}
+		}
+		if token := query.TokenAt(make([]byte, 290)); len(token) > 400 {
+			t.Errorf("a token of %d characters", len(token))
+		}
+	})
 	good := query.Token(id)
 	for name, bad := range map[string]string{
 		"of another organization": Query{"sites", "organization b", "all"}.Token(id),
