@@ -93,6 +93,7 @@ type Manager struct {
 	wall       func() time.Time // the host's own clock
 	wake       chan struct{}    // look now
 	loaded     chan struct{}    // something waits to be served
+	first      chan struct{}    // a name among it had no certificate before
 	// What CAs are asked for.
 	obtain  func(context.Context, want, *bundle) (*bundle, error)
 	suggest func(context.Context, *bundle) (acme.RenewalInfo, error)
@@ -121,7 +122,7 @@ func New(cfg Config) (*Manager, error) {
 	cfg.Probe = cmp.Or(cfg.Probe, "127.0.0.1:443")
 	m := &Manager{
 		cfg: cfg, files: files{cfg.Dir}, records: records{files: files{cfg.Dir}, known: map[key]record{}}, challenges: challenges{cfg.ChallengeDir}, wall: time.Now,
-		wake: make(chan struct{}, 1), loaded: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), loaded: make(chan struct{}, 1), first: make(chan struct{}, 1),
 		issuance: new(linkv1.Issuance), cas: map[string]*ca{}, cache: map[key]*cached{}, jobs: map[key]*job{},
 		unserved: map[key]contract.SiteID{},
 	}

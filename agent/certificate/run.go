@@ -23,6 +23,7 @@ const (
 	lookEvery = time.Minute      // how late a lost wake-up makes us
 	restLook  = time.Second      // between two looks: each reads the whole registry
 	serveRest = 5 * time.Second  // between two reloads of nginx: each keeps old workers until their requests end
+	firstRest = time.Second      // where a name waits that has never had a certificate: somebody watches
 	serveWait = time.Minute      // at most, until a failed one is tried again
 	jobWithin = 10 * time.Minute // a job: DNS providers take minutes
 )
@@ -339,6 +340,7 @@ func (m *Manager) store(k key, site contract.SiteID, b *bundle, wanted func() bo
 	// of it after the restart.
 	r := m.record(k)
 	r.Unserved = !site.IsZero()
+	first := m.heldLocked(k) == nil
 	if err := m.records.keep(k, r); err != nil {
 		return hostFailure(err)
 	}
@@ -352,6 +354,9 @@ func (m *Manager) store(k key, site contract.SiteID, b *bundle, wanted func() bo
 	}
 	if r.Unserved {
 		m.announceLocked(k, site)
+		if first {
+			signal(m.first)
+		}
 	}
 	m.cfg.Log.Info("certificate stored", "name", k.name, "site", k.handle, "source", string(b.source), "issuer", b.issuer, "until", b.leaf().NotAfter)
 	return nil
@@ -408,13 +413,19 @@ func (m *Manager) announce(k key, site contract.SiteID) {
 
 func (m *Manager) announceLocked(k key, site contract.SiteID) {
 	m.unserved[k] = site
+	signal(m.loaded)
+}
+
+// signal says that there is something, if that isn't known already.
+func signal(c chan<- struct{}) {
 	select {
-	case m.loaded <- struct{}{}:
-	default: // it is known that there is something
+	case c <- struct{}{}:
+	default:
 	}
 }
 
-// serve has nginx load what was stored: at once, then all that came within 5 s.
+// serve has nginx load what was stored: at once, then all that came within 5 s. Names that get their first certificate shorten
+// that to 1 s.
 func (m *Manager) serve(ctx context.Context) error {
 	failures := 0
 	for {
@@ -426,24 +437,44 @@ func (m *Manager) serve(ctx context.Context) error {
 		m.mu.Lock()
 		batch := m.unserved
 		m.unserved = map[key]contract.SiteID{}
+		select {
+		case <-m.first: // those in the batch
+		default:
+		}
 		m.mu.Unlock()
 		if len(batch) == 0 {
 			continue
 		}
-		rest := serveRest
+		soon, rest := firstRest, serveRest
 		if err := m.load(ctx, batch); err != nil {
 			failures++
 			rest = min(serveRest<<min(failures, 5), serveWait)
+			soon = rest
 			m.cfg.Log.Warn("certificates are not served yet", "count", len(batch), "err", err)
 		} else {
 			failures = 0
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(rest):
+		if err := m.rest(ctx, soon, rest); err != nil {
+			return err
 		}
 	}
+}
+
+// rest waits until the next reload may be: soon for a first certificate, or until the rest is over.
+func (m *Manager) rest(ctx context.Context, soon, rest time.Duration) error {
+	over := time.After(rest)
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(soon):
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-m.first:
+	case <-over:
+	}
+	return nil
 }
 
 // load has nginx load a batch. One that it did not load stays to be loaded.

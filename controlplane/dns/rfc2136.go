@@ -144,6 +144,8 @@ func (u *updates) said(err error) error {
 		return err
 	case errors.Is(err, dns.ErrAuth):
 		return refusedBy(dns.RcodeNotAuth)
+	case errors.Is(err, dns.ErrNoSig): // what is not signed is not believed, be it a refusal
+		return answered("it answered without a signature: it does not have the zone, or does not know the key")
 	case errors.As(err, &answer):
 		// The library gives the code of a refused transfer as a number in a text of its own.
 		var code int

@@ -26,8 +26,8 @@ import (
 
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/db/dbtest"
-	"chom.dev/controlplane/domain"
 	"chom.dev/controlplane/dns/dnstest"
+	"chom.dev/controlplane/domain"
 	"chom.dev/controlplane/outbound"
 	"chom.dev/controlplane/site"
 	"chom.dev/proto/contract"
