@@ -138,7 +138,7 @@ var mutants = []mutant{
 	{"certificates: a CA's answer may be for other names", "agent/certificate/chain.go",
 		`if len(leaf.DNSNames) != 1 || `, `if false && len(leaf.DNSNames) != 1 || `, "agent/certificate ^TestOnly$"},
 	{"certificates: one over another key is taken", "agent/certificate/chain.go",
-		`if !ok || !public.Equal(b.leaf().PublicKey) {`, `if !ok {`, "agent/certificate ^TestParse$"},
+		`if !ok || !public.Equal(b.leaf().PublicKey) {`, `if !ok || public == nil {`, "agent/certificate ^TestParse$"},
 	{"certificates: a clock that cannot be right is believed", "agent/certificate/due.go",
 		`case host.After(newest.Add(plausiblyOff)), host.Before(newest.Add(-plausiblyBehind)):`, `case false:`, "agent/certificate ^TestBelieve$"},
 	{"certificates: a CA names files anywhere", "agent/certificate/challenge.go",
