@@ -495,7 +495,7 @@ func TestRunLooks(t *testing.T) {
 func TestProofBegins(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		ctx := t.Context()
-		dns := domaintest.Start(t, "com")
+		dns := dnstest.StartKnot(t, "com")
 		web := startHost(t)
 		w := newWorld(t, d)
 		w.addresses(t, serverAddress)
