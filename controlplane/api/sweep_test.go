@@ -130,7 +130,7 @@ func unlimitedScalar(field protoreflect.FieldDescriptor, c *validate.FieldRules)
 		s := c.GetString()
 		pattern := s.GetPattern()
 		bounded := strings.HasPrefix(pattern, "^") && strings.HasSuffix(pattern, "$") && !strings.ContainsAny(pattern, "*+")
-		if s.MaxLen == nil && s.MaxBytes == nil && s.Len == nil && !s.GetUuid() && !bounded {
+		if s.MaxLen == nil && s.MaxBytes == nil && s.Len == nil && len(s.GetIn()) == 0 && !s.GetUuid() && !bounded {
 			return "string without a limit"
 		}
 	case protoreflect.BytesKind:
