@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/mholt/acmez/v3/acme"
@@ -49,6 +50,9 @@ func (f *failure) Unwrap() error { return f.err }
 const maxProblem = 1024 // of ObservedCertificate.problem
 
 func hostFailure(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		err = errors.New("its disk is full")
+	}
 	return &failure{kind: ofHost, text: "this server could not store a certificate; it goes on with what it has", err: err}
 }
 

@@ -399,7 +399,7 @@ func (m *Manager) failed(j *job, err error) {
 	}
 	m.cfg.Log.Warn("no certificate", "name", j.name, "site", j.handle, "failures", r.Failures, "next", r.NextTry, "err", f)
 	if err := m.records.keep(j.key, r); err != nil {
-		// It is tried again at the next look then; without room no CA is asked.
+		// It holds until the agent restarts; without room no CA is asked.
 		m.cfg.Log.Warn("a failure could not be noted", "name", j.name, "err", err)
 	}
 }

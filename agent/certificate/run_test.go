@@ -303,6 +303,9 @@ func TestDisk(t *testing.T) {
 	if ordered {
 		t.Error("a CA is asked for what can't be stored")
 	}
+	if r := w.record(k); r.Problem != "this server could not store a certificate; it goes on with what it has: its disk is full" || !r.NextTry.After(time.Now()) {
+		t.Errorf("record: %+v", r)
+	}
 	// It fills between the order and its end, too.
 	if err := w.store(k, s.ID, ca.bundle(t, acmeCA, 90*day, "a.example.com"), func() bool { return true }); err == nil {
 		t.Error("stored on a full disk")

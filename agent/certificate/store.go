@@ -141,11 +141,8 @@ func (rs *records) keep(k key, r record) error {
 	}
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	if err := rs.files.write(rs.files.json(k), append(text, '\n')); err != nil {
-		return err
-	}
-	rs.known[k] = r
-	return nil
+	rs.known[k] = r // also when it can't be written: a full disk is what people have to be told of
+	return rs.files.write(rs.files.json(k), append(text, '\n'))
 }
 
 // forget drops what is at hand of names whose files go.
