@@ -1,0 +1,38 @@
+package main
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+
+	"chom.dev/controlplane/site"
+)
+
+func TestNamesConfig(t *testing.T) {
+	for name, test := range map[string]struct {
+		args []string
+		want string
+	}{
+		"a CA that is no name":    {[]string{"--acme-caa", "https://letsencrypt.org"}, "acme-caa: must be domain names"},
+		"a budget for nobody":     {[]string{"--certificate-budget", "0"}, "certificate-budget: must be above 0"},
+		"a resolver that is none": {[]string{"--resolver", "dns.example"}, "resolver: must be HOST:PORT"},
+		"an unknown proof":        {[]string{"--domain-proof", "maybe"}, "domain-proof: must be"},
+	} {
+		t.Run("refuses "+name, func(t *testing.T) {
+			var out bytes.Buffer
+			if code := run(t.Context(), append([]string{"validate"}, test.args...), &out, &out); code != exitUsage || !strings.Contains(out.String(), test.want) {
+				t.Errorf("exit code %d: %s", code, out.String())
+			}
+		})
+	}
+	t.Run("reads the CAs", func(t *testing.T) {
+		c, err := load(t, "", nil, "--acme-caa", "letsencrypt.org, pki.goog")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(c.cas(), []string{"letsencrypt.org", "pki.goog"}) || c.Budget != site.DefaultBudget {
+			t.Errorf("got %v, budget %d", c.cas(), c.Budget)
+		}
+	})
+}
