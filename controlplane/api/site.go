@@ -236,6 +236,11 @@ func (s *siteService) message(ctx context.Context, one *site.Site) (*sitev1.Site
 	for _, n := range names {
 		m.Names = append(m.Names, nameMessage(n))
 	}
+	if one.Observed != nil {
+		for i := range one.Observed.Certificates {
+			m.Observed.Certificates = append(m.Observed.Certificates, one.Observed.Certificates[i].Message())
+		}
+	}
 	return m, nil
 }
 
@@ -272,7 +277,7 @@ func limitsOf(l *sitev1.Limits) site.Limits {
 	}
 }
 
-// siteMessage is a site without its names, as lists show it.
+// siteMessage is a site without its names and certificates, as lists show it.
 func siteMessage(s *site.Site) *sitev1.Site {
 	m := &sitev1.Site{
 		Id:             s.ID.String(),

@@ -213,7 +213,7 @@ func stamp(t time.Time) *timestamppb.Timestamp {
 	return timestamppb.New(t)
 }
 
-// Message is the measurement as the API shows it, but for the certificates, which are shown with their names.
+// Message is the measurement as the API shows it, but for the certificates.
 func (o *Observed) Message(site contract.SiteID) *sitev1.ObservedState {
 	return &sitev1.ObservedState{
 		SiteId:      site.String(),
