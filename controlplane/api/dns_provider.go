@@ -14,7 +14,7 @@ import (
 
 type dnsProviderService struct{ providers *domain.Providers }
 
-func (s *dnsProviderService) CreateDnsProvider(ctx context.Context, r *domainv1.CreateDnsProviderRequest) (*domainv1.CreateDnsProviderResponse, error) {
+func (s *dnsProviderService) CreateDnsProvider(ctx context.Context, r *domainv1.CreateDnsProviderRequest) (*domainv1.CreateDnsProviderResponse, error) { //nolint:revive // the name of the call
 	organization, err := tenantOf(r)
 	if err != nil {
 		return nil, err
@@ -46,7 +46,7 @@ func dnsCredentials(m *domainv1.DnsProviderCredentials) (dns.Credentials, error)
 	return dns.NewCredentials(dns.Type(service.Name()), values)
 }
 
-func (s *dnsProviderService) GetDnsProvider(ctx context.Context, r *domainv1.GetDnsProviderRequest) (*domainv1.GetDnsProviderResponse, error) {
+func (s *dnsProviderService) GetDnsProvider(ctx context.Context, r *domainv1.GetDnsProviderRequest) (*domainv1.GetDnsProviderResponse, error) { //nolint:revive // the name of the call
 	organization, err := tenantOf(r)
 	if err != nil {
 		return nil, err
@@ -58,7 +58,7 @@ func (s *dnsProviderService) GetDnsProvider(ctx context.Context, r *domainv1.Get
 	return &domainv1.GetDnsProviderResponse{Provider: dnsProviderMessage(found)}, nil
 }
 
-func (s *dnsProviderService) ListDnsProviders(ctx context.Context, r *domainv1.ListDnsProvidersRequest) (*domainv1.ListDnsProvidersResponse, error) {
+func (s *dnsProviderService) ListDnsProviders(ctx context.Context, r *domainv1.ListDnsProvidersRequest) (*domainv1.ListDnsProvidersResponse, error) { //nolint:revive // the name of the call
 	organization, err := tenantOf(r)
 	if err != nil {
 		return nil, err
@@ -93,7 +93,7 @@ func (s *dnsProviderService) ListManagedRecords(ctx context.Context, r *domainv1
 	return answer, nil
 }
 
-func (s *dnsProviderService) DeleteDnsProvider(ctx context.Context, r *domainv1.DeleteDnsProviderRequest) (*domainv1.DeleteDnsProviderResponse, error) {
+func (s *dnsProviderService) DeleteDnsProvider(ctx context.Context, r *domainv1.DeleteDnsProviderRequest) (*domainv1.DeleteDnsProviderResponse, error) { //nolint:revive // the name of the call
 	organization, err := tenantOf(r)
 	if err != nil {
 		return nil, err

@@ -297,11 +297,13 @@ func (w *zoneWork) carry(ctx context.Context, of providerRow, due []recordRow) (
 	if w.ours, err = w.sent(ctx, of); err != nil {
 		return "", err
 	}
-	if w.have, err = w.service.Records(ctx, w.zone); err != nil {
-		if ctx.Err() != nil {
-			return "", nil // it is due again at once, in another turn
-		}
-		problem = fmt.Sprintf("the zone %s can't be read: %s", w.zone, err)
+	var failed error
+	w.have, failed = w.service.Records(ctx, w.zone)
+	if ctx.Err() != nil {
+		return "", nil // it is due again at once, in another turn
+	}
+	if failed != nil {
+		problem = fmt.Sprintf("the zone %s can't be read: %s", w.zone, failed)
 		for _, r := range due {
 			if err := w.p.failed(ctx, r, problem); err != nil {
 				return problem, err
