@@ -151,9 +151,15 @@ func (s *Sites) settle(ctx context.Context, tx *db.Tx, site *Site) error {
 	if due {
 		tx.Notify(namesTopic, site.ID.String())
 	}
+	return s.lead(ctx, tx, site)
+}
+
+// lead has DNS providers lead a site's names to its host.
+func (s *Sites) lead(ctx context.Context, tx *db.Tx, site *Site) error {
 	if s.config.WantAddresses == nil {
 		return nil
 	}
+	held := without(among(site.Wanted.Domains, site.Served), site.certificates.platform)
 	if site.Wanted.Phase == Absent {
 		return s.config.WantAddresses(ctx, tx, site.Organization, site.ID, nil, nil)
 	}

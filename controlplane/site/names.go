@@ -269,6 +269,11 @@ func (s *Sites) conclude(ctx context.Context, looked nameRow, v verdict, provide
 		now := time.Now()
 		r.found(v, now)
 		if !r.orders(v, provider) {
+			if provider && r.readyAt.IsZero() { // it may have come after the site's last change
+				if err := s.lead(ctx, tx, site); err != nil {
+					return err
+				}
+			}
 			return r.save(ctx, tx)
 		}
 		holds, err := s.holds(ctx, tx, r.organization, r.name)
@@ -374,7 +379,7 @@ func (s *Sites) watchNames(ctx context.Context) error {
 // hear takes in what others say: names that are due, and records that were made for an organization.
 func (s *Sites) hear(topic, payload string) {
 	switch topic {
-	case s.config.RecordsTopic:
+	case s.config.RecordsTopic, s.config.ProvidersTopic:
 		if payload == "" {
 			break
 		}

@@ -231,6 +231,8 @@ type Config struct {
 	Provider func(ctx context.Context, q db.Querier, organization contract.OrganizationID, name contract.Domain) (bool, error)
 	// RecordsTopic is what Listen hears when records were made for an organization, whose id is the payload.
 	RecordsTopic string
+	// ProvidersTopic is what it hears likewise when an organization has connected a DNS provider.
+	ProvidersTopic string
 	// WantAddresses has the organization's DNS providers lead a site's names to addresses; it is told all of both in each change,
 	// and none once the site is gone.
 	WantAddresses func(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, site contract.SiteID, names []contract.Domain, addresses []netip.Addr) error

@@ -195,6 +195,7 @@ func TestSnippetsStay(t *testing.T) {
 	if after := sh(t, h, "sha256sum "+dir+"/mine.conf"); after != before {
 		t.Errorf("it is %s, was %s", after, before)
 	}
+	sh(t, h, "rm -r "+dir) // who puts something there takes it away
 }
 
 // TestWildcard proves *.NAME by a DNS provider that the organization connected: a name server that takes signed updates.
