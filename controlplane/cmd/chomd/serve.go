@@ -126,7 +126,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	}
 	servers := fleet.New(d, log)
 	tasks, err := task.NewTasks(d, authority.Signer(), log, registry,
-		task.OnEnd(task.ConvergeSite, site.Ended), task.OnEnd(task.PrepareServer, fleet.PrepareEnded), task.Retain(c.TaskRetention))
+		task.OnEnd(task.ConvergeSite, site.EndedWith(certs.Observe)), task.OnEnd(task.PrepareServer, fleet.PrepareEnded), task.Retain(c.TaskRetention))
 	if err != nil {
 		return err
 	}
