@@ -18,7 +18,7 @@ func TestDNS(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	d, err := StartDNS(ctx, address, "example", t.TempDir())
+	d, err := StartDNS(ctx, address, t.TempDir(), "example", "wild.example")
 	if err != nil {
 		t.Fatal(err)
 	}

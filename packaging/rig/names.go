@@ -13,17 +13,17 @@ import (
 
 // Ports of what names need, on the lab's gateway address.
 const (
-	dnsPort = 5300
+	dnsPort = 53
 	caPort  = 14000
 )
 
-// startNames starts a name server for the zone "example" and an ACME CA that asks
+// startNames starts a name server for the zones "example" and "wild.example", an ACME CA that asks
 // it, and gives the flags with which chomd goes by both.
 func (r *Rig) startNames(ctx context.Context) (flags []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	gw := r.Lab.Gateway().String()
-	if r.DNS, err = StartDNS(ctx, fmt.Sprintf("%s:%d", gw, dnsPort), "example", filepath.Join(r.Dir, "knot")); err != nil {
+	if r.DNS, err = StartDNS(ctx, fmt.Sprintf("%s:%d", gw, dnsPort), filepath.Join(r.Dir, "knot"), "example", "wild.example"); err != nil {
 		return nil, err
 	}
 	dir := filepath.Join(r.Dir, "pebble")
