@@ -206,7 +206,7 @@ func TestWildcard(t *testing.T) {
 	request := newSite(h, "static")
 	name := request.GetName() + ".wild.example"
 	request.Domains = []string{name, "*." + name}
-	provider, err := world.rig.DnsProviders.CreateDnsProvider(ctx, &domainv1.CreateDnsProviderRequest{
+	provider, err := world.rig.DNSProviders.CreateDnsProvider(ctx, &domainv1.CreateDnsProviderRequest{
 		OrganizationId: world.org, Name: request.GetName(), Zones: []string{"wild.example"},
 		Credentials: &domainv1.DnsProviderCredentials{Service: &domainv1.DnsProviderCredentials_Rfc2136{Rfc2136: &domainv1.Rfc2136Credentials{
 			Server: world.rig.DNS.Address, KeyName: world.rig.DNS.KeyName, KeyAlgorithm: "hmac-sha256", Key: world.rig.DNS.Key,
@@ -216,7 +216,7 @@ func TestWildcard(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() {
-		if _, err := world.rig.DnsProviders.DeleteDnsProvider(t.Context(), &domainv1.DeleteDnsProviderRequest{OrganizationId: world.org, ProviderId: provider.GetProvider().GetId()}); err != nil {
+		if _, err := world.rig.DNSProviders.DeleteDnsProvider(t.Context(), &domainv1.DeleteDnsProviderRequest{OrganizationId: world.org, ProviderId: provider.GetProvider().GetId()}); err != nil {
 			t.Error(err)
 		}
 	}()
@@ -238,7 +238,7 @@ func TestWildcard(t *testing.T) {
 		t.Errorf("%v, %d", err, p.Status)
 	}
 	records := func() []string {
-		res, err := world.rig.DnsProviders.ListManagedRecords(ctx, &domainv1.ListManagedRecordsRequest{OrganizationId: world.org, ProviderId: provider.GetProvider().GetId()})
+		res, err := world.rig.DNSProviders.ListManagedRecords(ctx, &domainv1.ListManagedRecordsRequest{OrganizationId: world.org, ProviderId: provider.GetProvider().GetId()})
 		if err != nil {
 			t.Fatal(err)
 		}

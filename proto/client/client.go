@@ -37,7 +37,7 @@ type Client struct {
 	Webhooks      webhookv1connect.WebhookServiceClient
 	Claims        domainv1connect.ClaimServiceClient
 	Certificates  certificatev1connect.CertificateServiceClient
-	DnsProviders  domainv1connect.DnsProviderServiceClient
+	DNSProviders  domainv1connect.DnsProviderServiceClient
 	Mails         mailv1connect.MailServiceClient
 	Servers       fleetv1connect.ServerServiceClient
 	Sites         sitev1connect.SiteServiceClient
@@ -67,7 +67,7 @@ func NewWith(http connect.HTTPClient, url, token string, options ...connect.Clie
 		Webhooks:      webhookv1connect.NewWebhookServiceClient(http, url, options...),
 		Claims:        domainv1connect.NewClaimServiceClient(http, url, options...),
 		Certificates:  certificatev1connect.NewCertificateServiceClient(http, url, options...),
-		DnsProviders:  domainv1connect.NewDnsProviderServiceClient(http, url, options...),
+		DNSProviders:  domainv1connect.NewDnsProviderServiceClient(http, url, options...),
 		Mails:         mailv1connect.NewMailServiceClient(http, url, options...),
 		Servers:       fleetv1connect.NewServerServiceClient(http, url, options...),
 		Sites:         sitev1connect.NewSiteServiceClient(http, url, options...),

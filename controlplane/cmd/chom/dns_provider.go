@@ -60,7 +60,7 @@ func (p *program) providerAdd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			made, err := c.DnsProviders.CreateDnsProvider(ctx, &domainv1.CreateDnsProviderRequest{
+			made, err := c.DNSProviders.CreateDnsProvider(ctx, &domainv1.CreateDnsProviderRequest{
 				OrganizationId: organization, Name: args[0], Zones: zones, Credentials: credentials,
 			})
 			if err != nil {
@@ -171,7 +171,7 @@ func (p *program) providerShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			found, err := c.DnsProviders.GetDnsProvider(ctx, &domainv1.GetDnsProviderRequest{OrganizationId: organization, ProviderId: id})
+			found, err := c.DNSProviders.GetDnsProvider(ctx, &domainv1.GetDnsProviderRequest{OrganizationId: organization, ProviderId: id})
 			if err != nil {
 				return err
 			}
@@ -193,7 +193,7 @@ func (p *program) providerRecords() *cobra.Command {
 			var all []*domainv1.ManagedRecord
 			var rows [][]string
 			for request := (&domainv1.ListManagedRecordsRequest{OrganizationId: organization, ProviderId: id, PageSize: largestPage}); ; {
-				page, err := c.DnsProviders.ListManagedRecords(ctx, request)
+				page, err := c.DNSProviders.ListManagedRecords(ctx, request)
 				if err != nil {
 					return err
 				}
@@ -228,7 +228,7 @@ func (p *program) providerRemove() *cobra.Command {
 			if err := p.confirm(yes, "This forgets the DNS provider "+plain(args[0])+"; its records stay as they are", args[0]); err != nil {
 				return err
 			}
-			gone, err := c.DnsProviders.DeleteDnsProvider(ctx, &domainv1.DeleteDnsProviderRequest{OrganizationId: organization, ProviderId: id})
+			gone, err := c.DNSProviders.DeleteDnsProvider(ctx, &domainv1.DeleteDnsProviderRequest{OrganizationId: organization, ProviderId: id})
 			if err != nil {
 				return err
 			}
@@ -240,7 +240,7 @@ func (p *program) providerRemove() *cobra.Command {
 func allProviders(ctx context.Context, c *client, organization string) ([]*domainv1.DnsProvider, error) {
 	var all []*domainv1.DnsProvider
 	for request := (&domainv1.ListDnsProvidersRequest{OrganizationId: organization, PageSize: largestPage}); ; {
-		page, err := c.DnsProviders.ListDnsProviders(ctx, request)
+		page, err := c.DNSProviders.ListDnsProviders(ctx, request)
 		if err != nil {
 			return nil, err
 		}

@@ -283,11 +283,84 @@ func (x *Claim) GetCreateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// DnsRecord is a record to set in the DNS, or one that is in the way.
+type DnsRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Fully qualified name, without the dot at its end.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Type, for example "TXT".
+	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	// Value, without quotes.
+	Value string `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	// It is there and must be taken away.
+	Remove        bool `protobuf:"varint,4,opt,name=remove,proto3" json:"remove,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DnsRecord) Reset() {
+	*x = DnsRecord{}
+	mi := &file_chom_domain_v1_claim_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DnsRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DnsRecord) ProtoMessage() {}
+
+func (x *DnsRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_domain_v1_claim_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DnsRecord.ProtoReflect.Descriptor instead.
+func (*DnsRecord) Descriptor() ([]byte, []int) {
+	return file_chom_domain_v1_claim_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *DnsRecord) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DnsRecord) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *DnsRecord) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *DnsRecord) GetRemove() bool {
+	if x != nil {
+		return x.Remove
+	}
+	return false
+}
+
 var File_chom_domain_v1_claim_proto protoreflect.FileDescriptor
 
 const file_chom_domain_v1_claim_proto_rawDesc = "" +
 	"\n" +
-	"\x1achom/domain/v1/claim.proto\x12\x0echom.domain.v1\x1a\x1bchom/domain/v1/record.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x04\n" +
+	"\x1achom/domain/v1/claim.proto\x12\x0echom.domain.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x04\n" +
 	"\x05Claim\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x12\n" +
@@ -304,7 +377,12 @@ const file_chom_domain_v1_claim_proto_rawDesc = "" +
 	"verifyTime\x127\n" +
 	"\thold_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\bholdTime\x12;\n" +
 	"\vcreate_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime*v\n" +
+	"createTime\"a\n" +
+	"\tDnsRecord\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\tR\x05value\x12\x16\n" +
+	"\x06remove\x18\x04 \x01(\bR\x06remove*v\n" +
 	"\n" +
 	"ClaimState\x12\x1b\n" +
 	"\x17CLAIM_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
@@ -331,7 +409,7 @@ func file_chom_domain_v1_claim_proto_rawDescGZIP() []byte {
 }
 
 var file_chom_domain_v1_claim_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_chom_domain_v1_claim_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_chom_domain_v1_claim_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_chom_domain_v1_claim_proto_goTypes = []any{
 	(ClaimState)(0),               // 0: chom.domain.v1.ClaimState
 	(Proof)(0),                    // 1: chom.domain.v1.Proof
@@ -360,14 +438,13 @@ func file_chom_domain_v1_claim_proto_init() {
 	if File_chom_domain_v1_claim_proto != nil {
 		return
 	}
-	file_chom_domain_v1_record_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_domain_v1_claim_proto_rawDesc), len(file_chom_domain_v1_claim_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   1,
+			NumMessages:   2,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -687,7 +687,7 @@ var File_chom_site_v1_site_proto protoreflect.FileDescriptor
 
 const file_chom_site_v1_site_proto_rawDesc = "" +
 	"\n" +
-	"\x17chom/site/v1/site.proto\x12\fchom.site.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1bchom/domain/v1/record.proto\x1a\x1achom/site/v1/desired.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x92\b\n" +
+	"\x17chom/site/v1/site.proto\x12\fchom.site.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/domain/v1/claim.proto\x1a\x1achom/site/v1/desired.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x92\b\n" +
 	"\x04Site\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x1b\n" +

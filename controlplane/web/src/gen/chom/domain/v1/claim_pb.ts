@@ -4,8 +4,6 @@
 
 import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
-import type { DnsRecord } from "./record_pb.js";
-import { file_chom_domain_v1_record } from "./record_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
@@ -14,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chom/domain/v1/claim.proto.
  */
 export const file_chom_domain_v1_claim: GenFile = /*@__PURE__*/
-  fileDesc("ChpjaG9tL2RvbWFpbi92MS9jbGFpbS5wcm90bxIOY2hvbS5kb21haW4udjEivQMKBUNsYWltEgoKAmlkGAEgASgJEhcKD29yZ2FuaXphdGlvbl9pZBgCIAEoCRIMCgRuYW1lGAMgASgJEikKBXN0YXRlGAQgASgOMhouY2hvbS5kb21haW4udjEuQ2xhaW1TdGF0ZRIkCgVwcm9vZhgFIAEoDjIVLmNob20uZG9tYWluLnYxLlByb29mEikKBnJlY29yZBgGIAEoCzIZLmNob20uZG9tYWluLnYxLkRuc1JlY29yZBIPCgdwcm9ibGVtGAcgASgJEi4KCmNoZWNrX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjMKD25leHRfY2hlY2tfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdmVyaWZ5X3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCWhvbGRfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLY3JlYXRlX3RpbWUYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wKnYKCkNsYWltU3RhdGUSGwoXQ0xBSU1fU1RBVEVfVU5TUEVDSUZJRUQQABIXChNDTEFJTV9TVEFURV9QRU5ESU5HEAESGAoUQ0xBSU1fU1RBVEVfVkVSSUZJRUQQAhIYChRDTEFJTV9TVEFURV9SRUxFQVNFRBADKkEKBVByb29mEhUKEVBST09GX1VOU1BFQ0lGSUVEEAASDQoJUFJPT0ZfRE5TEAESEgoOUFJPT0ZfT1BFUkFUT1IQAmIGcHJvdG8z", [file_chom_domain_v1_record, file_google_protobuf_timestamp]);
+  fileDesc("ChpjaG9tL2RvbWFpbi92MS9jbGFpbS5wcm90bxIOY2hvbS5kb21haW4udjEivQMKBUNsYWltEgoKAmlkGAEgASgJEhcKD29yZ2FuaXphdGlvbl9pZBgCIAEoCRIMCgRuYW1lGAMgASgJEikKBXN0YXRlGAQgASgOMhouY2hvbS5kb21haW4udjEuQ2xhaW1TdGF0ZRIkCgVwcm9vZhgFIAEoDjIVLmNob20uZG9tYWluLnYxLlByb29mEikKBnJlY29yZBgGIAEoCzIZLmNob20uZG9tYWluLnYxLkRuc1JlY29yZBIPCgdwcm9ibGVtGAcgASgJEi4KCmNoZWNrX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjMKD25leHRfY2hlY2tfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdmVyaWZ5X3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCWhvbGRfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLY3JlYXRlX3RpbWUYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkYKCURuc1JlY29yZBIMCgRuYW1lGAEgASgJEgwKBHR5cGUYAiABKAkSDQoFdmFsdWUYAyABKAkSDgoGcmVtb3ZlGAQgASgIKnYKCkNsYWltU3RhdGUSGwoXQ0xBSU1fU1RBVEVfVU5TUEVDSUZJRUQQABIXChNDTEFJTV9TVEFURV9QRU5ESU5HEAESGAoUQ0xBSU1fU1RBVEVfVkVSSUZJRUQQAhIYChRDTEFJTV9TVEFURV9SRUxFQVNFRBADKkEKBVByb29mEhUKEVBST09GX1VOU1BFQ0lGSUVEEAASDQoJUFJPT0ZfRE5TEAESEgoOUFJPT0ZfT1BFUkFUT1IQAmIGcHJvdG8z", [file_google_protobuf_timestamp]);
 
 /**
  * Claim is a domain name that an organization says is its own, and what is known of that. Sites answer to a name, and
@@ -114,6 +112,48 @@ export type Claim = Message<"chom.domain.v1.Claim"> & {
  */
 export const ClaimSchema: GenMessage<Claim> = /*@__PURE__*/
   messageDesc(file_chom_domain_v1_claim, 0);
+
+/**
+ * DnsRecord is a record to set in the DNS, or one that is in the way.
+ *
+ * @generated from message chom.domain.v1.DnsRecord
+ */
+export type DnsRecord = Message<"chom.domain.v1.DnsRecord"> & {
+  /**
+   * Fully qualified name, without the dot at its end.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Type, for example "TXT".
+   *
+   * @generated from field: string type = 2;
+   */
+  type: string;
+
+  /**
+   * Value, without quotes.
+   *
+   * @generated from field: string value = 3;
+   */
+  value: string;
+
+  /**
+   * It is there and must be taken away.
+   *
+   * @generated from field: bool remove = 4;
+   */
+  remove: boolean;
+};
+
+/**
+ * Describes the message chom.domain.v1.DnsRecord.
+ * Use `create(DnsRecordSchema)` to create a new message.
+ */
+export const DnsRecordSchema: GenMessage<DnsRecord> = /*@__PURE__*/
+  messageDesc(file_chom_domain_v1_claim, 1);
 
 /**
  * ClaimState is how far a claim is.
