@@ -23,6 +23,7 @@ type state struct {
 	Host         string
 	Organization string
 	Site         string
+	Preview      string // its preview name
 	Processes    []process
 	Mirror       mirror
 }

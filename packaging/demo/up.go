@@ -171,6 +171,11 @@ func (d demo) createSite(ctx context.Context, r *rig.Rig, h *lab.Host, s *state)
 		if t.GetState() != taskv1.State_STATE_SUCCEEDED {
 			return fmt.Errorf("create site: %s: %s", t.GetState(), t.GetError())
 		}
+		if s.Preview = res.GetSite().GetPreviewDomain(); s.Preview != "" {
+			if err := errors.Join(dropName(domain), addName(s.Host, domain+" "+s.Preview)); err != nil {
+				return err
+			}
+		}
 		_, err = rig.WaitPage(ctx, h, domain, http.StatusOK, siteTitle)
 		return err
 	})
@@ -207,6 +212,7 @@ func (d demo) summary(s *state, begin time.Time) {
 	}
 	d.say.summary(begin, [][2]string{
 		{"Site", "http://" + domain + "/   (the name is in this machine's /etc/hosts)"},
+		{"The same by HTTPS", fmt.Sprintf("curl --cacert <(curl -s %s/preview-ca.pem) https://%s/", s.URL, s.Preview)},
 		{"Its administration", login + "   (one use, 60 s; a new one: chom site login hello)"},
 		{"Control plane", s.URL},
 		{"Command line", fmt.Sprintf("export CHOM_CONFIG=%s; bin/chom login --url %s --token < %s",
