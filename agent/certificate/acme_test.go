@@ -57,11 +57,12 @@ func newReal(t *testing.T) *real {
 		c.Broker = provider{away: away{}, t: t, server: r.dns}
 	})
 	r.suggest = r.renewalInfo
-	r.cfg.Serve = func(ctx context.Context, ids []contract.SiteID) error {
-		if err := r.serveSites(ctx, ids); err != nil {
-			return err
+	r.cfg.Serve = func(ctx context.Context, ids []contract.SiteID) ([]contract.SiteID, error) {
+		served, err := r.serveSites(ctx, ids)
+		if err != nil {
+			return nil, err
 		}
-		return r.nginx.load(r.world)
+		return served, r.nginx.load(r.world)
 	}
 	return r
 }

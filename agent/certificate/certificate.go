@@ -36,6 +36,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -76,9 +77,12 @@ type Config struct {
 	ChallengeDir string // empty is ChallengeDir
 	Broker       Broker
 	Registry     Registry
-	// Serve makes nginx serve what is on disk for these sites. It is called at
-	// most once in 5 s, and again until it succeeds.
-	Serve func(context.Context, []contract.SiteID) error
+	// Serve makes nginx serve what is on disk for these sites. Served are those for
+	// which it does, and names no file that Paths leaves out; the others, for which
+	// an order is to come or whose files nginx refuses, come again one by one, less
+	// and less often. An error means that nginx could not be reloaded: all come
+	// again. It is called at most once in 5 s.
+	Serve func(context.Context, []contract.SiteID) (served []contract.SiteID, err error)
 	Clock *clock.Clock // the control plane's time, as far as it is known
 	Probe string       // where TLS is served; empty is 127.0.0.1:443
 	Log   *slog.Logger
@@ -107,6 +111,8 @@ type Manager struct {
 	jobs     map[key]*job            // under way
 	changes  uint64                  // counts what Remove and Forget took away
 	unserved map[key]contract.SiteID // on disk, and not known to nginx
+	serving  map[key]contract.SiteID // nginx is being told of
+	tardy    map[key]tardy           // nginx was told of, in vain
 }
 
 // key names a certificate.
@@ -124,7 +130,7 @@ func New(cfg Config) (*Manager, error) {
 		cfg: cfg, files: files{cfg.Dir}, records: records{files: files{cfg.Dir}, known: map[key]record{}}, challenges: challenges{cfg.ChallengeDir}, wall: time.Now,
 		wake: make(chan struct{}, 1), loaded: make(chan struct{}, 1), first: make(chan struct{}, 1),
 		issuance: new(linkv1.Issuance), cas: map[string]*ca{}, cache: map[key]*cached{}, jobs: map[key]*job{},
-		unserved: map[key]contract.SiteID{},
+		unserved: map[key]contract.SiteID{}, tardy: map[key]tardy{},
 	}
 	m.obtain, m.suggest = m.order, m.renewalInfo
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
@@ -270,14 +276,9 @@ func (m *Manager) revoke(goes func(key) bool) {
 			j.cancel()
 		}
 	}
-	for k := range m.unserved {
-		if goes(k) {
-			delete(m.unserved, k)
-		}
-	}
-	for k := range m.cache {
-		if goes(k) {
-			delete(m.cache, k)
-		}
-	}
+	gone := func(k key, _ contract.SiteID) bool { return goes(k) }
+	maps.DeleteFunc(m.unserved, gone)
+	maps.DeleteFunc(m.serving, gone)
+	maps.DeleteFunc(m.tardy, func(k key, _ tardy) bool { return goes(k) })
+	maps.DeleteFunc(m.cache, func(k key, _ *cached) bool { return goes(k) })
 }

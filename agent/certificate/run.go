@@ -19,13 +19,15 @@ import (
 )
 
 const (
-	atOnce    = 4                // orders under way: a host is a small machine, and a CA a shared one
-	lookEvery = time.Minute      // how late a lost wake-up makes us
-	restLook  = time.Second      // between two looks: each reads the whole registry
-	serveRest = 5 * time.Second  // between two reloads of nginx: each keeps old workers until their requests end
-	firstRest = time.Second      // where a name waits that has never had a certificate: somebody watches
-	serveWait = time.Minute      // at most, until a failed one is tried again
-	jobWithin = 10 * time.Minute // a job: DNS providers take minutes
+	atOnce     = 4                // orders under way: a host is a small machine, and a CA a shared one
+	lookEvery  = time.Minute      // how late a lost wake-up makes us
+	restLook   = time.Second      // between two looks: each reads the whole registry
+	serveRest  = 5 * time.Second  // between two reloads of nginx: each keeps old workers until their requests end
+	firstRest  = time.Second      // where a name waits that has never had a certificate: somebody watches
+	serveWait  = time.Minute      // at most, until a failed one is tried again
+	tardyLeast = time.Minute      // until a site that was not served a second time is told of again: it doubles,
+	tardyMost  = time.Hour        // to this
+	jobWithin  = 10 * time.Minute // a job: DNS providers take minutes
 )
 
 // job is something under way for a certificate.
@@ -352,6 +354,7 @@ func (m *Manager) store(k key, site contract.SiteID, b *bundle, wanted func() bo
 	if err := m.records.keep(k, record{Renewal: r.Renewal, Unserved: r.Unserved}); err != nil {
 		return hostFailure(err)
 	}
+	delete(m.tardy, k) // what nginx did not take is no more
 	if r.Unserved {
 		m.announceLocked(k, site)
 		if first {
@@ -404,11 +407,13 @@ func (m *Manager) failed(j *job, err error) {
 	}
 }
 
-// announce has nginx load a certificate.
+// announce has nginx load a certificate, unless it is being told of it.
 func (m *Manager) announce(k key, site contract.SiteID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.announceLocked(k, site)
+	if _, told := m.serving[k]; !told {
+		m.announceLocked(k, site)
+	}
 }
 
 func (m *Manager) announceLocked(k key, site contract.SiteID) {
@@ -424,24 +429,38 @@ func signal(c chan<- struct{}) {
 	}
 }
 
-// serve has nginx load what was stored: at once, then all that came within 5 s. Names that get their first certificate shorten
-// that to 1 s.
+// tardy is a certificate that nginx did not take into use.
+type tardy struct {
+	times int       // in a row
+	until time.Time // nginx is not told of it before
+}
+
+// tardyWait is how long nginx is not told of a certificate that it did not take
+// into use a number of times in a row.
+func tardyWait(times int) time.Duration {
+	if times <= 1 {
+		return serveRest
+	}
+	return min(tardyLeast<<min(times-2, 10), tardyMost)
+}
+
+// serve has nginx load what was stored: at once, then all that came within 5 s.
+// Names that get their first certificate shorten that to 1 s.
 func (m *Manager) serve(ctx context.Context) error {
 	failures := 0
+	var later <-chan time.Time // what was not taken into use is due again
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-m.loaded:
+		case <-later:
 		}
-		m.mu.Lock()
-		batch := m.unserved
-		m.unserved = map[key]contract.SiteID{}
-		select {
-		case <-m.first: // those in the batch
-		default:
+		batch, next := m.batch(time.Now())
+		later = nil
+		if next > 0 {
+			later = time.After(next)
 		}
-		m.mu.Unlock()
 		if len(batch) == 0 {
 			continue
 		}
@@ -458,6 +477,31 @@ func (m *Manager) serve(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// batch takes what nginx is to be told of now, and says how long from now there
+// is more; zero for nothing.
+func (m *Manager) batch(now time.Time) (batch map[key]contract.SiteID, next time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	batch = map[key]contract.SiteID{}
+	for k, site := range m.unserved {
+		wait := m.tardy[k].until.Sub(now)
+		if wait <= 0 {
+			batch[k] = site
+			delete(m.unserved, k)
+		} else if next == 0 || wait < next {
+			next = wait
+		}
+	}
+	if len(batch) > 0 {
+		select {
+		case <-m.first: // those in the batch
+		default:
+		}
+	}
+	m.serving = batch
+	return batch, next
 }
 
 // rest waits until the next reload may be: soon for a first certificate, or until the rest is over.
@@ -477,15 +521,18 @@ func (m *Manager) rest(ctx context.Context, soon, rest time.Duration) error {
 	return nil
 }
 
-// load has nginx load a batch. One that it did not load stays to be loaded.
+// load has nginx load a batch. What it did not take into use stays to be loaded.
 func (m *Manager) load(ctx context.Context, batch map[key]contract.SiteID) error {
+	m.mu.Lock()
 	sites := slices.SortedFunc(maps.Values(batch), func(a, b contract.SiteID) int { return cmp.Compare(a.String(), b.String()) })
-	err := m.cfg.Serve(ctx, slices.Compact(sites))
+	m.mu.Unlock()
+	served, err := m.cfg.Serve(ctx, slices.Compact(sites))
 	if err == nil {
 		fail.Point("certificate.served")
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.serving = nil
 	for k, site := range batch {
 		if err != nil {
 			m.announceLocked(k, site)
@@ -494,11 +541,28 @@ func (m *Manager) load(ctx context.Context, batch map[key]contract.SiteID) error
 		if _, again := m.unserved[k]; again {
 			continue // stored once more meanwhile
 		}
+		if !slices.Contains(served, site) {
+			m.late(k, site)
+			continue
+		}
+		delete(m.tardy, k)
 		if err := m.settle(k); err != nil {
 			m.cfg.Log.Warn("it could not be noted that a certificate is served", "name", k.name, "err", err)
 		}
 	}
 	return err
+}
+
+// late has nginx told again, later, of what it did not take into use. Called
+// with mu held.
+func (m *Manager) late(k key, site contract.SiteID) {
+	t := m.tardy[k]
+	t.times++
+	wait := tardyWait(t.times)
+	t.until = time.Now().Add(wait)
+	m.tardy[k] = t
+	m.announceLocked(k, site)
+	m.cfg.Log.Warn("a certificate was not taken into use", "name", k.name, "site", k.handle, "times", t.times, "next", wait)
 }
 
 // settle notes that nginx goes by what is on disk. Called with mu held.
@@ -532,14 +596,24 @@ func (m *Manager) withdraw(s task.Site, wanted []want) {
 		k := key{s.Handle, name}
 		m.mu.Lock()
 		if h := m.heldLocked(k); h != nil && h.source == uploaded && m.jobs[k] == nil {
-			r := m.record(k)
-			r.Withdrawn, r.Unserved = true, true
-			if err := m.records.keep(k, r); err != nil {
-				m.cfg.Log.Warn("a certificate could not be withdrawn", "name", name, "err", err)
-			} else {
-				m.announceLocked(k, s.ID)
-			}
+			m.withdrawLocked(k, s.ID)
 		}
 		m.mu.Unlock()
 	}
+}
+
+// withdrawLocked is withdraw for one name, with mu held.
+func (m *Manager) withdrawLocked(k key, site contract.SiteID) {
+	r := m.record(k)
+	if _, told := m.serving[k]; r.Withdrawn && r.Unserved && told {
+		return
+	}
+	if !r.Withdrawn || !r.Unserved {
+		r.Withdrawn, r.Unserved = true, true
+		if err := m.records.keep(k, r); err != nil {
+			m.cfg.Log.Warn("a certificate could not be withdrawn", "name", k.name, "err", err)
+			return
+		}
+	}
+	m.announceLocked(k, site)
 }

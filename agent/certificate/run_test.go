@@ -133,6 +133,73 @@ func TestRun(t *testing.T) {
 			}
 		})
 	})
+	t.Run("tells nginx again of a site that was not taken into use, alone, less and less often", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			ca, w := newSigner(t), newWorld(t, nil)
+			must(t, w.SetIssuance(authority))
+			good := w.have(1, byHTTP("good.example.com"), "good.example.com")
+			bad := w.have(2, byHTTP("bad.example.com"), "bad.example.com")
+			w.rejects = map[contract.SiteID]bool{bad.ID: true}
+			w.obtain = func(_ context.Context, want want, _ *bundle) (*bundle, error) {
+				return ca.bundle(t, acmeCA, 90*day, want.name.String()), nil
+			}
+			w.runs()
+			time.Sleep(5*time.Hour + 10*time.Minute)
+			synctest.Wait()
+			var at []time.Time
+			for i, call := range w.calls() {
+				if i > 1 && len(call.sites) != 1 {
+					t.Errorf("call %d is of %d sites", i, len(call.sites))
+				}
+				if call.sites[len(call.sites)-1] == bad.ID {
+					at = append(at, call.at)
+				}
+			}
+			want := []time.Duration{5 * time.Second, time.Minute, 2 * time.Minute, 4 * time.Minute, 8 * time.Minute, 16 * time.Minute, 32 * time.Minute, time.Hour, time.Hour, time.Hour, time.Hour}
+			if len(at) < 2 || len(at) > len(want)+1 {
+				t.Fatalf("told %d times in five hours", len(at))
+			}
+			for i, next := range at[1:] {
+				if got := next.Sub(at[i]); got < want[i] || got > want[i]+2*serveRest {
+					t.Errorf("wait %d is %s, want %s", i, got, want[i])
+				}
+			}
+			if w.record(key{good.Handle, domain(t, "good.example.com")}).Unserved || !w.record(key{bad.Handle, domain(t, "bad.example.com")}).Unserved {
+				t.Error("what is noted is not what is served")
+			}
+			w.mu.Lock()
+			w.rejects = nil
+			w.mu.Unlock()
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if w.record(key{bad.Handle, domain(t, "bad.example.com")}).Unserved {
+				t.Error("it is not noted that it is served")
+			}
+		})
+	})
+	t.Run("destroys no key of a site that nginx has not let go of", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			ca, w := newSigner(t), newWorld(t, nil)
+			s := w.have(1, byHTTP(), "a.example.com")
+			w.put(s, "a.example.com", ca.bundle(t, uploaded, 90*day, "a.example.com"))
+			w.rejects = map[contract.SiteID]bool{s.ID: true}
+			w.runs()
+			time.Sleep(2 * time.Minute)
+			synctest.Wait()
+			path := w.files.pem(key{s.Handle, domain(t, "a.example.com")})
+			if _, err := os.Stat(path); err != nil || len(w.calls()) < 2 {
+				t.Errorf("after %d calls: %v", len(w.calls()), err)
+			}
+			w.mu.Lock()
+			w.rejects = nil
+			w.mu.Unlock()
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the key is left: %v", err)
+			}
+		})
+	})
 	t.Run("gives up a hopeless name to a try a week, says why, and starts anew when the site changes", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, nil)

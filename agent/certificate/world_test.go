@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"math/big"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -48,10 +49,11 @@ type world struct {
 	*Manager
 	t *testing.T
 
-	mu     sync.Mutex
-	sites  []task.Site
-	served []served
-	fails  int // calls of Serve that fail yet
+	mu      sync.Mutex
+	sites   []task.Site
+	served  []served
+	fails   int                      // calls of Serve that fail yet
+	rejects map[contract.SiteID]bool // not taken into use
 }
 
 type served struct {
@@ -65,15 +67,15 @@ func (w *world) Sites() ([]task.Site, error) {
 	return append([]task.Site(nil), w.sites...), nil
 }
 
-func (w *world) serveSites(_ context.Context, ids []contract.SiteID) error {
+func (w *world) serveSites(_ context.Context, ids []contract.SiteID) ([]contract.SiteID, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.served = append(w.served, served{time.Now(), ids})
 	if w.fails > 0 {
 		w.fails--
-		return errors.New("nginx is broken")
+		return nil, errors.New("nginx is broken")
 	}
-	return nil
+	return slices.DeleteFunc(slices.Clone(ids), func(id contract.SiteID) bool { return w.rejects[id] }), nil
 }
 
 func (w *world) calls() []served {

@@ -82,8 +82,11 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 		Dir:      cfg.certificatesDir(),
 		Broker:   &later,
 		Registry: &later,
-		Serve: func(ctx context.Context, sites []contract.SiteID) error {
-			return hands.sites.Secure(ctx, later.Engine, sites)
+		Serve: func(ctx context.Context, sites []contract.SiteID) ([]contract.SiteID, error) {
+			if err := hands.sites.Secure(ctx, later.Engine, sites); err != nil {
+				return nil, err
+			}
+			return sites, nil
 		},
 		Clock: &now,
 		Log:   log,
