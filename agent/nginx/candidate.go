@@ -95,17 +95,26 @@ func (m *Manager) judge(ctx context.Context, set map[contract.Handle]string, our
 // blamed reads from nginx's words whose file is at fault. nginx names the file
 // in which it stopped reading, which is a site's own file or a snippet.
 func (m *Manager) blamed(out string, set map[contract.Handle]string) (contract.Handle, bool) {
-	found := at.FindStringSubmatch(out)
-	if found == nil {
+	if found := at.FindStringSubmatch(out); found != nil {
+		for h, file := range set {
+			if found[1] == file || path.Dir(found[1]) == m.snippets(h) {
+				return h, true
+			}
+		}
 		return contract.Handle{}, false
 	}
-	for h, file := range set {
-		if found[1] == file || path.Dir(found[1]) == m.snippets(h) {
-			return h, true
+	if found := unreadable.FindStringSubmatch(out); found != nil {
+		if h, err := contract.ParseHandle(path.Base(path.Dir(found[1]))); err == nil {
+			_, in := set[h]
+			return h, in
 		}
 	}
 	return contract.Handle{}, false
 }
+
+// unreadable finds a certificate that can't be used; they lie in directories of their
+// sites' handles.
+var unreadable = regexp.MustCompile(`\[emerg\] [^"]*"(/[^"]+\.pem)"`)
 
 var at = regexp.MustCompile(`\[(?:emerg|crit)\] .* in (/[^\s]+):[0-9]+`)
 

@@ -44,6 +44,15 @@ func (m *Manager) EnsureBase(ctx context.Context) (Report, error) {
 	return report, nil
 }
 
+// HasBase reports whether EnsureBase was here before.
+func (m *Manager) HasBase() (bool, error) {
+	_, err := os.Lstat(m.main())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 func (m *Manager) ensureFiles(ctx context.Context) (Report, error) {
 	m.files.Lock()
 	defer m.files.Unlock()

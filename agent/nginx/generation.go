@@ -226,27 +226,24 @@ func client(plain, secure string) func(ctx context.Context, host, path string) (
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Timeout:       30 * time.Second, // a first page of a cold application
 	}
-	ask := func(ctx context.Context, url string) (*http.Response, []byte, error) {
+	ask := func(ctx context.Context, url string) (status int, location string, body []byte, err error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 		if err != nil {
-			return nil, nil, err
+			return 0, "", nil, err
 		}
 		resp, err := c.Do(req)
 		if err != nil {
-			return nil, nil, err
+			return 0, "", nil, err
 		}
 		defer resp.Body.Close() // read-only
-		body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
-		return resp, body, err
+		body, err = io.ReadAll(io.LimitReader(resp.Body, maxBody))
+		return resp.StatusCode, resp.Header.Get("Location"), body, err
 	}
 	return func(ctx context.Context, host, path string) (int, []byte, error) {
-		resp, body, err := ask(ctx, "http://"+host+path)
-		if err == nil && resp.StatusCode == http.StatusMovedPermanently && resp.Header.Get("Location") == "https://"+host+path {
-			resp, body, err = ask(ctx, "https://"+host+path)
+		status, location, body, err := ask(ctx, "http://"+host+path)
+		if secure := "https://" + host + path; err == nil && status == http.StatusMovedPermanently && location == secure {
+			status, _, body, err = ask(ctx, secure)
 		}
-		if err != nil {
-			return 0, nil, err
-		}
-		return resp.StatusCode, body, nil
+		return status, body, err
 	}
 }

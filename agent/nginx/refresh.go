@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"chom.dev/agent/atomicfile"
+	"chom.dev/proto/contract"
 )
 
 // Place puts a site's configuration in its place after its certificates changed,
@@ -21,21 +22,52 @@ func (m *Manager) Place(ctx context.Context, s Site) (changed bool, err error) {
 		return false, fmt.Errorf("render site %s: %w", s.Handle, err)
 	}
 	report, err := m.swap(ctx, s, text)
-	if err != nil || !report.Changed {
+	if err != nil {
 		return false, err
 	}
-	_, err = atomicfile.Write(m.keep(s.Handle), text, 0o644, 0)
-	return true, err
+	_, err = atomicfile.Write(m.keep(s.Handle), text, 0o644, 0) // also after a crash between the two
+	return report.Changed, err
 }
 
 // Reload has nginx read everything again, and returns when that is served:
-// certificates are read when it loads, though no file of its own changed.
-func (m *Manager) Reload(ctx context.Context) error {
-	m.files.Lock()
-	err := m.bump()
-	m.files.Unlock()
+// certificates are read when it loads, though no file of its own changed. One
+// site must not keep the others from it: who breaks the configuration is mended, if
+// mend can do that (it says so), or set aside and reported.
+func (m *Manager) Reload(ctx context.Context, mend func(contract.Handle) bool) (Report, error) {
+	report, err := m.passing(ctx, mend)
 	if err != nil {
-		return err
+		return report, err
 	}
-	return m.load(ctx)
+	return report, m.load(ctx)
+}
+
+// passing brings the files to where nginx takes them, under a new generation.
+func (m *Manager) passing(ctx context.Context, mend func(contract.Handle) bool) (Report, error) {
+	m.files.Lock()
+	defer m.files.Unlock()
+	var report Report
+	for {
+		set, err := m.live()
+		if err != nil {
+			return report, err
+		}
+		found, _, err := m.judge(ctx, set, contract.Handle{})
+		if err != nil {
+			return report, err
+		}
+		mended := false
+		for _, a := range found {
+			mended = mend != nil && mend(a.Handle) || mended
+		}
+		if mended {
+			continue
+		}
+		if len(found) > 0 {
+			report.SetAside = found
+			if err := m.change(func() error { return m.setAside(ctx, found) }); err != nil {
+				return report, err
+			}
+		}
+		return report, m.bump()
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"chom.dev/proto/contract"
@@ -103,7 +104,8 @@ func (p paths) serverBlock(s Site) ([]Directive, error) {
 		if slices.Contains(s.Redirects, domain) {
 			answer = sendTo(s.home())
 		}
-		blocks = append(blocks, p.block(s, p.secure, []contract.Domain{domain}, append(s.tls(c), answer...)))
+		inside := append(s.tls(domain, c), p.challenge(s.Handle)...) // a CDN may come to us by HTTPS only
+		blocks = append(blocks, p.block(s, p.secure, []contract.Domain{domain}, append(inside, answer...)))
 	}
 	return blocks, nil
 }
@@ -162,12 +164,16 @@ func (p paths) challenge(h contract.Handle) []Directive {
 }
 
 // tls is how a name is served by HTTPS: TLS 1.2 with forward secrecy, and 1.3.
-func (s Site) tls(c Certificate) []Directive {
+func (s Site) tls(name contract.Domain, c Certificate) []Directive {
+	shaken := "^" + strings.ReplaceAll(name.Base().String(), ".", `\.`) + "$"
+	if name.IsWildcard() {
+		shaken = `^[^.]+\.` + shaken[1:]
+	}
 	inside := append(protocols(),
 		d("ssl_certificate", c.Path),
 		d("ssl_certificate_key", c.Path),
-		// Who shook hands for one name gets no page of another, be it another tenant's.
-		block("if", []string{"($ssl_server_name", "!=", "$host)"}, d("return", "421")),
+		// Who shook hands for another name gets no page of this one: it may be another tenant's. Clients may spell it in capitals.
+		block("if", []string{"($ssl_server_name", "!~*", shaken + ")"}, d("return", "421")),
 	)
 	if c.OCSP {
 		inside = append(inside, d("ssl_stapling", "on"))

@@ -132,7 +132,7 @@ func TestHTTPS(t *testing.T) {
 		if changed, err := m.Place(t.Context(), a); err != nil || !changed {
 			t.Fatal(changed, err)
 		}
-		if err := m.Reload(t.Context()); err != nil {
+		if _, err := m.Reload(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
 		if srv.signals != before+1 {
@@ -182,7 +182,7 @@ func TestHTTPS(t *testing.T) {
 		if changed, err := m.Place(t.Context(), a); err != nil || changed {
 			t.Error(changed, err)
 		}
-		if err := m.Reload(t.Context()); err != nil || srv.signals != before+1 {
+		if _, err := m.Reload(t.Context(), nil); err != nil || srv.signals != before+1 {
 			t.Errorf("%v, %d reloads", err, srv.signals-before)
 		}
 		if v := met(t, m, "https://a.example/", "200 a.example"); v.certificate != "renewed.example" {
@@ -209,6 +209,11 @@ func TestHTTPS(t *testing.T) {
 		}
 		if v, err := browse(t, m, "https", "a.example", "unknown.example", "/"); err == nil {
 			t.Errorf("%+v", v)
+		}
+	})
+	t.Run("a name may be spelled in capitals", func(t *testing.T) {
+		if v, err := browse(t, m, "https", "A.Example", "A.EXAMPLE", "/"); err != nil || v.status != http.StatusOK || v.body != "a.example" {
+			t.Errorf("%+v, %v", v, err)
 		}
 	})
 	t.Run("TLS 1.2 and 1.3 are spoken, older versions are not", func(t *testing.T) {
@@ -262,8 +267,53 @@ func TestHTTPS(t *testing.T) {
 			t.Errorf("certificate of %s", v.certificate)
 		}
 		met(t, m, "http://x.w.example/y", "301 https://x.w.example/y"+redirectPage)
-		if v, err := browse(t, m, "https", "x.w.example", "z.w.example", "/"); err != nil || v.status != http.StatusMisdirectedRequest {
+		if v, err := browse(t, m, "https", "x.w.example", "w.example", "/"); err != nil || v.status != http.StatusMisdirectedRequest {
 			t.Errorf("%+v, %v", v, err)
+		}
+	})
+	t.Run("F07: a site that breaks nginx keeps nobody from a renewed certificate", func(t *testing.T) {
+		file := b.Certificates[b.Domains[0]].Path
+		former := must(os.ReadFile(file))
+		var renewed Site
+		certified(t, m, &renewed, true, "renewed2.example")
+		// b is renewed; a's certificate is cut, as a full disk or a person leaves it, and c has a bad snippet.
+		c := fresh(t, m, Static, "c.example")
+		apply(t, m, c)
+		write(t, m.snippets(c.Handle)+"/bad.conf", "no such directive;")
+		broken := fresh(t, m, Static, "cut.example")
+		certified(t, m, &broken, true, "cut.example")
+		lies := m.etc + "/certificates/" + broken.Handle.String() + "/cut.example.pem"
+		good := must(os.ReadFile(broken.Certificates[broken.Domains[0]].Path))
+		write(t, lies, string(good))
+		broken.Certificates[broken.Domains[0]] = Certificate{Path: lies, Trusted: true}
+		if err := os.Remove(m.snippets(c.Handle) + "/bad.conf"); err != nil {
+			t.Fatal(err)
+		}
+		apply(t, m, broken)
+		write(t, m.snippets(c.Handle)+"/bad.conf", "no such directive;")
+		write(t, lies, string(good[:len(good)/2]))
+		if err := os.WriteFile(file, must(os.ReadFile(renewed.Certificates[must(contract.ParseDomain("renewed2.example"))].Path)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		mended := 0
+		report, err := m.Reload(t.Context(), func(h contract.Handle) bool {
+			if h != broken.Handle || mended > 0 {
+				return false
+			}
+			mended++
+			write(t, lies, string(good))
+			return true
+		})
+		if err != nil || len(report.SetAside) != 1 || report.SetAside[0].Handle != c.Handle || mended != 1 {
+			t.Fatalf("%+v, %v, mended %d", report, err, mended)
+		}
+		if v := met(t, m, "https://b.example/", "200 b.example"); v.certificate != "renewed2.example" {
+			t.Errorf("certificate of %s", v.certificate)
+		}
+		met(t, m, "https://cut.example/", "200 cut.example")
+		met(t, m, "http://c.example/", "nothing")
+		if err := os.WriteFile(file, former, 0o600); err != nil {
+			t.Fatal(err)
 		}
 	})
 	t.Run("a certificate that nginx cannot read changes nothing of what is served", func(t *testing.T) {
@@ -272,7 +322,7 @@ func TestHTTPS(t *testing.T) {
 		if changed, err := m.Place(t.Context(), bad); changed || err == nil || !strings.Contains(err.Error(), "none.pem") {
 			t.Error(changed, err)
 		}
-		if err := m.Reload(t.Context()); err != nil {
+		if _, err := m.Reload(t.Context(), nil); err != nil {
 			t.Error(err)
 		}
 		met(t, m, "https://a.example/", "200 a.example")
@@ -294,6 +344,8 @@ func TestChallenge(t *testing.T) {
 		for _, name := range []string{"a.example", "old.a.example"} {
 			met(t, m, "http://"+name+"/.well-known/acme-challenge/token", "200 token.thumb")
 			met(t, m, "http://"+name+"/.well-known/acme-challenge/tenant", "404")
+			met(t, m, "https://a.example/.well-known/acme-challenge/tenant", "404")
+			met(t, m, "https://a.example/.well-known/acme-challenge/token", "200 token.thumb")
 			met(t, m, "http://"+name+"/.well-known/acme-challenge/../../index.html", "301 https://a.example/.well-known/acme-challenge/../../index.html"+redirectPage)
 			met(t, m, "http://"+name+"/.well-known/acme-challenge/", "403")
 		}

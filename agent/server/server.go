@@ -239,6 +239,16 @@ func (s *Server) database(ctx context.Context, log *task.Log) error {
 	return err
 }
 
+// RefreshWeb brings the web server's own part of its configuration to what this
+// agent would make it, on a host that was prepared; elsewhere it does nothing.
+func (s *Server) RefreshWeb(ctx context.Context) error {
+	if ok, err := s.nginx.HasBase(); err != nil || !ok {
+		return err
+	}
+	_, err := s.nginx.EnsureBase(ctx)
+	return err
+}
+
 func (s *Server) web(ctx context.Context, log *task.Log) error {
 	report, err := s.nginx.EnsureBase(ctx)
 	for _, a := range report.SetAside {

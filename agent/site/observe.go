@@ -8,11 +8,14 @@ import (
 	"log/slog"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
+	"chom.dev/agent/certificate"
 	"chom.dev/agent/nginx"
 	"chom.dev/agent/task"
 	"chom.dev/proto/contract"
@@ -32,7 +35,7 @@ func (c *converge) observe(ctx context.Context) (*sitev1.ObservedState, error) {
 		}
 	}
 	seen := measure(ctx, c.nginx, c.domains[0])
-	seen.Certificates = c.certs.Observe(ctx, c.site)
+	seen.Certificates = c.shown.anew(ctx, c.certs, c.site)
 	seen.AppVersion = c.site.Observed.GetAppVersion()
 	if c.state != nil {
 		seen.AppVersion = task.Line(c.state.Version, 64)
@@ -45,6 +48,8 @@ func (c *converge) observe(ctx context.Context) (*sitev1.ObservedState, error) {
 
 // measure asks nginx for the home page, past any name resolution.
 func measure(ctx context.Context, web *nginx.Manager, d contract.Domain) *sitev1.ObservedState {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin) // a page that hangs says nothing of the certificates
+	defer cancel()
 	seen := &sitev1.ObservedState{Phase: sitev1.Phase_PHASE_TRASHED} // nobody serves it
 	status, body, err := web.Get(ctx, d, "/")
 	var refused *nginx.RejectedError
@@ -87,7 +92,45 @@ const (
 	probeEvery = time.Minute
 	// tellEvery is how often an unchanged measurement is told again.
 	tellEvery = 10 * time.Minute
+	// shakeEvery is how old what people see of a certificate may be. A handshake for each name of hundreds of sites is work;
+	// what changes a certificate has it measured at once.
+	shakeEvery = 5 * time.Minute
 )
+
+// shown is what was last measured of the sites' certificates.
+type shown struct {
+	mu    sync.Mutex
+	sites map[contract.SiteID]measured
+}
+
+type measured struct {
+	at           time.Time
+	certificates []*sitev1.ObservedCertificate
+}
+
+func newShown() *shown { return &shown{sites: map[contract.SiteID]measured{}} }
+
+// anew measures a site's certificates now.
+func (s *shown) anew(ctx context.Context, certs *certificate.Manager, site task.Site) []*sitev1.ObservedCertificate {
+	seen := measured{time.Now(), certs.Observe(ctx, site)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sites[site.ID] = seen
+	return seen.certificates
+}
+
+// lately gives what was measured, anew if that is too long ago or was not good:
+// somebody waits for it to become so.
+func (s *shown) lately(ctx context.Context, certs *certificate.Manager, site task.Site) []*sitev1.ObservedCertificate {
+	s.mu.Lock()
+	seen, ok := s.sites[site.ID]
+	s.mu.Unlock()
+	bad := func(c *sitev1.ObservedCertificate) bool { return !c.GetValid() || c.GetProblem() != "" }
+	if !ok || time.Since(seen.at) >= shakeEvery || slices.ContainsFunc(seen.certificates, bad) {
+		return s.anew(ctx, certs, site)
+	}
+	return seen.certificates
+}
 
 // Probe measures every site that should be served, again and again, and tells
 // what changed. One at a time: a probe must not be a load.
@@ -134,10 +177,8 @@ func (s *Sites) look(ctx context.Context, site task.Site) *sitev1.ObservedState 
 	if err != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
-	defer cancel()
 	seen := measure(ctx, s.nginx, d)
-	seen.Certificates = s.certs.Observe(ctx, site)
+	seen.Certificates = s.shown.lately(ctx, s.certs, site)
 	seen.SiteId = site.ID.String()
 	seen.AppVersion = site.Observed.GetAppVersion()
 	seen.PhpVersion = site.Observed.GetPhpVersion()

@@ -2,8 +2,12 @@ package site
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"chom.dev/agent/task"
 	"chom.dev/plugins/host"
@@ -18,45 +22,34 @@ type betweener interface {
 }
 
 // Secure takes certificates into use that sites got since: names that had none are
-// served by HTTPS, renewed ones are read anew, an application learns that its
-// address has changed. All of it with one reload. What fails at one site keeps no
-// other one; the error names it.
-func (s *Sites) Secure(ctx context.Context, reg betweener, ids []contract.SiteID) error {
-	var failed []error
-	var changed []contract.SiteID
+// served by HTTPS, renewed ones are read anew, all of it with one reload. It gives
+// the sites for which nginx now serves what is on disk; of the others an order is on
+// its way, which does the same, or nginx rejects them. An error means that nothing
+// was reloaded.
+func (s *Sites) Secure(ctx context.Context, reg betweener, ids []contract.SiteID) (served []contract.SiteID, err error) {
+	handles := map[contract.Handle]contract.SiteID{}
 	for _, id := range ids {
 		err := s.between(ctx, reg, id, func(c *converge) error {
-			placed, err := c.nginx.Place(ctx, c.web())
-			if placed {
-				changed = append(changed, id)
+			changed, err := c.nginx.Place(ctx, c.web())
+			if err == nil {
+				handles[c.handle] = id
+				s.fresh.add(id, changed)
 			}
 			return err
 		})
 		if err != nil {
-			failed = append(failed, fmt.Errorf("site %s: %w", id, err))
+			s.log.Warn("a site's certificates are not taken into use", "site", id.String(), "err", err)
 		}
 	}
-	if err := s.nginx.Reload(ctx); err != nil {
-		return errors.Join(append(failed, err)...)
+	report, err := s.nginx.Reload(ctx, nil)
+	for _, a := range report.SetAside {
+		delete(handles, a.Handle)
 	}
-	for _, id := range ids {
-		err := s.between(ctx, reg, id, func(c *converge) error {
-			seen := s.look(ctx, c.site)
-			if seen == nil {
-				return nil
-			}
-			return reg.Observed(seen)
-		})
-		if err != nil {
-			failed = append(failed, fmt.Errorf("measure site %s: %w", id, err))
-		}
+	if err != nil {
+		return nil, fmt.Errorf("take certificates into use: %w", err)
 	}
-	for _, id := range changed {
-		if err := s.between(ctx, reg, id, func(c *converge) error { return c.readdress(ctx) }); err != nil {
-			s.log.Warn("an application was not told its new address", "site", id.String(), "err", err)
-		}
-	}
-	return errors.Join(failed...)
+	s.fresh.ring()
+	return slices.Collect(maps.Values(handles)), nil
 }
 
 // between acts at a site that is served and has no order to come.
@@ -75,6 +68,85 @@ func (s *Sites) between(ctx context.Context, reg betweener, id contract.SiteID, 
 		defer c.endPlugin()
 		return do(c)
 	})
+}
+
+// fresh are sites with certificates that are new in use: they are measured at once,
+// and their applications are told where visitors come by HTTPS from now on.
+type fresh struct {
+	mu      sync.Mutex
+	sites   map[contract.SiteID]bool // true: the application is to be told
+	waiting chan struct{}
+}
+
+func newFresh() *fresh {
+	return &fresh{sites: map[contract.SiteID]bool{}, waiting: make(chan struct{}, 1)}
+}
+
+func (f *fresh) add(id contract.SiteID, readdress bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sites[id] = f.sites[id] || readdress
+}
+
+func (f *fresh) ring() {
+	select {
+	case f.waiting <- struct{}{}:
+	default:
+	}
+}
+
+func (f *fresh) take() map[contract.SiteID]bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	taken := f.sites
+	f.sites = map[contract.SiteID]bool{}
+	return taken
+}
+
+// settleAtOnce bounds what fresh sites take of a small machine; one that lets us
+// wait keeps only its own place.
+const settleAtOnce = 4
+
+// Settle sees to sites whose certificates are new in use, until the context ends. An
+// application that could not be told is told again with the next certificate or order.
+func (s *Sites) Settle(ctx context.Context, reg betweener) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.fresh.waiting:
+		}
+		var all errgroup.Group
+		all.SetLimit(settleAtOnce)
+		for id, readdress := range s.fresh.take() {
+			all.Go(func() error {
+				if err := s.settle(ctx, reg, id, readdress); err != nil && ctx.Err() == nil {
+					s.log.Warn("a site with a new certificate was not seen to", "site", id.String(), "err", err)
+				}
+				return nil
+			})
+		}
+		_ = all.Wait() // each has said what went wrong
+	}
+}
+
+func (s *Sites) settle(ctx context.Context, reg betweener, id contract.SiteID, readdress bool) error {
+	err := s.between(ctx, reg, id, func(c *converge) error {
+		s.shown.anew(ctx, c.certs, c.site)
+		seen := s.look(ctx, c.site)
+		if seen == nil {
+			return nil
+		}
+		return reg.Observed(seen)
+	})
+	if err != nil || !readdress {
+		return err
+	}
+	if err := s.between(ctx, reg, id, func(c *converge) error { return c.readdress(ctx) }); err != nil {
+		s.fresh.add(id, true)
+		return fmt.Errorf("tell the application its address: %w", err)
+	}
+	return nil
 }
 
 // readdress has the application know whether visitors come by HTTPS.

@@ -46,6 +46,8 @@ type Sites struct {
 	php      *php.Manager
 	mariadb  *mariadb.Server
 	certs    *certificate.Manager
+	fresh    *fresh
+	shown    *shown
 	plugins  *host.Host
 	shells   tree.Shells
 	archives *archives
@@ -64,7 +66,7 @@ func New(sd *systemd.Host, web *nginx.Manager, fpm *php.Manager, db *mariadb.Ser
 		return nil, err
 	}
 	return &Sites{
-		systemd: sd, nginx: web, php: fpm, mariadb: db, certs: certs,
+		systemd: sd, nginx: web, php: fpm, mariadb: db, certs: certs, fresh: newFresh(), shown: newShown(),
 		plugins:  plugins,
 		shells:   tree.Host(),
 		archives: newArchives(ArchiveDir),

@@ -339,4 +339,29 @@ var mutants = []mutant{
 		`passed > told.marks`, `passed >= told.marks`, "controlplane/certificate ^TestAlarm$"},
 	{"certificates: a look that met nothing is an alarm", "controlplane/certificate/look.go",
 		`before := r.known; met(seen)`, `before := r.known; true`, "controlplane/certificate ^TestOutside$/sqlite"},
+
+	// Names of sites, and what hosts get for them.
+	{"names: a site answers to what nobody holds", "controlplane/site/served.go",
+		`		if holds {
+			held = append(held, name)`, `		if holds || true {
+			held = append(held, name)`, "controlplane/site ^TestNamesModel$"},
+	{"names: a host gets what is for another host's site", "controlplane/site/served.go",
+		`WHERE s.id = $1 AND s.server_id = $2 AND`, `WHERE s.id = $1 AND ($2 <> '') AND`, "controlplane/link ^TestCertificates$/sqlite"},
+	{"names: a host proves any name", "controlplane/link/certificate.go",
+		`	if !may {`, `	if false && !may {`, "controlplane/link ^TestCertificates$/sqlite"},
+	{"names: a host has any name certified by the platform", "controlplane/link/certificate.go",
+		`req.GetDomain() == "" || held.Preview() != req.GetDomain()`, `req.GetDomain() == "" || held == nil`, "controlplane/link ^TestCertificates$/sqlite"},
+	{"names: the platform's CA signs for all the world", "controlplane/pki/platform.go",
+		`		PermittedDNSDomains:         []string{below},
+`, "", "controlplane/pki ^TestPlatform$"},
+	{"nginx: an unknown name is shown a neighbour's certificate", "agent/nginx/base.go",
+		`d("ssl_reject_handshake", "on")`, `d("ssl_reject_handshake", "off")`, "agent/nginx ^TestHTTPS$"},
+	{"nginx: who shook hands for one name reads another's pages", "agent/nginx/site.go",
+		`d("return", "421")`, `d("set", "$chom", "1")`, "agent/nginx ^TestHTTPS$"},
+	{"nginx: a CA is answered from the site's tree", "agent/nginx/site.go",
+		`d("alias", p.challenges+"/"+h.String()+"/")`, `d("root", p.trees+"/"+h.String()+"/public")`, "agent/nginx ^TestChallenge$"},
+	{"nginx: a site that breaks it keeps all from renewed certificates", "agent/nginx/refresh.go",
+		`			report.SetAside = found
+`, `			return report, nil
+`, "agent/nginx ^TestHTTPS$"},
 }

@@ -61,6 +61,14 @@ func (h *host) handlers() map[task.Kind]task.Handler {
 	}
 }
 
+// refresh repairs what a person, a crash or an older agent left of nginx's
+// configuration, on a host that was prepared.
+func (h *host) refresh(ctx context.Context, log *slog.Logger) {
+	if err := h.server.RefreshWeb(ctx); err != nil {
+		log.Error("nginx's configuration cannot be brought up to date", "err", err)
+	}
+}
+
 // software probes what the host has for sites.
 func (h *host) software(ctx context.Context) telemetry.Software {
 	var s telemetry.Software

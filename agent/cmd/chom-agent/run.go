@@ -83,10 +83,7 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 		Broker:   &later,
 		Registry: &later,
 		Serve: func(ctx context.Context, sites []contract.SiteID) ([]contract.SiteID, error) {
-			if err := hands.sites.Secure(ctx, later.Engine, sites); err != nil {
-				return nil, err
-			}
-			return sites, nil
+			return hands.sites.Secure(ctx, later.Engine, sites)
 		},
 		Clock: &now,
 		Log:   log,
@@ -138,7 +135,11 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	g.Go(func() error { return status.Run(ctx) })
 	g.Go(func() error { return host.Watch(ctx, lnk.RefreshFacts) })
 	g.Go(func() error { return hands.sites.Probe(ctx, engine) })
-	g.Go(func() error { return certs.Run(ctx) })
+	g.Go(func() error { return hands.sites.Settle(ctx, engine) })
+	g.Go(func() error {
+		hands.refresh(ctx, log)
+		return certs.Run(ctx)
+	})
 	g.Go(func() error { return watchdog(ctx, jrnl, lnk, log) })
 	tellSystemd(log, daemon.SdNotifyReady)
 	<-ctx.Done()
