@@ -132,6 +132,9 @@ func TestDecide(t *testing.T) {
 func TestNameState(t *testing.T) {
 	now := time.Now()
 	const day = 24 * time.Hour
+	outside := func(valid bool, left time.Duration) nameFacts {
+		return nameFacts{held: true, ready: true, outside: &OutsideCertificate{Certificate: Certificate{Valid: valid, SHA256: []byte("a"), NotAfter: now.Add(left)}}}
+	}
 	for title, c := range map[string]struct {
 		nameFacts
 		certificate *Certificate
@@ -153,8 +156,18 @@ func TestNameState(t *testing.T) {
 		"uploaded and ends soon":          {nameFacts{held: true, ready: true}, &Certificate{Valid: true, NotAfter: now.Add(13 * day), Source: Uploaded}, NameExpiring},
 		"over since the measurement":      {nameFacts{held: true, ready: true}, &Certificate{Valid: true, NotAfter: now.Add(-time.Minute)}, NameExpired},
 		"over":                            {nameFacts{held: true, ready: true}, &Certificate{NotAfter: now.Add(-day)}, NameExpired},
+		"its host is silent":              {nameFacts{held: true, ready: true, heardAt: now.Add(-25 * time.Hour)}, &Certificate{Valid: true, NotAfter: now.Add(60 * day), Source: ACME}, NameSecure},
+		"ends soon, its host is silent":   {nameFacts{held: true, ready: true, heardAt: now.Add(-25 * time.Hour)}, &Certificate{Valid: true, NotAfter: now.Add(5 * day), Source: ACME}, NameExpiring},
+		"good outside too":                {outside(true, 50*day), &Certificate{Valid: true, NotAfter: now.Add(60 * day)}, NameSecure},
+		"wrong outside":                   {outside(false, 50*day), &Certificate{Valid: true, NotAfter: now.Add(60 * day)}, NameIssuing},
+		"over outside":                    {outside(false, -day), &Certificate{Valid: true, NotAfter: now.Add(60 * day)}, NameExpired},
+		"over outside since the look":     {outside(true, -time.Minute), &Certificate{Valid: true, NotAfter: now.Add(60 * day)}, NameExpired},
+		"nothing was met outside":         {nameFacts{held: true, ready: true, outside: &OutsideCertificate{Certificate: Certificate{Problem: "no answer in time"}}}, &Certificate{Valid: true, NotAfter: now.Add(60 * day)}, NameSecure},
 	} {
 		t.Run(title, func(t *testing.T) {
+			if c.heardAt.IsZero() {
+				c.heardAt = now
+			}
 			if got := nameStateOf(c.nameFacts, c.certificate, now); got != c.want {
 				t.Errorf("got %d, want %d", got, c.want)
 			}

@@ -141,6 +141,7 @@ func TestNames(t *testing.T) {
 		w.addresses(t, "10.0.0.5/24", serverAddress+"/24")
 		var provider atomic.Bool
 		var uploads []site.Upload
+		var outside []site.OutsideCertificate
 		var wanted atomic.Value // string
 		w.sites = site.New(d, w.tasks, slog.New(slog.DiscardHandler), site.Config{
 			PreviewDomain: "preview.example.net", CAs: []string{"ca.example"},
@@ -150,6 +151,9 @@ func TestNames(t *testing.T) {
 			},
 			Uploads: func(context.Context, *db.Tx, contract.OrganizationID, contract.SiteID) ([]site.Upload, error) {
 				return uploads, nil
+			},
+			Outside: func(context.Context, db.Querier, contract.OrganizationID, contract.SiteID) ([]site.OutsideCertificate, error) {
+				return outside, nil
 			},
 			WantAddresses: func(_ context.Context, _ *db.Tx, _ contract.OrganizationID, _ contract.SiteID, names []contract.Domain, addresses []netip.Addr) error {
 				wanted.Store(fmt.Sprint(names, addresses))
@@ -311,6 +315,25 @@ func TestNames(t *testing.T) {
 				t.Fatal(err)
 			}
 			secure() // a Hello does not say certificates
+			certificate := site.Certificate{Name: "example.com", SHA256: []byte("another"), NotAfter: time.Now().Add(24 * time.Hour), Problem: "from outside: it is for other names"}
+			for title, met := range map[string]struct {
+				at      time.Time
+				state   site.NameState
+				problem string
+			}{
+				"a bad one outside is said":        {time.Now(), site.NameIssuing, certificate.Problem},
+				"one of long ago says nothing now": {time.Now().Add(-3 * time.Hour), site.NameSecure, ""},
+			} {
+				outside = []site.OutsideCertificate{{Certificate: certificate, At: met.at}}
+				listed, err := w.sites.Names(ctx, now)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := listed[0]; got.State != met.state || got.Problem != met.problem || got.Outside == nil {
+					t.Errorf("%s: it is %d, %q, outside %v", title, got.State, got.Problem, got.Outside)
+				}
+			}
+			outside = nil
 		})
 
 		t.Run("an uploaded certificate takes the place", func(t *testing.T) {
