@@ -22,6 +22,7 @@ func TestDecide(t *testing.T) {
 	}
 	plain := func(change func(*facts)) facts {
 		f := facts{name: name("shop.example.com"), servers: []netip.Addr{netip.MustParseAddr(server), netip.MustParseAddr(six)}, arrived: true}
+		f.public = f.servers
 		change(&f)
 		return f
 	}
@@ -46,6 +47,7 @@ func TestDecide(t *testing.T) {
 			}
 		}
 	}
+	private := func(f *facts) { f.servers, f.public = []netip.Addr{netip.MustParseAddr("10.0.0.5")}, nil }
 	provider := func(f *facts) { f.provider = true }
 	wildcard := func(f *facts) { f.name = name("*.example.com") }
 	caa := func(records ...domain.CAA) func(*facts) {
@@ -80,13 +82,17 @@ func TestDecide(t *testing.T) {
 		"an IPv6 that cannot be asked, of another":   {led(server, ours, other6, unasked), "", "the AAAA record", []Record{unset("AAAA", other6), {Name: "shop.example.com", Type: "AAAA", Value: six}}},
 		"an IPv6 that cannot be asked, the server's": {led(server, ours, six, unasked), HTTP01, "", nil},
 		"elsewhere by IPv6, the server has none": {
-			both(func(f *facts) { f.servers = f.servers[:1] }, led(server, ours, other6, closed)), "", "the AAAA record", []Record{unset("AAAA", other6)},
+			both(func(f *facts) { f.public = f.servers[:1] }, led(server, ours, other6, closed)), "", "the AAAA record", []Record{unset("AAAA", other6)},
 		},
 		"port 80 is shut":                  {led(server, closed), "", "port 80 of 192.0.2.10 does not answer", nil},
 		"port 80 is shut, a provider":      {both(led(server, closed), provider), DNS01, "", nil},
 		"something in between":             {led(server, foreign), "", "another server answers (status 404): something stands in between", nil},
 		"the host does not know yet":       {both(led(server, foreign), func(f *facts) { f.arrived = false }), "", "has not been told", nil},
 		"the control plane may not ask":    {led(server, unasked), "", "--outbound-allow", nil},
+		"no such name, nowhere to lead it": {both(func(f *facts) { f.missing = true }, private), "", "no public address: ask the operator", nil},
+		"elsewhere, nowhere to lead it":    {both(led(elsewhere, foreign), private), "", "leads to 198.51.100.7, where another server answers (status 404); the server has named no", nil},
+		"nobody knows where the server is": {both(led("203.0.113.9", ours), private), HTTP01, "", nil},
+		"a private address was set":        {both(led("10.0.0.5", closed), private), "", "port 80 of 10.0.0.5 does not answer", nil},
 		"behind a proxy, HTTP arrives":     {led(cloud, ours), HTTP01, "", nil},
 		"behind a proxy, HTTP does not":    {led(cloud, foreign), "", "behind Cloudflare's proxy, and by HTTP another server answers (status 404)", []Record{setA}},
 		"behind a proxy, a provider":       {both(led(cloud, foreign), provider), DNS01, "", nil},

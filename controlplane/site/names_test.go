@@ -145,6 +145,7 @@ func TestNames(t *testing.T) {
 		w.sites = site.New(d, w.tasks, slog.New(slog.DiscardHandler), site.Config{
 			PreviewDomain: "preview.example.net", CAs: []string{"ca.example"},
 			Resolver: domain.NewNameServer(dns.Address), Dialer: internet, HTTPPort: web.port,
+			PublicAddress: func(a netip.Addr) bool { return !a.IsPrivate() }, // serverAddress stands for a public one
 			Provider: func(context.Context, db.Querier, contract.OrganizationID, contract.Domain) (bool, error) {
 				return provider.Load(), nil
 			},
@@ -222,6 +223,19 @@ func TestNames(t *testing.T) {
 		if wanted.Load() != "[example.com www.example.com "+idn+" *.example.com] ["+serverAddress+"]" {
 			t.Errorf("asked DNS providers for %s", wanted.Load())
 		}
+
+		w.addresses(t, "10.0.0.5/24")
+		if _, _, err := w.sites.Suspend(ctx, w.organization, made.ID); err != nil {
+			t.Fatal(err)
+		}
+		w.addresses(t)
+		if _, _, err := w.sites.Resume(ctx, w.organization, made.ID); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasSuffix(fmt.Sprint(wanted.Load()), "["+serverAddress+"]") {
+			t.Errorf("a host that does not say where it is had records made or removed: %s", wanted.Load())
+		}
+		w.addresses(t, "10.0.0.5/24", serverAddress+"/24")
 
 		dns.Update(t, "add example.com. 1 A "+elsewhere, "add www.example.com. 1 A "+serverAddress, "add www.example.com. 1 AAAA 2001:db8::bad",
 			"add "+idn+". 1 A "+serverAddress, "add *.example.com. 1 A "+serverAddress)
