@@ -542,3 +542,40 @@ func TestProofBegins(t *testing.T) {
 		}
 	})
 }
+
+// TestLead is about DNS providers that come after a site: they are told of its names, but not with each look.
+func TestLead(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d)
+		w.addresses(t, "9.9.9.9/24")
+		led := 0
+		w.sites = site.New(d, w.tasks, slog.New(slog.DiscardHandler), site.Config{
+			AnyName: true,
+			Provider: func(context.Context, db.Querier, contract.OrganizationID, contract.Domain) (bool, error) {
+				return true, nil
+			},
+			WantAddresses: func(context.Context, *db.Tx, contract.OrganizationID, contract.SiteID, []contract.Domain, []netip.Addr) error {
+				led++
+				return nil
+			},
+		})
+		made := w.create(t, w.request("shop"))
+		led = 0
+		look := func(times, want int) {
+			t.Helper()
+			for range times {
+				if _, err := w.sites.Check(t.Context(), w.organization, made.ID); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if led != want {
+				t.Errorf("told %d times, want %d", led, want)
+			}
+		}
+		look(1, 1)
+		look(9, 1)
+		look(1, 2)
+		exec(t, d, `UPDATE domains SET looks = 0`) // as when a provider has come
+		look(3, 3)
+	})
+}
