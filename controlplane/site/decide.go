@@ -115,7 +115,7 @@ func (f facts) way() (way, string, []Record) {
 		switch {
 		case a.what == ours:
 			arrives = true
-		case right && a.what == unasked:
+		case a.what == unasked && (right || proxied(address)):
 			others = append(others, a)
 		case right:
 			deaf = append(deaf, a)
@@ -144,6 +144,9 @@ func (f facts) way() (way, string, []Record) {
 		return indirect, fmt.Sprintf("%s leads to the server, but port 80 of %s does not answer: open it in the firewall", f.name, deaf[0].address), nil
 	case len(deaf) > 0:
 		return indirect, fmt.Sprintf("%s leads to the server, but at %s %s: something stands in between", f.name, deaf[0].address, deaf[0].saying()), nil
+	}
+	if proxied(others[0].address) {
+		return indirect, fmt.Sprintf("%s is behind Cloudflare's proxy, and the control plane cannot connect to %s: switch the proxy off, or connect the DNS provider", f.name, others[0].address), nil
 	}
 	return indirect, fmt.Sprintf("%s leads to the server, but the control plane may not connect to %s: an operator allows it with --outbound-allow", f.name, others[0].address), nil
 }

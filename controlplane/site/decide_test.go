@@ -12,7 +12,7 @@ import (
 
 // TestDecide holds the decision about a name to what people are told to do.
 func TestDecide(t *testing.T) {
-	const server, elsewhere, six, other6, cloud = "192.0.2.10", "198.51.100.7", "2001:db8::10", "2001:db8::bad", "104.16.1.1"
+	const server, elsewhere, six, other6, cloud, cloud6 = "192.0.2.10", "198.51.100.7", "2001:db8::10", "2001:db8::bad", "104.16.1.1", "2606:4700::1"
 	name := func(text string) contract.Domain {
 		d, err := contract.ParsePattern(text)
 		if err != nil {
@@ -94,6 +94,9 @@ func TestDecide(t *testing.T) {
 		"nobody knows where the server is": {both(led("203.0.113.9", ours), private), HTTP01, "", nil},
 		"a private address was set":        {both(led("10.0.0.5", closed), private), "", "port 80 of 10.0.0.5 does not answer", nil},
 		"behind a proxy, HTTP arrives":     {led(cloud, ours), HTTP01, "", nil},
+		"behind a proxy, no IPv6 from us":  {led(cloud, ours, cloud6, unasked), HTTP01, "", nil},
+		"behind one with nothing but IPv6": {led(cloud6, unasked), "", "behind Cloudflare's proxy, and the control plane cannot connect to 2606:4700::1", nil},
+		"behind one, its IPv6 leads away":  {led(cloud, ours, cloud6, foreign), "", "behind Cloudflare's proxy, and by HTTP another server answers (status 404)", []Record{setA}},
 		"behind a proxy, HTTP does not":    {led(cloud, foreign), "", "behind Cloudflare's proxy, and by HTTP another server answers (status 404)", []Record{setA}},
 		"behind a proxy, a provider":       {both(led(cloud, foreign), provider), DNS01, "", nil},
 		"elsewhere, a provider":            {both(led(elsewhere, foreign), provider), "", "leads to 198.51.100.7", []Record{unset("A", elsewhere), setA}},
