@@ -8,7 +8,7 @@ import (
 	"chom.dev/controlplane/db"
 )
 
-// known is what all measurements together say of a name.
+// known is what measurements say of a name: those of its host, those from outside, or both together.
 type known struct {
 	valid bool
 	// begins and ends are those of the last certificate that was the name's own; zero while there was none.
@@ -32,6 +32,35 @@ func (k known) after(m *sitev1.ObservedCertificate, at time.Time) known {
 	}
 	k.valid = m.GetValid()
 	return k
+}
+
+// looked is what is known from outside after another look that met a certificate. What the host serves validly is to be met outside
+// from the first look on.
+func (k known) looked(host known, m *sitev1.ObservedCertificate, at time.Time) known {
+	k.valid = k.valid || k.lost.IsZero() && host.valid
+	return k.after(m, at)
+}
+
+// together is what follows from what the host says and what was met outside: a loss lasts until whoever saw it sees a good one, and
+// of two ends the earlier one counts.
+func together(host, outside known) known {
+	k := host
+	k.valid = host.valid && outside.lost.IsZero()
+	if !outside.ends.IsZero() && (k.ends.IsZero() || outside.ends.Before(k.ends)) {
+		k.begins, k.ends = outside.begins, outside.ends
+	}
+	if !outside.lost.IsZero() && (k.lost.IsZero() || outside.lost.Before(k.lost)) {
+		k.lost = outside.lost
+	}
+	return k
+}
+
+// follows takes in what follows from another measurement, and has it decided upon now if that is anything new.
+func (r *row) follows(now time.Time) {
+	before := r.known
+	if r.known = together(r.host, r.outside); r.known != before || r.decideAt.IsZero() {
+		r.decideAt = now
+	}
 }
 
 // micro is a time as the database keeps it.

@@ -2,9 +2,10 @@
 // organizations upload. It neither issues nor renews: hosts do, and their agents measure what is served. Nothing follows from a
 // measurement but what is shown and mailed.
 //
-// Each name is measured twice: by the agent of its host, and from outside, under the address that the DNS gives. What was
-// measured last decides. A look from outside that meets no certificate at all is shown, but decides nothing: it may be the control
-// plane that is cut off.
+// Each name is measured twice: by the agent of its host, and from outside, under the address that the DNS gives. Each is kept by
+// itself, and the worse of the two decides: a loss lasts until whoever saw it sees a good certificate, and of two ends the earlier
+// one counts. A look from outside that meets no certificate at all is shown, but decides nothing: it may be the control plane that is
+// cut off.
 //
 //	                                 ends within 14 days, or is over, or
 //	                                 was valid and is not for an hour

@@ -29,6 +29,9 @@ const (
 	// looksAtOnce bounds what a crowd of names takes of the control plane.
 	looksAtOnce = 16
 	lookBatch   = 4 * looksAtOnce
+	// blindAfter is after how many looks that failed in a row, a day of them, the end of what was met outside before counts no
+	// more: it may have been renewed since.
+	blindAfter = 48
 	// probeLabel takes the place of a wildcard's asterisk: some name has to be asked for.
 	probeLabel = "chom-probe"
 )
@@ -108,20 +111,23 @@ func (c *Certificates) keep(ctx context.Context, of Certificate, seen *sitev1.Ob
 		if err != nil {
 			return err
 		}
-		r.Outside, r.OutsideAt = seen, micro(now)
-		if before := r.known; met(seen) {
-			if r.known = r.known.after(seen, r.OutsideAt); r.known != before {
-				r.decideAt = now
-			}
+		if r.lookAt.IsZero() {
+			return nil // its host has stopped serving it meanwhile
 		}
+		r.Outside, r.OutsideAt = seen, micro(now)
 		r.failures++
 		if seen.GetProblem() == "" {
 			r.failures = 0
 		}
-		if !r.lookAt.IsZero() {
-			wait := pause(r.failures)
-			r.lookAt = now.Add(wait - wait/10 + rand.N(wait/5)) // a crowd that began together must not stay together
+		switch {
+		case met(seen):
+			r.outside = r.outside.looked(r.host, seen, r.OutsideAt)
+		case r.failures > blindAfter:
+			r.outside.begins, r.outside.ends = time.Time{}, time.Time{}
 		}
+		r.follows(now)
+		wait := pause(r.failures)
+		r.lookAt = now.Add(wait - wait/10 + rand.N(wait/5)) // a crowd that began together must not stay together
 		return r.save(ctx, tx)
 	}, db.ReadCommitted())
 	if err != nil {

@@ -97,20 +97,17 @@ func (r *row) observed(m *sitev1.ObservedCertificate, at, now time.Time) bool {
 	if r.Observed != nil && proto.Equal(r.Observed, m) && at.Sub(r.ObservedAt).Abs() < sameFor {
 		return false
 	}
-	before := r.known
+	if !at.Before(r.ObservedAt) {
+		r.host = r.host.after(m, at)
+	}
 	r.Observed, r.ObservedAt = m, at
-	if !met(r.Outside) || !at.Before(r.OutsideAt) {
-		r.known = r.known.after(m, at)
-	}
-	if r.known != before || r.decideAt.IsZero() {
-		r.decideAt = now
-	}
 	switch served := met(m); {
 	case !served:
-		r.lookAt, r.failures = time.Time{}, 0
+		r.lookAt, r.failures, r.outside = time.Time{}, 0, known{} // what was met outside is not looked at any more
 	case r.lookAt.IsZero():
 		r.lookAt = now
 	}
+	r.follows(now)
 	return true
 }
 

@@ -100,3 +100,111 @@ func TestHostileAgent(t *testing.T) {
 		t.Errorf("mailed was %v", mails)
 	}
 }
+
+// TestTwoSources lets the host and the look from outside say different things of a name, each as often as it does, and claims that
+// neither takes back what the other has found.
+func TestTwoSources(t *testing.T) {
+	const name = "example.com"
+	ends := now.Add(60 * oneDay)
+	wrong := good(name, ends)
+	wrong.Valid, wrong.Source, wrong.Problem = false, 0, "from outside: the certificate is for other names"
+	unmet := none(name, "from outside: no answer in time")
+	for title, test := range map[string]struct {
+		host, outside func(since time.Duration) *sitev1.ObservedCertificate
+		lasts         time.Duration
+		want          []string
+		alarm         bool // at the end
+	}{
+		"a bad one outside is an alarm after an hour, whatever the host says": {
+			host: func(time.Duration) *sitev1.ObservedCertificate { return good(name, ends) },
+			outside: func(since time.Duration) *sitev1.ObservedCertificate {
+				if since < time.Hour {
+					return good(name, ends)
+				}
+				return wrong
+			}, lasts: 4 * time.Hour, want: []string{mailLost}, alarm: true,
+		},
+		"one that was bad outside from the first look on is too": {
+			host:    func(time.Duration) *sitev1.ObservedCertificate { return good(name, ends) },
+			outside: func(time.Duration) *sitev1.ObservedCertificate { return wrong },
+			lasts:   4 * time.Hour, want: []string{mailLost}, alarm: true,
+		},
+		"it is over when a good one is met outside": {
+			host: func(time.Duration) *sitev1.ObservedCertificate { return good(name, ends) },
+			outside: func(since time.Duration) *sitev1.ObservedCertificate {
+				if since >= time.Hour && since < 4*time.Hour {
+					return wrong
+				}
+				return good(name, ends)
+			}, lasts: 6 * time.Hour, want: []string{mailLost},
+		},
+		"it is over when the host does not serve the name any more": {
+			host: func(since time.Duration) *sitev1.ObservedCertificate {
+				if since < 4*time.Hour {
+					return good(name, ends)
+				}
+				return none(name, "by HTTP only")
+			},
+			outside: func(time.Duration) *sitev1.ObservedCertificate { return wrong },
+			lasts:   4*time.Hour + 30*time.Minute, want: []string{mailLost},
+		},
+		"a loss on the host is no less one for a good one outside": {
+			host: func(since time.Duration) *sitev1.ObservedCertificate {
+				if since < time.Hour {
+					return good(name, ends)
+				}
+				return wrong
+			},
+			outside: func(time.Duration) *sitev1.ObservedCertificate { return good(name, ends) },
+			lasts:   4 * time.Hour, want: []string{mailLost}, alarm: true,
+		},
+		"of two ends the earlier one counts, once": {
+			host:    func(time.Duration) *sitev1.ObservedCertificate { return good(name, now.Add(10*oneDay)) },
+			outside: func(time.Duration) *sitev1.ObservedCertificate { return good(name, now.Add(12*oneDay)) },
+			lasts:   4 * time.Hour, want: []string{mailEnding}, alarm: true,
+		},
+		"an end outside alone counts too": {
+			host:    func(time.Duration) *sitev1.ObservedCertificate { return good(name, ends) },
+			outside: func(time.Duration) *sitev1.ObservedCertificate { return good(name, now.Add(10*oneDay)) },
+			lasts:   4 * time.Hour, want: []string{mailEnding}, alarm: true,
+		},
+		"an end outside counts no more when nothing was met there for a day": {
+			host: func(time.Duration) *sitev1.ObservedCertificate { return good(name, ends) },
+			outside: func(since time.Duration) *sitev1.ObservedCertificate {
+				if since < time.Hour {
+					return good(name, now.Add(10*oneDay))
+				}
+				return unmet
+			}, lasts: 30 * time.Hour, want: []string{mailEnding},
+		},
+	} {
+		t.Run(title, func(t *testing.T) {
+			dbtest.Each(t, func(t *testing.T, d *db.DB) {
+				w := newWorld(t, d)
+				var mails []string
+				began := time.Time{} // of the alarm
+				for since := time.Duration(0); since <= test.lasts; since += 10 * time.Minute {
+					at := now.Add(since)
+					w.report(t, at, test.host(since))
+					w.settled(t, at)
+					if since%(30*time.Minute) == 0 {
+						must(t, w.keep(t.Context(), w.one(t, name), test.outside(since), at))
+						w.settled(t, at)
+					}
+					mails = append(mails, w.mailed(t)...)
+					if alarm := w.one(t, name).AlarmAt; !began.IsZero() && test.alarm && !alarm.Equal(began) {
+						t.Fatalf("after %s the alarm, which began at %s, is one of %s", since, began, alarm)
+					} else if began.IsZero() {
+						began = alarm
+					}
+				}
+				if strings.Join(mails, "\n") != strings.Join(test.want, "\n") {
+					t.Errorf("mailed was %v", mails)
+				}
+				if alarm := w.one(t, name).AlarmAt; alarm.IsZero() == test.alarm {
+					t.Errorf("the alarm began at %s", alarm)
+				}
+			})
+		})
+	}
+}

@@ -462,7 +462,9 @@ func (p *Providers) made(ctx context.Context, r recordRow) error {
 				return err
 			}
 		}
-		tx.Notify(RecordsTopic, r.organization.String())
+		if r.Purpose != Challenge {
+			tx.Notify(RecordsTopic, r.organization.String())
+		}
 		return nil
 	})
 }

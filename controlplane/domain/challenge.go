@@ -64,14 +64,15 @@ func (p *Providers) PresentChallenge(ctx context.Context, organization contract.
 		// Somebody asks anew: a former failure is no reason to wait.
 		_, err = tx.Exec(ctx, `
 			UPDATE dns_records
-			SET problem = '',
+			SET state = 'making',
+			    problem = '',
 			    tries = 0,
 			    due_at = $5
 			WHERE organization_id = $1
 			  AND name = $2
 			  AND type = $3
 			  AND value = $4
-			  AND state = 'making'`, organization, record.Name, record.Type, record.Value, db.Micros(time.Now()))
+			  AND state IN ('making', 'in_the_way')`, organization, record.Name, record.Type, record.Value, db.Micros(time.Now()))
 		return err
 	})
 	if err != nil {

@@ -122,6 +122,15 @@ func (k *keeping) until(t testing.TB, who contract.OrganizationID, provider stri
 	})
 }
 
+// later has the records of a name due, as they are in time.
+func (k *keeping) later(t testing.TB, name string) {
+	t.Helper()
+	must(t, db.InTx(t.Context(), k.db, func(tx *db.Tx) error {
+		_, err := tx.Exec(t.Context(), `UPDATE dns_records SET due_at = $1 WHERE name = $2`, db.Micros(time.Now()), name)
+		return err
+	}))
+}
+
 func eventually(t testing.TB, holds func() (bool, string)) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
@@ -276,7 +285,17 @@ func TestAddresses(t *testing.T) {
 			k.want(t, acme, blog, []string{"192.0.2.7"}, "taken.example.com")
 			k.until(t, acme, made.ID, "A blog.example.com 192.0.2.7 made", "A taken.example.com 192.0.2.7 in_the_way")
 			s.gone(t, "taken.example.com", "A")
+			due := func() (at int64) {
+				t.Helper()
+				must(t, d.Reader().QueryRow(t.Context(), `SELECT due_at FROM dns_records WHERE name = 'taken.example.com'`).Scan(&at))
+				return at
+			}
+			before := due()
 			k.want(t, acme, blog, []string{"192.0.2.7"}, "taken.example.com")
+			if now := due(); now != before || time.Until(db.Time(now)) < 50*time.Minute {
+				t.Errorf("to want it again has the zone read at %s, not in an hour", db.Time(now))
+			}
+			k.later(t, "taken.example.com") // an hour
 			k.until(t, acme, made.ID, "A blog.example.com 192.0.2.7 made", "A taken.example.com 192.0.2.7 made")
 		})
 		t.Run("are made once, whenever the process dies", func(t *testing.T) {
@@ -416,6 +435,15 @@ func TestChallenge(t *testing.T) {
 				return slices.Equal(got, want), fmt.Sprintf("got %v", got)
 			})
 		}
+		listening, stopListening := context.WithCancel(t.Context())
+		defer stopListening()
+		go func() {
+			_ = d.Listen(listening, func(topic, _ string) {
+				if topic == domain.RecordsTopic {
+					t.Error("sites and claims were told of a challenge")
+				}
+			})
+		}()
 		must(t, k.providers.PresentChallenge(t.Context(), acme, name, "one"))
 		if got := s.ask(t, "_acme-challenge.shop.example.com", wire.TypeTXT); !slices.Equal(got, []string{`"one"`}) {
 			t.Errorf("when it is said to be there: %v", got)

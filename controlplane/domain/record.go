@@ -55,7 +55,8 @@ type ManagedRecord struct {
 // Challenge is the purpose of records that prove names to certificate authorities.
 const Challenge = "challenge"
 
-// RecordsTopic is what Listen hears when records of an organization were made; the payload is the organization's id.
+// RecordsTopic is what Listen hears when records of an organization were made that sites and claims wait for; the payload is the
+// organization's id.
 const RecordsTopic = "dns_record"
 
 // dueTopic is what Listen hears when there is something to do about records.
@@ -106,24 +107,31 @@ func WantAddresses(ctx context.Context, tx *db.Tx, organization contract.Organiz
 	return nil
 }
 
-// want writes down that a record is to be made. One that is there already, or was just to be removed, gets the new purpose.
+// want writes down that a record is to be made. One that is there already, or was just to be removed, gets the new purpose; when it
+// is due does not change by wanting it again, however often.
 func want(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, provider, zone string, r dns.Record, purpose string) error {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, `
+	changed, err := tx.Exec(ctx, `
 		INSERT INTO dns_records (organization_id, id, provider_id, zone, name, type, value, purpose, state, sent, problem, tries, due_at, created_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'making', FALSE, '', 0, $9, $9)
 		ON CONFLICT (organization_id, provider_id, name, type, value) DO UPDATE
 		SET purpose = excluded.purpose,
 		    created_at = excluded.created_at,
-		    state = CASE WHEN dns_records.state = 'made' THEN 'made' ELSE 'making' END,
-		    due_at = CASE WHEN dns_records.state IN ('made', 'making') THEN dns_records.due_at ELSE excluded.due_at END`,
-		organization, id.String(), provider, zone, r.Name, r.Type, r.Value, purpose, db.Micros(time.Now())); err != nil {
+		    state = CASE WHEN dns_records.state = 'removing' THEN 'making' ELSE dns_records.state END,
+		    due_at = CASE WHEN dns_records.state = 'removing' THEN excluded.due_at ELSE dns_records.due_at END
+		WHERE dns_records.state = 'removing'
+		   OR dns_records.purpose <> excluded.purpose
+		   OR excluded.purpose = 'challenge'`,
+		organization, id.String(), provider, zone, r.Name, r.Type, r.Value, purpose, db.Micros(time.Now()))
+	if err != nil {
 		return fmt.Errorf("want the record %s %s: %w", r.Type, r.Name, err)
 	}
-	tx.Notify(dueTopic, organization.String())
+	if changed > 0 {
+		tx.Notify(dueTopic, organization.String())
+	}
 	return nil
 }
 

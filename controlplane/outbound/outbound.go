@@ -21,6 +21,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -87,6 +88,15 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	return dialer.DialContext(ctx, network, address)
 }
 
+// Allows says whether an address is a public one, or in a network that was added by Allow.
+func (d *Dialer) Allows(address netip.Addr) bool {
+	return Public(address) || d.allowed(address.Unmap())
+}
+
+func (d *Dialer) allowed(ip netip.Addr) bool {
+	return slices.ContainsFunc(d.allow, func(network netip.Prefix) bool { return network.Contains(ip) })
+}
+
 // check decides on an address as a socket has it.
 func (d *Dialer) check(address string) error {
 	to, err := netip.ParseAddrPort(address)
@@ -94,10 +104,8 @@ func (d *Dialer) check(address string) error {
 		return fmt.Errorf("check address: %w", err)
 	}
 	ip := to.Addr().WithZone("").Unmap()
-	for _, network := range d.allow {
-		if network.Contains(ip) {
-			return nil
-		}
+	if d.allowed(ip) {
+		return nil
 	}
 	if !Public(ip) || to.Addr().Zone() != "" {
 		return &refused{ip}

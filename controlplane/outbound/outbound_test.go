@@ -268,3 +268,13 @@ func TestBroken(t *testing.T) {
 		}
 	})
 }
+
+// TestAllows is about addresses that other packages publish: an operator's network counts as he said.
+func TestAllows(t *testing.T) {
+	d := New(Allow(netip.MustParsePrefix("10.213.4.0/24")))
+	for address, want := range map[string]bool{"10.213.4.7": true, "::ffff:10.213.4.7": true, "10.213.5.7": false, "9.9.9.9": true, "::1": false} {
+		if got := d.Allows(netip.MustParseAddr(address)); got != want {
+			t.Errorf("%s: %v", address, got)
+		}
+	}
+}

@@ -60,6 +60,7 @@ func (s *Sites) ask(ctx context.Context, r nameRow) (facts, error) {
 	if f.servers, err = fleet.Addresses(ctx, s.db.Reader(), site.Server); err != nil {
 		return facts{}, err
 	}
+	f.public = s.public(f.servers)
 	if s.config.Provider != nil {
 		if f.provider, err = s.config.Provider(ctx, s.db.Reader(), r.organization, r.name); err != nil {
 			return facts{}, err

@@ -3,6 +3,7 @@ package site
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -167,5 +168,14 @@ func (s *Sites) lead(ctx context.Context, tx *db.Tx, site *Site) error {
 	if err != nil {
 		return err
 	}
-	return s.config.WantAddresses(ctx, tx, site.Organization, site.ID, held, addresses[:min(len(addresses), 1)])
+	addresses = s.public(addresses)
+	if len(addresses) == 0 {
+		return nil // that a host does not say where it is does not mean that it is nowhere: its records stay
+	}
+	return s.config.WantAddresses(ctx, tx, site.Organization, site.ID, held, addresses[:1])
+}
+
+// public are those of addresses that names may be led to.
+func (s *Sites) public(addresses []netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(addresses), func(a netip.Addr) bool { return !s.config.PublicAddress(a) })
 }

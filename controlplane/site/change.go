@@ -42,7 +42,7 @@ func (s *Sites) Update(ctx context.Context, organization contract.OrganizationID
 			if err != nil {
 				return "", err
 			}
-			if err := replaceDomains(ctx, tx, site, wanted); err != nil {
+			if err := s.replaceDomains(ctx, tx, site, wanted); err != nil {
 				return "", err
 			}
 			site.Wanted.Redirects = among(site.Wanted.Redirects, wanted[1:])

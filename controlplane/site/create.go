@@ -158,13 +158,13 @@ func (s *Sites) create(ctx context.Context, tx *db.Tx, n Request, wanted Wanted,
 		UpdatedAt:    now,
 		owner:        organization.Active,
 	}
-	if err := s.renew(ctx, tx, made); err != nil {
-		return nil, task.Task{}, err
-	}
 	if err := insert(ctx, tx, made, n.RequestID, hash); err != nil {
 		return nil, task.Task{}, err
 	}
-	if err := claim(ctx, tx, made, wanted.Domains); err != nil {
+	if err := s.claim(ctx, tx, made, wanted.Domains); err != nil {
+		return nil, task.Task{}, err
+	}
+	if err := s.renew(ctx, tx, made); err != nil {
 		return nil, task.Task{}, err
 	}
 	ordered, err := s.converge(ctx, tx, made)

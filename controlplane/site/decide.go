@@ -13,7 +13,8 @@ import (
 // facts are what was found of a name.
 type facts struct {
 	name      contract.Domain
-	servers   []netip.Addr // of the site's server, the one to set first; empty when its agent named none
+	servers   []netip.Addr // of the site's server; empty when its agent named none
+	public    []netip.Addr // those of them that names may be led to, the one to set first
 	addresses []netip.Addr // that the DNS gives
 	missing   bool         // the DNS does not have the name
 	silent    bool         // the DNS did not answer
@@ -102,9 +103,9 @@ func (f facts) way() (way, string, []Record) {
 	case f.silent:
 		return astray, fmt.Sprintf("the name servers of %s do not answer", f.name), nil
 	case f.missing:
-		return astray, fmt.Sprintf("there is no name %s in the DNS", f.name), f.toSet("A", nil)
+		return astray, fmt.Sprintf("there is no name %s in the DNS", f.name) + f.whereTo(), f.toSet("A", nil)
 	case len(f.addresses) == 0:
-		return astray, fmt.Sprintf("%s has no address in the DNS", f.name), f.toSet("A", nil)
+		return astray, fmt.Sprintf("%s has no address in the DNS", f.name) + f.whereTo(), f.toSet("A", nil)
 	}
 	var wrong4, wrong6, deaf, others []answer
 	arrives := false
@@ -114,7 +115,7 @@ func (f facts) way() (way, string, []Record) {
 		switch {
 		case a.what == ours:
 			arrives = true
-		case right && a.what == unasked:
+		case a.what == unasked && (right || proxied(address)):
 			others = append(others, a)
 		case right:
 			deaf = append(deaf, a)
@@ -132,7 +133,7 @@ func (f facts) way() (way, string, []Record) {
 		return indirect, fmt.Sprintf("%s is behind Cloudflare's proxy, and by HTTP %s: have the proxy lead to the server and let %s through, or switch it off",
 			f.name, wrong[0].saying(), probePath), f.toSet("A", nil)
 	case len(wrong4) > 0:
-		return astray, fmt.Sprintf("%s leads to %s%s, where %s", f.name, wrong4[0].address, f.insteadOf(), wrong4[0].saying()),
+		return astray, fmt.Sprintf("%s leads to %s%s, where %s", f.name, wrong4[0].address, f.insteadOf(), wrong4[0].saying()) + f.whereTo(),
 			append(f.toSet("A", wrong4), f.toSet("AAAA", wrong6)...)
 	case len(wrong6) > 0:
 		return astray, fmt.Sprintf("the AAAA record of %s leads to %s, where %s: certificate authorities and many visitors go there first", f.name, wrong6[0].address, wrong6[0].saying()),
@@ -143,6 +144,9 @@ func (f facts) way() (way, string, []Record) {
 		return indirect, fmt.Sprintf("%s leads to the server, but port 80 of %s does not answer: open it in the firewall", f.name, deaf[0].address), nil
 	case len(deaf) > 0:
 		return indirect, fmt.Sprintf("%s leads to the server, but at %s %s: something stands in between", f.name, deaf[0].address, deaf[0].saying()), nil
+	}
+	if proxied(others[0].address) {
+		return indirect, fmt.Sprintf("%s is behind Cloudflare's proxy, and the control plane cannot connect to %s: switch the proxy off, or connect the DNS provider", f.name, others[0].address), nil
 	}
 	return indirect, fmt.Sprintf("%s leads to the server, but the control plane may not connect to %s: an operator allows it with --outbound-allow", f.name, others[0].address), nil
 }
@@ -157,27 +161,39 @@ func (f facts) answerOf(address netip.Addr) answer {
 }
 
 func (f facts) insteadOf() string {
-	if len(f.servers) == 0 {
+	if len(f.public) == 0 {
 		return ""
 	}
-	return " instead of " + f.servers[0].String()
+	return " instead of " + f.public[0].String()
 }
 
-// toSet is how to lead a name to the server by records of a type, A or AAAA, in the place of others.
+// whereTo says what to do where nobody can be told where to lead a name.
+func (f facts) whereTo() string {
+	if len(f.public) > 0 {
+		return ""
+	}
+	return "; the server has named no public address: ask the operator for it and lead the name there (in a closed network an operator has its addresses count with --outbound-allow)"
+}
+
+// toSet is how to lead a name to the server by records of a type, A or AAAA, in the place of others; nothing where it is not known
+// to what to lead it.
 func (f facts) toSet(kind string, others []answer) []Record {
+	if len(f.public) == 0 {
+		return nil
+	}
 	var records []Record
 	for _, other := range others {
 		records = append(records, Record{Name: f.name.String(), Type: kind, Value: other.address.String(), Remove: true})
 	}
-	for _, server := range f.servers {
+	for _, server := range f.public {
 		is := "AAAA"
 		if server.Is4() {
 			is = "A"
 		}
 		switch {
-		case is == kind && (kind == "A" || len(others) > 0 && !server.IsPrivate()):
+		case is == kind && (kind == "A" || len(others) > 0):
 			return append(records, Record{Name: f.name.String(), Type: kind, Value: server.String()})
-		case kind == "A" && is == "AAAA" && server == f.servers[0]: // it has no other
+		case kind == "A" && is == "AAAA" && server == f.public[0]: // it has no other
 			return append(records, Record{Name: f.name.String(), Type: is, Value: server.String()})
 		}
 	}

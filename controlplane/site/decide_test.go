@@ -12,7 +12,7 @@ import (
 
 // TestDecide holds the decision about a name to what people are told to do.
 func TestDecide(t *testing.T) {
-	const server, elsewhere, six, other6, cloud = "192.0.2.10", "198.51.100.7", "2001:db8::10", "2001:db8::bad", "104.16.1.1"
+	const server, elsewhere, six, other6, cloud, cloud6 = "192.0.2.10", "198.51.100.7", "2001:db8::10", "2001:db8::bad", "104.16.1.1", "2606:4700::1"
 	name := func(text string) contract.Domain {
 		d, err := contract.ParsePattern(text)
 		if err != nil {
@@ -22,6 +22,7 @@ func TestDecide(t *testing.T) {
 	}
 	plain := func(change func(*facts)) facts {
 		f := facts{name: name("shop.example.com"), servers: []netip.Addr{netip.MustParseAddr(server), netip.MustParseAddr(six)}, arrived: true}
+		f.public = f.servers
 		change(&f)
 		return f
 	}
@@ -46,6 +47,7 @@ func TestDecide(t *testing.T) {
 			}
 		}
 	}
+	private := func(f *facts) { f.servers, f.public = []netip.Addr{netip.MustParseAddr("10.0.0.5")}, nil }
 	provider := func(f *facts) { f.provider = true }
 	wildcard := func(f *facts) { f.name = name("*.example.com") }
 	caa := func(records ...domain.CAA) func(*facts) {
@@ -80,14 +82,21 @@ func TestDecide(t *testing.T) {
 		"an IPv6 that cannot be asked, of another":   {led(server, ours, other6, unasked), "", "the AAAA record", []Record{unset("AAAA", other6), {Name: "shop.example.com", Type: "AAAA", Value: six}}},
 		"an IPv6 that cannot be asked, the server's": {led(server, ours, six, unasked), HTTP01, "", nil},
 		"elsewhere by IPv6, the server has none": {
-			both(func(f *facts) { f.servers = f.servers[:1] }, led(server, ours, other6, closed)), "", "the AAAA record", []Record{unset("AAAA", other6)},
+			both(func(f *facts) { f.public = f.servers[:1] }, led(server, ours, other6, closed)), "", "the AAAA record", []Record{unset("AAAA", other6)},
 		},
 		"port 80 is shut":                  {led(server, closed), "", "port 80 of 192.0.2.10 does not answer", nil},
 		"port 80 is shut, a provider":      {both(led(server, closed), provider), DNS01, "", nil},
 		"something in between":             {led(server, foreign), "", "another server answers (status 404): something stands in between", nil},
 		"the host does not know yet":       {both(led(server, foreign), func(f *facts) { f.arrived = false }), "", "has not been told", nil},
 		"the control plane may not ask":    {led(server, unasked), "", "--outbound-allow", nil},
+		"no such name, nowhere to lead it": {both(func(f *facts) { f.missing = true }, private), "", "no public address: ask the operator", nil},
+		"elsewhere, nowhere to lead it":    {both(led(elsewhere, foreign), private), "", "leads to 198.51.100.7, where another server answers (status 404); the server has named no", nil},
+		"nobody knows where the server is": {both(led("203.0.113.9", ours), private), HTTP01, "", nil},
+		"a private address was set":        {both(led("10.0.0.5", closed), private), "", "port 80 of 10.0.0.5 does not answer", nil},
 		"behind a proxy, HTTP arrives":     {led(cloud, ours), HTTP01, "", nil},
+		"behind a proxy, no IPv6 from us":  {led(cloud, ours, cloud6, unasked), HTTP01, "", nil},
+		"behind one with nothing but IPv6": {led(cloud6, unasked), "", "behind Cloudflare's proxy, and the control plane cannot connect to 2606:4700::1", nil},
+		"behind one, its IPv6 leads away":  {led(cloud, ours, cloud6, foreign), "", "behind Cloudflare's proxy, and by HTTP another server answers (status 404)", []Record{setA}},
 		"behind a proxy, HTTP does not":    {led(cloud, foreign), "", "behind Cloudflare's proxy, and by HTTP another server answers (status 404)", []Record{setA}},
 		"behind a proxy, a provider":       {both(led(cloud, foreign), provider), DNS01, "", nil},
 		"elsewhere, a provider":            {both(led(elsewhere, foreign), provider), "", "leads to 198.51.100.7", []Record{unset("A", elsewhere), setA}},
@@ -132,6 +141,9 @@ func TestDecide(t *testing.T) {
 func TestNameState(t *testing.T) {
 	now := time.Now()
 	const day = 24 * time.Hour
+	outside := func(valid bool, left time.Duration) nameFacts {
+		return nameFacts{held: true, ready: true, outside: &OutsideCertificate{Certificate: Certificate{Valid: valid, SHA256: []byte("a"), NotAfter: now.Add(left)}}}
+	}
 	for title, c := range map[string]struct {
 		nameFacts
 		certificate *Certificate
@@ -153,8 +165,18 @@ func TestNameState(t *testing.T) {
 		"uploaded and ends soon":          {nameFacts{held: true, ready: true}, &Certificate{Valid: true, NotAfter: now.Add(13 * day), Source: Uploaded}, NameExpiring},
 		"over since the measurement":      {nameFacts{held: true, ready: true}, &Certificate{Valid: true, NotAfter: now.Add(-time.Minute)}, NameExpired},
 		"over":                            {nameFacts{held: true, ready: true}, &Certificate{NotAfter: now.Add(-day)}, NameExpired},
+		"its host is silent":              {nameFacts{held: true, ready: true, heardAt: now.Add(-25 * time.Hour)}, &Certificate{Valid: true, NotAfter: now.Add(60 * day), Source: ACME}, NameSecure},
+		"ends soon, its host is silent":   {nameFacts{held: true, ready: true, heardAt: now.Add(-25 * time.Hour)}, &Certificate{Valid: true, NotAfter: now.Add(5 * day), Source: ACME}, NameExpiring},
+		"good outside too":                {outside(true, 50*day), &Certificate{Valid: true, NotAfter: now.Add(60 * day)}, NameSecure},
+		"wrong outside":                   {outside(false, 50*day), &Certificate{Valid: true, NotAfter: now.Add(60 * day)}, NameIssuing},
+		"over outside":                    {outside(false, -day), &Certificate{Valid: true, NotAfter: now.Add(60 * day)}, NameExpired},
+		"over outside since the look":     {outside(true, -time.Minute), &Certificate{Valid: true, NotAfter: now.Add(60 * day)}, NameExpired},
+		"nothing was met outside":         {nameFacts{held: true, ready: true, outside: &OutsideCertificate{Certificate: Certificate{Problem: "no answer in time"}}}, &Certificate{Valid: true, NotAfter: now.Add(60 * day)}, NameSecure},
 	} {
 		t.Run(title, func(t *testing.T) {
+			if c.heardAt.IsZero() {
+				c.heardAt = now
+			}
 			if got := nameStateOf(c.nameFacts, c.certificate, now); got != c.want {
 				t.Errorf("got %d, want %d", got, c.want)
 			}

@@ -54,6 +54,7 @@ type names struct {
 	mu      sync.Mutex
 	holders map[string]map[int]string // claims by name and owner
 	given   map[string]contract.SiteID
+	wanted  map[contract.SiteID][]string
 	handles map[contract.SiteID]contract.Handle
 	of      map[contract.SiteID]int // owners of sites
 	right   map[string]bool         // leads to the server
@@ -93,6 +94,30 @@ func (m *names) inUse(who int, name string) bool {
 		}
 	}
 	return false
+}
+
+// givable says whether an owner's site may get a name: nobody has it, or somebody who does not hold it while the owner does.
+func (m *names) givable(who int, id contract.SiteID, name string) bool {
+	has, is := m.given[name]
+	return !is || has == id || m.of[has] != who && m.holds(who, name) && !m.holds(m.of[has], name)
+}
+
+// takeBack gives sites what they took of names that they want and whose sites lost them: with which step they do is not
+// what this is about, only that they may.
+func (m *names) takeBack(t *testing.T, r *rapid.T) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, names := range m.wanted {
+		for _, name := range names {
+			if m.given[name] == id || m.count(t, `SELECT COUNT(*) FROM domains WHERE name = $1 AND site_id = $2`, name, id) == 0 {
+				continue
+			}
+			if who := m.of[id]; !m.holds(who, name) || !m.givable(who, id, name) {
+				r.Fatalf("%s took %s", id, name)
+			}
+			m.given[name] = id
+		}
+	}
 }
 
 // Addresses and CAA make it a DNS in memory: TestNames asks the real one.
@@ -159,6 +184,7 @@ func (m *names) begin(t *testing.T, preview bool) {
 		t.Fatal(err)
 	}
 	m.holders, m.given, m.handles, m.of = map[string]map[int]string{}, map[string]contract.SiteID{}, map[contract.SiteID]contract.Handle{}, map[contract.SiteID]int{}
+	m.wanted = map[contract.SiteID][]string{}
 	m.right, m.managed, m.uploads = map[string]bool{}, map[int]bool{}, map[int]bool{}
 	for _, name := range siteNames {
 		m.right[name] = name != "www.example.com"
@@ -229,6 +255,9 @@ func (m *names) check(t *testing.T, r *rapid.T) {
 		for _, name := range slices.Concat(ordered, desired.GetRedirectDomains()) {
 			if !m.holds(slices.Index(m.owners, who), name) {
 				r.Fatalf("ordered %s, which is not held", name)
+			}
+			if id := m.given[name]; id.String() != desired.GetSiteId() {
+				r.Fatalf("ordered %s to the host of %s, which %s has", name, desired.GetSiteId(), id)
 			}
 		}
 		for _, name := range desired.GetHttps().GetPlatformDomains() {
@@ -332,21 +361,28 @@ func (m *names) step(t *testing.T, r *rapid.T, step string) {
 	nameless := func(names []string) bool {
 		return !m.preview && !slices.ContainsFunc(names, func(name string) bool { return !strings.HasPrefix(name, "*.") && m.holds(who, name) })
 	}
+	// takenFor leaves out what the site has wanted before: it may have lost that, and keeps its wish.
 	takenFor := func(id contract.SiteID, names []string) bool {
-		return slices.ContainsFunc(names, func(name string) bool { has, is := m.given[name]; return is && has != id })
+		return slices.ContainsFunc(names, func(name string) bool {
+			return !slices.Contains(m.wanted[id], name) && !m.givable(who, id, name)
+		})
 	}
 	give := func(id contract.SiteID, names []string) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		for name, has := range m.given {
-			if has == id {
+			if has == id && !slices.Contains(names, name) {
 				delete(m.given, name)
 			}
 		}
 		for _, name := range names {
-			m.given[name] = id
+			if !slices.Contains(m.wanted[id], name) {
+				m.given[name] = id
+			}
 		}
+		m.wanted[id] = names
 	}
+	defer m.takeBack(t, r)
 	switch step {
 	case "attest":
 		name := rapid.SampledFrom(claimable).Draw(r, "name")
@@ -485,6 +521,7 @@ func (m *names) lookAtAll(t *testing.T, r *rapid.T) (certificates int) {
 			}
 		}
 	}
+	m.takeBack(t, r)
 	for name, id := range m.given {
 		owner := m.of[id]
 		found, err := m.sites.Get(ctx, m.owners[owner], id)

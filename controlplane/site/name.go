@@ -57,8 +57,17 @@ type OutsideCertificate struct {
 	At time.Time
 }
 
-// expiringFor is how long before its end a certificate is worth an alarm if the next one could not be had.
-const expiringFor = 14 * 24 * time.Hour
+// met says whether a handshake met a certificate, good or bad.
+func (o *OutsideCertificate) met() bool { return len(o.SHA256) > 0 }
+
+const (
+	// expiringFor is how long before its end a certificate is worth an alarm if the next one could not be had.
+	expiringFor = 14 * 24 * time.Hour
+	// silentFor is after how long without a word from its host nobody knows whether the next one is got.
+	silentFor = 24 * time.Hour
+	// outsideFor is how long what was met outside says something of now: looks are half an hour apart.
+	outsideFor = 2 * time.Hour
+)
 
 // Names are a site's, in the order that it has them, and its preview name last.
 func (s *Sites) Names(ctx context.Context, site *Site) ([]Name, error) {
@@ -95,11 +104,18 @@ func (s *Sites) Names(ctx context.Context, site *Site) ([]Name, error) {
 			row = rows[i]
 		}
 		n.LookedAt, n.NextLookAt = row.lookedAt, row.lookAt
-		n.State = nameStateOf(nameFacts{
+		facts := nameFacts{
 			preview: n.Role == Preview,
 			held:    slices.Contains(site.Served, name),
 			ready:   !row.readyAt.IsZero() || site.certificates.covers(name),
-		}, n.Certificate, now)
+		}
+		if site.Observed != nil {
+			facts.heardAt = site.Observed.At
+		}
+		if n.Outside != nil && now.Sub(n.Outside.At) < outsideFor {
+			facts.outside = n.Outside
+		}
+		n.State = nameStateOf(facts, n.Certificate, now)
 		switch n.State {
 		case NameUnclaimed:
 			n.explain(awaited)
@@ -107,6 +123,9 @@ func (s *Sites) Names(ctx context.Context, site *Site) ([]Name, error) {
 			n.Problem, n.Records = row.problem, row.records
 		default:
 			n.Problem, n.Records = row.problem, row.records
+			if facts.outside != nil {
+				n.Problem = cmp.Or(facts.outside.Problem, n.Problem)
+			}
 			if n.Certificate != nil {
 				n.Problem = cmp.Or(n.Certificate.Problem, n.Problem)
 			}
@@ -160,19 +179,26 @@ func (c *Certificate) good(now time.Time) bool { return c.Valid && now.Before(c.
 
 // nameFacts are what a name's state follows from, besides its certificate.
 type nameFacts struct {
-	preview bool // the platform gave it
-	held    bool // the site answers to it
-	ready   bool // a certificate is ordered for it, or one was uploaded
+	preview bool                // the platform gave it
+	held    bool                // the site answers to it
+	ready   bool                // a certificate is ordered for it, or one was uploaded
+	outside *OutsideCertificate // that others are served with now; nil where nobody has looked lately
+	heardAt time.Time           // when its host last said something
 }
 
-// nameStateOf derives a name's state. It is called secure only if its host measured that.
+// nameStateOf derives a name's state. It is called secure only if its host measured that, and nothing else was met outside.
 func nameStateOf(f nameFacts, c *Certificate, now time.Time) NameState {
 	switch {
 	case !f.held:
 		return NameUnclaimed
+	case c != nil && c.good(now) && f.outside != nil && f.outside.met() && !f.outside.good(now):
+		if !now.Before(f.outside.NotAfter) {
+			return NameExpired
+		}
+		return NameIssuing
 	case c != nil && c.good(now):
 		// Where the next one is got by itself, the end being near says nothing: some last for six days only.
-		late := c.NotAfter.Sub(now) <= expiringFor && (c.Failures > 0 || c.Source == Uploaded)
+		late := c.NotAfter.Sub(now) <= expiringFor && (c.Failures > 0 || c.Source == Uploaded || now.Sub(f.heardAt) > silentFor)
 		if late {
 			return NameExpiring
 		}

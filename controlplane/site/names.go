@@ -66,6 +66,10 @@ const (
 	troubleEvery = time.Hour        // for ready names with a problem: it may have been the resolver's
 	namesIdle    = 10 * time.Second // between two looks at the table, for what another process has written
 
+	// leadEvery is after how many looks a DNS provider is told of a name again that came after the site's last change. Its coming begins
+	// the looks anew; the others are for words that were lost.
+	leadEvery = 10
+
 	budgetFor = 7 * 24 * time.Hour
 
 	namesTopic = "site_names" // names are due; the payload is a site's id
@@ -269,7 +273,7 @@ func (s *Sites) conclude(ctx context.Context, looked nameRow, v verdict, provide
 		now := time.Now()
 		r.found(v, now)
 		if !r.orders(v, provider) {
-			if provider && r.readyAt.IsZero() { // it may have come after the site's last change
+			if provider && r.readyAt.IsZero() && r.looks%leadEvery == 1 { // it may have come after the site's last change
 				if err := s.lead(ctx, tx, site); err != nil {
 					return err
 				}

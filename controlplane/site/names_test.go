@@ -141,15 +141,20 @@ func TestNames(t *testing.T) {
 		w.addresses(t, "10.0.0.5/24", serverAddress+"/24")
 		var provider atomic.Bool
 		var uploads []site.Upload
+		var outside []site.OutsideCertificate
 		var wanted atomic.Value // string
 		w.sites = site.New(d, w.tasks, slog.New(slog.DiscardHandler), site.Config{
 			PreviewDomain: "preview.example.net", CAs: []string{"ca.example"},
 			Resolver: domain.NewNameServer(dns.Address), Dialer: internet, HTTPPort: web.port,
+			PublicAddress: func(a netip.Addr) bool { return !a.IsPrivate() }, // serverAddress stands for a public one
 			Provider: func(context.Context, db.Querier, contract.OrganizationID, contract.Domain) (bool, error) {
 				return provider.Load(), nil
 			},
 			Uploads: func(context.Context, *db.Tx, contract.OrganizationID, contract.SiteID) ([]site.Upload, error) {
 				return uploads, nil
+			},
+			Outside: func(context.Context, db.Querier, contract.OrganizationID, contract.SiteID) ([]site.OutsideCertificate, error) {
+				return outside, nil
 			},
 			WantAddresses: func(_ context.Context, _ *db.Tx, _ contract.OrganizationID, _ contract.SiteID, names []contract.Domain, addresses []netip.Addr) error {
 				wanted.Store(fmt.Sprint(names, addresses))
@@ -222,6 +227,19 @@ func TestNames(t *testing.T) {
 		if wanted.Load() != "[example.com www.example.com "+idn+" *.example.com] ["+serverAddress+"]" {
 			t.Errorf("asked DNS providers for %s", wanted.Load())
 		}
+
+		w.addresses(t, "10.0.0.5/24")
+		if _, _, err := w.sites.Suspend(ctx, w.organization, made.ID); err != nil {
+			t.Fatal(err)
+		}
+		w.addresses(t)
+		if _, _, err := w.sites.Resume(ctx, w.organization, made.ID); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasSuffix(fmt.Sprint(wanted.Load()), "["+serverAddress+"]") {
+			t.Errorf("a host that does not say where it is had records made or removed: %s", wanted.Load())
+		}
+		w.addresses(t, "10.0.0.5/24", serverAddress+"/24")
 
 		dns.Update(t, "add example.com. 1 A "+elsewhere, "add www.example.com. 1 A "+serverAddress, "add www.example.com. 1 AAAA 2001:db8::bad",
 			"add "+idn+". 1 A "+serverAddress, "add *.example.com. 1 A "+serverAddress)
@@ -311,6 +329,25 @@ func TestNames(t *testing.T) {
 				t.Fatal(err)
 			}
 			secure() // a Hello does not say certificates
+			certificate := site.Certificate{Name: "example.com", SHA256: []byte("another"), NotAfter: time.Now().Add(24 * time.Hour), Problem: "from outside: it is for other names"}
+			for title, met := range map[string]struct {
+				at      time.Time
+				state   site.NameState
+				problem string
+			}{
+				"a bad one outside is said":        {time.Now(), site.NameIssuing, certificate.Problem},
+				"one of long ago says nothing now": {time.Now().Add(-3 * time.Hour), site.NameSecure, ""},
+			} {
+				outside = []site.OutsideCertificate{{Certificate: certificate, At: met.at}}
+				listed, err := w.sites.Names(ctx, now)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := listed[0]; got.State != met.state || got.Problem != met.problem || got.Outside == nil {
+					t.Errorf("%s: it is %d, %q, outside %v", title, got.State, got.Problem, got.Outside)
+				}
+			}
+			outside = nil
 		})
 
 		t.Run("an uploaded certificate takes the place", func(t *testing.T) {
@@ -526,5 +563,42 @@ func TestProofBegins(t *testing.T) {
 		if n := w.count(t, `SELECT COUNT(*) FROM domains WHERE name = 'other.example.com' AND (ready_at IS NOT NULL OR look_at IS NOT NULL OR challenge <> '')`); n != 0 {
 			t.Error("what was found of a name outlives that it is held")
 		}
+	})
+}
+
+// TestLead is about DNS providers that come after a site: they are told of its names, but not with each look.
+func TestLead(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d)
+		w.addresses(t, "9.9.9.9/24")
+		led := 0
+		w.sites = site.New(d, w.tasks, slog.New(slog.DiscardHandler), site.Config{
+			AnyName: true,
+			Provider: func(context.Context, db.Querier, contract.OrganizationID, contract.Domain) (bool, error) {
+				return true, nil
+			},
+			WantAddresses: func(context.Context, *db.Tx, contract.OrganizationID, contract.SiteID, []contract.Domain, []netip.Addr) error {
+				led++
+				return nil
+			},
+		})
+		made := w.create(t, w.request("shop"))
+		led = 0
+		look := func(times, want int) {
+			t.Helper()
+			for range times {
+				if _, err := w.sites.Check(t.Context(), w.organization, made.ID); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if led != want {
+				t.Errorf("told %d times, want %d", led, want)
+			}
+		}
+		look(1, 1)
+		look(9, 1)
+		look(1, 2)
+		exec(t, d, `UPDATE domains SET looks = 0`) // as when a provider has come
+		look(3, 3)
 	})
 }

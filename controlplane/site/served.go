@@ -34,11 +34,11 @@ func (s *Sites) renew(ctx context.Context, tx *db.Tx, site *Site) error {
 		if preview != nil && name == *preview {
 			continue // it is the platform's, whoever asks for it
 		}
-		holds, err := s.holds(ctx, tx, site.Organization, name)
+		serves, err := s.serves(ctx, tx, site, name)
 		if err != nil {
 			return err
 		}
-		if holds {
+		if serves {
 			held = append(held, name)
 		}
 	}
@@ -61,6 +61,33 @@ func (s *Sites) renew(ctx context.Context, tx *db.Tx, site *Site) error {
 		site.Served = append([]contract.Domain{nobodys}, held...)
 	}
 	return s.certify(ctx, tx, site, held, preview)
+}
+
+// serves says whether a site is to answer to a name that it wants: its organization holds it, and no other site has it. One that it
+// lost and that is free by now is taken back.
+func (s *Sites) serves(ctx context.Context, tx *db.Tx, site *Site, name contract.Domain) (bool, error) {
+	if holds, err := s.holds(ctx, tx, site.Organization, name); err != nil || !holds {
+		return false, err
+	}
+	var has bool
+	if err := tx.QueryRow(ctx, `
+		SELECT EXISTS (
+			SELECT 1
+			FROM domains
+			WHERE organization_id = $1
+			  AND site_id = $2
+			  AND name = $3
+		)`, site.Organization, site.ID, name).Scan(&has); err != nil {
+		return false, fmt.Errorf("look whose %s is: %w", name, err)
+	}
+	if has || living(site) != nil {
+		return has, nil
+	}
+	refused, err := s.take(ctx, tx, site, name)
+	if err != nil {
+		return false, fmt.Errorf("take %s back: %w", name, err)
+	}
+	return refused == "", nil
 }
 
 func (s *Sites) holds(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, name contract.Domain) (bool, error) {

@@ -151,3 +151,91 @@ func TestServed(t *testing.T) {
 		})
 	})
 }
+
+// TestTaken is case C10: to write a name into a site first is no proof, and keeps nobody from it who has one.
+func TestTaken(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		ctx := t.Context()
+		w := newWorld(t, d)
+		w.sites = site.New(d, w.tasks, slog.New(slog.DiscardHandler), site.Config{PreviewDomain: "preview.example.net"})
+		domains := domain.New(d, slog.New(slog.DiscardHandler), domain.Config{InUse: site.InUse})
+		create := func(who contract.OrganizationID, name string, names ...string) *site.Site {
+			t.Helper()
+			made, _, err := w.sites.Create(ctx, site.Request{Organization: who, Name: name, Type: "static", Domains: names})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return made
+		}
+		update := func(of *site.Site, names ...string) error {
+			_, _, err := w.sites.Update(ctx, of.Organization, of.ID, site.Change{Domains: names})
+			return err
+		}
+		serves := func(of *site.Site, names ...string) {
+			t.Helper()
+			if got := w.ordered(t, of.ID); !slices.Equal(got, append(names, of.Handle.String()+".preview.example.net")) {
+				t.Errorf("%s: ordered %v, want %v", of.Name, got, names)
+			}
+		}
+		refused := func(err error, next string) {
+			t.Helper()
+			if fault.KindOf(err) != fault.KindConflict || !strings.Contains(err.Error(), next) {
+				t.Errorf("got %v, want a conflict that says: %s", err, next)
+			}
+		}
+		squatter := create(w.stranger, "squatter", "squatter.example", "www.example.com")
+		blog := create(w.organization, "blog", "blog.example")
+		refused(update(blog, "blog.example", "www.example.com"), "claim it") // nobody has shown anything yet
+		if _, err := domains.Attest(ctx, w.organization, "example.com"); err != nil {
+			t.Fatal(err)
+		}
+		must(t, update(blog, "blog.example", "www.example.com"))
+		serves(blog, "www.example.com")
+		shop := create(w.organization, "shop", "example.com")
+		refused(update(shop, "example.com", "www.example.com"), "of the organization: take it from that site first")
+		refused(update(create(w.stranger, "late", "late.example"), "late.example", "www.example.com"), "claim it")
+
+		// The squatter keeps its wish, and whatever it does, that is all.
+		must(t, update(squatter, "squatter.example", "www.example.com"))
+		for _, do := range []func(context.Context, contract.OrganizationID, contract.SiteID) error{
+			func(ctx context.Context, o contract.OrganizationID, id contract.SiteID) error {
+				_, _, err := w.sites.Suspend(ctx, o, id)
+				return err
+			},
+			func(ctx context.Context, o contract.OrganizationID, id contract.SiteID) error {
+				_, _, err := w.sites.Resume(ctx, o, id)
+				return err
+			},
+			func(ctx context.Context, o contract.OrganizationID, id contract.SiteID) error {
+				_, _, err := w.sites.Delete(ctx, o, id)
+				return err
+			},
+			func(ctx context.Context, o contract.OrganizationID, id contract.SiteID) error {
+				_, _, err := w.sites.Restore(ctx, o, id)
+				return err
+			},
+		} {
+			must(t, do(ctx, w.stranger, squatter.ID))
+			serves(squatter)
+		}
+		found, err := w.sites.Get(ctx, w.stranger, squatter.ID)
+		must(t, err)
+		if names, err := w.sites.Names(ctx, found); err != nil || names[1].State != site.NameUnclaimed {
+			t.Errorf("shown as %+v, %v", names, err)
+		}
+		serves(blog, "www.example.com")
+
+		// It gets the name once it is free, and its own.
+		must(t, update(blog, "blog.example"))
+		must(t, update(shop, "shop.example"))
+		exec(t, d, `DELETE FROM claims WHERE organization_id = $1`, w.organization)
+		if _, err := domains.Attest(ctx, w.stranger, "example.com"); err != nil {
+			t.Fatal(err)
+		}
+		must(t, update(squatter, "squatter.example", "www.example.com"))
+		serves(squatter, "www.example.com")
+		if n := w.count(t, `SELECT COUNT(*) FROM domains WHERE name = 'www.example.com' AND site_id = $1`, squatter.ID); n != 1 {
+			t.Error("it answers to a name that is not in the table")
+		}
+	})
+}

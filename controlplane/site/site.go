@@ -45,6 +45,7 @@ import (
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/organization"
+	"chom.dev/controlplane/outbound"
 	"chom.dev/controlplane/task"
 	"chom.dev/proto/contract"
 )
@@ -222,6 +223,9 @@ type Config struct {
 	Resolver Resolver
 	// Dialer reaches addresses that the DNS gave; nil reaches none.
 	Dialer Dialer
+	// PublicAddress says whether names may be led to an address; nil means outbound.Public. What a host knows of its own addresses
+	// may be true in its network only.
+	PublicAddress func(netip.Addr) bool
 	// HTTPPort is where hosts are asked whether a name leads to them; 0 means 80, which is where a CA asks.
 	HTTPPort uint16
 
@@ -263,5 +267,8 @@ type Sites struct {
 func New(d *db.DB, tasks *task.Tasks, log *slog.Logger, c Config) *Sites {
 	c.TrashPeriod = cmp.Or(c.TrashPeriod, DefaultTrashPeriod)
 	c.Budget, c.HTTPPort = cmp.Or(c.Budget, DefaultBudget), cmp.Or(c.HTTPPort, 80)
+	if c.PublicAddress == nil {
+		c.PublicAddress = outbound.Public
+	}
 	return &Sites{db: d, tasks: tasks, log: log, config: c, looks: make(chan struct{}, looksAtOnce), wake: make(chan struct{}, 1)}
 }

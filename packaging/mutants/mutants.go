@@ -290,7 +290,7 @@ var mutants = []mutant{
 	{"limits: tokens are as many as one likes", tokens + "create.go",
 		`AND expires_at > $11) < $13`, `AND expires_at > $11) < $13 + 1`, "controlplane/token ^TestBounds$/sqlite"},
 	{"limits: a domain is taken from another site", "controlplane/site/domains.go",
-		`return fault.Conflict(fmt.Sprintf("the domain %s belongs to another site", name))`, `_ = fault.Conflict(fmt.Sprintf("the domain %s belongs to another site", name))`, "controlplane/site ^TestCreate$/sqlite"},
+		`return fault.Conflict(refused)`, `_ = fault.Conflict(refused)`, "controlplane/site ^TestCreate$/sqlite"},
 
 	// One effect for each key.
 	{"once: a repeat takes effect again", "controlplane/repeat/repeat.go",

@@ -58,11 +58,16 @@ func certificateState(c *certificatev1.Certificate) string {
 	switch {
 	case c.GetAlarmTime() != nil:
 		return "alarm"
+	case c.GetObserved().GetValid() && badOutside(c.GetOutside()):
+		return "bad outside"
 	case c.GetObserved().GetValid():
 		return "valid"
 	}
 	return "none"
 }
+
+// badOutside says whether a look from outside met a certificate, and a bad one.
+func badOutside(o *sitev1.ObservedCertificate) bool { return len(o.GetSha256()) > 0 && !o.GetValid() }
 
 func sourceText(s sitev1.CertificateSource) string {
 	if s == sitev1.CertificateSource_CERTIFICATE_SOURCE_UNSPECIFIED {

@@ -499,10 +499,14 @@ func printNames(w io.Writer, names []*sitev1.SiteName) error {
 		return err
 	}
 	for _, n := range names {
-		if n.GetProblem() == "" && len(n.GetRecords()) == 0 {
+		problem := n.GetProblem()
+		if met := n.GetOutside().GetProblem(); badOutside(n.GetOutside()) && met != problem {
+			problem = strings.TrimPrefix(problem+"; "+met+", as it was met at "+at(n.GetOutsideTime()), "; ")
+		}
+		if problem == "" && len(n.GetRecords()) == 0 {
 			continue
 		}
-		if _, err := fmt.Fprintf(w, "\n%s: %s\n", plain(n.GetName()), plain(n.GetProblem())); err != nil {
+		if _, err := fmt.Fprintf(w, "\n%s: %s\n", plain(n.GetName()), plain(problem)); err != nil {
 			return err
 		}
 		for _, r := range n.GetRecords() {

@@ -163,7 +163,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	var certificates *certs.Certificates // which sites and they need of each other
 	sites := site.New(d, tasks, log, site.Config{
 		TrashPeriod: c.TrashPeriod, WordPress: wordPress, AnyName: c.DomainProof == "none", PreviewDomain: c.preview(),
-		Budget: c.Budget, CAs: issuers.caa, Resolver: domain.NewNameServer(c.Resolver), Dialer: dialer,
+		Budget: c.Budget, CAs: issuers.caa, Resolver: domain.NewNameServer(c.Resolver), Dialer: dialer, PublicAddress: dialer.Allows,
 		Provider: domain.HasProvider, RecordsTopic: domain.RecordsTopic, ProvidersTopic: domain.ProvidersTopic, WantAddresses: domain.WantAddresses,
 		Uploads: uploadedFor, Measured: certs.Observe, Outside: measuredOutside,
 		CheckOutside: func(ctx context.Context, organization contract.OrganizationID, site contract.SiteID, _ []contract.Domain) error {
