@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"chom.dev/agent/atomicfile"
 	"chom.dev/agent/fail"
 	"chom.dev/agent/task"
 	"chom.dev/proto/contract"
@@ -341,6 +343,11 @@ func (m *Manager) store(k key, site contract.SiteID, b *bundle, wanted func() bo
 	// Should the agent die after the certificate is in its place, nginx is told
 	// of it after the restart.
 	r := m.record(k)
+	if !site.IsZero() {
+		if err := m.files.keepFormer(k, !r.Unserved); err != nil {
+			return hostFailure(err)
+		}
+	}
 	r.Unserved = !site.IsZero()
 	first := m.heldLocked(k) == nil
 	if err := m.records.keep(k, r); err != nil {
@@ -431,8 +438,9 @@ func signal(c chan<- struct{}) {
 
 // tardy is a certificate that nginx did not take into use.
 type tardy struct {
-	times int       // in a row
-	until time.Time // nginx is not told of it before
+	times   int       // in a row
+	refused int       // of these, the last ones without an order to come
+	until   time.Time // nginx is not told of it before
 }
 
 // tardyWait is how long nginx is not told of a certificate that it did not take
@@ -527,9 +535,12 @@ func (m *Manager) load(ctx context.Context, batch map[key]contract.SiteID) error
 	sites := slices.SortedFunc(maps.Values(batch), func(a, b contract.SiteID) int { return cmp.Compare(a.String(), b.String()) })
 	m.mu.Unlock()
 	served, err := m.cfg.Serve(ctx, slices.Compact(sites))
+	var known map[contract.SiteID]task.Site
 	if err == nil {
 		fail.Point("certificate.served")
+		known, err = m.sites()
 	}
+	now := m.time()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.serving = nil
@@ -542,7 +553,7 @@ func (m *Manager) load(ctx context.Context, batch map[key]contract.SiteID) error
 			continue // stored once more meanwhile
 		}
 		if !slices.Contains(served, site) {
-			m.late(k, site)
+			m.late(k, known[site], now)
 			continue
 		}
 		delete(m.tardy, k)
@@ -553,16 +564,79 @@ func (m *Manager) load(ctx context.Context, batch map[key]contract.SiteID) error
 	return err
 }
 
-// late has nginx told again, later, of what it did not take into use. Called
-// with mu held.
-func (m *Manager) late(k key, site contract.SiteID) {
+// sites gives the sites of the host by their ids.
+func (m *Manager) sites() (map[contract.SiteID]task.Site, error) {
+	all, err := m.cfg.Registry.Sites()
+	if err != nil {
+		return nil, err
+	}
+	out := map[contract.SiteID]task.Site{}
+	for _, s := range all {
+		out[s.ID] = s
+	}
+	return out, nil
+}
+
+// late has nginx told again, later, of what it did not take into use. Where that
+// is not for an order that is to come, nginx refused it: the second time what it
+// served before is put back. Called with mu held.
+func (m *Manager) late(k key, s task.Site, now time.Time) {
+	if s.Desired == nil {
+		delete(m.tardy, k)
+		return // the site is gone, and its files with it
+	}
 	t := m.tardy[k]
 	t.times++
+	t.refused++
+	if s.Converged != s.Desired.GetGeneration() {
+		t.refused = 0
+	}
 	wait := tardyWait(t.times)
 	t.until = time.Now().Add(wait)
 	m.tardy[k] = t
-	m.announceLocked(k, site)
 	m.cfg.Log.Warn("a certificate was not taken into use", "name", k.name, "site", k.handle, "times", t.times, "next", wait)
+	if t.refused == refusals {
+		if err := m.putBack(k, s.Desired.GetGeneration(), now); err != nil {
+			m.cfg.Log.Warn("the former certificate could not be put back", "name", k.name, "site", k.handle, "err", err)
+		}
+	}
+	m.announceLocked(k, s.ID)
+}
+
+// refusals is how often in a row nginx refuses a new certificate before the
+// former is put back.
+const refusals = 2
+
+// putBack puts the former certificate back, if it still is valid, in the place of
+// one that nginx refuses, and has the next one wait. Called with mu held.
+func (m *Manager) putBack(k key, generation uint64, now time.Time) error {
+	r := m.record(k)
+	former, err := readFile(m.files.former(k), k.name)
+	if r.Withdrawn || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	end := former.leaf().NotAfter
+	if !end.After(now) {
+		return nil
+	}
+	r.Failures++
+	r.Tries = max(r.Tries, len(backoff)-1) + 1 // it was issued: another one would count against the CA's limits
+	r.Generation, r.LastTry = generation, now
+	r.Problem = "the web server refuses the new certificate; the former is served on"
+	r.NextTry = now.Add(waitFor(r.Tries, ofName, true, end.Sub(now), spread(fmt.Sprint(k.name, r.Failures)))).Round(time.Second)
+	// Should the agent die in between, the new one is judged anew.
+	if err := m.records.keep(k, r); err != nil {
+		return err
+	}
+	if err := m.files.putBack(k); err != nil {
+		return err
+	}
+	delete(m.tardy, k)
+	m.cfg.Log.Warn("the former certificate is put back", "name", k.name, "site", k.handle, "until", end, "next", r.NextTry)
+	return nil
 }
 
 // settle notes that nginx goes by what is on disk. Called with mu held.
@@ -573,6 +647,9 @@ func (m *Manager) settle(k key) error {
 		m.records.forget(func(other key) bool { return other == k })
 		return m.files.remove(k)
 	case r.Unserved:
+		if _, err := atomicfile.Remove(m.files.former(k)); err != nil {
+			return err
+		}
 		r.Unserved = false
 		return m.records.keep(k, r)
 	}

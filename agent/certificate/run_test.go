@@ -333,6 +333,118 @@ func TestRun(t *testing.T) {
 	})
 }
 
+// TestFormer has nginx judge new certificates.
+func TestFormer(t *testing.T) {
+	name := domain(t, "a.example.com")
+	// renewed runs a site whose certificate was replaced, until nginx was told of
+	// it; takes says whether it takes the new one.
+	renewed := func(t *testing.T, life time.Duration, takes bool) (w *world, k key, old, fresh *bundle) {
+		ca := newSigner(t)
+		w = newWorld(t, nil)
+		must(t, w.SetIssuance(authority))
+		s := w.have(1, byHTTP(name.String()), name.String())
+		k = key{s.Handle, name}
+		old, fresh = ca.bundle(t, acmeCA, life, name.String()), ca.bundle(t, acmeCA, 90*day, name.String())
+		w.put(s, name.String(), old)
+		must(t, w.store(k, s.ID, fresh, func() bool { return true }))
+		if st, err := os.Stat(w.files.former(k)); err != nil || st.Mode().Perm() != 0o600 {
+			t.Fatalf("the former is not kept: %v", err)
+		}
+		w.obtain = func(context.Context, want, *bundle) (*bundle, error) {
+			return nil, &failure{kind: ofName, text: "not now"}
+		}
+		w.cfg.Serve = func(ctx context.Context, ids []contract.SiteID) ([]contract.SiteID, error) {
+			served, err := w.serveSites(ctx, ids)
+			if h := w.held(k); err == nil && !takes && h != nil && h.sha256 == fingerprint(fresh.leaf()) {
+				return nil, nil
+			}
+			return served, err
+		}
+		return w, k, old, fresh
+	}
+	holds := func(w *world, k key, b *bundle) bool {
+		h := w.held(k)
+		return h != nil && h.sha256 == fingerprint(b.leaf())
+	}
+	gone := func(w *world, k key) bool {
+		_, err := os.Stat(w.files.former(k))
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	t.Run("goes when nginx serves the new one", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w, k, _, fresh := renewed(t, 90*day, true)
+			w.runs()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if !holds(w, k, fresh) || !gone(w, k) || w.record(k).Problem != "" {
+				t.Errorf("holds the new one: %v, the former is gone: %v, %+v", holds(w, k, fresh), gone(w, k), w.record(k))
+			}
+		})
+	})
+	t.Run("is put back when nginx refuses the new one twice, also after a restart, and the CA is left alone for most of a day", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w, k, old, fresh := renewed(t, 30*day, false)
+			w.again(nil)
+			asked := 0
+			w.obtain = func(context.Context, want, *bundle) (*bundle, error) {
+				asked++
+				return nil, &failure{kind: ofName, text: "not now"}
+			}
+			time.Sleep(25 * day) // the former is due
+			stop := w.runs()
+			time.Sleep(3 * time.Second)
+			synctest.Wait()
+			if !holds(w, k, fresh) || gone(w, k) {
+				t.Error("put back after one refusal")
+			}
+			time.Sleep(18 * time.Hour)
+			synctest.Wait()
+			r := w.record(k)
+			if !holds(w, k, old) || !gone(w, k) || r.Unserved || !strings.Contains(r.Problem, "the former is served on") || asked > 0 {
+				t.Errorf("holds the former: %v, its copy is gone: %v, asked %d times, %+v", holds(w, k, old), gone(w, k), asked, r)
+			}
+			time.Sleep(7 * time.Hour)
+			synctest.Wait()
+			if asked == 0 {
+				t.Error("the CA is never asked again")
+			}
+			stop()
+		})
+	})
+	t.Run("stays while an order is to come", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w, k, _, fresh := renewed(t, 90*day, false)
+			w.sites[0].Desired.Generation++
+			w.runs()
+			w.announce(k, w.sites[0].ID)
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if !holds(w, k, fresh) || gone(w, k) || len(w.calls()) < 3 {
+				t.Errorf("after %d calls it holds the new one: %v, the former is gone: %v", len(w.calls()), holds(w, k, fresh), gone(w, k))
+			}
+		})
+	})
+	t.Run("stays away once it is over", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w, k, _, fresh := renewed(t, time.Hour, false)
+			time.Sleep(2 * time.Hour)
+			w.runs()
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if !holds(w, k, fresh) {
+				t.Error("one that is over is served")
+			}
+		})
+	})
+	t.Run("is destroyed with its site", func(t *testing.T) {
+		w, k, _, _ := renewed(t, 90*day, false)
+		must(t, w.Forget(k.handle, []contract.Domain{name}))
+		if left, err := filepath.Glob(w.files.site(k.handle) + "/*"); err != nil || len(left) > 0 {
+			t.Errorf("left: %v, %v", left, err)
+		}
+	})
+}
+
 // TestDisk fills a disk of its own.
 func TestDisk(t *testing.T) {
 	small := t.TempDir()

@@ -27,6 +27,9 @@ func (f files) site(h contract.Handle) string { return filepath.Join(f.dir, h.St
 func (f files) pem(k key) string  { return f.of(k, ".pem") }
 func (f files) json(k key) string { return f.of(k, ".json") }
 
+// former is the certificate that nginx served before one that it has not judged.
+func (f files) former(k key) string { return f.of(k, ".former") }
+
 func (f files) of(k key, ext string) string {
 	name := k.name.String()
 	if k.name.IsWildcard() {
@@ -55,9 +58,27 @@ func (f files) room(k key) error {
 
 const roomBytes = 16 << 10 // a key, a chain and their record, with some to spare
 
+// keepFormer keeps the certificate that is there, if any, for putBack. The one
+// that is kept already stays where judged is false: nginx served it last.
+func (f files) keepFormer(k key, judged bool) error {
+	if judged {
+		if _, err := atomicfile.Remove(f.former(k)); err != nil {
+			return err
+		}
+	}
+	err := os.Link(f.pem(k), f.former(k)) // another name, so that what comes in its place does not touch it
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// putBack puts what keepFormer kept in the place of what came after it.
+func (f files) putBack(k key) error { return atomicfile.Rename(f.former(k), f.pem(k)) }
+
 // remove destroys one certificate and what is known of it.
 func (f files) remove(k key) error {
-	for _, path := range []string{f.pem(k), f.json(k), f.of(k, ".room")} {
+	for _, path := range []string{f.pem(k), f.former(k), f.json(k), f.of(k, ".room")} {
 		for _, path := range []string{path, aside(path)} { // what a crash left may be a key
 			if _, err := atomicfile.Remove(path); err != nil {
 				return err
@@ -239,8 +260,10 @@ func (m *Manager) heldLocked(k key) *held {
 }
 
 // read gives the certificate on disk.
-func (m *Manager) read(k key) (*bundle, error) {
-	text, err := os.ReadFile(m.files.pem(k))
+func (m *Manager) read(k key) (*bundle, error) { return readFile(m.files.pem(k), k.name) }
+
+func readFile(path string, name contract.Domain) (*bundle, error) {
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -251,7 +274,7 @@ func (m *Manager) read(k key) (*bundle, error) {
 	if b.source == "" {
 		return nil, errors.New("it does not say where it comes from")
 	}
-	return b, b.covers(k.name)
+	return b, b.covers(name)
 }
 
 func (m *Manager) record(k key) record { return m.records.of(k) }
