@@ -115,7 +115,7 @@ func (m *Manager) due() (todo []*job, next time.Duration, err error) {
 	}
 	var found []urgent
 	for _, s := range sites {
-		wanted := wants(s)
+		wanted := m.wanted(s)
 		m.withdraw(s, wanted)
 		for _, w := range wanted {
 			h, r := m.held(w.key), m.record(w.key)

@@ -266,6 +266,28 @@ func TestRun(t *testing.T) {
 			}
 		})
 	})
+	t.Run("renews the certificate of a site whose order failed, and orders no first one", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			ca, w := newSigner(t), newWorld(t, nil)
+			must(t, w.SetIssuance(authority))
+			s := w.have(1, byHTTP("a.example.com", "new.example.com"), "a.example.com", "new.example.com")
+			w.put(s, "a.example.com", ca.bundle(t, acmeCA, 90*day, "a.example.com"))
+			w.sites[0].Converged = 0
+			w.obtain = func(_ context.Context, want want, _ *bundle) (*bundle, error) {
+				if want.name.String() != "a.example.com" {
+					t.Errorf("%s is ordered", want.name)
+				}
+				return ca.bundle(t, acmeCA, 90*day, want.name.String()), nil
+			}
+			time.Sleep(61 * day)
+			w.runs()
+			time.Sleep(day)
+			synctest.Wait()
+			if h := w.held(key{s.Handle, domain(t, "a.example.com")}); time.Until(h.notAfter) < 80*day {
+				t.Error("not renewed")
+			}
+		})
+	})
 	for _, jump := range []time.Duration{3650 * day, -3650 * day} {
 		t.Run(fmt.Sprintf("orders nothing, and calls nothing over, when the clock jumps by %s", jump), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
