@@ -119,7 +119,15 @@ func (m *Manager) due() (todo []*job, next time.Duration, err error) {
 		m.withdraw(s, wanted)
 		for _, w := range wanted {
 			h, r := m.held(w.key), m.record(w.key)
-			if r.Unserved {
+			switch {
+			case r.Withdrawn:
+				m.mu.Lock()
+				err := m.reclaim(w.key, w.site)
+				m.mu.Unlock()
+				if err != nil {
+					m.cfg.Log.Warn("a certificate that is wanted again could not be taken back", "name", w.name, "err", err)
+				}
+			case r.Unserved:
 				m.announce(w.key, w.site)
 			}
 			if !trusted || w.source == acmeCA && none {
@@ -348,7 +356,7 @@ func (m *Manager) store(k key, site contract.SiteID, b *bundle, wanted func() bo
 			return hostFailure(err)
 		}
 	}
-	r.Unserved = !site.IsZero()
+	r.Unserved, r.Withdrawn = !site.IsZero(), false
 	first := m.heldLocked(k) == nil
 	if err := m.records.keep(k, r); err != nil {
 		return hostFailure(err)
@@ -557,7 +565,7 @@ func (m *Manager) load(ctx context.Context, batch map[key]contract.SiteID) error
 			continue
 		}
 		delete(m.tardy, k)
-		if err := m.settle(k); err != nil {
+		if err := m.settle(k, known[site]); err != nil {
 			m.cfg.Log.Warn("it could not be noted that a certificate is served", "name", k.name, "err", err)
 		}
 	}
@@ -639,10 +647,13 @@ func (m *Manager) putBack(k key, generation uint64, now time.Time) error {
 	return nil
 }
 
-// settle notes that nginx goes by what is on disk. Called with mu held.
-func (m *Manager) settle(k key) error {
+// settle notes that nginx goes by what is on disk. What was withdrawn and is
+// wanted again is not destroyed. Called with mu held.
+func (m *Manager) settle(k key, s task.Site) error {
 	r := m.record(k)
 	switch {
+	case r.Withdrawn && slices.ContainsFunc(wants(s), func(w want) bool { return w.key == k }):
+		return m.reclaim(k, s.ID)
 	case r.Withdrawn:
 		m.records.forget(func(other key) bool { return other == k })
 		return m.files.remove(k)
@@ -653,6 +664,18 @@ func (m *Manager) settle(k key) error {
 		r.Unserved = false
 		return m.records.keep(k, r)
 	}
+	return nil
+}
+
+// reclaim has nginx take what was withdrawn into use again. Called with mu held.
+func (m *Manager) reclaim(k key, site contract.SiteID) error {
+	r := m.record(k)
+	r.Withdrawn = false
+	if err := m.records.keep(k, r); err != nil {
+		return err
+	}
+	delete(m.tardy, k)
+	m.announceLocked(k, site)
 	return nil
 }
 

@@ -355,6 +355,56 @@ func TestRun(t *testing.T) {
 	})
 }
 
+// TestWantedAgain is of a certificate that was withdrawn, and is wanted again.
+func TestWantedAgain(t *testing.T) {
+	name := domain(t, "a.example.com")
+	withdrawn := func(t *testing.T) (w *world, s task.Site, k key, ca signer) {
+		ca, w = newSigner(t), newWorld(t, nil)
+		must(t, w.SetIssuance(authority))
+		s = w.have(1, byHTTP(), name.String())
+		k = key{s.Handle, name}
+		w.put(s, name.String(), ca.bundle(t, uploaded, 90*day, name.String()))
+		w.withdraw(s, nil)
+		if r := w.record(k); !r.Withdrawn || len(w.Paths(s.Handle, []contract.Domain{name})) > 0 {
+			t.Fatalf("not withdrawn: %+v", r)
+		}
+		return w, s, k, ca
+	}
+	t.Run("is withdrawn no more before the new one is in its place", func(t *testing.T) {
+		w, s, k, ca := withdrawn(t)
+		// In the place of a crash: the new file can't be written.
+		must(t, os.Mkdir(aside(w.files.pem(k)), 0o700))
+		if err := w.store(k, s.ID, ca.bundle(t, acmeCA, 90*day, name.String()), func() bool { return true }); err == nil {
+			t.Fatal("stored")
+		}
+		w.again(nil)
+		if r := w.record(k); r.Withdrawn || !r.Unserved {
+			t.Errorf("after a crash: %+v", r)
+		}
+	})
+	t.Run("is not destroyed when nginx has let go of it, and served again", func(t *testing.T) {
+		w, _, k, _ := withdrawn(t)
+		s := w.have(1, byHTTP(name.String()), name.String())
+		batch, _ := w.batch(time.Now())
+		must(t, w.load(t.Context(), batch))
+		if len(w.Paths(s.Handle, []contract.Domain{name})) != 1 {
+			t.Error("destroyed, or withdrawn still")
+		}
+		if batch, _ = w.batch(time.Now()); batch[k] != s.ID {
+			t.Errorf("nginx is told of %v", batch)
+		}
+	})
+	t.Run("is served again as soon as it is wanted", func(t *testing.T) {
+		w, _, k, _ := withdrawn(t)
+		s := w.have(1, byHTTP(name.String()), name.String())
+		_, _, err := w.due()
+		must(t, err)
+		if r := w.record(k); r.Withdrawn || !r.Unserved || len(w.Paths(s.Handle, []contract.Domain{name})) != 1 {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
 // TestFormer has nginx judge new certificates.
 func TestFormer(t *testing.T) {
 	name := domain(t, "a.example.com")
