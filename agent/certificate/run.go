@@ -97,6 +97,12 @@ func (m *Manager) due() (todo []*job, next time.Duration, err error) {
 	m.mu.Lock()
 	changes := m.changes
 	m.mu.Unlock()
+	// Before the sites: what is on disk for an order that comes meanwhile is not
+	// taken for what the former one left.
+	onDisk, err := m.files.names()
+	if err != nil {
+		m.cfg.Log.Warn("certificates of names that are no site's any more could not be looked for", "err", err)
+	}
 	sites, err := m.cfg.Registry.Sites()
 	if err != nil {
 		return nil, 0, err
@@ -116,7 +122,7 @@ func (m *Manager) due() (todo []*job, next time.Duration, err error) {
 	var found []urgent
 	for _, s := range sites {
 		wanted := m.wanted(s)
-		m.withdraw(s, wanted)
+		m.withdraw(s, wanted, onDisk[s.Handle.String()])
 		for _, w := range wanted {
 			h, r := m.held(w.key), m.record(w.key)
 			switch {
@@ -679,23 +685,37 @@ func (m *Manager) reclaim(k key, site contract.SiteID) error {
 	return nil
 }
 
-// withdraw has nginx let go of uploaded certificates that the site is not to
-// have any more and nothing is to replace, and then destroys them.
-func (m *Manager) withdraw(s task.Site, wanted []want) {
-	if s.Desired == nil || s.Converged != s.Desired.GetGeneration() {
+// withdraw has nginx let go of certificates that the site is not to have any more,
+// and then destroys them: uploaded ones that nothing is to replace, and those of
+// names that are the site's no more, as far as there are files of them.
+func (m *Manager) withdraw(s task.Site, wanted []want, onDisk []contract.Domain) {
+	d := s.Desired
+	if d == nil || s.Converged != d.GetGeneration() {
 		return
 	}
-	if p := s.Desired.GetPhase(); p != sitev1.Phase_PHASE_ACTIVE && p != sitev1.Phase_PHASE_SUSPENDED {
+	if p := d.GetPhase(); p != sitev1.Phase_PHASE_ACTIVE && p != sitev1.Phase_PHASE_SUSPENDED {
 		return
 	}
-	for _, text := range s.Desired.GetDomains() {
-		name, err := contract.ParsePattern(text)
-		if err != nil || slices.ContainsFunc(wanted, func(w want) bool { return w.name == name }) {
+	listed := map[contract.Domain]bool{}
+	for _, text := range slices.Concat(d.GetDomains(), d.GetHttps().GetPlatformDomains()) {
+		if name, err := contract.ParsePattern(text); err == nil {
+			listed[name] = true
+		}
+	}
+	for _, name := range onDisk {
+		if slices.ContainsFunc(wanted, func(w want) bool { return w.name == name }) {
 			continue
 		}
 		k := key{s.Handle, name}
 		m.mu.Lock()
-		if h := m.heldLocked(k); h != nil && h.source == uploaded && m.jobs[k] == nil {
+		switch h := m.heldLocked(k); {
+		case m.jobs[k] != nil: // the next look finds what comes of it
+		case !listed[name] && !m.files.holds(k): // nginx never had it
+			m.records.forget(func(other key) bool { return other == k })
+			if err := m.files.remove(k); err != nil {
+				m.cfg.Log.Warn("what is known of a name that is the site's no more could not be removed", "name", name, "err", err)
+			}
+		case !listed[name], h != nil && h.source == uploaded:
 			m.withdrawLocked(k, s.ID)
 		}
 		m.mu.Unlock()

@@ -355,6 +355,86 @@ func TestRun(t *testing.T) {
 	})
 }
 
+// TestTakenAway is of names that are a site's no more.
+func TestTakenAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca, w := newSigner(t), newWorld(t, nil)
+		must(t, w.SetIssuance(authority))
+		w.obtain = func(context.Context, want, *bundle) (*bundle, error) {
+			return nil, &failure{kind: ofName, text: "not now"}
+		}
+		all := []string{"a.example.com", "b.example.com", "*.b.example.com", "never.example.com"}
+		s := w.have(1, byHTTP(all...), all...)
+		for _, name := range all[:3] {
+			w.put(s, name, ca.bundle(t, acmeCA, 90*day, name))
+		}
+		of := func(name string) key { return key{s.Handle, domain(t, name)} }
+		files := func(name string) []string {
+			base := strings.TrimSuffix(w.files.pem(of(name)), ".pem")
+			found, err := filepath.Glob(base + ".*")
+			must(t, err)
+			left, err := filepath.Glob(filepath.Dir(base) + "/." + filepath.Base(base) + ".*")
+			must(t, err)
+			return append(found, left...)
+		}
+		w.runs()
+		step := func(d time.Duration) {
+			w.Wake()
+			time.Sleep(d)
+			synctest.Wait()
+		}
+		step(10 * time.Second)
+		if len(w.calls()) > 0 || len(files("never.example.com")) == 0 {
+			t.Fatalf("%d calls; nothing is known of a name that failed", len(w.calls()))
+		}
+		crashed := aside(w.files.pem(of("never.example.com")))
+		must(t, os.WriteFile(crashed, []byte("a key"), 0o600))
+		// An order is to come: nothing goes yet.
+		w.have(1, byHTTP(), "a.example.com")
+		w.mu.Lock()
+		w.sites[0].Converged = 0
+		w.rejects = map[contract.SiteID]bool{s.ID: true}
+		w.mu.Unlock()
+		step(2 * time.Minute)
+		for _, name := range all {
+			if len(files(name)) == 0 {
+				t.Errorf("nothing is left of %s before the order is done", name)
+			}
+		}
+		// It is done, and nginx still names the files.
+		w.have(1, byHTTP(), "a.example.com")
+		step(2 * time.Minute)
+		if len(w.calls()) == 0 || len(files("b.example.com")) == 0 || len(files("*.b.example.com")) == 0 {
+			t.Errorf("after %d calls a key that nginx uses is gone", len(w.calls()))
+		}
+		if left := files("never.example.com"); len(left) > 0 {
+			t.Errorf("of a name that never had a certificate there is left: %v", left)
+		}
+		w.mu.Lock()
+		w.rejects = nil
+		w.mu.Unlock()
+		step(time.Hour)
+		for _, name := range all[1:] {
+			if left := files(name); len(left) > 0 {
+				t.Errorf("of %s there is left: %v", name, left)
+			}
+		}
+		if w.held(of("a.example.com")) == nil {
+			t.Error("the certificate of a name that stays is gone")
+		}
+		before := len(w.calls())
+		step(time.Hour)
+		if n := len(w.calls()) - before; n > 0 {
+			t.Errorf("nginx is told %d times more", n)
+		}
+		// A name that comes back begins anew.
+		s = w.have(1, byHTTP(all...), all...)
+		if got := w.Paths(s.Handle, []contract.Domain{domain(t, "b.example.com")}); len(got) > 0 || w.record(of("never.example.com")).Failures > 0 {
+			t.Errorf("served: %v; %+v", got, w.record(of("never.example.com")))
+		}
+	})
+}
+
 // TestWantedAgain is of a certificate that was withdrawn, and is wanted again.
 func TestWantedAgain(t *testing.T) {
 	name := domain(t, "a.example.com")
@@ -364,7 +444,7 @@ func TestWantedAgain(t *testing.T) {
 		s = w.have(1, byHTTP(), name.String())
 		k = key{s.Handle, name}
 		w.put(s, name.String(), ca.bundle(t, uploaded, 90*day, name.String()))
-		w.withdraw(s, nil)
+		w.withdraw(s, nil, []contract.Domain{name})
 		if r := w.record(k); !r.Withdrawn || len(w.Paths(s.Handle, []contract.Domain{name})) > 0 {
 			t.Fatalf("not withdrawn: %+v", r)
 		}

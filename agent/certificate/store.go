@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -91,6 +92,48 @@ func (f files) remove(k key) error {
 // aside is where atomicfile writes before it renames.
 func aside(path string) string {
 	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
+}
+
+// names lists the names that each site has files of, also what a crash left.
+func (f files) names() (map[string][]contract.Domain, error) {
+	sites, err := os.ReadDir(f.dir)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string][]contract.Domain{}
+	for _, site := range sites {
+		handle, err := contract.ParseHandle(site.Name())
+		if err != nil {
+			continue // an account, or a file of all sites
+		}
+		entries, err := os.ReadDir(f.site(handle))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // gone meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			file := strings.TrimSuffix(strings.TrimPrefix(e.Name(), "."), ".new") // as aside names them
+			text := strings.TrimSuffix(file, filepath.Ext(file))
+			if base, ok := strings.CutPrefix(text, "_."); ok {
+				text = "*." + base
+			}
+			name, err := contract.ParsePattern(text)
+			if err == nil && !slices.Contains(out[site.Name()], name) {
+				out[site.Name()] = append(out[site.Name()], name)
+			}
+		}
+	}
+	return out, nil
+}
+
+// holds reports whether there may be a key of a name.
+func (f files) holds(k key) bool {
+	return slices.ContainsFunc([]string{f.pem(k), f.former(k)}, func(path string) bool {
+		_, err := os.Lstat(path)
+		return !errors.Is(err, fs.ErrNotExist)
+	})
 }
 
 // removeAll destroys all certificates of a site.
