@@ -19,6 +19,7 @@
 // Files, all root's alone:
 //
 //	<Dir>/<handle>/<name>.pem    key and chain in one file: one rename changes both
+//	<Dir>/<handle>/<name>.former what nginx served before a <name>.pem that it has not taken yet
 //	<Dir>/<handle>/<name>.json   how getting the next one goes
 //	<Dir>/account/<issuer>.json  the account with a CA, and its key
 //	<Dir>/issuance               the CAs, as the control plane last named them

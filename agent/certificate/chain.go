@@ -123,8 +123,8 @@ func parseKey(der []byte) (crypto.Signer, error) {
 	return signer, nil
 }
 
-// linked checks that the key is the leaf's and each certificate signed the one
-// before it.
+// linked checks that the key is the leaf's, each certificate signed the one
+// before it, and a root at the end itself.
 func (b *bundle) linked() error {
 	public, ok := b.key.Public().(interface{ Equal(crypto.PublicKey) bool })
 	if !ok || !public.Equal(b.leaf().PublicKey) {
@@ -134,6 +134,18 @@ func (b *bundle) linked() error {
 		if err := b.chain[i].CheckSignatureFrom(parent); err != nil {
 			return fmt.Errorf("certificate %d of the chain was not signed by the next: %w", i+1, err)
 		}
+	}
+	// Nothing follows the last one: where it calls itself a root, it has to be one.
+	last := b.chain[len(b.chain)-1]
+	if !bytes.Equal(last.RawIssuer, last.RawSubject) {
+		return nil
+	}
+	switch last.SignatureAlgorithm {
+	case x509.MD2WithRSA, x509.MD5WithRSA, x509.SHA1WithRSA, x509.DSAWithSHA1, x509.ECDSAWithSHA1:
+		return fmt.Errorf("the root at the end of the chain is signed with %s, which can be forged; leave it out", last.SignatureAlgorithm)
+	}
+	if err := last.CheckSignature(last.SignatureAlgorithm, last.RawTBSCertificate, last.Signature); err != nil {
+		return fmt.Errorf("the certificate at the end of the chain names itself as its issuer and did not sign itself: %w", err)
 	}
 	return nil
 }

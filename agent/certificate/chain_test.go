@@ -2,6 +2,7 @@ package certificate
 
 import (
 	"bytes"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -66,6 +67,41 @@ func TestParse(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestRootOfChain gives a chain an end that says that it issued itself.
+func TestRootOfChain(t *testing.T) {
+	ca, stranger := newSigner(t), newSigner(t)
+	good := ca.bundle(t, uploaded, day, "a.example.com")
+	// The CA's key and name, signed by another key of that name.
+	der, err := x509.CreateCertificate(rand.Reader, ca.cert, stranger.cert, ca.key.Public(), stranger.key)
+	must(t, err)
+	foreign, err := x509.ParseCertificate(der)
+	must(t, err)
+	if !bytes.Equal(foreign.RawIssuer, foreign.RawSubject) || good.leaf().CheckSignatureFrom(foreign) != nil {
+		t.Fatal("it is not what is to be refused")
+	}
+	old := *ca.cert
+	old.SignatureAlgorithm = x509.ECDSAWithSHA1
+	der, err = x509.CreateCertificate(rand.Reader, &old, &old, ca.key.Public(), ca.key)
+	must(t, err)
+	weak, err := x509.ParseCertificate(der)
+	must(t, err)
+	for what, c := range map[string]struct {
+		root *x509.Certificate
+		ok   bool
+	}{
+		"that did":          {ca.cert, true},
+		"that did not":      {foreign, false},
+		"that did by SHA-1": {weak, false},
+	} {
+		t.Run("by a certificate "+what, func(t *testing.T) {
+			b := &bundle{key: good.key, chain: []*x509.Certificate{good.leaf(), c.root}}
+			if err := b.linked(); (err == nil) != c.ok {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
 }
 
 func handKey(t *testing.T, b *bundle) []byte {

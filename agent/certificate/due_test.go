@@ -170,16 +170,25 @@ func TestRetryHint(t *testing.T) {
 }
 
 func TestWants(t *testing.T) {
-	t.Run("nothing of a site whose order is not done, or that is not served", func(t *testing.T) {
+	t.Run("renewals only of a site whose order is not done", func(t *testing.T) {
+		ca, w := newSigner(t), newWorld(t, nil)
+		s := w.have(1, byHTTP("a.example.com", "b.example.com", "c.example.com"), "a.example.com", "b.example.com")
+		for _, name := range []string{"a.example.com", "c.example.com"} {
+			w.put(s, name, ca.bundle(t, acmeCA, day, name))
+		}
+		if all := w.wanted(s); len(all) != 2 {
+			t.Fatalf("wants %v", all)
+		}
+		s.Converged = 0
+		if left := w.wanted(s); len(left) != 1 || left[0].name.String() != "a.example.com" {
+			t.Errorf("wants %v: only a has a certificate and is still the site's", left)
+		}
+	})
+	t.Run("nothing of a site that is not served", func(t *testing.T) {
 		s := newSite(t, 1, byHTTP("a.example.com"), "a.example.com")
 		if len(wants(s)) != 1 {
 			t.Fatal("nothing is wanted at all")
 		}
-		s.Converged = 0
-		if len(wants(s)) > 0 {
-			t.Error("wanted before it is converged")
-		}
-		s.Converged = 1
 		for _, p := range []sitev1.Phase{sitev1.Phase_PHASE_TRASHED, sitev1.Phase_PHASE_ABSENT, sitev1.Phase_PHASE_UNSPECIFIED} {
 			if s.Desired.Phase = p; len(wants(s)) > 0 {
 				t.Errorf("wanted of a site that is %s", p)

@@ -116,7 +116,7 @@ func (m *Manager) observe(ctx context.Context, site task.Site, k key, roots *x50
 		}
 	}
 	var wanted *want
-	for _, w := range wants(site) {
+	for _, w := range m.wanted(site) {
 		if w.name == k.name {
 			wanted = &w
 		}

@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"chom.dev/agent/atomicfile"
 	"chom.dev/agent/fail"
 	"chom.dev/agent/task"
 	"chom.dev/proto/contract"
@@ -95,6 +97,12 @@ func (m *Manager) due() (todo []*job, next time.Duration, err error) {
 	m.mu.Lock()
 	changes := m.changes
 	m.mu.Unlock()
+	// Before the sites: what is on disk for an order that comes meanwhile is not
+	// taken for what the former one left.
+	onDisk, err := m.files.names()
+	if err != nil {
+		m.cfg.Log.Warn("certificates of names that are no site's any more could not be looked for", "err", err)
+	}
 	sites, err := m.cfg.Registry.Sites()
 	if err != nil {
 		return nil, 0, err
@@ -113,11 +121,19 @@ func (m *Manager) due() (todo []*job, next time.Duration, err error) {
 	}
 	var found []urgent
 	for _, s := range sites {
-		wanted := wants(s)
-		m.withdraw(s, wanted)
+		wanted := m.wanted(s)
+		m.withdraw(s, wanted, onDisk[s.Handle.String()])
 		for _, w := range wanted {
 			h, r := m.held(w.key), m.record(w.key)
-			if r.Unserved {
+			switch {
+			case r.Withdrawn:
+				m.mu.Lock()
+				err := m.reclaim(w.key, w.site)
+				m.mu.Unlock()
+				if err != nil {
+					m.cfg.Log.Warn("a certificate that is wanted again could not be taken back", "name", w.name, "err", err)
+				}
+			case r.Unserved:
 				m.announce(w.key, w.site)
 			}
 			if !trusted || w.source == acmeCA && none {
@@ -341,7 +357,12 @@ func (m *Manager) store(k key, site contract.SiteID, b *bundle, wanted func() bo
 	// Should the agent die after the certificate is in its place, nginx is told
 	// of it after the restart.
 	r := m.record(k)
-	r.Unserved = !site.IsZero()
+	if !site.IsZero() {
+		if err := m.files.keepFormer(k, !r.Unserved); err != nil {
+			return hostFailure(err)
+		}
+	}
+	r.Unserved, r.Withdrawn = !site.IsZero(), false
 	first := m.heldLocked(k) == nil
 	if err := m.records.keep(k, r); err != nil {
 		return hostFailure(err)
@@ -431,8 +452,9 @@ func signal(c chan<- struct{}) {
 
 // tardy is a certificate that nginx did not take into use.
 type tardy struct {
-	times int       // in a row
-	until time.Time // nginx is not told of it before
+	times   int       // in a row
+	refused int       // of these, the last ones without an order to come
+	until   time.Time // nginx is not told of it before
 }
 
 // tardyWait is how long nginx is not told of a certificate that it did not take
@@ -527,9 +549,12 @@ func (m *Manager) load(ctx context.Context, batch map[key]contract.SiteID) error
 	sites := slices.SortedFunc(maps.Values(batch), func(a, b contract.SiteID) int { return cmp.Compare(a.String(), b.String()) })
 	m.mu.Unlock()
 	served, err := m.cfg.Serve(ctx, slices.Compact(sites))
+	var known map[contract.SiteID]task.Site
 	if err == nil {
 		fail.Point("certificate.served")
+		known, err = m.sites()
 	}
+	now := m.time()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.serving = nil
@@ -542,60 +567,155 @@ func (m *Manager) load(ctx context.Context, batch map[key]contract.SiteID) error
 			continue // stored once more meanwhile
 		}
 		if !slices.Contains(served, site) {
-			m.late(k, site)
+			m.late(k, known[site], now)
 			continue
 		}
 		delete(m.tardy, k)
-		if err := m.settle(k); err != nil {
+		if err := m.settle(k, known[site]); err != nil {
 			m.cfg.Log.Warn("it could not be noted that a certificate is served", "name", k.name, "err", err)
 		}
 	}
 	return err
 }
 
-// late has nginx told again, later, of what it did not take into use. Called
-// with mu held.
-func (m *Manager) late(k key, site contract.SiteID) {
+// sites gives the sites of the host by their ids.
+func (m *Manager) sites() (map[contract.SiteID]task.Site, error) {
+	all, err := m.cfg.Registry.Sites()
+	if err != nil {
+		return nil, err
+	}
+	out := map[contract.SiteID]task.Site{}
+	for _, s := range all {
+		out[s.ID] = s
+	}
+	return out, nil
+}
+
+// late has nginx told again, later, of what it did not take into use. Where that
+// is not for an order that is to come, nginx refused it: the second time what it
+// served before is put back. Called with mu held.
+func (m *Manager) late(k key, s task.Site, now time.Time) {
+	if s.Desired == nil {
+		delete(m.tardy, k)
+		return // the site is gone, and its files with it
+	}
 	t := m.tardy[k]
 	t.times++
+	t.refused++
+	if s.Converged != s.Desired.GetGeneration() {
+		t.refused = 0
+	}
 	wait := tardyWait(t.times)
 	t.until = time.Now().Add(wait)
 	m.tardy[k] = t
-	m.announceLocked(k, site)
 	m.cfg.Log.Warn("a certificate was not taken into use", "name", k.name, "site", k.handle, "times", t.times, "next", wait)
+	if t.refused == refusals {
+		if err := m.putBack(k, s.Desired.GetGeneration(), now); err != nil {
+			m.cfg.Log.Warn("the former certificate could not be put back", "name", k.name, "site", k.handle, "err", err)
+		}
+	}
+	m.announceLocked(k, s.ID)
 }
 
-// settle notes that nginx goes by what is on disk. Called with mu held.
-func (m *Manager) settle(k key) error {
+// refusals is how often in a row nginx refuses a new certificate before the
+// former is put back.
+const refusals = 2
+
+// putBack puts the former certificate back, if it still is valid, in the place of
+// one that nginx refuses, and has the next one wait. Called with mu held.
+func (m *Manager) putBack(k key, generation uint64, now time.Time) error {
+	r := m.record(k)
+	former, err := readFile(m.files.former(k), k.name)
+	if r.Withdrawn || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	end := former.leaf().NotAfter
+	if !end.After(now) {
+		return nil
+	}
+	r.Failures++
+	r.Tries = max(r.Tries, len(backoff)-1) + 1 // it was issued: another one would count against the CA's limits
+	r.Generation, r.LastTry = generation, now
+	r.Problem = "the web server refuses the new certificate; the former is served on"
+	r.NextTry = now.Add(waitFor(r.Tries, ofName, true, end.Sub(now), spread(fmt.Sprint(k.name, r.Failures)))).Round(time.Second)
+	// Should the agent die in between, the new one is judged anew.
+	if err := m.records.keep(k, r); err != nil {
+		return err
+	}
+	if err := m.files.putBack(k); err != nil {
+		return err
+	}
+	delete(m.tardy, k)
+	m.cfg.Log.Warn("the former certificate is put back", "name", k.name, "site", k.handle, "until", end, "next", r.NextTry)
+	return nil
+}
+
+// settle notes that nginx goes by what is on disk. What was withdrawn and is
+// wanted again is not destroyed. Called with mu held.
+func (m *Manager) settle(k key, s task.Site) error {
 	r := m.record(k)
 	switch {
+	case r.Withdrawn && slices.ContainsFunc(wants(s), func(w want) bool { return w.key == k }):
+		return m.reclaim(k, s.ID)
 	case r.Withdrawn:
 		m.records.forget(func(other key) bool { return other == k })
 		return m.files.remove(k)
 	case r.Unserved:
+		if _, err := atomicfile.Remove(m.files.former(k)); err != nil {
+			return err
+		}
 		r.Unserved = false
 		return m.records.keep(k, r)
 	}
 	return nil
 }
 
-// withdraw has nginx let go of uploaded certificates that the site is not to
-// have any more and nothing is to replace, and then destroys them.
-func (m *Manager) withdraw(s task.Site, wanted []want) {
-	if s.Desired == nil || s.Converged != s.Desired.GetGeneration() {
+// reclaim has nginx take what was withdrawn into use again. Called with mu held.
+func (m *Manager) reclaim(k key, site contract.SiteID) error {
+	r := m.record(k)
+	r.Withdrawn = false
+	if err := m.records.keep(k, r); err != nil {
+		return err
+	}
+	delete(m.tardy, k)
+	m.announceLocked(k, site)
+	return nil
+}
+
+// withdraw has nginx let go of certificates that the site is not to have any more,
+// and then destroys them: uploaded ones that nothing is to replace, and those of
+// names that are the site's no more, as far as there are files of them.
+func (m *Manager) withdraw(s task.Site, wanted []want, onDisk []contract.Domain) {
+	d := s.Desired
+	if d == nil || s.Converged != d.GetGeneration() {
 		return
 	}
-	if p := s.Desired.GetPhase(); p != sitev1.Phase_PHASE_ACTIVE && p != sitev1.Phase_PHASE_SUSPENDED {
+	if p := d.GetPhase(); p != sitev1.Phase_PHASE_ACTIVE && p != sitev1.Phase_PHASE_SUSPENDED {
 		return
 	}
-	for _, text := range s.Desired.GetDomains() {
-		name, err := contract.ParsePattern(text)
-		if err != nil || slices.ContainsFunc(wanted, func(w want) bool { return w.name == name }) {
+	listed := map[contract.Domain]bool{}
+	for _, text := range slices.Concat(d.GetDomains(), d.GetHttps().GetPlatformDomains()) {
+		if name, err := contract.ParsePattern(text); err == nil {
+			listed[name] = true
+		}
+	}
+	for _, name := range onDisk {
+		if slices.ContainsFunc(wanted, func(w want) bool { return w.name == name }) {
 			continue
 		}
 		k := key{s.Handle, name}
 		m.mu.Lock()
-		if h := m.heldLocked(k); h != nil && h.source == uploaded && m.jobs[k] == nil {
+		switch h := m.heldLocked(k); {
+		case m.jobs[k] != nil: // the next look finds what comes of it
+		case !listed[name] && !m.files.holds(k): // nginx never had it
+			m.records.forget(func(other key) bool { return other == k })
+			if err := m.files.remove(k); err != nil {
+				m.cfg.Log.Warn("what is known of a name that is the site's no more could not be removed", "name", name, "err", err)
+			}
+		case !listed[name], h != nil && h.source == uploaded:
 			m.withdrawLocked(k, s.ID)
 		}
 		m.mu.Unlock()

@@ -266,6 +266,28 @@ func TestRun(t *testing.T) {
 			}
 		})
 	})
+	t.Run("renews the certificate of a site whose order failed, and orders no first one", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			ca, w := newSigner(t), newWorld(t, nil)
+			must(t, w.SetIssuance(authority))
+			s := w.have(1, byHTTP("a.example.com", "new.example.com"), "a.example.com", "new.example.com")
+			w.put(s, "a.example.com", ca.bundle(t, acmeCA, 90*day, "a.example.com"))
+			w.sites[0].Converged = 0
+			w.obtain = func(_ context.Context, want want, _ *bundle) (*bundle, error) {
+				if want.name.String() != "a.example.com" {
+					t.Errorf("%s is ordered", want.name)
+				}
+				return ca.bundle(t, acmeCA, 90*day, want.name.String()), nil
+			}
+			time.Sleep(61 * day)
+			w.runs()
+			time.Sleep(day)
+			synctest.Wait()
+			if h := w.held(key{s.Handle, domain(t, "a.example.com")}); time.Until(h.notAfter) < 80*day {
+				t.Error("not renewed")
+			}
+		})
+	})
 	for _, jump := range []time.Duration{3650 * day, -3650 * day} {
 		t.Run(fmt.Sprintf("orders nothing, and calls nothing over, when the clock jumps by %s", jump), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -330,6 +352,248 @@ func TestRun(t *testing.T) {
 				t.Errorf("observed: %v", seen)
 			}
 		})
+	})
+}
+
+// TestTakenAway is of names that are a site's no more.
+func TestTakenAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca, w := newSigner(t), newWorld(t, nil)
+		must(t, w.SetIssuance(authority))
+		w.obtain = func(context.Context, want, *bundle) (*bundle, error) {
+			return nil, &failure{kind: ofName, text: "not now"}
+		}
+		all := []string{"a.example.com", "b.example.com", "*.b.example.com", "never.example.com"}
+		s := w.have(1, byHTTP(all...), all...)
+		for _, name := range all[:3] {
+			w.put(s, name, ca.bundle(t, acmeCA, 90*day, name))
+		}
+		of := func(name string) key { return key{s.Handle, domain(t, name)} }
+		files := func(name string) []string {
+			base := strings.TrimSuffix(w.files.pem(of(name)), ".pem")
+			found, err := filepath.Glob(base + ".*")
+			must(t, err)
+			left, err := filepath.Glob(filepath.Dir(base) + "/." + filepath.Base(base) + ".*")
+			must(t, err)
+			return append(found, left...)
+		}
+		w.runs()
+		step := func(d time.Duration) {
+			w.Wake()
+			time.Sleep(d)
+			synctest.Wait()
+		}
+		step(10 * time.Second)
+		if len(w.calls()) > 0 || len(files("never.example.com")) == 0 {
+			t.Fatalf("%d calls; nothing is known of a name that failed", len(w.calls()))
+		}
+		crashed := aside(w.files.pem(of("never.example.com")))
+		must(t, os.WriteFile(crashed, []byte("a key"), 0o600))
+		// An order is to come: nothing goes yet.
+		w.have(1, byHTTP(), "a.example.com")
+		w.mu.Lock()
+		w.sites[0].Converged = 0
+		w.rejects = map[contract.SiteID]bool{s.ID: true}
+		w.mu.Unlock()
+		step(2 * time.Minute)
+		for _, name := range all {
+			if len(files(name)) == 0 {
+				t.Errorf("nothing is left of %s before the order is done", name)
+			}
+		}
+		// It is done, and nginx still names the files.
+		w.have(1, byHTTP(), "a.example.com")
+		step(2 * time.Minute)
+		if len(w.calls()) == 0 || len(files("b.example.com")) == 0 || len(files("*.b.example.com")) == 0 {
+			t.Errorf("after %d calls a key that nginx uses is gone", len(w.calls()))
+		}
+		if left := files("never.example.com"); len(left) > 0 {
+			t.Errorf("of a name that never had a certificate there is left: %v", left)
+		}
+		w.mu.Lock()
+		w.rejects = nil
+		w.mu.Unlock()
+		step(time.Hour)
+		for _, name := range all[1:] {
+			if left := files(name); len(left) > 0 {
+				t.Errorf("of %s there is left: %v", name, left)
+			}
+		}
+		if w.held(of("a.example.com")) == nil {
+			t.Error("the certificate of a name that stays is gone")
+		}
+		before := len(w.calls())
+		step(time.Hour)
+		if n := len(w.calls()) - before; n > 0 {
+			t.Errorf("nginx is told %d times more", n)
+		}
+		// A name that comes back begins anew.
+		s = w.have(1, byHTTP(all...), all...)
+		if got := w.Paths(s.Handle, []contract.Domain{domain(t, "b.example.com")}); len(got) > 0 || w.record(of("never.example.com")).Failures > 0 {
+			t.Errorf("served: %v; %+v", got, w.record(of("never.example.com")))
+		}
+	})
+}
+
+// TestWantedAgain is of a certificate that was withdrawn, and is wanted again.
+func TestWantedAgain(t *testing.T) {
+	name := domain(t, "a.example.com")
+	withdrawn := func(t *testing.T) (w *world, s task.Site, k key, ca signer) {
+		ca, w = newSigner(t), newWorld(t, nil)
+		must(t, w.SetIssuance(authority))
+		s = w.have(1, byHTTP(), name.String())
+		k = key{s.Handle, name}
+		w.put(s, name.String(), ca.bundle(t, uploaded, 90*day, name.String()))
+		w.withdraw(s, nil, []contract.Domain{name})
+		if r := w.record(k); !r.Withdrawn || len(w.Paths(s.Handle, []contract.Domain{name})) > 0 {
+			t.Fatalf("not withdrawn: %+v", r)
+		}
+		return w, s, k, ca
+	}
+	t.Run("is withdrawn no more before the new one is in its place", func(t *testing.T) {
+		w, s, k, ca := withdrawn(t)
+		// In the place of a crash: the new file can't be written.
+		must(t, os.Mkdir(aside(w.files.pem(k)), 0o700))
+		if err := w.store(k, s.ID, ca.bundle(t, acmeCA, 90*day, name.String()), func() bool { return true }); err == nil {
+			t.Fatal("stored")
+		}
+		w.again(nil)
+		if r := w.record(k); r.Withdrawn || !r.Unserved {
+			t.Errorf("after a crash: %+v", r)
+		}
+	})
+	t.Run("is not destroyed when nginx has let go of it, and served again", func(t *testing.T) {
+		w, _, k, _ := withdrawn(t)
+		s := w.have(1, byHTTP(name.String()), name.String())
+		batch, _ := w.batch(time.Now())
+		must(t, w.load(t.Context(), batch))
+		if len(w.Paths(s.Handle, []contract.Domain{name})) != 1 {
+			t.Error("destroyed, or withdrawn still")
+		}
+		if batch, _ = w.batch(time.Now()); batch[k] != s.ID {
+			t.Errorf("nginx is told of %v", batch)
+		}
+	})
+	t.Run("is served again as soon as it is wanted", func(t *testing.T) {
+		w, _, k, _ := withdrawn(t)
+		s := w.have(1, byHTTP(name.String()), name.String())
+		_, _, err := w.due()
+		must(t, err)
+		if r := w.record(k); r.Withdrawn || !r.Unserved || len(w.Paths(s.Handle, []contract.Domain{name})) != 1 {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
+// TestFormer has nginx judge new certificates.
+func TestFormer(t *testing.T) {
+	name := domain(t, "a.example.com")
+	// renewed runs a site whose certificate was replaced, until nginx was told of
+	// it; takes says whether it takes the new one.
+	renewed := func(t *testing.T, life time.Duration, takes bool) (w *world, k key, old, fresh *bundle) {
+		ca := newSigner(t)
+		w = newWorld(t, nil)
+		must(t, w.SetIssuance(authority))
+		s := w.have(1, byHTTP(name.String()), name.String())
+		k = key{s.Handle, name}
+		old, fresh = ca.bundle(t, acmeCA, life, name.String()), ca.bundle(t, acmeCA, 90*day, name.String())
+		w.put(s, name.String(), old)
+		must(t, w.store(k, s.ID, fresh, func() bool { return true }))
+		if st, err := os.Stat(w.files.former(k)); err != nil || st.Mode().Perm() != 0o600 {
+			t.Fatalf("the former is not kept: %v", err)
+		}
+		w.obtain = func(context.Context, want, *bundle) (*bundle, error) {
+			return nil, &failure{kind: ofName, text: "not now"}
+		}
+		w.cfg.Serve = func(ctx context.Context, ids []contract.SiteID) ([]contract.SiteID, error) {
+			served, err := w.serveSites(ctx, ids)
+			if h := w.held(k); err == nil && !takes && h != nil && h.sha256 == fingerprint(fresh.leaf()) {
+				return nil, nil
+			}
+			return served, err
+		}
+		return w, k, old, fresh
+	}
+	holds := func(w *world, k key, b *bundle) bool {
+		h := w.held(k)
+		return h != nil && h.sha256 == fingerprint(b.leaf())
+	}
+	gone := func(w *world, k key) bool {
+		_, err := os.Stat(w.files.former(k))
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	t.Run("goes when nginx serves the new one", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w, k, _, fresh := renewed(t, 90*day, true)
+			w.runs()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if !holds(w, k, fresh) || !gone(w, k) || w.record(k).Problem != "" {
+				t.Errorf("holds the new one: %v, the former is gone: %v, %+v", holds(w, k, fresh), gone(w, k), w.record(k))
+			}
+		})
+	})
+	t.Run("is put back when nginx refuses the new one twice, also after a restart, and the CA is left alone for most of a day", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w, k, old, fresh := renewed(t, 30*day, false)
+			w.again(nil)
+			asked := 0
+			w.obtain = func(context.Context, want, *bundle) (*bundle, error) {
+				asked++
+				return nil, &failure{kind: ofName, text: "not now"}
+			}
+			time.Sleep(25 * day) // the former is due
+			stop := w.runs()
+			time.Sleep(3 * time.Second)
+			synctest.Wait()
+			if !holds(w, k, fresh) || gone(w, k) {
+				t.Error("put back after one refusal")
+			}
+			time.Sleep(18 * time.Hour)
+			synctest.Wait()
+			r := w.record(k)
+			if !holds(w, k, old) || !gone(w, k) || r.Unserved || !strings.Contains(r.Problem, "the former is served on") || asked > 0 {
+				t.Errorf("holds the former: %v, its copy is gone: %v, asked %d times, %+v", holds(w, k, old), gone(w, k), asked, r)
+			}
+			time.Sleep(7 * time.Hour)
+			synctest.Wait()
+			if asked == 0 {
+				t.Error("the CA is never asked again")
+			}
+			stop()
+		})
+	})
+	t.Run("stays while an order is to come", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w, k, _, fresh := renewed(t, 90*day, false)
+			w.sites[0].Desired.Generation++
+			w.runs()
+			w.announce(k, w.sites[0].ID)
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if !holds(w, k, fresh) || gone(w, k) || len(w.calls()) < 3 {
+				t.Errorf("after %d calls it holds the new one: %v, the former is gone: %v", len(w.calls()), holds(w, k, fresh), gone(w, k))
+			}
+		})
+	})
+	t.Run("stays away once it is over", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w, k, _, fresh := renewed(t, time.Hour, false)
+			time.Sleep(2 * time.Hour)
+			w.runs()
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if !holds(w, k, fresh) {
+				t.Error("one that is over is served")
+			}
+		})
+	})
+	t.Run("is destroyed with its site", func(t *testing.T) {
+		w, k, _, _ := renewed(t, 90*day, false)
+		must(t, w.Forget(k.handle, []contract.Domain{name}))
+		if left, err := filepath.Glob(w.files.site(k.handle) + "/*"); err != nil || len(left) > 0 {
+			t.Errorf("left: %v, %v", left, err)
+		}
 	})
 }
 

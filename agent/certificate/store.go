@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +27,9 @@ func (f files) site(h contract.Handle) string { return filepath.Join(f.dir, h.St
 
 func (f files) pem(k key) string  { return f.of(k, ".pem") }
 func (f files) json(k key) string { return f.of(k, ".json") }
+
+// former is the certificate that nginx served before one that it has not judged.
+func (f files) former(k key) string { return f.of(k, ".former") }
 
 func (f files) of(k key, ext string) string {
 	name := k.name.String()
@@ -55,9 +59,27 @@ func (f files) room(k key) error {
 
 const roomBytes = 16 << 10 // a key, a chain and their record, with some to spare
 
+// keepFormer keeps the certificate that is there, if any, for putBack. The one
+// that is kept already stays where judged is false: nginx served it last.
+func (f files) keepFormer(k key, judged bool) error {
+	if judged {
+		if _, err := atomicfile.Remove(f.former(k)); err != nil {
+			return err
+		}
+	}
+	err := os.Link(f.pem(k), f.former(k)) // another name, so that what comes in its place does not touch it
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// putBack puts what keepFormer kept in the place of what came after it.
+func (f files) putBack(k key) error { return atomicfile.Rename(f.former(k), f.pem(k)) }
+
 // remove destroys one certificate and what is known of it.
 func (f files) remove(k key) error {
-	for _, path := range []string{f.pem(k), f.json(k), f.of(k, ".room")} {
+	for _, path := range []string{f.pem(k), f.former(k), f.json(k), f.of(k, ".room")} {
 		for _, path := range []string{path, aside(path)} { // what a crash left may be a key
 			if _, err := atomicfile.Remove(path); err != nil {
 				return err
@@ -70,6 +92,48 @@ func (f files) remove(k key) error {
 // aside is where atomicfile writes before it renames.
 func aside(path string) string {
 	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
+}
+
+// names lists the names that each site has files of, also what a crash left.
+func (f files) names() (map[string][]contract.Domain, error) {
+	sites, err := os.ReadDir(f.dir)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string][]contract.Domain{}
+	for _, site := range sites {
+		handle, err := contract.ParseHandle(site.Name())
+		if err != nil {
+			continue // an account, or a file of all sites
+		}
+		entries, err := os.ReadDir(f.site(handle))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // gone meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			file := strings.TrimSuffix(strings.TrimPrefix(e.Name(), "."), ".new") // as aside names them
+			text := strings.TrimSuffix(file, filepath.Ext(file))
+			if base, ok := strings.CutPrefix(text, "_."); ok {
+				text = "*." + base
+			}
+			name, err := contract.ParsePattern(text)
+			if err == nil && !slices.Contains(out[site.Name()], name) {
+				out[site.Name()] = append(out[site.Name()], name)
+			}
+		}
+	}
+	return out, nil
+}
+
+// holds reports whether there may be a key of a name.
+func (f files) holds(k key) bool {
+	return slices.ContainsFunc([]string{f.pem(k), f.former(k)}, func(path string) bool {
+		_, err := os.Lstat(path)
+		return !errors.Is(err, fs.ErrNotExist)
+	})
 }
 
 // removeAll destroys all certificates of a site.
@@ -239,8 +303,10 @@ func (m *Manager) heldLocked(k key) *held {
 }
 
 // read gives the certificate on disk.
-func (m *Manager) read(k key) (*bundle, error) {
-	text, err := os.ReadFile(m.files.pem(k))
+func (m *Manager) read(k key) (*bundle, error) { return readFile(m.files.pem(k), k.name) }
+
+func readFile(path string, name contract.Domain) (*bundle, error) {
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -251,7 +317,7 @@ func (m *Manager) read(k key) (*bundle, error) {
 	if b.source == "" {
 		return nil, errors.New("it does not say where it comes from")
 	}
-	return b, b.covers(k.name)
+	return b, b.covers(name)
 }
 
 func (m *Manager) record(k key) record { return m.records.of(k) }

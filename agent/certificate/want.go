@@ -21,12 +21,23 @@ type want struct {
 	shared     []string         // of uploaded: all names that it is for
 }
 
+// wanted is what wants gives, without what has to wait: a first certificate, for a
+// site's newest order to be done. One that fails does not end the renewals of the
+// names that have certificates already.
+func (m *Manager) wanted(s task.Site) []want {
+	all := wants(s)
+	if s.Converged == s.Desired.GetGeneration() {
+		return all
+	}
+	return slices.DeleteFunc(all, func(w want) bool { return m.held(w.key) == nil })
+}
+
 // wants reads from a site's desired state which names are to have certificates.
-// Nothing is wanted of a site whose newest order is not done, or which is not
-// served. A name that the CA is to be asked for must be one of the site's.
+// Nothing is wanted of a site that is not served. A name that the CA is to be
+// asked for must be one of the site's.
 func wants(s task.Site) []want {
 	d := s.Desired
-	if d == nil || s.Converged != d.GetGeneration() {
+	if d == nil {
 		return nil
 	}
 	if p := d.GetPhase(); p != sitev1.Phase_PHASE_ACTIVE && p != sitev1.Phase_PHASE_SUSPENDED {
