@@ -106,7 +106,7 @@ func (r rule) justProved() rule {
 	return r
 }
 
-// seldom holds calls to the class Sensitive: for what destroys, shows secrets or sends mail.
+// seldom holds calls to the class Sensitive: for what destroys, shows secrets, sends mail or asks many others.
 func (r rule) seldom() rule {
 	r.class = limit.Sensitive
 	return r
@@ -231,7 +231,7 @@ var rules = map[string]rule{
 	sitev1connect.SiteServiceResumeSiteProcedure:      members(organization.Member, account.Deploy, ofSite),
 	sitev1connect.SiteServiceDeleteSiteProcedure:      members(organization.Admin, account.Manage, ofSite).justProved().seldom(),
 	sitev1connect.SiteServiceRestoreSiteProcedure:     members(organization.Admin, account.Manage, ofSite),
-	sitev1connect.SiteServiceCheckSiteProcedure:       members(organization.Member, account.Deploy, ofSite),
+	sitev1connect.SiteServiceCheckSiteProcedure:       members(organization.Member, account.Deploy, ofSite).seldom(),                           // it asks many others
 	sitev1connect.SiteServiceCreateSiteLoginProcedure: members(organization.Admin, account.Manage, ofSite).justProved().seldom().showsSecret(), // makes its bearer the site's administrator
 
 	taskv1connect.TaskServiceGetTaskProcedure:    members(organization.Viewer, account.Read, asReached),

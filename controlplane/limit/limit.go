@@ -35,7 +35,7 @@ const (
 	API = "api"
 	// Operator is API for those who run the platform.
 	Operator = "operator"
-	// Sensitive is what destroys, shows secrets or sends mail.
+	// Sensitive is what destroys, shows secrets, sends mail or asks many others.
 	Sensitive = "sensitive"
 )
 

@@ -191,7 +191,8 @@ func (r *nameRow) found(v verdict, now time.Time) {
 }
 
 // Check looks now at those of a site's names that are not served with a valid certificate, and at the certificates of the others
-// from outside. What there was no time for is looked at later, as ever.
+// from outside. What there was no time for is looked at later, as ever. An organization checks one site at a time, a few of its
+// names at once: all organizations share the looks.
 func (s *Sites) Check(ctx context.Context, organization contract.OrganizationID, id contract.SiteID) (*Site, error) {
 	site, err := s.Get(ctx, organization, id)
 	if err != nil {
@@ -203,7 +204,12 @@ func (s *Sites) Check(ctx context.Context, organization contract.OrganizationID,
 	}
 	within, cancel := context.WithTimeout(ctx, checkWithin)
 	defer cancel()
+	if !s.checking.begin(organization) {
+		return nil, errChecking
+	}
+	defer s.checking.end(organization)
 	var all errgroup.Group
+	all.SetLimit(looksOfOne)
 	var served []contract.Domain
 	now := time.Now()
 	for _, r := range rows {

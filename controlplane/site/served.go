@@ -134,10 +134,8 @@ func (s *Site) Pending() []contract.Domain { return without(s.Wanted.Domains, s.
 
 // Preview is the name that the platform gave the site; empty where it has none.
 func (s *Site) Preview() string {
-	for _, name := range without(s.Served, s.Wanted.Domains) {
-		if text := name.String(); !strings.HasSuffix(text, nowhere) {
-			return text
-		}
+	for _, name := range s.certificates.platform {
+		return name.String()
 	}
 	return ""
 }

@@ -80,6 +80,18 @@ func TestServed(t *testing.T) {
 			t.Fatal(err)
 		}
 		want("example.com", "www.example.com", "example.org", preview)
+		t.Run("a site that lists its preview name keeps it", func(t *testing.T) {
+			if _, _, err := w.sites.Update(ctx, w.organization, made.ID, site.Change{Domains: []string{"example.com", preview, "www.example.com"}}); err != nil {
+				t.Fatal(err)
+			}
+			found := w.get(t, made.ID)
+			if got := w.ordered(t, made.ID); found.Preview() != preview || !slices.Equal(got, []string{"example.com", "www.example.com", preview}) {
+				t.Errorf("the preview name is %q, ordered %v", found.Preview(), got)
+			}
+			if _, _, err := w.sites.Update(ctx, w.organization, made.ID, site.Change{Domains: []string{"example.com", "www.example.com", "example.org"}}); err != nil {
+				t.Fatal(err)
+			}
+		})
 		t.Run("a name in use is not released", func(t *testing.T) {
 			if _, err := domains.Release(ctx, w.organization, org.ID); fault.KindOf(err) != fault.KindConflict || !strings.Contains(err.Error(), "blog") {
 				t.Errorf("got %v", err)

@@ -193,6 +193,8 @@ var (
 	ErrNotInTrash = fault.Conflict("the site is not in the trash")
 	ErrChanged    = fault.Changed("the site was changed meanwhile: look at it again, then decide anew")
 	ErrPurging    = fault.Conflict("the site is being removed for good")
+
+	errChecking = fault.Limited("the organization checks a site already: try again when that is done", checkWithin)
 )
 
 // DefaultBudget is more than customers need who do not move a hundred sites in a week. Let's Encrypt takes 300 orders of one
@@ -258,6 +260,8 @@ type Sites struct {
 	config Config
 	looks  chan struct{} // a place for each look at a name that goes on
 	wake   chan struct{} // names are due now
+
+	checking checks
 
 	hints sync.Mutex
 	made  []string // organizations for which records were made since the last look
