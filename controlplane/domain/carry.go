@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +20,9 @@ import (
 const (
 	// providersAtOnce bounds what slow services can keep busy.
 	providersAtOnce = 8
+	// providersOfOne is how many of one organization have their turn at most while others wait: servers that let everybody wait are easily
+	// set up.
+	providersOfOne = 2
 	// sweepEvery is for wake-ups that were lost, and for what other processes leave behind.
 	sweepEvery = 5 * time.Second
 	// turnFor is how long one process works with a provider before others, and other providers, have their turn.
@@ -102,21 +106,63 @@ func (p *Providers) round(ctx context.Context, now time.Time, under *sync.WaitGr
 	if free == 0 {
 		return sweepEvery, nil // the end of a turn wakes us
 	}
-	due, err := p.due(ctx, now, free)
+	due, err := p.due(ctx, now, free, p.turns.full())
 	if err != nil {
 		return 0, err
 	}
 	for _, one := range due {
+		if !p.turns.begin(one.organization) {
+			continue
+		}
 		p.busy <- struct{}{}
 		under.Go(func() {
 			defer p.look()
 			defer func() { <-p.busy }()
+			defer p.turns.end(one.organization)
 			if err := p.turn(ctx, one); err != nil && ctx.Err() == nil {
 				p.log.WarnContext(ctx, "a DNS provider's records can't be carried", "provider", one.id, "err", err)
 			}
 		})
 	}
-	return p.untilNext(ctx, now)
+	return p.untilNext(ctx, now, p.turns.full()) // the end of a turn wakes us
+}
+
+// turns counts those that go on in this process, by organization.
+type turns struct {
+	sync.Mutex
+	of map[contract.OrganizationID]int
+}
+
+// begin counts one more, unless the organization has as many as it may.
+func (t *turns) begin(who contract.OrganizationID) bool {
+	t.Lock()
+	defer t.Unlock()
+	if t.of[who] >= providersOfOne {
+		return false
+	}
+	t.of[who]++
+	return true
+}
+
+func (t *turns) end(who contract.OrganizationID) {
+	t.Lock()
+	defer t.Unlock()
+	if t.of[who]--; t.of[who] == 0 {
+		delete(t.of, who)
+	}
+}
+
+// full are the organizations that have as many as they may.
+func (t *turns) full() string {
+	t.Lock()
+	defer t.Unlock()
+	var all []string
+	for who, n := range t.of {
+		if n >= providersOfOne {
+			all = append(all, who.String())
+		}
+	}
+	return strings.Join(all, " ")
 }
 
 // forget has records for certificate authorities removed that nobody took back, and proofs of claims that are no more.
@@ -149,20 +195,29 @@ type providerRow struct {
 	sealed       []byte
 }
 
-// due are providers with something to do that no process works with, the one that waits for longest first.
-func (p *Providers) due(ctx context.Context, now time.Time, most int) ([]providerRow, error) {
+// due are providers with something to do that no process works with, of each organization a few, and none of those that are full.
+// First come those for which a certificate authority waits, then those that wait for longest.
+func (p *Providers) due(ctx context.Context, now time.Time, most int, full string) ([]providerRow, error) {
 	rows, err := p.db.Reader().Query(ctx, `
-		SELECT p.organization_id, p.id, p.sealed
-		FROM dns_providers p
-		JOIN (
-			SELECT provider_id, MIN(due_at) AS since
-			FROM dns_records
-			WHERE due_at <= $1
-			GROUP BY provider_id
-		) r ON r.provider_id = p.id
-		WHERE p.busy_until <= $1
-		ORDER BY r.since
-		LIMIT $2`, db.Micros(now), most)
+		SELECT organization_id, id, sealed
+		FROM (
+			SELECT p.organization_id, p.id, p.sealed, r.challenges, r.since,
+			       ROW_NUMBER() OVER (PARTITION BY p.organization_id ORDER BY r.challenges DESC, r.since, p.id) AS turn
+			FROM dns_providers p
+			JOIN (
+				SELECT provider_id,
+				       MIN(due_at) AS since,
+				       MAX(CASE WHEN purpose = 'challenge' AND state = 'making' THEN 1 ELSE 0 END) AS challenges
+				FROM dns_records
+				WHERE due_at <= $1
+				GROUP BY provider_id
+			) r ON r.provider_id = p.id
+			WHERE p.busy_until <= $1
+			  AND $2 NOT LIKE '%' || p.organization_id || '%'
+		) d
+		WHERE turn <= $3
+		ORDER BY challenges DESC, since
+		LIMIT $4`, db.Micros(now), full, providersOfOne, most)
 	if err != nil {
 		return nil, err
 	}
@@ -178,14 +233,15 @@ func (p *Providers) due(ctx context.Context, now time.Time, most int) ([]provide
 	return all, rows.Err()
 }
 
-func (p *Providers) untilNext(ctx context.Context, now time.Time) (time.Duration, error) {
+func (p *Providers) untilNext(ctx context.Context, now time.Time, full string) (time.Duration, error) {
 	var next int64
 	err := p.db.Reader().QueryRow(ctx, `
 		SELECT COALESCE(MIN(r.due_at), 0)
 		FROM dns_records r
 		JOIN dns_providers p ON p.id = r.provider_id
 		WHERE r.due_at IS NOT NULL
-		  AND p.busy_until <= $1`, db.Micros(now)).Scan(&next)
+		  AND p.busy_until <= $1
+		  AND $2 NOT LIKE '%' || p.organization_id || '%'`, db.Micros(now), full).Scan(&next)
 	if err != nil || next == 0 {
 		return sweepEvery, err
 	}

@@ -106,12 +106,13 @@ type Providers struct {
 	config ProvidersConfig
 	wake   chan struct{} // something is due now
 	forgot time.Time     // when forget last ran; Run's
+	turns  turns
 	busy   chan struct{} // holds a token for each provider that is worked with
 }
 
 // NewProviders prepares them.
 func NewProviders(d *db.DB, log *slog.Logger, c ProvidersConfig) *Providers {
-	return &Providers{db: d, log: log, config: c, wake: make(chan struct{}, 1), busy: make(chan struct{}, providersAtOnce)}
+	return &Providers{db: d, log: log, config: c, turns: turns{of: map[contract.OrganizationID]int{}}, wake: make(chan struct{}, 1), busy: make(chan struct{}, providersAtOnce)}
 }
 
 var providerName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)

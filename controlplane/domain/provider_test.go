@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -633,5 +634,75 @@ func TestProviders(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	})
+}
+
+// hanging is a real service but for zones whose names begin with "slow": there it has nothing, and from some time on nobody answers.
+type hanging struct {
+	domain.Service
+	began chan<- string // gets the zones of calls that hang
+	hangs *atomic.Bool
+}
+
+func (h hanging) Records(ctx context.Context, zone string) ([]dns.Record, error) {
+	if !strings.HasPrefix(zone, "slow") {
+		return h.Service.Records(ctx, zone)
+	}
+	if h.hangs.Load() {
+		h.began <- zone
+		<-ctx.Done()
+	}
+	return nil, ctx.Err()
+}
+
+// TestTurns has one organization with servers that let everybody wait, and another one.
+func TestTurns(t *testing.T) {
+	eachServer(t, func(t *testing.T, d *db.DB, s server) {
+		k := newKeeping(t, d, s.address)
+		began := make(chan string, 100)
+		var hangs atomic.Bool
+		config := k.config(s.address)
+		config.Open = func(c dns.Credentials) (domain.Service, error) {
+			service, err := dns.Open(c, loopback)
+			return hanging{service, began, &hangs}, err
+		}
+		k.providers = domain.NewProviders(d, slog.New(slog.DiscardHandler), config)
+		acme, other := k.tenant(t, "acme"), k.tenant(t, "other")
+		ctx, leave := context.WithCancel(t.Context())
+		var asking sync.WaitGroup
+		defer asking.Wait()
+		defer leave()
+		const crowd = 9
+		for i := range crowd {
+			zone := fmt.Sprintf("slow%d.example", i)
+			_, err := k.providers.Create(ctx, acme, fmt.Sprintf("slow%d", i), []string{zone}, s.credentials(t))
+			must(t, err)
+			if i < crowd-1 {
+				k.want(t, acme, contract.NewSiteID(), []string{"192.0.2.1"}, "www."+zone)
+			}
+		}
+		made, err := k.providers.Create(ctx, other, "main", []string{"example.com"}, s.credentials(t))
+		must(t, err)
+		k.want(t, other, contract.NewSiteID(), []string{"192.0.2.1"}, "www.example.com")
+		awaited, err := contract.ParseDomain(fmt.Sprintf("www.slow%d.example", crowd-1))
+		must(t, err)
+		asking.Go(func() { _ = k.providers.PresentChallenge(ctx, acme, awaited, "x") })
+		eventually(t, func() (bool, string) {
+			var n int
+			must(t, d.Reader().QueryRow(ctx, `SELECT COUNT(*) FROM dns_records WHERE type = 'TXT'`).Scan(&n))
+			return n == 1, "nothing was asked for"
+		})
+		hangs.Store(true)
+		k.run(t)
+		k.until(t, other, made.ID, "A www.example.com 192.0.2.1 made")
+		time.Sleep(300 * time.Millisecond) // several rounds
+		var zones []string
+		for len(began) > 0 {
+			zones = append(zones, <-began)
+		}
+		slices.Sort(zones)
+		if want := []string{"slow0.example", fmt.Sprintf("slow%d.example", crowd-1)}; !slices.Equal(zones, want) {
+			t.Errorf("turns began in %v, want %v: two at most, that with a challenge among them", zones, want)
+		}
 	})
 }
