@@ -211,7 +211,7 @@ func (m *Manager) authorities() []*ca {
 // Served is what nginx needs to know of a certificate.
 type Served struct {
 	Path    string // key and chain in PEM
-	OCSP    bool   // the certificate names an OCSP responder
+	OCSP    bool   // it is of a CA of the platform's, and names an OCSP responder
 	Trusted bool   // visitors' browsers trust where it comes from; those of the platform's own names they may not
 }
 
@@ -225,7 +225,8 @@ func (m *Manager) Paths(h contract.Handle, names []contract.Domain) map[contract
 		if held == nil || m.record(k).Withdrawn {
 			continue
 		}
-		out[name] = Served{Path: m.files.pem(k), OCSP: held.ocsp, Trusted: held.source != platform}
+		// Whose answers are stapled nginx calls: not an address that came with somebody's upload.
+		out[name] = Served{Path: m.files.pem(k), OCSP: held.ocsp && held.source == acmeCA, Trusted: held.source != platform}
 	}
 	return out
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
 	"slices"
 	"time"
 
@@ -620,6 +621,33 @@ func (m *Manager) late(k key, s task.Site, now time.Time) {
 // refusals is how often in a row nginx refuses a new certificate before the
 // former is put back.
 const refusals = 2
+
+// Restore puts back what nginx served before of those of a site's names whose new
+// certificates it has not taken, and says whether that changed anything: the site
+// breaks nginx's configuration, and must keep nobody from being served.
+func (m *Manager) Restore(h contract.Handle) (restored bool) {
+	now := m.time()
+	all, err := m.files.names()
+	if err != nil {
+		m.cfg.Log.Error("certificates can't be listed", "err", err)
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, name := range all[h.String()] {
+		k := key{h, name}
+		if _, err := os.Lstat(m.files.former(k)); err != nil {
+			continue
+		}
+		if err := m.putBack(k, m.record(k).Generation, now); err != nil {
+			m.cfg.Log.Warn("the former certificate could not be put back", "name", name, "site", h, "err", err)
+			continue
+		}
+		_, err := os.Lstat(m.files.former(k))
+		restored = restored || errors.Is(err, fs.ErrNotExist)
+	}
+	return restored
+}
 
 // putBack puts the former certificate back, if it still is valid, in the place of
 // one that nginx refuses, and has the next one wait. Called with mu held.

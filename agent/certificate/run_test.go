@@ -533,6 +533,17 @@ func TestFormer(t *testing.T) {
 			}
 		})
 	})
+	t.Run("is put back at once when the new one breaks nginx for everybody", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w, k, old, _ := renewed(t, 90*day, false)
+			if !w.Restore(k.handle) || !holds(w, k, old) || !gone(w, k) || !strings.Contains(w.record(k).Problem, "the former is served on") {
+				t.Errorf("holds the former: %v, its copy is gone: %v, %+v", holds(w, k, old), gone(w, k), w.record(k))
+			}
+			if w.Restore(k.handle) {
+				t.Error("there was something to put back once more")
+			}
+		})
+	})
 	t.Run("is put back when nginx refuses the new one twice, also after a restart, and the CA is left alone for most of a day", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w, k, old, fresh := renewed(t, 30*day, false)

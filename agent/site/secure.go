@@ -41,7 +41,7 @@ func (s *Sites) Secure(ctx context.Context, reg betweener, ids []contract.SiteID
 			s.log.Warn("a site's certificates are not taken into use", "site", id.String(), "err", err)
 		}
 	}
-	report, err := s.nginx.Reload(ctx, nil)
+	report, err := s.nginx.Reload(ctx, s.certs.Restore)
 	for _, a := range report.SetAside {
 		delete(handles, a.Handle)
 	}
