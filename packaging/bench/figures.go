@@ -26,7 +26,7 @@ var figures = []figure{
 	{"site-static", "a static site, from the API call to its page", siteStatic},
 	{"site-wordpress", "a WordPress site, from the API call to its page", siteWordPress},
 	{"certificate", "a certificate, from the moment at which the DNS leads to the site", certificate},
-	{"renewal", "500 sites whose certificates are renewed with the control plane off", renewal},
+	{"renewal", "500 names of one host whose certificates are renewed with the control plane off", renewal},
 	{"swarm", "2,000 connected agents, chomd killed under them, and work under faults", swarm},
 	{"fresh-server", "a fresh VPS, from the pasted line to a server that takes sites", freshServer},
 }
