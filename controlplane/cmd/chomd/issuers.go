@@ -46,7 +46,7 @@ which they are asked:
     issuers:
       - name: letsencrypt
         directory: https://acme-v02.api.letsencrypt.org/directory
-        caa: [letsencrypt.org]          # what a CAA record may name for it
+        caa: [letsencrypt.org]          # what a CAA record may name for it; where an issuer has none, no CAA record is looked at
       - name: own
         directory: https://ca.example.net/directory
         roots: /etc/chomd/own-ca.pem    # for a CA that systems do not know
@@ -90,7 +90,7 @@ func (i issuersConfig) checkIssuers(n namesConfig, rule func(ok bool, key, rule 
 // issuers are the CAs, and what a CAA record may name for them.
 type issuers struct {
 	message *linkv1.Issuance
-	caa     []string
+	caa     []string // empty where one of the CAs is not known by any name: records then forbid nothing for sure
 }
 
 // rootsPEM are the roots that hosts trust besides the system's.
@@ -125,7 +125,7 @@ func (i issuersConfig) issuers() (issuers, error) {
 	if len(file.Issuers) == 0 || len(file.Issuers) > 10 {
 		return issuers{}, errors.New("issuers: must be 1 to 10")
 	}
-	names := map[string]bool{}
+	names, nameless := map[string]bool{}, false
 	for n, one := range file.Issuers {
 		where := fmt.Sprintf("issuers[%d].", n)
 		if !issuerName.MatchString(one.Name) || names[one.Name] {
@@ -157,8 +157,12 @@ func (i issuersConfig) issuers() (issuers, error) {
 				return issuers{}, errors.New(where + "caa: " + contract.RuleOf(err))
 			}
 		}
+		nameless = nameless || len(one.CAA) == 0
 		all.caa = append(all.caa, one.CAA...)
 		all.message.Issuers = append(all.message.Issuers, issuer)
+	}
+	if nameless {
+		all.caa = nil
 	}
 	return all, nil
 }
