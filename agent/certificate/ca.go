@@ -234,10 +234,14 @@ func (c *ca) resting(now time.Time) (until time.Time, why string) {
 }
 
 // ended notes how the CA did: one that fails by itself is left alone for a
-// while, by all names together, up to an hour.
+// while, by all names together, up to an hour. Orders that were under way when
+// that began say nothing new.
 func (c *ca) ended(now time.Time, f *failure) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.rests.After(now) && !c.rests.After(now.Add(longestWait)) {
+		return
+	}
 	if f == nil || f.kind != ofIssuer {
 		c.failures, c.rests, c.why = 0, time.Time{}, ""
 		return

@@ -145,7 +145,7 @@ func New(cfg Config) (*Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open certificates: %w", err)
 	}
-	return m, m.use(kept)
+	return m, m.use(kept, nil)
 }
 
 // SetIssuance takes what the control plane says of CAs, and keeps it for when
@@ -161,19 +161,18 @@ func (m *Manager) SetIssuance(said *linkv1.Issuance) error {
 	if same {
 		return nil
 	}
-	said = proto.CloneOf(said)
-	if err := m.use(said); err != nil {
+	// Kept first: what is in use is what a restart finds, and what could not be kept
+	// is not the same when it is said again.
+	if err := m.use(proto.CloneOf(said), m.files.keepIssuance); err != nil {
 		return err
-	}
-	if err := m.files.keepIssuance(said); err != nil {
-		return fmt.Errorf("keep what the control plane says of CAs: %w", err)
 	}
 	m.Wake()
 	return nil
 }
 
-// use takes what is said of CAs, whole or not at all.
-func (m *Manager) use(said *linkv1.Issuance) error {
+// use takes what is said of CAs, whole or not at all: after keep, which may be
+// nil, has kept it.
+func (m *Manager) use(said *linkv1.Issuance, keep func(*linkv1.Issuance) error) error {
 	t, err := newTrust(said)
 	if err != nil {
 		return fmt.Errorf("use what the control plane says of CAs: %w", err)
@@ -191,6 +190,11 @@ func (m *Manager) use(said *linkv1.Issuance) error {
 		}
 		if cas[issuer.GetName()], err = m.newCA(issuer, said.GetContact()); err != nil {
 			return fmt.Errorf("use what the control plane says of CAs: %w", err)
+		}
+	}
+	if keep != nil {
+		if err := keep(said); err != nil {
+			return fmt.Errorf("keep what the control plane says of CAs: %w", err)
 		}
 	}
 	m.issuance, m.trust, m.cas = said, t, cas

@@ -128,9 +128,23 @@ func (m *Manager) time() time.Time {
 func (m *Manager) past(t time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !t.After(m.newest.Add(24 * time.Hour)) {
-		return
+	if t.After(m.newest.Add(24 * time.Hour)) {
+		m.note(t)
 	}
+}
+
+// confirmed notes the control plane's time. Where it is more than a day before
+// what was noted, the clock that said so was wrong, and is so no more.
+func (m *Manager) confirmed(t time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if t.Sub(m.newest).Abs() > 24*time.Hour {
+		m.note(t)
+	}
+}
+
+// note makes a moment the newest that is known to be past. Called with mu held.
+func (m *Manager) note(t time.Time) {
 	if err := m.files.keepNewest(t); err != nil {
 		m.cfg.Log.Warn("the time could not be noted", "err", err)
 		return

@@ -9,6 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"chom.dev/agent/clock"
 	"chom.dev/agent/task"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
 )
@@ -144,6 +145,28 @@ func TestBelieve(t *testing.T) {
 	}
 	if now, trusted := believe(issued, time.Time{}); !now.Equal(issued) || !trusted {
 		t.Error("a fresh host does not believe its clock")
+	}
+}
+
+func TestConfirmed(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Clock = new(clock.Clock) })
+	look := func(said time.Time) {
+		t.Helper()
+		w.cfg.Clock.Set(said)
+		_, _, err := w.due()
+		must(t, err)
+	}
+	now := time.Now()
+	look(now.Add(3650 * day)) // the control plane's clock is wrong, once
+	look(now)
+	w.again(func(c *Config) { c.Clock = nil })
+	if at, trusted := w.now(); !trusted || at.Sub(now).Abs() > time.Hour {
+		t.Errorf("after the control plane's clock was wrong once the host believes %s, %v", at, trusted)
+	}
+	w.again(func(c *Config) { c.Clock = new(clock.Clock) })
+	look(now.Add(-time.Hour))
+	if w.newest.Before(now.Add(-time.Minute)) {
+		t.Error("an hour less is written down")
 	}
 }
 

@@ -78,6 +78,9 @@ func explainOrder(issuer string, w want, err error, hint retryHint, now time.Tim
 		return f // ours: of a challenge
 	}
 	p, validation := problemOf(err)
+	if p == nil && strings.Contains(err.Error(), validationLate) {
+		return &failure{kind: ofName, text: fmt.Sprintf("%s did not get to validate %s in time. Check that all name servers of the name answer, and with what it is to have.", issuer, w.name)}
+	}
 	if p == nil {
 		return &failure{kind: ofIssuer, text: issuer + " could not be asked, which is tried again by itself", err: err}
 	}
@@ -117,6 +120,10 @@ func explainOrder(issuer string, w want, err error, hint retryHint, now time.Tim
 	}
 	return say(ofIssuer, "%s did not issue: %s. It is tried again by itself.", issuer, detail)
 }
+
+// validationLate is what acmez says, in words only, when a challenge that was
+// presented is neither validated nor refused by the end of the polling.
+const validationLate = "authorization took too long"
 
 // problemOf finds what the CA said, and whether it said so of a validation.
 func problemOf(err error) (p *acme.Problem, validation bool) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mholt/acmez/v3/acme"
 
@@ -55,6 +56,17 @@ func TestExplainOrder(t *testing.T) {
 			t.Errorf("%d bytes: %q", len(text), text)
 		}
 	})
+	t.Run("a validation that does not end is the name's fault, an order that does not end the CA's", func(t *testing.T) {
+		c := acme.Client{PollTimeout: -1} // over before it asks
+		_, late := c.PollAuthorization(t.Context(), acme.Account{}, acme.Authorization{Status: acme.StatusPending})
+		stuck := errors.New("order took too long") // acmez's words
+		if f := explainOrder("le", http, fmt.Errorf("[a.example.com] %w", late), retryHint{}, issued); f.kind != ofName || !strings.Contains(f.Error(), "did not get to validate a.example.com in time") {
+			t.Errorf("kind %d: %s", f.kind, f)
+		}
+		if f := explainOrder("le", http, stuck, retryHint{}, issued); f.kind != ofIssuer {
+			t.Errorf("kind %d: %s", f.kind, f)
+		}
+	})
 	t.Run("an answer that is no problem document is the CA's fault", func(t *testing.T) {
 		var none *acme.Problem
 		for _, err := range []error{errors.New("connection refused"), fmt.Errorf("final order is invalid: %w", none)} {
@@ -63,4 +75,30 @@ func TestExplainOrder(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestRest(t *testing.T) {
+	w := newWorld(t, nil)
+	must(t, w.SetIssuance(authority))
+	c := w.authorities()[0]
+	down := &failure{kind: ofIssuer, text: "it is down"}
+	for range atOnce {
+		c.ended(issued, down)
+	}
+	if until, _ := c.resting(issued); until.IsZero() || until.After(issued.Add(time.Minute)) {
+		t.Errorf("orders that fail in one outage have it rest until %s", until.Sub(issued))
+	}
+	c.ended(issued, nil) // begun before, too
+	if until, _ := c.resting(issued); until.IsZero() {
+		t.Error("it does not rest any more")
+	}
+	later := issued.Add(2 * time.Minute)
+	c.ended(later, down)
+	if until, _ := c.resting(later); !until.After(later.Add(time.Minute)) {
+		t.Errorf("the next outage has it rest for %s only", until.Sub(later))
+	}
+	c.ended(later.Add(-3650*day), nil) // a clock that was wrong by years
+	if until, _ := c.resting(later); !until.IsZero() {
+		t.Error("a wrong clock has it rest for years")
+	}
 }

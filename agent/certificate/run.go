@@ -111,7 +111,7 @@ func (m *Manager) due() (todo []*job, next time.Duration, err error) {
 	now, trusted := m.now()
 	if m.cfg.Clock != nil {
 		if said, confirmed := m.cfg.Clock.Now(); confirmed {
-			m.past(said.Round(0))
+			m.confirmed(said.Round(0))
 		}
 	}
 	none := len(m.authorities()) == 0

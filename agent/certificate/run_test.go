@@ -846,6 +846,18 @@ func TestSetIssuance(t *testing.T) {
 	if len(w.authorities()) != 1 {
 		t.Error("what was refused has changed something")
 	}
+	// What can't be kept is said again at the next Hello, and taken then.
+	two := &linkv1.Issuance{Issuers: append([]*linkv1.Issuer{{Name: "second", DirectoryUrl: "https://second.invalid/"}}, authority.Issuers...)}
+	must(t, os.Mkdir(aside(path), 0o700)) // in the place of a full disk
+	if err := w.SetIssuance(two); err == nil || len(w.authorities()) != 1 {
+		t.Errorf("in use are %d though that could not be kept: %v", len(w.authorities()), err)
+	}
+	must(t, os.Remove(aside(path)))
+	must(t, w.SetIssuance(two))
+	w.again(nil)
+	if all := w.authorities(); len(all) != 2 {
+		t.Errorf("after it was said again and a restart there are %d", len(all))
+	}
 	must(t, w.SetIssuance(&linkv1.Issuance{Issuers: append([]*linkv1.Issuer{{Name: "first", DirectoryUrl: "https://first.invalid/"}}, authority.Issuers...)}))
 	w.again(nil)
 	if all := w.authorities(); len(all) != 2 || all[0].issuer.GetName() != "first" {
