@@ -143,6 +143,9 @@ type Certificates struct {
 	config Config
 	roots  *x509.CertPool
 	gauges gauges
+
+	looking looking
+	wake    chan struct{} // a look has ended: there is a place for another one
 }
 
 // New prepares them. It fails where Config.Roots are none, or where this machine's are not to be had.
@@ -157,7 +160,8 @@ func New(d *db.DB, log *slog.Logger, c Config) (*Certificates, error) {
 	if c.Port == "" {
 		c.Port = "443"
 	}
-	made := &Certificates{db: d, log: log, config: c, roots: roots, gauges: newGauges()}
+	made := &Certificates{db: d, log: log, config: c, roots: roots, gauges: newGauges(),
+		looking: looking{of: map[contract.OrganizationID]int{}}, wake: make(chan struct{}, 1)}
 	if err := made.gauges.register(c.Metrics); err != nil {
 		return nil, fmt.Errorf("prepare certificates: %w", err)
 	}

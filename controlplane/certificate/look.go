@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -28,7 +30,11 @@ const (
 	lookTimeout = 10 * time.Second
 	// looksAtOnce bounds what a crowd of names takes of the control plane.
 	looksAtOnce = 16
-	lookBatch   = 4 * looksAtOnce
+	// looksOfOne is how many looks of one organization go on at most before others have theirs: servers that let everybody wait are
+	// easily set up.
+	looksOfOne = 4
+	// lookLease is when a look is begun anew whose process has ended. It is over lookTimeout.
+	lookLease = 40 * time.Second
 	// blindAfter is after how many looks that failed in a row, a day of them, the end of what was met outside before counts no
 	// more: it may have been renewed since.
 	blindAfter = 48
@@ -48,9 +54,9 @@ func pause(failures int64) time.Duration {
 	return lookEvery
 }
 
-// CheckNow looks from outside at all names of a site that its host serves with a certificate, and writes down what it met. It takes ten
-// seconds for each sixteen names that do not answer.
-func (c *Certificates) CheckNow(ctx context.Context, organization contract.OrganizationID, site contract.SiteID) error {
+// CheckNow looks from outside at those of a site's names that are given and that its host serves with a certificate, a few at once, and
+// writes down what it met. Each takes up to ten seconds; when ctx ends, the rest is looked at in its time, and that is no error.
+func (c *Certificates) CheckNow(ctx context.Context, organization contract.OrganizationID, site contract.SiteID, names []contract.Domain) error {
 	rows, err := c.db.Reader().Query(ctx, columns+`
 		WHERE c.organization_id = $1
 		  AND c.site_id = $2
@@ -63,42 +69,126 @@ func (c *Certificates) CheckNow(ctx context.Context, organization contract.Organ
 	if err != nil {
 		return fmt.Errorf("check certificates of site %s: %w", site, err)
 	}
-	if err := c.lookAt(ctx, all); err != nil {
+	var g errgroup.Group // one that cannot be kept breaks no other off
+	g.SetLimit(looksOfOne)
+	for _, r := range all {
+		if slices.Contains(names, r.Name) {
+			g.Go(func() error { return c.lookAt(ctx, r.Certificate) })
+		}
+	}
+	if err := g.Wait(); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("check certificates of site %s: %w", site, err)
 	}
 	return nil
 }
 
-// look looks at all names whose time has come. It says whether more are waiting.
-func (c *Certificates) look(ctx context.Context, now time.Time) (more bool, err error) {
-	rows, err := c.db.Reader().Query(ctx, columns+`
-		WHERE c.look_at <= $1
-		   OR c.look_at > $2
-		ORDER BY c.look_at
-		LIMIT $3`, db.Micros(now), db.Micros(now.Add(2*lookEvery)), lookBatch)
-	if err != nil {
-		return false, fmt.Errorf("find certificates to look at: %w", err)
-	}
-	due, err := scanAll(rows)
-	if err != nil {
-		return false, fmt.Errorf("find certificates to look at: %w", err)
-	}
-	return len(due) == lookBatch, c.lookAt(ctx, due)
+// looking counts the looks that go on, by organization.
+type looking struct {
+	sync.Mutex
+	sync.WaitGroup
+	of map[contract.OrganizationID]int
 }
 
-func (c *Certificates) lookAt(ctx context.Context, names []*row) error {
-	var g errgroup.Group // one that cannot be kept breaks no other off
-	g.SetLimit(looksAtOnce)
-	for _, r := range names {
-		g.Go(func() error {
-			seen := c.probe(ctx, r.Name)
-			if ctx.Err() != nil {
-				return ctx.Err() // what was met then says nothing of the name
+func (l *looking) add(who contract.OrganizationID, n int) {
+	l.Lock()
+	defer l.Unlock()
+	if l.of[who] += n; l.of[who] == 0 {
+		delete(l.of, who)
+	}
+}
+
+// free is how many looks may be begun, and busy are the organizations that have as many as they may.
+func (l *looking) free() (n int, busy string) {
+	l.Lock()
+	defer l.Unlock()
+	n = looksAtOnce
+	var all []string
+	for who, on := range l.of {
+		if n -= on; on >= looksOfOne {
+			all = append(all, who.String())
+		}
+	}
+	return n, strings.Join(all, " ")
+}
+
+// look begins looks at names whose time has come, as far as there are places; the end of each wakes Run for the next.
+func (c *Certificates) look(ctx context.Context, now time.Time) error {
+	free, busy := c.looking.free()
+	due, err := c.takeDue(ctx, now, free, busy)
+	if err != nil {
+		return fmt.Errorf("find certificates to look at: %w", err)
+	}
+	for _, of := range due {
+		c.looking.add(of.Organization, 1)
+		c.looking.Go(func() {
+			defer c.wakeUp()
+			defer c.looking.add(of.Organization, -1)
+			if err := c.lookAt(ctx, of); err != nil && ctx.Err() == nil {
+				c.log.WarnContext(ctx, "a certificate can't be looked at", "name", of.Name, "site", of.Site, "err", err)
 			}
-			return c.keep(ctx, r.Certificate, seen, time.Now())
 		})
 	}
-	return g.Wait()
+	return nil
+}
+
+func (c *Certificates) wakeUp() {
+	select {
+	case c.wake <- struct{}{}:
+	default: // it is awake
+	}
+}
+
+// takeDue gives names whose time has come, to whoever asks first, of each organization a few.
+func (c *Certificates) takeDue(ctx context.Context, now time.Time, n int, busy string) (due []Certificate, err error) {
+	if n <= 0 {
+		return nil, nil
+	}
+	err = db.InTx(ctx, c.db, func(tx *db.Tx) error {
+		due = nil
+		rows, err := tx.Query(ctx, `
+			UPDATE certificates
+			SET look_at = $1
+			WHERE (look_at <= $2 OR look_at > $3)
+			  AND (organization_id, site_id, name) IN (
+				SELECT organization_id, site_id, name
+				FROM (
+					SELECT organization_id,
+					       site_id,
+					       name,
+					       look_at,
+					       ROW_NUMBER() OVER (PARTITION BY organization_id ORDER BY look_at, site_id, name) AS turn
+					FROM certificates
+					WHERE (look_at <= $2 OR look_at > $3)
+					  AND $4 NOT LIKE '%' || organization_id || '%'
+				) d
+				WHERE turn <= $5
+				ORDER BY look_at, site_id, name
+				LIMIT $6
+			  )
+			RETURNING organization_id, site_id, name`,
+			db.Micros(now.Add(lookLease)), db.Micros(now), db.Micros(now.Add(2*lookEvery)), busy, looksOfOne, n)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var one Certificate
+			if err := rows.Scan(&one.Organization, &one.Site, &one.Name); err != nil {
+				return err
+			}
+			due = append(due, one)
+		}
+		return rows.Err()
+	}, db.ReadCommitted())
+	return due, err
+}
+
+func (c *Certificates) lookAt(ctx context.Context, of Certificate) error {
+	seen := c.probe(ctx, of.Name)
+	if ctx.Err() != nil {
+		return ctx.Err() // what was met then says nothing of the name
+	}
+	return c.keep(ctx, of, seen, time.Now())
 }
 
 // keep writes down what was met from outside.

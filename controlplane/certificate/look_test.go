@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -17,6 +18,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	sitev1 "chom.dev/proto/gen/chom/site/v1"
 
 	"chom.dev/controlplane/certificate/certificatetest"
 	"chom.dev/controlplane/db"
@@ -129,11 +132,12 @@ func TestOutside(t *testing.T) {
 		chain, key := w.ca.Files(t, certificatetest.Leaf("example.com"))
 		server.show(t, chain, key)
 		began := time.Now()
+		names := []contract.Domain{domainOf(t, "example.com"), domainOf(t, "www.example.com")}
 		w.report(t, began, good("example.com", began.Add(60*oneDay)), none("www.example.com", "on its way"))
 		look := func(at time.Time) {
 			t.Helper()
-			_, err := w.look(t.Context(), at)
-			must(t, err)
+			must(t, w.look(t.Context(), at))
+			w.looking.Wait()
 		}
 		next := func() time.Duration {
 			return time.Until(db.Time(int64(w.count(t, `SELECT look_at FROM certificates WHERE name = 'example.com'`))))
@@ -160,7 +164,7 @@ func TestOutside(t *testing.T) {
 		t.Run("a look that fails is repeated soon, and decides nothing where it met no certificate", func(t *testing.T) {
 			w.addresses["example.com"] = nil
 			for _, wait := range []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, 30 * time.Minute} {
-				must(t, w.CheckNow(t.Context(), w.ours, w.site))
+				must(t, w.CheckNow(t.Context(), w.ours, w.site, names))
 				near(wait)
 			}
 			w.settled(t, time.Now().Add(3*time.Hour))
@@ -172,13 +176,13 @@ func TestOutside(t *testing.T) {
 			w.addresses["example.com"] = []string{"127.0.0.1"}
 			stranger, strangerKey := certificatetest.New(t).Files(t, certificatetest.Leaf("example.com"))
 			server.show(t, stranger, strangerKey)
-			must(t, w.CheckNow(t.Context(), w.ours, w.site))
+			must(t, w.CheckNow(t.Context(), w.ours, w.site, names))
 			w.settled(t, time.Now().Add(2*time.Hour))
 			if c := w.one(t, "example.com"); c.AlarmAt.IsZero() || strings.Join(w.mailed(t), " ") != mailLost {
 				t.Errorf("%+v", c)
 			}
 			server.show(t, chain, key)
-			must(t, w.CheckNow(t.Context(), w.ours, w.site))
+			must(t, w.CheckNow(t.Context(), w.ours, w.site, names))
 			w.settled(t, time.Now().Add(2*time.Hour))
 			if c := w.one(t, "example.com"); !c.AlarmAt.IsZero() || len(w.mailed(t)) != 0 {
 				t.Errorf("%+v", c)
@@ -193,7 +197,14 @@ func TestOutside(t *testing.T) {
 		})
 		t.Run("another organization's site is not looked at", func(t *testing.T) {
 			before := len(server.asked)
-			must(t, w.CheckNow(t.Context(), w.theirs, w.site))
+			must(t, w.CheckNow(t.Context(), w.theirs, w.site, names))
+			if len(server.asked) != before {
+				t.Error("it was")
+			}
+		})
+		t.Run("a name that is not asked for is not looked at", func(t *testing.T) {
+			before := len(server.asked)
+			must(t, w.CheckNow(t.Context(), w.ours, w.site, names[1:]))
 			if len(server.asked) != before {
 				t.Error("it was")
 			}
@@ -237,6 +248,22 @@ func (s *slow) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
 	return nil, ctx.Err()
 }
 
+// await waits until so many connections are on their way.
+func (s *slow) await(t *testing.T, n int) {
+	t.Helper()
+	for until := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		s.mu.Lock()
+		now := s.now
+		s.mu.Unlock()
+		if now >= n {
+			return
+		}
+		if time.Now().After(until) {
+			t.Fatalf("%d connections are on their way, want %d", now, n)
+		}
+	}
+}
+
 // TestPatience claims that a server that hangs is waited for a while only.
 func TestPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -249,25 +276,48 @@ func TestPatience(t *testing.T) {
 	})
 }
 
-// TestAtOnce claims that a crowd of names is looked at a few at a time, and that nothing is kept of a look that was broken off.
+// TestAtOnce claims that names which hang keep none of another organization waiting, that they are looked at a few at a time, and that
+// nothing is kept of a look that was broken off.
 func TestAtOnce(t *testing.T) {
-	net := &slow{}
-	w := newWorld(t, dbtest.SQLite(t), func(c *Config) { c.Dialer = net })
-	var rows []*row
-	for range 3 * looksAtOnce {
-		rows = append(rows, &row{Certificate: Certificate{Organization: w.ours, Site: w.site}})
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-	defer cancel()
-	if err := w.lookAt(ctx, rows); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v", err)
-	}
-	if net.most != looksAtOnce {
-		t.Errorf("%d at once", net.most)
-	}
-	if n := w.count(t, `SELECT COUNT(*) FROM certificates`); n != 0 {
-		t.Errorf("%d were kept", n)
-	}
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		internet := &slow{}
+		w := newWorld(t, d, func(c *Config) { c.Dialer = internet })
+		var seen []*sitev1.ObservedCertificate
+		var names []contract.Domain
+		for i := range 3 * looksAtOnce {
+			name := domainOf(t, fmt.Sprintf("n%d.example.com", i))
+			names, seen = append(names, name), append(seen, good(name.String(), time.Now().Add(60*oneDay)))
+		}
+		began := time.Now()
+		w.report(t, began, seen...)
+		w.reportOf(t, w.theirs, w.theirSite, began.Add(time.Second), seen[0])
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		must(t, w.look(ctx, began))
+		must(t, w.look(ctx, began.Add(time.Second))) // none of the first has ended
+		must(t, w.look(ctx, began.Add(2*time.Second)))
+		internet.await(t, looksOfOne+1)
+		if n := w.count(t, `SELECT COUNT(*) FROM certificates WHERE organization_id = $1 AND look_at > $2`, w.theirs, db.Micros(began.Add(lookLease))); n != 1 {
+			t.Error("the other organization's name is not looked at")
+		}
+		cancel()
+		w.looking.Wait()
+		if internet.most != looksOfOne+1 {
+			t.Errorf("%d at once", internet.most)
+		}
+		t.Run("those that somebody asks for, too", func(t *testing.T) {
+			internet.most = 0
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			defer cancel()
+			must(t, w.CheckNow(ctx, w.ours, w.site, names)) // running out of time is no error
+			if internet.most != looksOfOne {
+				t.Errorf("%d at once", internet.most)
+			}
+		})
+		if n := w.count(t, `SELECT COUNT(*) FROM certificates WHERE outside IS NOT NULL`); n != 0 {
+			t.Errorf("%d were kept", n)
+		}
+	})
 }
 
 // TestRun claims that Run looks by itself, and ends with its context.

@@ -22,6 +22,7 @@ type trust struct {
 
 // Run looks at certificates from outside and raises alarms when they are due, until ctx ends.
 func (c *Certificates) Run(ctx context.Context) error {
+	defer c.looking.Wait()
 	var so trust
 	failing := false
 	for {
@@ -33,6 +34,7 @@ func (c *Certificates) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-c.wake:
 		case <-time.After(idle):
 		}
 	}
@@ -44,12 +46,11 @@ func (c *Certificates) turn(ctx context.Context, so *trust, now time.Time) error
 		return nil
 	}
 	for more := true; more && ctx.Err() == nil; {
-		alarms, warned := c.warn(ctx, now)
-		looks, looked := c.look(ctx, now)
-		if err := errors.Join(warned, looked); err != nil {
+		alarms, err := c.warn(ctx, now)
+		if err := errors.Join(err, c.look(ctx, now)); err != nil {
 			return err
 		}
-		more = alarms || looks
+		more = alarms
 	}
 	if now.Sub(so.counted) < countEvery {
 		return nil

@@ -72,6 +72,7 @@ func newWorld(t *testing.T, d *db.DB, changes ...func(*Config)) *world {
 	}
 	w.Certificates, err = New(d, log, config)
 	must(t, err)
+	t.Cleanup(w.looking.Wait)
 	w.hold(t, "example.com", "www.example.com")
 	w.exec(t, `
 		INSERT INTO servers (id, name, tenancy, state, problem, created_at, changed_at, prepared, prepare_task_id, serial, next_serial, recoveries, epoch, instance_id, task_sequence)
@@ -93,6 +94,13 @@ func (w *world) addSite(t *testing.T, organization contract.OrganizationID, name
 		VALUES ($1, $2, $3, $4, $5, 'static', $6, 'active', FALSE, 1, 0, '', '', 1, 1)`,
 		organization, id, id.String(), w.server, name, []byte{})
 	return id
+}
+
+func domainOf(t *testing.T, text string) contract.Domain {
+	t.Helper()
+	name, err := contract.ParseDomain(text)
+	must(t, err)
+	return name
 }
 
 func (w *world) hold(t *testing.T, names ...string) {

@@ -142,7 +142,9 @@ func TestNames(t *testing.T) {
 		var provider atomic.Bool
 		var uploads []site.Upload
 		var outside []site.OutsideCertificate
-		var wanted atomic.Value // string
+		var checked []contract.Domain // from outside
+		var left time.Duration        // for that
+		var wanted atomic.Value       // string
 		w.sites = site.New(d, w.tasks, slog.New(slog.DiscardHandler), site.Config{
 			PreviewDomain: "preview.example.net", CAs: []string{"ca.example"},
 			Resolver: domain.NewNameServer(dns.Address), Dialer: internet, HTTPPort: web.port,
@@ -155,6 +157,11 @@ func TestNames(t *testing.T) {
 			},
 			Outside: func(context.Context, db.Querier, contract.OrganizationID, contract.SiteID) ([]site.OutsideCertificate, error) {
 				return outside, nil
+			},
+			CheckOutside: func(ctx context.Context, _ contract.OrganizationID, _ contract.SiteID, names []contract.Domain) error {
+				until, _ := ctx.Deadline()
+				checked, left = names, time.Until(until)
+				return nil
 			},
 			WantAddresses: func(_ context.Context, _ *db.Tx, _ contract.OrganizationID, _ contract.SiteID, names []contract.Domain, addresses []netip.Addr) error {
 				wanted.Store(fmt.Sprint(names, addresses))
@@ -329,6 +336,12 @@ func TestNames(t *testing.T) {
 				t.Fatal(err)
 			}
 			secure() // a Hello does not say certificates
+			if _, err := w.sites.Check(ctx, w.organization, made.ID); err != nil {
+				t.Fatal(err)
+			}
+			if len(checked) != 1 || checked[0].String() != "example.com" || left > 23*time.Second || left < 4*time.Second {
+				t.Errorf("looked at from outside were %v, with %s left", checked, left)
+			}
 			certificate := site.Certificate{Name: "example.com", SHA256: []byte("another"), NotAfter: time.Now().Add(24 * time.Hour), Problem: "from outside: it is for other names"}
 			for title, met := range map[string]struct {
 				at      time.Time

@@ -248,7 +248,7 @@ type Config struct {
 	Measured Measured
 	// Outside is what the control plane measured itself of the certificates of a site's names.
 	Outside func(ctx context.Context, q db.Querier, organization contract.OrganizationID, site contract.SiteID) ([]OutsideCertificate, error)
-	// CheckOutside measures that now, for the names that are given.
+	// CheckOutside measures that now, for the names that are given, until ctx ends.
 	CheckOutside func(ctx context.Context, organization contract.OrganizationID, site contract.SiteID, names []contract.Domain) error
 }
 

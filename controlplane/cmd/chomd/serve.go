@@ -166,8 +166,8 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 		Budget: c.Budget, CAs: issuers.caa, Resolver: domain.NewNameServer(c.Resolver), Dialer: dialer, PublicAddress: dialer.Allows,
 		Provider: domain.HasProvider, RecordsTopic: domain.RecordsTopic, ProvidersTopic: domain.ProvidersTopic, WantAddresses: domain.WantAddresses,
 		Uploads: uploadedFor, Measured: certs.Observe, Outside: measuredOutside,
-		CheckOutside: func(ctx context.Context, organization contract.OrganizationID, site contract.SiteID, _ []contract.Domain) error {
-			return certificates.CheckNow(ctx, organization, site)
+		CheckOutside: func(ctx context.Context, organization contract.OrganizationID, site contract.SiteID, names []contract.Domain) error {
+			return certificates.CheckNow(ctx, organization, site, names)
 		},
 	})
 	certificates, err = certs.New(d, log, certs.Config{
