@@ -34,6 +34,8 @@ const (
 	// againMost bounds the pause of a record that fails; blockedFor is the pause of one that somebody else's is in the way of.
 	againMost  = time.Hour
 	blockedFor = time.Hour
+	// madeFor is when it is looked whether a record is still there.
+	madeFor = 24 * time.Hour
 	// brokenFor is the pause of a provider whose turn we could not go through with.
 	brokenFor = time.Minute
 	// challengeFor is how long a record for a certificate authority is of use to anybody.
@@ -442,6 +444,9 @@ func (w *zoneWork) make(ctx context.Context, r recordRow) (problem string, err e
 	record := r.dns()
 	switch found, by := decide(record, r.sent, w.have, w.ours); found {
 	case ours:
+		if r.State == Made {
+			return "", w.p.still(ctx, r)
+		}
 		return "", w.p.made(ctx, r)
 	case same:
 		return "", w.p.blocked(ctx, r, "")
@@ -485,7 +490,7 @@ func (p *Providers) sending(ctx context.Context, r recordRow) (still bool, err e
 			SET sent = TRUE
 			WHERE organization_id = $1
 			  AND id = $2
-			  AND state IN ('making', 'in_the_way')`, r.organization, r.ID)
+			  AND state <> 'removing'`, r.organization, r.ID)
 		still = changed > 0
 		return err
 	})
@@ -500,10 +505,10 @@ func (p *Providers) made(ctx context.Context, r recordRow) error {
 			SET state = 'made',
 			    problem = '',
 			    tries = 0,
-			    due_at = NULL
+			    due_at = $3
 			WHERE organization_id = $1
 			  AND id = $2
-			  AND state IN ('making', 'in_the_way')`, r.organization, r.ID)
+			  AND state <> 'removing'`, r.organization, r.ID, db.Micros(time.Now().Add(madeFor)))
 		if err != nil || changed == 0 {
 			return err
 		}
@@ -525,6 +530,21 @@ func (p *Providers) made(ctx context.Context, r recordRow) error {
 	})
 }
 
+// still writes down that the provider has a record yet.
+func (p *Providers) still(ctx context.Context, r recordRow) error {
+	return db.InTx(ctx, p.db, func(tx *db.Tx) error {
+		_, err := tx.Exec(ctx, `
+			UPDATE dns_records
+			SET problem = '',
+			    tries = 0,
+			    due_at = $3
+			WHERE organization_id = $1
+			  AND id = $2
+			  AND state = 'made'`, r.organization, r.ID, db.Micros(time.Now().Add(madeFor)))
+		return err
+	})
+}
+
 // blocked writes down that something else is in the place of a record.
 func (p *Providers) blocked(ctx context.Context, r recordRow, problem string) error {
 	return db.InTx(ctx, p.db, func(tx *db.Tx) error {
@@ -536,7 +556,7 @@ func (p *Providers) blocked(ctx context.Context, r recordRow, problem string) er
 			    due_at = $4
 			WHERE organization_id = $1
 			  AND id = $2
-			  AND state IN ('making', 'in_the_way')`, r.organization, r.ID, problem, db.Micros(time.Now().Add(blockedFor)))
+			  AND state <> 'removing'`, r.organization, r.ID, problem, db.Micros(time.Now().Add(blockedFor)))
 		return err
 	})
 }

@@ -128,6 +128,7 @@ func (k *keeping) later(t testing.TB, name string) {
 	t.Helper()
 	must(t, db.InTx(t.Context(), k.db, func(tx *db.Tx) error {
 		_, err := tx.Exec(t.Context(), `UPDATE dns_records SET due_at = $1 WHERE name = $2`, db.Micros(time.Now()), name)
+		tx.Notify("dns_due", "") // Run would see it with its next sweep
 		return err
 	}))
 }
@@ -251,6 +252,40 @@ func TestAddresses(t *testing.T) {
 		t.Run("go with a name to another site", func(t *testing.T) {
 			k.want(t, acme, shop, []string{"192.0.2.7"}, "blog.example.com")
 			k.want(t, acme, blog, []string{"192.0.2.7"})
+			k.until(t, acme, made.ID, "A blog.example.com 192.0.2.7 made")
+		})
+		t.Run("are made anew when somebody took them away", func(t *testing.T) {
+			k.later(t, "blog.example.com") // a day
+			rested := func(state string) {
+				t.Helper()
+				eventually(t, func() (bool, string) {
+					var at int64
+					must(t, d.Reader().QueryRow(t.Context(), `SELECT due_at FROM dns_records WHERE name = 'blog.example.com' AND state = $1`, state).Scan(&at))
+					return time.Until(db.Time(at)) > 50*time.Minute, fmt.Sprintf("it is due at %s", db.Time(at))
+				})
+			}
+			rested("made")
+			for len(heard) > 0 {
+				<-heard
+			}
+			k.later(t, "blog.example.com")
+			rested("made")
+			if len(heard) > 0 {
+				t.Error("to find a record in its place is news")
+			}
+			s.gone(t, "blog.example.com", "A")
+			k.later(t, "blog.example.com")
+			rested("made")
+			if got := s.ask(t, "blog.example.com", wire.TypeA); !slices.Equal(got, []string{"192.0.2.7"}) {
+				t.Errorf("got %v", got)
+			}
+			s.gone(t, "blog.example.com", "A")
+			s.foreign(t, "blog.example.com", "A", "198.51.100.1")
+			k.later(t, "blog.example.com")
+			k.until(t, acme, made.ID, "A blog.example.com 192.0.2.7 in_the_way")
+			rested("in_the_way")
+			s.gone(t, "blog.example.com", "A")
+			k.later(t, "blog.example.com")
 			k.until(t, acme, made.ID, "A blog.example.com 192.0.2.7 made")
 		})
 		t.Run("of somebody else are never touched", func(t *testing.T) {
