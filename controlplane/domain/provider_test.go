@@ -741,3 +741,43 @@ func TestTurns(t *testing.T) {
 		}
 	})
 }
+
+// silent is a service that never answers; it tells how long it was given.
+type silent struct{ given chan<- time.Duration }
+
+func (s silent) Records(ctx context.Context, _ string) ([]dns.Record, error) {
+	deadline, _ := ctx.Deadline()
+	s.given <- time.Until(deadline)
+	<-ctx.Done()
+	return nil, errors.New("no answer")
+}
+func (silent) Append(context.Context, string, dns.Record) error { return nil }
+func (silent) Delete(context.Context, string, dns.Record) error { return nil }
+
+func TestSilent(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		k := newKeeping(t, d, "127.0.0.1:1")
+		given := make(chan time.Duration, 2)
+		config := k.config("127.0.0.1:1")
+		config.Open = func(dns.Credentials) (domain.Service, error) { return silent{given}, nil }
+		k.providers = domain.NewProviders(d, slog.New(slog.DiscardHandler), config)
+		acme, of := k.tenant(t, "acme"), credentials(t, dns.PowerDNS, map[string]string{"server_url": "http://127.0.0.1:8053", "api_key": "x"})
+		create := func(ctx context.Context) error {
+			_, err := k.providers.Create(ctx, acme, "main", []string{"example.com"}, of)
+			return err
+		}
+		gone, leave := context.WithCancel(t.Context())
+		time.AfterFunc(100*time.Millisecond, leave)
+		if err := create(gone); !errors.Is(err, context.Canceled) {
+			t.Errorf("whoever asked went away: %v", err)
+		}
+		if took := <-given; took <= 0 || took > 20*time.Second {
+			t.Errorf("it had %s, and people's door waits for 25 s", took)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if err := create(ctx); fault.KindOf(err) != fault.KindConflict || !strings.Contains(err.Error(), "did not answer in time for the zone example.com") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
