@@ -3,6 +3,7 @@ package domain
 import (
 	"cmp"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -270,7 +271,13 @@ func (p *Providers) turn(ctx context.Context, of providerRow) error {
 	bounded, cancel := context.WithTimeout(ctx, turnFor)
 	defer cancel()
 	problem, err := p.carry(bounded, of)
-	until := time.Time{}
+	until, called, said := time.Time{}, sql.NullInt64{}, sql.NullString{} // what is not known stays as it was
+	switch {
+	case err == nil:
+		called, said = db.NullMicros(time.Now()), sql.NullString{String: problem, Valid: true}
+	case errors.Is(err, errUnusable):
+		said = sql.NullString{String: errUnusable.Error(), Valid: true}
+	}
 	if err != nil && ctx.Err() == nil {
 		until = time.Now().Add(brokenFor) // the fault is ours: it will not go by asking at once
 	}
@@ -281,10 +288,10 @@ func (p *Providers) turn(ctx context.Context, of providerRow) error {
 		_, err := tx.Exec(ended, `
 			UPDATE dns_providers
 			SET busy_until = $3,
-			    called_at = $4,
-			    problem = $5
+			    called_at = COALESCE($4, called_at),
+			    problem = COALESCE($5, problem)
 			WHERE organization_id = $1
-			  AND id = $2`, of.organization, of.id, db.Micros(until), db.Micros(time.Now()), problem)
+			  AND id = $2`, of.organization, of.id, db.Micros(until), called, said)
 		return err
 	}))
 }
@@ -295,15 +302,7 @@ func (p *Providers) carry(ctx context.Context, of providerRow) (problem string, 
 	if err != nil {
 		return "", err
 	}
-	plain, err := p.config.Keys.Open(credentialsPlace(of.organization, of.id), of.sealed)
-	if err != nil {
-		return "", err
-	}
-	credentials, err := dns.Decode(plain)
-	if err != nil {
-		return "", err
-	}
-	service, err := p.config.Open(credentials)
+	service, err := p.open(of)
 	if err != nil {
 		return "", err
 	}
@@ -325,6 +324,26 @@ func (p *Providers) carry(ctx context.Context, of providerRow) (problem string, 
 		due = elsewhere
 	}
 	return problem, nil
+}
+
+// errUnusable says that the fault is ours: the service was not called.
+var errUnusable = errors.New("CHOM cannot use its credentials: connect it again")
+
+// open prepares to speak to a provider's service; errUnusable when its credentials can't be read.
+func (p *Providers) open(of providerRow) (Service, error) {
+	plain, err := p.config.Keys.Open(credentialsPlace(of.organization, of.id), of.sealed)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnusable, err)
+	}
+	credentials, err := dns.Decode(plain)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnusable, err)
+	}
+	service, err := p.config.Open(credentials)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnusable, err)
+	}
+	return service, nil
 }
 
 // dueRecords are the records of a provider with something to do; those first that a certificate authority waits for.

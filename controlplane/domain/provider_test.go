@@ -627,7 +627,12 @@ func TestProviders(t *testing.T) {
 			name, err := contract.ParseDomain("www.example.com")
 			must(t, err)
 			refused(fault.KindConflict, "it answered 401", k.providers.PresentChallenge(ctx, acme, name, "x"))
-			// A process without the keys must not lose its temper.
+			// A process without the keys must not lose its temper, and says so.
+			eventually(t, func() (bool, string) {
+				return count(`SELECT COUNT(*) FROM dns_providers WHERE busy_until > $1`, db.Micros(time.Now())) == 0, "its turn goes on"
+			})
+			before, err := k.providers.GetProvider(ctx, acme, made.ID)
+			must(t, err)
 			must(t, db.InTx(ctx, d, func(tx *db.Tx) error {
 				if _, err := tx.Exec(ctx, `UPDATE dns_providers SET sealed = $1 WHERE id = $2`, []byte("canary-of-nobody"), made.ID); err != nil {
 					return err
@@ -640,6 +645,9 @@ func TestProviders(t *testing.T) {
 				n := count(`SELECT COUNT(*) FROM dns_providers WHERE busy_until > $1 AND called_at < busy_until - 10000000`, db.Micros(time.Now().Add(50*time.Second)))
 				return n == 1, "it is tried at once"
 			})
+			if now, err := k.providers.GetProvider(ctx, acme, made.ID); err != nil || now.Problem != "CHOM cannot use its credentials: connect it again" || !now.CalledAt.Equal(before.CalledAt) {
+				t.Errorf("shown as %+v, %v; it was last called at %s", now, err, before.CalledAt)
+			}
 		})
 		must(t, k.providers.DeleteProvider(ctx, acme, second.ID))
 		var audited string
