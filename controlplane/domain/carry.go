@@ -3,6 +3,7 @@ package domain
 import (
 	"cmp"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -34,6 +35,8 @@ const (
 	// againMost bounds the pause of a record that fails; blockedFor is the pause of one that somebody else's is in the way of.
 	againMost  = time.Hour
 	blockedFor = time.Hour
+	// madeFor is when it is looked whether a record is still there.
+	madeFor = 24 * time.Hour
 	// brokenFor is the pause of a provider whose turn we could not go through with.
 	brokenFor = time.Minute
 	// challengeFor is how long a record for a certificate authority is of use to anybody.
@@ -268,7 +271,13 @@ func (p *Providers) turn(ctx context.Context, of providerRow) error {
 	bounded, cancel := context.WithTimeout(ctx, turnFor)
 	defer cancel()
 	problem, err := p.carry(bounded, of)
-	until := time.Time{}
+	until, called, said := time.Time{}, sql.NullInt64{}, sql.NullString{} // what is not known stays as it was
+	switch {
+	case err == nil:
+		called, said = db.NullMicros(time.Now()), sql.NullString{String: problem, Valid: true}
+	case errors.Is(err, errUnusable):
+		said = sql.NullString{String: errUnusable.Error(), Valid: true}
+	}
 	if err != nil && ctx.Err() == nil {
 		until = time.Now().Add(brokenFor) // the fault is ours: it will not go by asking at once
 	}
@@ -279,10 +288,10 @@ func (p *Providers) turn(ctx context.Context, of providerRow) error {
 		_, err := tx.Exec(ended, `
 			UPDATE dns_providers
 			SET busy_until = $3,
-			    called_at = $4,
-			    problem = $5
+			    called_at = COALESCE($4, called_at),
+			    problem = COALESCE($5, problem)
 			WHERE organization_id = $1
-			  AND id = $2`, of.organization, of.id, db.Micros(until), db.Micros(time.Now()), problem)
+			  AND id = $2`, of.organization, of.id, db.Micros(until), called, said)
 		return err
 	}))
 }
@@ -293,15 +302,7 @@ func (p *Providers) carry(ctx context.Context, of providerRow) (problem string, 
 	if err != nil {
 		return "", err
 	}
-	plain, err := p.config.Keys.Open(credentialsPlace(of.organization, of.id), of.sealed)
-	if err != nil {
-		return "", err
-	}
-	credentials, err := dns.Decode(plain)
-	if err != nil {
-		return "", err
-	}
-	service, err := p.config.Open(credentials)
+	service, err := p.open(of)
 	if err != nil {
 		return "", err
 	}
@@ -323,6 +324,26 @@ func (p *Providers) carry(ctx context.Context, of providerRow) (problem string, 
 		due = elsewhere
 	}
 	return problem, nil
+}
+
+// errUnusable says that the fault is ours: the service was not called.
+var errUnusable = errors.New("CHOM cannot use its credentials: connect it again")
+
+// open prepares to speak to a provider's service; errUnusable when its credentials can't be read.
+func (p *Providers) open(of providerRow) (Service, error) {
+	plain, err := p.config.Keys.Open(credentialsPlace(of.organization, of.id), of.sealed)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnusable, err)
+	}
+	credentials, err := dns.Decode(plain)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnusable, err)
+	}
+	service, err := p.config.Open(credentials)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnusable, err)
+	}
+	return service, nil
 }
 
 // dueRecords are the records of a provider with something to do; those first that a certificate authority waits for.
@@ -442,6 +463,9 @@ func (w *zoneWork) make(ctx context.Context, r recordRow) (problem string, err e
 	record := r.dns()
 	switch found, by := decide(record, r.sent, w.have, w.ours); found {
 	case ours:
+		if r.State == Made {
+			return "", w.p.still(ctx, r)
+		}
 		return "", w.p.made(ctx, r)
 	case same:
 		return "", w.p.blocked(ctx, r, "")
@@ -485,7 +509,7 @@ func (p *Providers) sending(ctx context.Context, r recordRow) (still bool, err e
 			SET sent = TRUE
 			WHERE organization_id = $1
 			  AND id = $2
-			  AND state IN ('making', 'in_the_way')`, r.organization, r.ID)
+			  AND state <> 'removing'`, r.organization, r.ID)
 		still = changed > 0
 		return err
 	})
@@ -500,10 +524,10 @@ func (p *Providers) made(ctx context.Context, r recordRow) error {
 			SET state = 'made',
 			    problem = '',
 			    tries = 0,
-			    due_at = NULL
+			    due_at = $3
 			WHERE organization_id = $1
 			  AND id = $2
-			  AND state IN ('making', 'in_the_way')`, r.organization, r.ID)
+			  AND state <> 'removing'`, r.organization, r.ID, db.Micros(time.Now().Add(madeFor)))
 		if err != nil || changed == 0 {
 			return err
 		}
@@ -525,6 +549,21 @@ func (p *Providers) made(ctx context.Context, r recordRow) error {
 	})
 }
 
+// still writes down that the provider has a record yet.
+func (p *Providers) still(ctx context.Context, r recordRow) error {
+	return db.InTx(ctx, p.db, func(tx *db.Tx) error {
+		_, err := tx.Exec(ctx, `
+			UPDATE dns_records
+			SET problem = '',
+			    tries = 0,
+			    due_at = $3
+			WHERE organization_id = $1
+			  AND id = $2
+			  AND state = 'made'`, r.organization, r.ID, db.Micros(time.Now().Add(madeFor)))
+		return err
+	})
+}
+
 // blocked writes down that something else is in the place of a record.
 func (p *Providers) blocked(ctx context.Context, r recordRow, problem string) error {
 	return db.InTx(ctx, p.db, func(tx *db.Tx) error {
@@ -536,7 +575,7 @@ func (p *Providers) blocked(ctx context.Context, r recordRow, problem string) er
 			    due_at = $4
 			WHERE organization_id = $1
 			  AND id = $2
-			  AND state IN ('making', 'in_the_way')`, r.organization, r.ID, problem, db.Micros(time.Now().Add(blockedFor)))
+			  AND state <> 'removing'`, r.organization, r.ID, problem, db.Micros(time.Now().Add(blockedFor)))
 		return err
 	})
 }

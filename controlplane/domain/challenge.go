@@ -20,7 +20,8 @@ import (
 var ErrNoProvider = fault.Conflict("none of the organization's DNS providers has the zone of this name: connect one, or set the record by hand")
 
 const (
-	// presentWithin bounds the wait for a provider: two calls of a slow one, and its turn.
+	// presentWithin bounds the wait for a provider: two calls of a slow one, and its turn. It and seenWithin are less than what the
+	// link's door gives to the call.
 	presentWithin = 2 * time.Minute
 	// seenWithin bounds the wait for the zone's name servers. Who looks after that may find nothing, and try again.
 	seenWithin = 20 * time.Second

@@ -185,8 +185,8 @@ func parseZones(texts []string) ([]string, error) {
 }
 
 const (
-	// tryWithin bounds the calls of a new provider: somebody waits.
-	tryWithin = 30 * time.Second
+	// tryWithin bounds the calls of a new provider: somebody waits, and people's door breaks off after 25 s.
+	tryWithin = 20 * time.Second
 	// triesAtOnce keeps services from taking it for an attack.
 	triesAtOnce = 4
 )
@@ -204,7 +204,10 @@ func (p *Providers) try(ctx context.Context, zones []string, credentials dns.Cre
 	for _, zone := range zones {
 		g.Go(func() error {
 			if _, err := service.Records(ctx, zone); err != nil {
-				if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				switch {
+				case errors.Is(ctx.Err(), context.DeadlineExceeded):
+					return fault.Conflict(fmt.Sprintf("%s did not answer in time for the zone %s: try again, with fewer zones if there are many", credentials.Type(), zone))
+				case ctx.Err() != nil:
 					return ctx.Err()
 				}
 				return fault.Conflict(fmt.Sprintf("%s does not give the zone %s: %s", credentials.Type(), zone, err))

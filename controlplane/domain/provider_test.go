@@ -128,6 +128,7 @@ func (k *keeping) later(t testing.TB, name string) {
 	t.Helper()
 	must(t, db.InTx(t.Context(), k.db, func(tx *db.Tx) error {
 		_, err := tx.Exec(t.Context(), `UPDATE dns_records SET due_at = $1 WHERE name = $2`, db.Micros(time.Now()), name)
+		tx.Notify("dns_due", "") // Run would see it with its next sweep
 		return err
 	}))
 }
@@ -251,6 +252,40 @@ func TestAddresses(t *testing.T) {
 		t.Run("go with a name to another site", func(t *testing.T) {
 			k.want(t, acme, shop, []string{"192.0.2.7"}, "blog.example.com")
 			k.want(t, acme, blog, []string{"192.0.2.7"})
+			k.until(t, acme, made.ID, "A blog.example.com 192.0.2.7 made")
+		})
+		t.Run("are made anew when somebody took them away", func(t *testing.T) {
+			k.later(t, "blog.example.com") // a day
+			rested := func(state string) {
+				t.Helper()
+				eventually(t, func() (bool, string) {
+					var at int64
+					must(t, d.Reader().QueryRow(t.Context(), `SELECT due_at FROM dns_records WHERE name = 'blog.example.com' AND state = $1`, state).Scan(&at))
+					return time.Until(db.Time(at)) > 50*time.Minute, fmt.Sprintf("it is due at %s", db.Time(at))
+				})
+			}
+			rested("made")
+			for len(heard) > 0 {
+				<-heard
+			}
+			k.later(t, "blog.example.com")
+			rested("made")
+			if len(heard) > 0 {
+				t.Error("to find a record in its place is news")
+			}
+			s.gone(t, "blog.example.com", "A")
+			k.later(t, "blog.example.com")
+			rested("made")
+			if got := s.ask(t, "blog.example.com", wire.TypeA); !slices.Equal(got, []string{"192.0.2.7"}) {
+				t.Errorf("got %v", got)
+			}
+			s.gone(t, "blog.example.com", "A")
+			s.foreign(t, "blog.example.com", "A", "198.51.100.1")
+			k.later(t, "blog.example.com")
+			k.until(t, acme, made.ID, "A blog.example.com 192.0.2.7 in_the_way")
+			rested("in_the_way")
+			s.gone(t, "blog.example.com", "A")
+			k.later(t, "blog.example.com")
 			k.until(t, acme, made.ID, "A blog.example.com 192.0.2.7 made")
 		})
 		t.Run("of somebody else are never touched", func(t *testing.T) {
@@ -592,7 +627,12 @@ func TestProviders(t *testing.T) {
 			name, err := contract.ParseDomain("www.example.com")
 			must(t, err)
 			refused(fault.KindConflict, "it answered 401", k.providers.PresentChallenge(ctx, acme, name, "x"))
-			// A process without the keys must not lose its temper.
+			// A process without the keys must not lose its temper, and says so.
+			eventually(t, func() (bool, string) {
+				return count(`SELECT COUNT(*) FROM dns_providers WHERE busy_until > $1`, db.Micros(time.Now())) == 0, "its turn goes on"
+			})
+			before, err := k.providers.GetProvider(ctx, acme, made.ID)
+			must(t, err)
 			must(t, db.InTx(ctx, d, func(tx *db.Tx) error {
 				if _, err := tx.Exec(ctx, `UPDATE dns_providers SET sealed = $1 WHERE id = $2`, []byte("canary-of-nobody"), made.ID); err != nil {
 					return err
@@ -605,6 +645,9 @@ func TestProviders(t *testing.T) {
 				n := count(`SELECT COUNT(*) FROM dns_providers WHERE busy_until > $1 AND called_at < busy_until - 10000000`, db.Micros(time.Now().Add(50*time.Second)))
 				return n == 1, "it is tried at once"
 			})
+			if now, err := k.providers.GetProvider(ctx, acme, made.ID); err != nil || now.Problem != "CHOM cannot use its credentials: connect it again" || !now.CalledAt.Equal(before.CalledAt) {
+				t.Errorf("shown as %+v, %v; it was last called at %s", now, err, before.CalledAt)
+			}
 		})
 		must(t, k.providers.DeleteProvider(ctx, acme, second.ID))
 		var audited string
@@ -703,6 +746,46 @@ func TestTurns(t *testing.T) {
 		slices.Sort(zones)
 		if want := []string{"slow0.example", fmt.Sprintf("slow%d.example", crowd-1)}; !slices.Equal(zones, want) {
 			t.Errorf("turns began in %v, want %v: two at most, that with a challenge among them", zones, want)
+		}
+	})
+}
+
+// silent is a service that never answers; it tells how long it was given.
+type silent struct{ given chan<- time.Duration }
+
+func (s silent) Records(ctx context.Context, _ string) ([]dns.Record, error) {
+	deadline, _ := ctx.Deadline()
+	s.given <- time.Until(deadline)
+	<-ctx.Done()
+	return nil, errors.New("no answer")
+}
+func (silent) Append(context.Context, string, dns.Record) error { return nil }
+func (silent) Delete(context.Context, string, dns.Record) error { return nil }
+
+func TestSilent(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		k := newKeeping(t, d, "127.0.0.1:1")
+		given := make(chan time.Duration, 2)
+		config := k.config("127.0.0.1:1")
+		config.Open = func(dns.Credentials) (domain.Service, error) { return silent{given}, nil }
+		k.providers = domain.NewProviders(d, slog.New(slog.DiscardHandler), config)
+		acme, of := k.tenant(t, "acme"), credentials(t, dns.PowerDNS, map[string]string{"server_url": "http://127.0.0.1:8053", "api_key": "x"})
+		create := func(ctx context.Context) error {
+			_, err := k.providers.Create(ctx, acme, "main", []string{"example.com"}, of)
+			return err
+		}
+		gone, leave := context.WithCancel(t.Context())
+		time.AfterFunc(100*time.Millisecond, leave)
+		if err := create(gone); !errors.Is(err, context.Canceled) {
+			t.Errorf("whoever asked went away: %v", err)
+		}
+		if took := <-given; took <= 0 || took > 20*time.Second {
+			t.Errorf("it had %s, and people's door waits for 25 s", took)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if err := create(ctx); fault.KindOf(err) != fault.KindConflict || !strings.Contains(err.Error(), "did not answer in time for the zone example.com") {
+			t.Errorf("got %v", err)
 		}
 	})
 }

@@ -26,6 +26,8 @@ import (
 //	                     in_the_way ------------------> removing ----------> (nothing)
 //	                                                        the one that we made is gone
 //
+// A record that is made is looked at every day. When it is gone it is made anew, or it is in_the_way.
+//
 // Each state is written down before its work begins, so that a process that dies leaves something to go on from.
 type RecordState string
 

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -38,6 +39,8 @@ const (
 	bodyFor = 20 * time.Second
 	// callFor is for answering it; Poll and Watch have their own.
 	callFor = 30 * time.Second
+	// challengeFor is for those that wait for a DNS provider and the zone's name servers, 140 s at most; agents wait as long.
+	challengeFor = 150 * time.Second
 	// anonymousFor is for a connection without a certificate and its one call.
 	anonymousFor = time.Minute
 )
@@ -46,6 +49,12 @@ const (
 var maxBody = map[string]int{
 	linkv1connect.LinkServiceHelloProcedure:  4 << 20,
 	linkv1connect.LinkServiceReportProcedure: 4 << 20,
+}
+
+// answerFor is how long the methods may take that wait for somebody else.
+var answerFor = map[string]time.Duration{
+	linkv1connect.LinkServicePresentChallengeProcedure: challengeFor,
+	linkv1connect.LinkServiceRemoveChallengeProcedure:  challengeFor,
 }
 
 const maxBodyElse = 16 << 10
@@ -301,7 +310,7 @@ func (s *Server) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, request connect.AnyRequest) (answer connect.AnyResponse, err error) {
 		began := time.Now()
 		procedure := request.Spec().Procedure
-		ctx, cancel := context.WithTimeout(ctx, callFor)
+		ctx, cancel := context.WithTimeout(ctx, cmp.Or(answerFor[procedure], callFor))
 		defer cancel()
 		defer func() {
 			if caught := recover(); caught != nil {
