@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -182,6 +183,49 @@ func TestPaths(t *testing.T) {
 		t.Errorf("keys are left after the site: %v", err)
 	}
 	must(t, w.Remove(s.Handle)) // again
+}
+
+// TestUnreadable has no file opened for a moment. Nothing else runs meanwhile.
+func TestUnreadable(t *testing.T) {
+	ca, w := newSigner(t), newWorld(t, nil)
+	s := w.have(1, nil, "a.example.com")
+	k := key{s.Handle, domain(t, "a.example.com")}
+	old, fresh := ca.bundle(t, acmeCA, day, "a.example.com"), ca.bundle(t, acmeCA, 2*day, "a.example.com")
+	blind := func() *held {
+		t.Helper()
+		var limit syscall.Rlimit
+		must(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit))
+		none := limit
+		none.Cur = 0
+		must(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &none))
+		h := w.held(k)
+		_, err := os.Open(os.DevNull)
+		must(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit))
+		if !errors.Is(err, syscall.EMFILE) {
+			t.Fatalf("files can be opened: %v", err)
+		}
+		return h
+	}
+	is := func(h *held, b *bundle) bool { return h != nil && h.sha256 == fingerprint(b.leaf()) }
+	w.put(s, "a.example.com", old)
+	w.again(nil)
+	if blind() != nil || !is(w.held(k), old) {
+		t.Error("a certificate that could not be read once is taken for none")
+	}
+	w.put(s, "a.example.com", fresh)
+	if !is(blind(), old) || !is(w.held(k), fresh) {
+		t.Error("one whose next could not be read once is taken for none")
+	}
+	must(t, os.WriteFile(w.files.pem(k), []byte("damaged"), 0o600))
+	if w.held(k) != nil {
+		t.Error("a damaged one is taken for what it was")
+	}
+	must(t, os.Remove(w.files.pem(k)))
+	w.put(s, "a.example.com", old)
+	must(t, os.Remove(w.files.pem(k)))
+	if w.held(k) != nil {
+		t.Error("one that is gone is taken for what it was")
+	}
 }
 
 func must2(b []byte, err error) []byte {

@@ -91,8 +91,9 @@ type solver struct {
 	want
 }
 
-// removeWithin bounds the removal of a record after an order was given up: an
-// agent that is stopped has ten seconds.
+// removeWithin bounds the removal of a record from when an order was given up: an
+// agent that is stopped has ten seconds. Otherwise it may take what a DNS provider
+// takes.
 const removeWithin = 5 * time.Second
 
 // Present makes the answer available, and returns when it is.
@@ -124,9 +125,10 @@ func (s solver) CleanUp(ctx context.Context, c acme.Challenge) error {
 		}
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeWithin)
+	left, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	_, err := s.m.cfg.Broker.RemoveChallenge(ctx, &linkv1.RemoveChallengeRequest{
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(removeWithin, cancel) })()
+	_, err := s.m.cfg.Broker.RemoveChallenge(left, &linkv1.RemoveChallengeRequest{
 		SiteId: s.site.String(), Domain: s.name.Base().String(), Value: c.DNS01KeyAuthorization(),
 	})
 	if err != nil {

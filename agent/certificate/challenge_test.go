@@ -1,13 +1,20 @@
 package certificate
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/mholt/acmez/v3/acme"
+
+	linkv1 "chom.dev/proto/gen/chom/link/v1"
+	sitev1 "chom.dev/proto/gen/chom/site/v1"
 )
 
 func TestChallenges(t *testing.T) {
@@ -53,5 +60,64 @@ func TestChallenges(t *testing.T) {
 		if left, err := filepath.Glob(w.cfg.ChallengeDir + "/*"); err != nil || len(left) > 0 {
 			t.Errorf("left: %v, %v", left, err)
 		}
+	})
+}
+
+// slow is a control plane whose DNS provider takes its time.
+type slow struct {
+	away
+	takes time.Duration
+}
+
+func (s slow) answer(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(s.takes):
+		return nil
+	}
+}
+
+func (s slow) IssuePlatformCertificate(ctx context.Context, _ *linkv1.IssuePlatformCertificateRequest) (*linkv1.IssuePlatformCertificateResponse, error) {
+	return nil, errors.Join(s.answer(ctx), errAway)
+}
+
+func (s slow) RemoveChallenge(ctx context.Context, _ *linkv1.RemoveChallengeRequest) (*linkv1.RemoveChallengeResponse, error) {
+	return nil, s.answer(ctx)
+}
+
+func TestSlowProvider(t *testing.T) {
+	byDNS := &sitev1.Https{Acme: []*sitev1.AcmeDomain{{Name: "*.example.com", Challenge: sitev1.Challenge_CHALLENGE_DNS_01}}, PlatformDomains: []string{"shop.preview.example.net"}}
+	t.Run("has the time that it takes to remove a record", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, func(c *Config) { c.Broker = slow{takes: 2 * time.Minute} })
+			s := solver{w.Manager, wants(w.have(1, byDNS, "*.example.com"))[1]}
+			if err := s.CleanUp(t.Context(), acme.Challenge{}); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+	t.Run("has five seconds when the order is given up, before or meanwhile", func(t *testing.T) {
+		for _, after := range []time.Duration{0, time.Minute} {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, func(c *Config) { c.Broker = slow{takes: 2 * time.Minute} })
+				s := solver{w.Manager, wants(w.have(1, byDNS, "*.example.com"))[1]}
+				ctx, cancel := context.WithTimeout(t.Context(), after)
+				defer cancel()
+				start := time.Now()
+				if err := s.CleanUp(ctx, acme.Challenge{}); err == nil || time.Since(start) != after+removeWithin {
+					t.Errorf("after %s: %v", time.Since(start), err)
+				}
+			})
+		}
+	})
+	t.Run("a site that is being made waits ten seconds", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, func(c *Config) { c.Broker = slow{takes: time.Minute} })
+			start := time.Now()
+			if err := w.EnsurePlatform(t.Context(), w.have(1, byDNS, "*.example.com")); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 10*time.Second {
+				t.Errorf("after %s: %v", time.Since(start), err)
+			}
+		})
 	})
 }

@@ -22,15 +22,16 @@ import (
 )
 
 const (
-	atOnce     = 4                // orders under way: a host is a small machine, and a CA a shared one
-	lookEvery  = time.Minute      // how late a lost wake-up makes us
-	restLook   = time.Second      // between two looks: each reads the whole registry
-	serveRest  = 5 * time.Second  // between two reloads of nginx: each keeps old workers until their requests end
-	firstRest  = time.Second      // where a name waits that has never had a certificate: somebody watches
-	serveWait  = time.Minute      // at most, until a failed one is tried again
-	tardyLeast = time.Minute      // until a site that was not served a second time is told of again: it doubles,
-	tardyMost  = time.Hour        // to this
-	jobWithin  = 10 * time.Minute // a job: DNS providers take minutes
+	atOnce       = 4                // orders under way: a host is a small machine, and a CA a shared one
+	lookEvery    = time.Minute      // how late a lost wake-up makes us
+	restLook     = time.Second      // between two looks: each reads the whole registry
+	serveRest    = 5 * time.Second  // between two reloads of nginx: each keeps old workers until their requests end
+	firstRest    = time.Second      // where a name waits that has never had a certificate: somebody watches
+	serveWait    = time.Minute      // at most, until a failed one is tried again
+	tardyLeast   = time.Minute      // until a site that was not served a second time is told of again: it doubles,
+	tardyMost    = time.Hour        // to this
+	ensureWithin = 10 * time.Second // a site that is being made waits for it
+	jobWithin    = 10 * time.Minute // a job: DNS providers take minutes
 )
 
 // job is something under way for a certificate.
@@ -247,8 +248,11 @@ func (m *Manager) get(ctx context.Context, j *job) error {
 }
 
 // EnsurePlatform sees that a site's preview names have certificates, as a step
-// of bringing it about. Those that have one are left alone: Run renews them.
+// of bringing it about. Those that have one are left alone: Run renews them, and
+// gets those that did not come within 10 s.
 func (m *Manager) EnsurePlatform(ctx context.Context, site task.Site) error {
+	ctx, cancel := context.WithTimeout(ctx, ensureWithin)
+	defer cancel()
 	var errs []error
 	for _, text := range site.Desired.GetHttps().GetPlatformDomains() {
 		name, err := contract.ParseDomain(text)

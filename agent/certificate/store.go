@@ -278,21 +278,35 @@ func (m *Manager) held(k key) *held {
 	return m.heldLocked(k)
 }
 
-// heldLocked is held, with mu held. A file is read once, unless it changed.
+// heldLocked is held, with mu held. A file is read once, unless it changed. One
+// that can't be read now, as when there are too many open, is taken for what it
+// was: only what was read can be found to be of no use.
 func (m *Manager) heldLocked(k key) *held {
+	former := m.cache[k]
 	st, err := os.Stat(m.files.pem(k))
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		delete(m.cache, k)
 		return nil
 	}
-	if c := m.cache[k]; c != nil && os.SameFile(c.stat, st) && c.stat.ModTime().Equal(st.ModTime()) && c.stat.Size() == st.Size() {
-		return c.held
+	if err == nil && former != nil && os.SameFile(former.stat, st) && former.stat.ModTime().Equal(st.ModTime()) && former.stat.Size() == st.Size() {
+		return former.held
+	}
+	var b *bundle
+	if err == nil {
+		b, err = m.read(k)
+	}
+	if err != nil {
+		m.cfg.Log.Warn("a certificate on disk cannot be used", "name", k.name, "site", k.handle, "err", err)
+	}
+	if path := (*fs.PathError)(nil); errors.As(err, &path) { // of Stat and ReadFile alone
+		if former == nil {
+			return nil
+		}
+		return former.held
 	}
 	c := &cached{stat: st}
 	m.cache[k] = c
-	b, err := m.read(k)
 	if err != nil {
-		m.cfg.Log.Warn("a certificate on disk cannot be used", "name", k.name, "site", k.handle, "err", err)
 		return nil
 	}
 	c.held = &held{

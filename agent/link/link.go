@@ -75,7 +75,7 @@ type Link struct {
 	instance string        // of this process, for Hello
 	refresh  chan struct{} // holds a token when the facts are to be told anew
 
-	brokering chan struct{} // a token for each brokered call under way
+	brokers brokers
 
 	// Only Run's own goroutine uses these.
 	failures  int  // in a row, for the backoff
@@ -123,7 +123,7 @@ const (
 // New makes a link. It does nothing before Run.
 func New(cfg Config) *Link {
 	return &Link{
-		cfg: cfg, instance: identity.NewInstance(), refresh: make(chan struct{}, 1), brokering: make(chan struct{}, brokeredAtOnce),
+		cfg: cfg, instance: identity.NewInstance(), refresh: make(chan struct{}, 1), brokers: newBrokers(),
 		state:      State{Phase: Connecting, Since: time.Now()},
 		aliveUntil: time.Now().Add(time.Minute),
 	}
