@@ -775,11 +775,17 @@ func TestSilent(t *testing.T) {
 			return err
 		}
 		gone, leave := context.WithCancel(t.Context())
-		time.AfterFunc(100*time.Millisecond, leave)
-		if err := create(gone); !errors.Is(err, context.Canceled) {
+		first := make(chan error, 1)
+		go func() { first <- create(gone) }()
+		took := <-given
+		if err := create(t.Context()); fault.KindOf(err) != fault.KindLimited {
+			t.Errorf("a second one at the same time: %v", err)
+		}
+		leave()
+		if err := <-first; !errors.Is(err, context.Canceled) {
 			t.Errorf("whoever asked went away: %v", err)
 		}
-		if took := <-given; took <= 0 || took > 20*time.Second {
+		if took <= 0 || took > 20*time.Second {
 			t.Errorf("it had %s, and people's door waits for 25 s", took)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
