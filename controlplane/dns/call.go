@@ -5,12 +5,13 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 )
 
-// maxAnswer bounds what is read of an answer: a zone of some 100,000 records.
+// maxAnswer bounds what is read of an answer: a zone of maxRecords, with its signatures.
 const maxAnswer = 16 << 20
 
 // fixedClient calls services whose addresses are fixed here. A redirect would carry the token elsewhere: none is followed.
@@ -51,6 +52,10 @@ func askJSON(ctx context.Context, client *http.Client, method, url string, heade
 		return nil
 	}
 	if err := decode.Decode(into); err != nil {
+		var said answered
+		if errors.As(err, &said) {
+			return said
+		}
 		return answered("its answer is not understood")
 	}
 	return nil

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -83,12 +84,28 @@ func Open(c Credentials, dialer *outbound.Dialer) (*Service, error) {
 	return &Service{open.zones(c, dialer), c}, nil
 }
 
-// Records are all records of a zone.
+// maxRecords is how many records of a zone are taken in: who runs it chooses what it answers.
+const maxRecords = 50_000
+
+const tooLarge = answered("the zone has more than 50000 records")
+
+// matters says whether records of a type can be ours, or be in the way of ours.
+func matters(kind string) bool {
+	return slices.Contains([]string{"A", "AAAA", "TXT", "CNAME", "ALIAS", "ANAME"}, strings.ToUpper(kind))
+}
+
+// Records are all records of a zone that hold addresses or texts, or are aliases. A zone that has too many of them is an error.
 func (s *Service) Records(ctx context.Context, zone string) ([]Record, error) {
 	var all []Record
 	err := s.call(ctx, func(ctx context.Context) error {
 		found, err := s.zones.GetRecords(ctx, zone)
 		for _, one := range found {
+			if !matters(one.RR().Type) {
+				continue
+			}
+			if len(all) == maxRecords {
+				return tooLarge
+			}
 			all = append(all, recordOf(one, zone))
 		}
 		return err

@@ -1,8 +1,10 @@
 package dns
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/url"
 	"slices"
@@ -34,16 +36,66 @@ func openPowerDNS(c Credentials, dialer *outbound.Dialer) zones {
 
 // rrset is a set of records as PowerDNS has it: all of one name and type.
 type rrset struct {
-	Name       string         `json:"name"`
-	Type       string         `json:"type"`
-	TTL        int            `json:"ttl"`
-	ChangeType string         `json:"changetype,omitempty"`
-	Records    []powerDNSData `json:"records"`
+	Name       string    `json:"name"`
+	Type       string    `json:"type"`
+	TTL        int       `json:"ttl"`
+	ChangeType string    `json:"changetype,omitempty"`
+	Records    dataOfSet `json:"records"`
 }
 
 type powerDNSData struct {
 	Content  string `json:"content"`
 	Disabled bool   `json:"disabled"`
+}
+
+// rrsets are those of a zone that matter. They are taken in one by one: what a server answers may be anything.
+type rrsets []rrset
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (all *rrsets) UnmarshalJSON(text []byte) error {
+	records := 0
+	return each(text, func(set rrset) error {
+		if !matters(set.Type) {
+			return nil
+		}
+		if records += len(set.Records) + 1; len(*all) == maxRecords || records > 2*maxRecords {
+			return tooLarge
+		}
+		*all = append(*all, set)
+		return nil
+	})
+}
+
+// dataOfSet is likewise what is in one set.
+type dataOfSet []powerDNSData
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (all *dataOfSet) UnmarshalJSON(text []byte) error {
+	return each(text, func(one powerDNSData) error {
+		if len(*all) == maxRecords {
+			return tooLarge
+		}
+		*all = append(*all, one)
+		return nil
+	})
+}
+
+// each reads an array of JSON, one element after the other.
+func each[T any](text []byte, do func(T) error) error {
+	decode := json.NewDecoder(bytes.NewReader(text))
+	if first, err := decode.Token(); err != nil || first != json.Delim('[') {
+		return err // null is none
+	}
+	for decode.More() {
+		var one T
+		if err := decode.Decode(&one); err != nil {
+			return err
+		}
+		if err := do(one); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // GetRecords implements libdns.RecordGetter. Disabled records are among them: they are somebody's.
@@ -106,7 +158,7 @@ func (p *powerDNS) change(ctx context.Context, zone string, records []libdns.Rec
 
 func (p *powerDNS) sets(ctx context.Context, zone string) ([]rrset, error) {
 	var answer struct {
-		Sets []rrset `json:"rrsets"`
+		Sets rrsets `json:"rrsets"`
 	}
 	return answer.Sets, p.ask(ctx, http.MethodGet, zone, nil, &answer)
 }

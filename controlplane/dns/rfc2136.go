@@ -46,6 +46,9 @@ func (u *updates) GetRecords(ctx context.Context, zone string) ([]libdns.Record,
 			failed = envelope.Error
 		}
 		for _, rr := range envelope.RR {
+			if len(all) > maxRecords || !matters(dns.TypeToString[rr.Header().Rrtype]) {
+				continue // Records says that it is too many
+			}
 			all = append(all, fromZone(rr, zone))
 		}
 	}

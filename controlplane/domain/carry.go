@@ -114,7 +114,7 @@ func (p *Providers) round(ctx context.Context, now time.Time, under *sync.WaitGr
 		return 0, err
 	}
 	for _, one := range due {
-		if !p.turns.begin(one.organization) {
+		if !p.turns.begin(one.organization, providersOfOne) {
 			continue
 		}
 		p.busy <- struct{}{}
@@ -136,11 +136,13 @@ type turns struct {
 	of map[contract.OrganizationID]int
 }
 
+func newTurns() turns { return turns{of: map[contract.OrganizationID]int{}} }
+
 // begin counts one more, unless the organization has as many as it may.
-func (t *turns) begin(who contract.OrganizationID) bool {
+func (t *turns) begin(who contract.OrganizationID, most int) bool {
 	t.Lock()
 	defer t.Unlock()
-	if t.of[who] >= providersOfOne {
+	if t.of[who] >= most {
 		return false
 	}
 	t.of[who]++

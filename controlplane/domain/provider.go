@@ -48,6 +48,7 @@ var (
 	ErrProviderNotFound = fault.NotFound("DNS provider")
 	// ErrTooManyProviders says that the organization has MaxProviders.
 	ErrTooManyProviders = fault.Conflict(fmt.Sprintf("an organization has at most %d DNS providers", MaxProviders))
+	errTrying           = fault.Limited("another DNS provider of the organization is being tried: try again when that has ended", tryWithin)
 	errProviderName     = fault.Conflict("the organization has a DNS provider with this name: choose another")
 )
 
@@ -107,19 +108,21 @@ type Providers struct {
 	wake   chan struct{} // something is due now
 	forgot time.Time     // when forget last ran; Run's
 	turns  turns
+	tries  turns         // those of providers that are new
 	busy   chan struct{} // holds a token for each provider that is worked with
 }
 
 // NewProviders prepares them.
 func NewProviders(d *db.DB, log *slog.Logger, c ProvidersConfig) *Providers {
-	return &Providers{db: d, log: log, config: c, turns: turns{of: map[contract.OrganizationID]int{}}, wake: make(chan struct{}, 1), busy: make(chan struct{}, providersAtOnce)}
+	return &Providers{db: d, log: log, config: c, turns: newTurns(), tries: newTurns(), wake: make(chan struct{}, 1), busy: make(chan struct{}, providersAtOnce)}
 }
 
 var providerName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 
 // Create connects a DNS service. It is called once for each zone before anything is stored: credentials that do not let in, and
 // zones that it does not have, are a fault that says what the service answered. Claims in the zones that wait for their proof get
-// their records. Other errors: faults of kind Invalid that name the field, ErrTooManyProviders, and that the name or a zone is taken.
+// their records. Other errors: faults of kind Invalid that name the field, ErrTooManyProviders, that the name or a zone is taken, and one of kind
+// Limited while another one of the organization is called.
 func (p *Providers) Create(ctx context.Context, organization contract.OrganizationID, name string, zones []string, credentials dns.Credentials) (Provider, error) {
 	if !providerName.MatchString(name) {
 		return Provider{}, fault.Invalid("name", "must be 1 to 63 lower-case letters, digits and hyphens, and not begin with a hyphen")
@@ -128,6 +131,10 @@ func (p *Providers) Create(ctx context.Context, organization contract.Organizati
 	if err != nil {
 		return Provider{}, err
 	}
+	if !p.tries.begin(organization, 1) {
+		return Provider{}, errTrying
+	}
+	defer p.tries.end(organization)
 	if err := p.try(ctx, parsed, credentials); err != nil {
 		return Provider{}, fmt.Errorf("create DNS provider: %w", err)
 	}

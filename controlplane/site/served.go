@@ -80,7 +80,7 @@ func (s *Sites) serves(ctx context.Context, tx *db.Tx, site *Site, name contract
 		)`, site.Organization, site.ID, name).Scan(&has); err != nil {
 		return false, fmt.Errorf("look whose %s is: %w", name, err)
 	}
-	if has || living(site) != nil {
+	if gone := living(site) != nil; has || gone {
 		return has, nil
 	}
 	refused, err := s.take(ctx, tx, site, name)
