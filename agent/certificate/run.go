@@ -18,7 +18,6 @@ import (
 	"chom.dev/agent/task"
 	"chom.dev/proto/contract"
 	linkv1 "chom.dev/proto/gen/chom/link/v1"
-	sitev1 "chom.dev/proto/gen/chom/site/v1"
 )
 
 const (
@@ -607,7 +606,7 @@ func (m *Manager) late(k key, s task.Site, now time.Time) {
 	t := m.tardy[k]
 	t.times++
 	t.refused++
-	if s.Converged != s.Desired.GetGeneration() {
+	if s.Converged != s.Desired.GetGeneration() || !answers(s.Desired) {
 		t.refused = 0
 	}
 	wait := tardyWait(t.times)
@@ -722,10 +721,7 @@ func (m *Manager) reclaim(k key, site contract.SiteID) error {
 // names that are the site's no more, as far as there are files of them.
 func (m *Manager) withdraw(s task.Site, wanted []want, onDisk []contract.Domain) {
 	d := s.Desired
-	if d == nil || s.Converged != d.GetGeneration() {
-		return
-	}
-	if p := d.GetPhase(); p != sitev1.Phase_PHASE_ACTIVE && p != sitev1.Phase_PHASE_SUSPENDED {
+	if !answers(d) || s.Converged != d.GetGeneration() {
 		return
 	}
 	listed := map[contract.Domain]bool{}

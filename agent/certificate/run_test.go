@@ -20,6 +20,7 @@ import (
 	"chom.dev/agent/task"
 	"chom.dev/proto/contract"
 	linkv1 "chom.dev/proto/gen/chom/link/v1"
+	sitev1 "chom.dev/proto/gen/chom/site/v1"
 )
 
 // authority is an issuer that nobody asks: obtain is the test's.
@@ -574,19 +575,24 @@ func TestFormer(t *testing.T) {
 			stop()
 		})
 	})
-	t.Run("stays while an order is to come", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			w, k, _, fresh := renewed(t, 90*day, false)
-			w.sites[0].Desired.Generation++
-			w.runs()
-			w.announce(k, w.sites[0].ID)
-			time.Sleep(time.Hour)
-			synctest.Wait()
-			if !holds(w, k, fresh) || gone(w, k) || len(w.calls()) < 3 {
-				t.Errorf("after %d calls it holds the new one: %v, the former is gone: %v", len(w.calls()), holds(w, k, fresh), gone(w, k))
-			}
+	for why, change := range map[string]func(*task.Site){
+		"an order is to come":      func(s *task.Site) { s.Desired.Generation++ },
+		"the site is in the trash": func(s *task.Site) { s.Desired.Phase = sitev1.Phase_PHASE_TRASHED },
+	} {
+		t.Run("stays while "+why, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, k, _, fresh := renewed(t, 90*day, false)
+				change(&w.sites[0])
+				w.runs()
+				w.announce(k, w.sites[0].ID)
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				if !holds(w, k, fresh) || gone(w, k) || len(w.calls()) < 3 {
+					t.Errorf("after %d calls it holds the new one: %v, the former is gone: %v", len(w.calls()), holds(w, k, fresh), gone(w, k))
+				}
+			})
 		})
-	})
+	}
 	t.Run("stays away once it is over", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w, k, _, fresh := renewed(t, time.Hour, false)

@@ -37,10 +37,7 @@ func (m *Manager) wanted(s task.Site) []want {
 // asked for must be one of the site's.
 func wants(s task.Site) []want {
 	d := s.Desired
-	if d == nil {
-		return nil
-	}
-	if p := d.GetPhase(); p != sitev1.Phase_PHASE_ACTIVE && p != sitev1.Phase_PHASE_SUSPENDED {
+	if !answers(d) {
 		return nil
 	}
 	var out []want
@@ -74,6 +71,11 @@ func wants(s task.Site) []want {
 		}
 	}
 	return out
+}
+
+// answers reports whether nginx is to answer for a site.
+func answers(d *sitev1.DesiredState) bool {
+	return d.GetPhase() == sitev1.Phase_PHASE_ACTIVE || d.GetPhase() == sitev1.Phase_PHASE_SUSPENDED
 }
 
 // due is when a want is to be seen to, for what is on disk and what is known.
