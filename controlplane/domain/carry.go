@@ -378,7 +378,7 @@ func (w *zoneWork) carry(ctx context.Context, of providerRow, due []recordRow) (
 	}
 	var failed error
 	w.have, failed = w.service.Records(ctx, w.zone)
-	if ctx.Err() != nil {
+	if stopped := ctx.Err() != nil; stopped {
 		return "", nil // it is due again at once, in another turn
 	}
 	if failed != nil {

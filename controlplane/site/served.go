@@ -155,7 +155,8 @@ func (s *Sites) OnServer(ctx context.Context, server contract.ServerID, id contr
 // MayProve says whether a site's host may have a name proved to a CA: the site is wanted to answer to it, or to the wildcard
 // below it, and its organization holds it.
 func (s *Sites) MayProve(ctx context.Context, site *Site, name contract.Domain) (bool, error) {
-	if !slices.ContainsFunc(site.Wanted.Domains, func(d contract.Domain) bool { return d.Base() == name }) || living(site) != nil {
+	has := slices.ContainsFunc(site.Wanted.Domains, func(d contract.Domain) bool { return d.Base() == name })
+	if gone := living(site) != nil; gone || !has {
 		return false, nil
 	}
 	if s.config.AnyName {
