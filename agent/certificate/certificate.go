@@ -39,7 +39,6 @@ import (
 	"log/slog"
 	"maps"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -256,20 +255,6 @@ func (m *Manager) Remove(h contract.Handle) error {
 		return fmt.Errorf("remove certificates of site %s: %w", h, err)
 	}
 	return m.challenges.removeAll(h)
-}
-
-// Forget destroys the keys of names that a site no longer has. nginx must not
-// use them any more.
-func (m *Manager) Forget(h contract.Handle, names []contract.Domain) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.revoke(func(k key) bool { return k.handle == h && slices.Contains(names, k.name) })
-	for _, name := range names {
-		if err := m.files.remove(key{h, name}); err != nil {
-			return fmt.Errorf("forget the certificate of %s: %w", name, err)
-		}
-	}
-	return nil
 }
 
 // revoke ends what is under way for certificates that go. Called with mu held.

@@ -282,3 +282,16 @@ func eventually(t *testing.T, within time.Duration, what string, is func() bool)
 		}
 	}
 }
+
+// Forget has keys destroyed as they are when a site goes, of some names.
+func (w *world) Forget(h contract.Handle, names []contract.Domain) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.revoke(func(k key) bool { return k.handle == h && slices.Contains(names, k.name) })
+	for _, name := range names {
+		if err := w.files.remove(key{h, name}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

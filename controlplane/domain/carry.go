@@ -378,8 +378,10 @@ func (w *zoneWork) carry(ctx context.Context, of providerRow, due []recordRow) (
 	}
 	var failed error
 	w.have, failed = w.service.Records(ctx, w.zone)
-	if stopped := ctx.Err() != nil; stopped {
+	select {
+	case <-ctx.Done():
 		return "", nil // it is due again at once, in another turn
+	default:
 	}
 	if failed != nil {
 		problem = fmt.Sprintf("the zone %s can't be read: %s", w.zone, failed)

@@ -156,6 +156,9 @@ func living(site *Site) error {
 	return nil
 }
 
+// gone says that it was deleted, restorable or not.
+func (s *Site) gone() bool { return living(s) != nil }
+
 // changeable refuses a site that is not living or not open.
 func changeable(site *Site) error {
 	if err := living(site); err != nil {

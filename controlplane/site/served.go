@@ -80,7 +80,7 @@ func (s *Sites) serves(ctx context.Context, tx *db.Tx, site *Site, name contract
 		)`, site.Organization, site.ID, name).Scan(&has); err != nil {
 		return false, fmt.Errorf("look whose %s is: %w", name, err)
 	}
-	if gone := living(site) != nil; has || gone {
+	if has || site.gone() {
 		return has, nil
 	}
 	refused, err := s.take(ctx, tx, site, name)
@@ -156,7 +156,7 @@ func (s *Sites) OnServer(ctx context.Context, server contract.ServerID, id contr
 // below it, and its organization holds it.
 func (s *Sites) MayProve(ctx context.Context, site *Site, name contract.Domain) (bool, error) {
 	has := slices.ContainsFunc(site.Wanted.Domains, func(d contract.Domain) bool { return d.Base() == name })
-	if gone := living(site) != nil; gone || !has {
+	if !has || site.gone() {
 		return false, nil
 	}
 	if s.config.AnyName {

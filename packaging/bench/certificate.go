@@ -35,7 +35,7 @@ func certificate(ctx context.Context, b *bench) (_ []row, err error) {
 	if err != nil {
 		return nil, err
 	}
-	host, server, err := s.server(ctx, "vps1")
+	host, server, err := s.server(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -50,7 +50,7 @@ func dispatch(ctx context.Context, b *bench, database string) (_ []row, err erro
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.close(ctx, err)) }()
-	host, server, err := s.server(ctx, "vps1")
+	host, server, err := s.server(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -35,7 +35,7 @@ func agentIdle(ctx context.Context, b *bench) (_ []row, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.close(ctx, err)) }()
-	h, _, err := s.server(ctx, "vps1")
+	h, _, err := s.server(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -60,7 +60,7 @@ func sites(ctx context.Context, b *bench, typ siteType) (_ []row, err error) {
 	if err != nil {
 		return nil, err
 	}
-	host, server, err := s.server(ctx, "vps1")
+	host, server, err := s.server(ctx)
 	if err != nil {
 		return nil, err
 	}

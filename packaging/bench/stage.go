@@ -87,12 +87,12 @@ func (s *stage) blame(ctx context.Context) {
 
 // server boots a host on which apt has nothing left to do, and brings it to
 // where it takes sites.
-func (s *stage) server(ctx context.Context, name string) (*lab.Host, *fleetv1.Server, error) {
+func (s *stage) server(ctx context.Context) (*lab.Host, *fleetv1.Server, error) {
 	base, err := lab.EnsureBase(ctx, lab.Bookworm, lab.Stack, s.Log)
 	if err != nil {
 		return nil, nil, err
 	}
-	h, err := s.Lab.Boot(ctx, lab.Config{Name: name, Base: base})
+	h, err := s.Lab.Boot(ctx, lab.Config{Name: "vps1", Base: base})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -102,7 +102,7 @@ func (s *stage) server(ctx context.Context, name string) (*lab.Host, *fleetv1.Se
 	}
 	server, err := s.Prepared(ctx, joined.GetId(), nil)
 	if err != nil {
-		return nil, nil, fmt.Errorf("prepare %s: %w", name, err)
+		return nil, nil, fmt.Errorf("prepare %s: %w", h.Name(), err)
 	}
 	return h, server, nil
 }
