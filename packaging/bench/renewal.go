@@ -25,7 +25,7 @@ const (
 	renewalNames = 500
 	// renewalLife of a certificate stands for 90 days: it is renewed after two thirds of it, so that the night of 500
 	// renewals is as long as it took to issue them.
-	renewalLife   = 10 * time.Minute
+	renewalLife   = 8 * time.Minute
 	reloadWindow  = 5 * time.Second
 	renewalWithin = 2 * renewalLife
 )
