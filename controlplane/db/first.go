@@ -23,6 +23,11 @@ func WithFirst(ctx context.Context, write func(ctx context.Context, tx *Tx) erro
 	return context.WithValue(ctx, firstKey{}, f), f
 }
 
+// WithoutFirst is for transactions under ctx that do not follow one another, and whose repetition does no harm.
+func WithoutFirst(ctx context.Context) context.Context {
+	return context.WithValue(ctx, firstKey{}, (*First)(nil))
+}
+
 // Done reports whether it was written.
 func (f *First) Done() bool { return f.done.Load() }
 

@@ -2,6 +2,7 @@ package site_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/db/dbtest"
 	"chom.dev/controlplane/domain"
 	"chom.dev/controlplane/fault"
@@ -55,7 +57,9 @@ func TestCheckShares(t *testing.T) {
 	theirs := w.create(t, other)
 	ended := make(chan error, 2)
 	check := func(organization contract.OrganizationID, id contract.SiteID) {
-		_, err := w.sites.Check(t.Context(), organization, id)
+		// Looks write side by side: none of them is the first effect of a call, which others follow.
+		call, _ := db.WithFirst(t.Context(), func(context.Context, *db.Tx) error { return errors.New("a look is taken for a call's first effect") })
+		_, err := w.sites.Check(call, organization, id)
 		ended <- err
 	}
 	looks := func(want int64) {
