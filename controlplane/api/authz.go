@@ -231,7 +231,7 @@ var rules = map[string]rule{
 	sitev1connect.SiteServiceResumeSiteProcedure:      members(organization.Member, account.Deploy, ofSite),
 	sitev1connect.SiteServiceDeleteSiteProcedure:      members(organization.Admin, account.Manage, ofSite).justProved().seldom(),
 	sitev1connect.SiteServiceRestoreSiteProcedure:     members(organization.Admin, account.Manage, ofSite),
-	sitev1connect.SiteServiceCheckSiteProcedure:       members(organization.Member, account.Deploy, ofSite).seldom(),                           // it asks many others
+	sitev1connect.SiteServiceCheckSiteProcedure:       members(organization.Member, account.Deploy, ofSite),                                    // an organization checks one site at a time
 	sitev1connect.SiteServiceCreateSiteLoginProcedure: members(organization.Admin, account.Manage, ofSite).justProved().seldom().showsSecret(), // makes its bearer the site's administrator
 
 	taskv1connect.TaskServiceGetTaskProcedure:    members(organization.Viewer, account.Read, asReached),
