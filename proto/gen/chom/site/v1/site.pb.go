@@ -179,9 +179,10 @@ const (
 	NameState_NAME_STATE_PENDING NameState = 2
 	// It leads to the site, and its certificate is on its way; `problem` says what keeps it.
 	NameState_NAME_STATE_ISSUING NameState = 3
-	// It is served with a valid certificate: the host's probe said so.
+	// It is served with a valid certificate: the host's probe said so, and from outside nothing else was met lately.
 	NameState_NAME_STATE_SECURE NameState = 4
-	// It is still served with a valid certificate, which ends within 14 days, and the next one could not be had.
+	// It is still served with a valid certificate, which ends within 14 days, and the next one could not be had, was to be
+	// uploaded, or the host has not been heard of.
 	NameState_NAME_STATE_EXPIRING NameState = 5
 	// The certificate that it was served with is over, and the next one could not be had.
 	NameState_NAME_STATE_EXPIRED NameState = 6

@@ -484,14 +484,15 @@ export enum NameState {
   ISSUING = 3,
 
   /**
-   * It is served with a valid certificate: the host's probe said so.
+   * It is served with a valid certificate: the host's probe said so, and from outside nothing else was met lately.
    *
    * @generated from enum value: NAME_STATE_SECURE = 4;
    */
   SECURE = 4,
 
   /**
-   * It is still served with a valid certificate, which ends within 14 days, and the next one could not be had.
+   * It is still served with a valid certificate, which ends within 14 days, and the next one could not be had, was to be
+   * uploaded, or the host has not been heard of.
    *
    * @generated from enum value: NAME_STATE_EXPIRING = 5;
    */
