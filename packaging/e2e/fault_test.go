@@ -249,6 +249,11 @@ func (w *shared) unsettled(ctx context.Context, h *host, s *sitev1.Site) string 
 // died meanwhile: nothing is missing, and nothing is there twice.
 func facts(t *testing.T, h *host, s *sitev1.Site) string {
 	t.Helper()
+	// What kept the control plane away kept it from certifying a preview name too; the host asks again by itself.
+	conf := "/etc/nginx/chom/sites/" + s.GetHandle() + ".conf"
+	for ctx := timeout(t, 3*time.Minute); sh(t, h, "[ ! -f "+conf+" ] || grep -q ssl_certificate "+conf+" || echo no") == "no" && ctx.Err() == nil; {
+		time.Sleep(500 * time.Millisecond)
+	}
 	out := sh(t, h, strings.NewReplacer("HANDLE", s.GetHandle(), "NAME", s.GetDomains()[0]).Replace(`
 echo "user: $(getent passwd | grep ^s-HANDLE: | cut -d: -f1,5-)"
 echo "group: $(getent group | grep ^s-HANDLE: | cut -d: -f1,4)"
