@@ -402,7 +402,7 @@ func (m *Manager) ask(ctx context.Context, j *job) {
 	default:
 		start, end := info.SuggestedWindow.Start, info.SuggestedWindow.End
 		if !start.Equal(said.Start) || !end.Equal(said.End) {
-			said.Start, said.End, said.At = start, end, choose(start, end, serial)
+			said.Start, said.End, said.At = start, end, choose(start, end, latest(old.leaf().NotBefore, old.leaf().NotAfter), serial)
 		}
 		if info.RetryAfter != nil {
 			said.Ask = now.Add(min(max(time.Until(*info.RetryAfter), askAtLeast), askAtMost))

@@ -22,7 +22,7 @@ func dueAt(h *held, r *renewal, name string) time.Time {
 	at := part(0.6 + spread(name+h.serial)*(2./3-0.6))
 	if r != nil && r.Serial == h.serial && !r.At.IsZero() {
 		at = r.At
-		if last := part(0.9); at.After(last) { // a CA that lets it run out is not followed
+		if last := latest(h.notBefore, h.notAfter); at.After(last) { // noted for a start that is too late already
 			at = last
 		}
 	}
@@ -34,8 +34,19 @@ func dueAt(h *held, r *renewal, name string) time.Time {
 	return at
 }
 
-// choose takes a moment from a CA's window, evenly and always the same.
-func choose(start, end time.Time, serial string) time.Time {
+// latest is when a certificate is renewed at the latest: a CA that lets it run out
+// is not followed.
+func latest(notBefore, notAfter time.Time) time.Time {
+	return notBefore.Add(time.Duration(0.9 * float64(notAfter.Sub(notBefore))))
+}
+
+// choose takes a moment from a CA's window, evenly and always the same. Of a window
+// that reaches beyond the latest moment the part before it counts: else all that
+// fell behind it would be renewed at that one moment, right before they end.
+func choose(start, end, latest time.Time, serial string) time.Time {
+	if latest.After(start) && latest.Before(end) {
+		end = latest
+	}
 	return start.Add(time.Duration(spread(serial) * float64(end.Sub(start))))
 }
 

@@ -49,6 +49,24 @@ func TestDueAt(t *testing.T) {
 			t.Errorf("due after %s", at.Sub(issued))
 		}
 	})
+	t.Run("is spread over what a CA's window leaves before the latest moment, and does not pile up there", func(t *testing.T) {
+		last := latest(h.notBefore, h.notAfter)
+		start, tenth := issued.Add(60*day), last.Sub(issued.Add(60*day))/10
+		tenths := map[int]int{}
+		for i := range 500 {
+			serial := fmt.Sprint(i)
+			at := dueAt(&held{serial: serial, notBefore: h.notBefore, notAfter: h.notAfter}, &renewal{Serial: serial, At: choose(start, h.notAfter, last, serial)}, "www.example.com")
+			if at.Before(start) || !at.Before(last) {
+				t.Fatalf("due after %s", at.Sub(issued))
+			}
+			tenths[int(at.Sub(start)/tenth)]++
+		}
+		for n := range 10 {
+			if tenths[n] < 25 || tenths[n] > 80 {
+				t.Errorf("tenth %d has %d of 500: %v", n, tenths[n], tenths)
+			}
+		}
+	})
 	t.Run("ignores what was said of the former certificate", func(t *testing.T) {
 		r := &renewal{Serial: "2", At: issued.Add(3 * day)}
 		if at := dueAt(h, r, "www.example.com"); at.Before(issued.Add(54 * day)) {
