@@ -2,7 +2,10 @@ package nginx
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 
 	"chom.dev/agent/atomicfile"
 	"chom.dev/proto/contract"
@@ -70,4 +73,40 @@ func (m *Manager) passing(ctx context.Context, mend func(contract.Handle) bool) 
 		}
 		return report, m.bump()
 	}
+}
+
+// Certified gives the names that a site is served under by HTTPS, as its
+// configuration on disk has it, each with the file of its certificate. A site that
+// isn't there has none.
+func (m *Manager) Certified(h contract.Handle) (map[contract.Domain]string, error) {
+	text, err := os.ReadFile(m.site(h))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read site %s: %w", h, err)
+	}
+	tree, err := parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("read site %s: %w", h, err)
+	}
+	found := map[contract.Domain]string{}
+	for _, server := range tree {
+		var names []string
+		file := ""
+		for _, d := range server.Block {
+			switch d.Name {
+			case "server_name":
+				names = d.Args
+			case "ssl_certificate":
+				file = d.Args[0]
+			}
+		}
+		for _, name := range names {
+			if domain, err := contract.ParsePattern(name); err == nil && file != "" {
+				found[domain] = file
+			}
+		}
+	}
+	return found, nil
 }

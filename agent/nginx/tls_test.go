@@ -170,6 +170,15 @@ func TestHTTPS(t *testing.T) {
 			t.Errorf("certificate of %s", v.certificate)
 		}
 	})
+	t.Run("the configuration tells which names it serves with which files", func(t *testing.T) {
+		got := must(m.Certified(a.Handle))
+		if len(got) != 3 || got[a.Domains[0]] != a.Certificates[a.Domains[0]].Path || got[a.Domains[2]] != a.Certificates[a.Domains[2]].Path {
+			t.Errorf("got %v", got)
+		}
+		if got := must(m.Certified(contract.NewHandle())); len(got) != 0 {
+			t.Errorf("a site that isn't there has %v", got)
+		}
+	})
 	t.Run("a renewed certificate is shown after a reload", func(t *testing.T) {
 		file := a.Certificates[a.Domains[0]].Path
 		former := must(os.ReadFile(file))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"html"
 	"log/slog"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -110,6 +111,17 @@ type measured struct {
 
 func newShown() *shown { return &shown{sites: map[contract.SiteID]measured{}} }
 
+// keep forgets sites that are gone.
+func (s *shown) keep(sites []task.Site) {
+	here := map[contract.SiteID]bool{}
+	for _, site := range sites {
+		here[site.ID] = true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.sites, func(id contract.SiteID, _ measured) bool { return !here[id] })
+}
+
 // anew measures a site's certificates now.
 func (s *shown) anew(ctx context.Context, certs *certificate.Manager, site task.Site) []*sitev1.ObservedCertificate {
 	seen := measured{time.Now(), certs.Observe(ctx, site)}
@@ -144,6 +156,7 @@ func (s *Sites) Probe(ctx context.Context, reg registry) error {
 		if err != nil {
 			return err
 		}
+		s.shown.keep(sites)
 		for _, site := range sites {
 			seen := s.look(ctx, site)
 			if ctx.Err() != nil {

@@ -24,12 +24,24 @@ type betweener interface {
 // Secure takes certificates into use that sites got since: names that had none are
 // served by HTTPS, renewed ones are read anew, all of it with one reload. It gives
 // the sites for which nginx now serves what is on disk; of the others an order is on
-// its way, which does the same, or nginx rejects them. An error means that nothing
-// was reloaded.
+// its way that changes which certificates they have, or nginx rejects them. An error
+// means that nothing was reloaded.
 func (s *Sites) Secure(ctx context.Context, reg betweener, ids []contract.SiteID) (served []contract.SiteID, err error) {
 	handles := map[contract.Handle]contract.SiteID{}
 	for _, id := range ids {
-		err := s.between(ctx, reg, id, func(c *converge) error {
+		err := reg.Between(ctx, id, func(site task.Site) error {
+			if !steady(site) {
+				// The order may never come to its end; renewals must not wait for that.
+				same, err := s.unchanged(site.Handle)
+				if same {
+					handles[site.Handle] = id
+				}
+				return err
+			}
+			c, err := s.parse(task.Order{Site: site}, site.Desired)
+			if err != nil {
+				return err
+			}
 			changed, err := c.nginx.Place(ctx, c.web())
 			if err == nil {
 				handles[c.handle] = id
@@ -52,13 +64,32 @@ func (s *Sites) Secure(ctx context.Context, reg betweener, ids []contract.SiteID
 	return slices.Collect(maps.Values(handles)), nil
 }
 
-// between acts at a site that is served and has no order to come.
+// steady says that a site is served, and has no order to come.
+func steady(site task.Site) bool {
+	p := site.Desired.GetPhase()
+	return site.Desired != nil && site.Converged == site.Desired.GetGeneration() && (p == sitev1.Phase_PHASE_ACTIVE || p == sitev1.Phase_PHASE_SUSPENDED)
+}
+
+// unchanged says that a site's configuration names the certificates that its names
+// have, and no other: to reload is enough to serve them.
+func (s *Sites) unchanged(h contract.Handle) (bool, error) {
+	served, err := s.nginx.Certified(h)
+	if err != nil || len(served) == 0 {
+		return false, err
+	}
+	paths := s.certs.Paths(h, slices.Collect(maps.Keys(served)))
+	for name, file := range served {
+		if paths[name].Path != file {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// between acts at a site that is steady.
 func (s *Sites) between(ctx context.Context, reg betweener, id contract.SiteID, do func(*converge) error) error {
 	return reg.Between(ctx, id, func(site task.Site) error {
-		if site.Desired == nil || site.Converged != site.Desired.GetGeneration() {
-			return nil // the order that comes takes it into use
-		}
-		if p := site.Desired.GetPhase(); p != sitev1.Phase_PHASE_ACTIVE && p != sitev1.Phase_PHASE_SUSPENDED {
+		if !steady(site) {
 			return nil
 		}
 		c, err := s.parse(task.Order{Site: site}, site.Desired)
