@@ -11,7 +11,7 @@ export CGO_ENABLED := 0
 # What is built in one clone serves every other one, whatever its place and commit.
 export GOFLAGS := -trimpath -buildvcs=false
 
-MODULES := proto plugins agent controlplane packaging packaging/pebble
+MODULES := proto plugins agent controlplane packaging packaging/servers
 VERSION ?= 0.1.0
 LDFLAGS := -s -w -X main.version=$(VERSION)
 DIST := dist

@@ -3,9 +3,9 @@ module chom.dev/agent
 go 1.26.0
 
 require (
-	chom.dev/pebble v0.0.0
 	chom.dev/plugins v0.0.0
 	chom.dev/proto v0.0.0
+	chom.dev/servers v0.0.0
 	connectrpc.com/connect v1.21.1
 	github.com/alecthomas/kingpin/v2 v2.4.0
 	github.com/coreos/go-systemd/v22 v22.7.0
@@ -78,7 +78,7 @@ require (
 )
 
 replace (
-	chom.dev/pebble => ../packaging/pebble
 	chom.dev/plugins => ../plugins
 	chom.dev/proto => ../proto
+	chom.dev/servers => ../packaging/servers
 )

@@ -6,6 +6,7 @@ require (
 	buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go v1.36.12-20260825204119-511051f7f437.2
 	buf.build/go/protovalidate v1.4.0
 	chom.dev/proto v0.0.0
+	chom.dev/servers v0.0.0
 	connectrpc.com/connect v1.21.1
 	connectrpc.com/grpchealth v1.4.0
 	connectrpc.com/grpcreflect v1.3.1
@@ -109,4 +110,7 @@ require (
 	modernc.org/memory v1.12.1 // indirect
 )
 
-replace chom.dev/proto => ../proto
+replace (
+	chom.dev/proto => ../proto
+	chom.dev/servers => ../packaging/servers
+)

@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	chom.dev/proto v0.0.0
+	chom.dev/servers v0.0.0
 	connectrpc.com/connect v1.21.1
 	github.com/jackc/pgx/v5 v5.12.0
 	golang.org/x/crypto v0.58.0
@@ -14,7 +15,6 @@ require (
 
 require (
 	buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go v1.36.12-20260415201107-50325440f8f2.1 // indirect
-	chom.dev/pebble v0.0.0
 	github.com/jackc/pgpassfile v1.0.0 // indirect
 	github.com/jackc/pgservicefile v0.0.0-20240606120523-5a60cdf6a761 // indirect
 	github.com/jackc/puddle/v2 v2.2.3 // indirect
@@ -22,6 +22,7 @@ require (
 	google.golang.org/genproto/googleapis/api v0.0.0-20251202230838-ff82c1b0f217 // indirect
 )
 
-replace chom.dev/proto => ../proto
-
-replace chom.dev/pebble => ./pebble
+replace (
+	chom.dev/proto => ../proto
+	chom.dev/servers => ./servers
+)

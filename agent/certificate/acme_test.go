@@ -30,10 +30,11 @@ import (
 	"time"
 
 	"chom.dev/agent/task"
-	"chom.dev/pebble"
 	"chom.dev/proto/contract"
 	linkv1 "chom.dev/proto/gen/chom/link/v1"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
+	"chom.dev/servers/knot"
+	"chom.dev/servers/pebble"
 )
 
 const zone = "example.test"
@@ -41,7 +42,7 @@ const zone = "example.test"
 // real is a world with a real name server, a real nginx and real CAs.
 type real struct {
 	*world
-	dns   string // the name server
+	dns   *knot.Server
 	nginx *webServer
 	log   *safe // of the manager
 }
@@ -54,7 +55,7 @@ func newReal(t *testing.T) *real {
 		c.ChallengeDir = r.nginx.challenges
 		c.Probe = r.nginx.tls
 		c.Log = slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), r.log), nil))
-		c.Broker = provider{away: away{}, t: t, server: r.dns}
+		c.Broker = provider{away: away{}, server: r.dns}
 	})
 	r.suggest = r.renewalInfo
 	r.cfg.Serve = func(ctx context.Context, ids []contract.SiteID) ([]contract.SiteID, error) {
@@ -70,7 +71,7 @@ func newReal(t *testing.T) *real {
 // ca starts one. It refuses every fifth nonce.
 func (r *real) ca(change func(*pebble.Options)) *pebble.CA {
 	r.t.Helper()
-	o := pebble.Options{Dir: r.t.TempDir(), HTTPPort: r.nginx.port, DNSServer: r.dns, NonceReject: 20}
+	o := pebble.Options{Dir: r.t.TempDir(), HTTPPort: r.nginx.port, DNSServer: r.dns.Address, NonceReject: 20}
 	if change != nil {
 		change(&o)
 	}
@@ -485,26 +486,15 @@ func newTap(t *testing.T, ca *pebble.CA) (*linkv1.Issuer, *tap) {
 // provider is a control plane whose DNS provider is the test's name server.
 type provider struct {
 	away
-	t      *testing.T
-	server string
+	server *knot.Server
 }
 
-func (p provider) PresentChallenge(_ context.Context, req *linkv1.PresentChallengeRequest) (*linkv1.PresentChallengeResponse, error) {
-	return &linkv1.PresentChallengeResponse{}, p.update("add _acme-challenge.%s. 1 TXT %q", req.GetDomain(), req.GetValue())
+func (p provider) PresentChallenge(ctx context.Context, req *linkv1.PresentChallengeRequest) (*linkv1.PresentChallengeResponse, error) {
+	return &linkv1.PresentChallengeResponse{}, p.server.Update(ctx, zone, fmt.Sprintf("add _acme-challenge.%s. 1 TXT %q", req.GetDomain(), req.GetValue()))
 }
 
-func (p provider) RemoveChallenge(_ context.Context, req *linkv1.RemoveChallengeRequest) (*linkv1.RemoveChallengeResponse, error) {
-	return &linkv1.RemoveChallengeResponse{}, p.update("del _acme-challenge.%s. TXT %q", req.GetDomain(), req.GetValue())
-}
-
-func (p provider) update(format string, args ...any) error {
-	host, port, _ := net.SplitHostPort(p.server)
-	update := exec.Command("/usr/bin/knsupdate")
-	update.Stdin = strings.NewReader(fmt.Sprintf("server %s %s\nzone %s.\n%s\nsend\nquit\n", host, port, zone, fmt.Sprintf(format, args...)))
-	if out, err := update.CombinedOutput(); err != nil || bytes.Contains(out, []byte("error")) {
-		return fmt.Errorf("knsupdate: %w: %s", err, out)
-	}
-	return nil
+func (p provider) RemoveChallenge(ctx context.Context, req *linkv1.RemoveChallengeRequest) (*linkv1.RemoveChallengeResponse, error) {
+	return &linkv1.RemoveChallengeResponse{}, p.server.Update(ctx, zone, fmt.Sprintf("del _acme-challenge.%s. TXT %q", req.GetDomain(), req.GetValue()))
 }
 
 func freePort(t *testing.T) int {
@@ -516,43 +506,13 @@ func freePort(t *testing.T) int {
 }
 
 // startKnot starts a real name server, by which every name of the zone leads here.
-func startKnot(t *testing.T) string {
+func startKnot(t *testing.T) *knot.Server {
 	t.Helper()
-	dir, port := t.TempDir(), freePort(t)
-	write := func(name, text string) { must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600)) }
-	write(zone+".zone", strings.ReplaceAll("Z. 1 SOA ns.Z. root.Z. 1 60 60 60 1\nZ. 1 NS ns.Z.\nns.Z. 1 A 127.0.0.1\n*.Z. 1 A 127.0.0.1\n", "Z", zone))
-	write("knot.conf", fmt.Sprintf(`
-server:
-    listen: 127.0.0.1@%[1]d
-    rundir: %[2]q
-database:
-    storage: %[2]q
-acl:
-  - id: all
-    address: 127.0.0.1
-    action: update
-zone:
-  - domain: %[3]s
-    storage: %[2]q
-    file: %[3]s.zone
-    acl: all
-`, port, dir, zone))
-	server := exec.Command("/usr/sbin/knotd", "--config", filepath.Join(dir, "knot.conf"))
-	server.Stderr = t.Output()
-	must(t, server.Start())
-	t.Cleanup(func() {
-		_ = server.Process.Kill() // it keeps nothing
-		_ = server.Wait()
-	})
-	address := "127.0.0.1:" + strconv.Itoa(port)
-	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, address)
-	}}
-	eventually(t, 20*time.Second, "knot answers", func() bool {
-		got, err := resolver.LookupHost(t.Context(), "any."+zone+".")
-		return err == nil && len(got) == 1
-	})
-	return address
+	server, err := knot.Start(t.Context(), knot.Options{Dir: t.TempDir(), Zones: []string{zone}, Log: t.Output()})
+	must(t, err)
+	t.Cleanup(server.Stop)
+	must(t, server.Set(t.Context(), "*."+zone, "A", "127.0.0.1"))
+	return server
 }
 
 // webServer is a real nginx that answers CAs from the challenges and serves

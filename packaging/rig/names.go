@@ -8,7 +8,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"chom.dev/pebble"
+	"chom.dev/servers/knot"
+	"chom.dev/servers/pebble"
 )
 
 // Ports of what names need, on the lab's gateway address.
@@ -23,14 +24,16 @@ func (r *Rig) startNames(ctx context.Context) (flags []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	gw := r.Lab.Gateway().String()
-	if r.DNS, err = StartDNS(ctx, fmt.Sprintf("%s:%d", gw, dnsPort), filepath.Join(r.Dir, "knot"), "example", "wild.example"); err != nil {
+	zones, log, err := place(filepath.Join(r.Dir, "knot"))
+	if err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(r.Dir, "pebble")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if r.DNS, err = knot.Start(ctx, knot.Options{
+		Dir: zones, Address: fmt.Sprintf("%s:%d", gw, dnsPort), Zones: []string{"example", "wild.example"}, Log: log,
+	}); err != nil {
 		return nil, err
 	}
-	log, err := os.Create(filepath.Join(dir, "pebble.log"))
+	dir, log, err := place(filepath.Join(r.Dir, "pebble"))
 	if err != nil {
 		return nil, err
 	}
@@ -50,4 +53,13 @@ func (r *Rig) startNames(ctx context.Context) (flags []string, err error) {
 		"--resolver", r.DNS.Address, "--acme-config", config,
 		"--outbound-allow", netip.PrefixFrom(r.Lab.Gateway(), 24).Masked().String(), // hosts of the lab stand for the public web
 	}, nil
+}
+
+// place makes a directory for a server's files, and a log in it.
+func place(dir string) (string, *os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", nil, err
+	}
+	log, err := os.Create(filepath.Join(dir, "server.log"))
+	return dir, log, err
 }

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"chom.dev/servers/child"
 )
 
 // Postgres is a private server with its defaults but for how soon it looks at
@@ -22,7 +24,7 @@ type Postgres struct {
 	URL   string
 	dir   string
 	cmd   *exec.Cmd
-	ended chan struct{}
+	ended <-chan struct{}
 }
 
 // StartPostgres starts one. Stop it, always.
@@ -65,8 +67,7 @@ func StartPostgres(ctx context.Context) (_ *Postgres, err error) {
 	server := runAs(context.WithoutCancel(ctx), as, filepath.Join(bin, "postgres"), "-D", data, "-k", p.dir, "-c", "listen_addresses=",
 		"-c", "autovacuum_naptime=1s") // it knows its tables after seconds, as others do after minutes
 	server.Stdout, server.Stderr = log, log
-	server.SysProcAttr.Pdeathsig = syscall.SIGQUIT // it ends at once, with its children
-	if p.ended, err = startAndWait(server); err != nil {
+	if p.ended, err = child.Start(server, syscall.SIGQUIT); err != nil { // by which it ends at once, with its children
 		return nil, fmt.Errorf("start postgres: %w", err)
 	}
 	p.cmd = server

@@ -17,15 +17,16 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"chom.dev/packaging/lab"
-	"chom.dev/pebble"
 	"chom.dev/proto/client"
+	"chom.dev/servers/child"
+	"chom.dev/servers/knot"
+	"chom.dev/servers/pebble"
 )
 
 // Options describe a rig.
@@ -76,12 +77,12 @@ type Rig struct {
 	// Token is the operator's.
 	Token string
 	// DNS and CA are there with Names.
-	DNS *DNS
+	DNS *knot.Server
 	CA  *pebble.CA
 
 	mu     sync.Mutex
 	chomd  *exec.Cmd
-	exited chan struct{}
+	exited <-chan struct{}
 	mirror *http.Server
 	spoil  func(http.Handler) http.Handler
 }
@@ -170,10 +171,11 @@ func (r *Rig) startChomd(ctx context.Context) (secret string, err error) {
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append([]string{"PATH=/usr/bin:/bin"}, r.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if !r.Outlive {
-		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	after := syscall.SIGKILL
+	if r.Outlive {
+		after = 0
 	}
-	exited, err := startAndWait(cmd)
+	exited, err := child.Start(cmd, after)
 	if err != nil {
 		return "", fmt.Errorf("start chomd: %w", err)
 	}
@@ -215,25 +217,6 @@ func (r *Rig) startChomd(ctx context.Context) (secret string, err error) {
 		}
 	}
 	return "", nil
-}
-
-// startAndWait starts a program and closes the channel when it has ended. The
-// program's parent is a thread that stays until then: Pdeathsig means the
-// thread, not the process.
-func startAndWait(cmd *exec.Cmd) (exited chan struct{}, err error) {
-	exited = make(chan struct{})
-	started := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // how it ended shows in its log, and in who asked for it
-			close(exited)
-		}
-	}()
-	return exited, <-started
 }
 
 func ready(ctx context.Context, url string) bool {

@@ -2,7 +2,7 @@
 # What must hold of the sources before anything runs.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-modules="proto plugins agent controlplane packaging packaging/pebble"
+modules="proto plugins agent controlplane packaging packaging/servers"
 
 echo "== generated code is what the protos say"
 buf format -d --exit-code

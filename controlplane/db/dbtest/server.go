@@ -10,12 +10,12 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"chom.dev/servers/child"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -205,19 +205,9 @@ func launch(bin, dir string, as account) (string, error) {
 	cmd.Env = []string{"PATH=/usr/bin:/bin"}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = out, out
-	// SIGQUIT is PostgreSQL's immediate shutdown. The kernel sends it when the
-	// thread that started the server ends, so that thread waits for it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as.cred, Pdeathsig: syscall.SIGQUIT}
-	started, ended := make(chan error, 1), make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			ended <- cmd.Wait()
-		}
-	}()
-	if err := <-started; err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as.cred}
+	ended, err := child.Start(cmd, syscall.SIGQUIT) // PostgreSQL's immediate shutdown
+	if err != nil {
 		return "", err
 	}
 	url := fmt.Sprintf("postgres://chom@127.0.0.1:%d/postgres?sslmode=disable", port)
@@ -228,9 +218,9 @@ func launch(bin, dir string, as account) (string, error) {
 			return "", fmt.Errorf("the server does not answer: %w", err)
 		}
 		select {
-		case err := <-ended:
+		case <-ended:
 			text, _ := os.ReadFile(logFile) // the error says enough without it
-			return "", fmt.Errorf("the server ended: %w: %s", err, text)
+			return "", fmt.Errorf("the server ended: %s", text)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

@@ -9,9 +9,13 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
+	"time"
 
+	"chom.dev/servers/child"
 	_ "modernc.org/sqlite" // PowerDNS keeps its zones in a file of SQLite, whose tables must be there before it starts
 )
 
@@ -46,7 +50,7 @@ func StartPowerDNS(t testing.TB, zones ...string) PowerDNS {
 	p.URL = "http://" + api
 	host, port, _ := net.SplitHostPort(p.Address)
 	_, apiPort, _ := net.SplitHostPort(api)
-	write(t, dir, "pdns.conf", fmt.Sprintf(`
+	config := fmt.Sprintf(`
 launch=gsqlite3
 gsqlite3-database=%s
 local-address=%s
@@ -63,15 +67,29 @@ cache-ttl=0
 query-cache-ttl=0
 negquery-cache-ttl=0
 loglevel=3
-`, file, host, port, apiPort, p.Key, dir))
-	run(t, "/usr/sbin/pdns_server", "--config-dir="+dir, "--guardian=no", "--daemon=no", "--disable-syslog", "--write-pid=no")
-	wait(t, "PowerDNS", func() bool {
-		connection, err := net.Dial("tcp", api)
-		if err != nil {
-			return false
-		}
-		return connection.Close() == nil
+`, file, host, port, apiPort, p.Key, dir)
+	if err := os.WriteFile(filepath.Join(dir, "pdns.conf"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	server := exec.Command("/usr/sbin/pdns_server", "--config-dir="+dir, "--guardian=no", "--daemon=no", "--disable-syslog", "--write-pid=no")
+	server.Stderr = t.Output()
+	ended, err := child.Start(server, syscall.SIGKILL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = server.Process.Kill() // it keeps nothing
+		<-ended
 	})
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if connection, err := net.Dial("tcp", api); err == nil {
+			connection.Close()
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("PowerDNS does not answer")
+		}
+	}
 	for _, zone := range zones {
 		p.call(t, http.MethodPost, "/zones", map[string]any{"name": zone + ".", "kind": "Native", "nameservers": []string{"ns." + zone + "."}})
 	}
@@ -114,4 +132,14 @@ func (p PowerDNS) call(t testing.TB, method, path string, body any) {
 	if said, err := io.ReadAll(answer.Body); answer.StatusCode/100 != 2 || err != nil {
 		t.Fatalf("PowerDNS answers %s: %s, %v", answer.Status, said, err)
 	}
+}
+
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
 }

@@ -6,10 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"syscall"
 	"testing"
 	"time"
+
+	"chom.dev/servers/child"
 )
 
 // Redis is a server for one test. It ends with it, and with this process.
@@ -19,7 +20,7 @@ type Redis struct {
 
 	socket string
 	cmd    *exec.Cmd
-	ended  chan struct{}
+	ended  <-chan struct{}
 }
 
 // Start starts an empty server and waits until it listens.
@@ -57,22 +58,11 @@ func (r *Redis) Again(t testing.TB) {
 	t.Helper()
 	cmd := exec.Command("redis-server", "--port", "0", "--unixsocket", r.socket, "--unixsocketperm", "700",
 		"--save", "", "--appendonly", "no", "--dir", filepath.Dir(r.socket), "--daemonize", "no", "--logfile", "")
-	// The kernel sends the signal when the thread that started it ends, so that thread waits for it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started := make(chan error, 1)
-	r.cmd, r.ended = cmd, make(chan struct{})
-	go func() {
-		runtime.LockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // it was killed
-			close(r.ended)
-		}
-	}()
-	if err := <-started; err != nil {
+	ended, err := child.Start(cmd, syscall.SIGKILL)
+	if err != nil {
 		t.Fatal(err)
 	}
+	r.cmd, r.ended = cmd, ended
 	for deadline := time.Now().Add(20 * time.Second); ; {
 		conn, err := net.Dial("unix", r.socket)
 		if err == nil {

@@ -1,4 +1,4 @@
-package rig
+package knot
 
 import (
 	"context"
@@ -7,24 +7,16 @@ import (
 	"time"
 )
 
-func TestDNS(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+func TestServer(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	d, err := StartDNS(ctx, address, t.TempDir(), "example", "wild.example")
+	d, err := Start(ctx, Options{Dir: t.TempDir(), Zones: []string{"example", "wild.example"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer d.Stop()
 	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, network, address)
+		return (&net.Dialer{}).DialContext(ctx, network, d.Address)
 	}}
 	for _, want := range []string{"10.0.0.1", "10.0.0.2"} {
 		if err := d.Set(ctx, "shop.example", "A", want); err != nil {

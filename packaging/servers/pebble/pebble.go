@@ -2,9 +2,6 @@
 // Encrypt's own small server (the tool "pebble" of packaging/setup/tools.sh).
 // It issues by the protocol's letter and is deliberately unkind. Everything it
 // knows is gone when it ends.
-//
-// It is a module of its own, with nothing but the standard library, since the
-// tests of agent and those of packaging both need it and must not meet.
 package pebble
 
 import (
@@ -29,7 +26,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
+
+	"chom.dev/servers/child"
 )
 
 // Options say how a CA is. The zero value of each has a meaning.
@@ -54,7 +54,7 @@ type CA struct {
 	management string
 	client     *http.Client
 	server     *exec.Cmd
-	ended      chan struct{}
+	ended      <-chan struct{}
 }
 
 // Start starts a CA and returns when it answers.
@@ -102,20 +102,15 @@ func start(ctx context.Context, o Options) (*CA, error) {
 		management: "https://" + management,
 		client:     &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}},
 		server:     exec.Command(program, args...),
-		ended:      make(chan struct{}),
 	}
 	ca.server.Stdout, ca.server.Stderr = o.Log, o.Log
 	ca.server.Env = append(os.Environ(),
 		"PEBBLE_VA_NOSLEEP=1", // else it waits up to 15 s before it validates
 		"PEBBLE_AUTHZREUSE=0", // every order is proved anew
 		"PEBBLE_WFE_NONCEREJECT="+strconv.Itoa(o.NonceReject))
-	if err := ca.server.Start(); err != nil {
+	if ca.ended, err = child.Start(ca.server, syscall.SIGKILL); err != nil {
 		return nil, err
 	}
-	go func() {
-		_ = ca.server.Wait() // it ends by being killed
-		close(ca.ended)
-	}()
 	issuing, err := ca.awaitRoot(ctx)
 	if err != nil {
 		ca.Stop()

@@ -1,3 +1,0 @@
-module chom.dev/pebble
-
-go 1.26.0

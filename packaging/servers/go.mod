@@ -1,0 +1,3 @@
+module chom.dev/servers
+
+go 1.26.0
