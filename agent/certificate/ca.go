@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -40,8 +41,9 @@ type ca struct {
 
 	mu       sync.Mutex
 	account  *acme.Account // nil until it was read or made
-	failures int           // in a row that are the CA's own
-	rests    time.Time     // no order before, after such failures
+	failed   string        // the name it failed first since it last did well, by itself
+	failures int           // of other names since, but one for an outage
+	rests    time.Time     // no order before, after such a failure
 	why      string        // the last of them
 }
 
@@ -233,17 +235,22 @@ func (c *ca) resting(now time.Time) (until time.Time, why string) {
 	return c.rests, c.why
 }
 
-// ended notes how the CA did: one that fails by itself is left alone for a
-// while, by all names together, up to an hour. Orders that were under way when
-// that began say nothing new.
-func (c *ca) ended(now time.Time, f *failure) {
+// ended notes how the CA did with a name: one that fails several names in a row
+// by itself is left alone for a while, by all names together, up to an hour. What
+// one name alone meets again and again is no reason to keep the others waiting.
+// Orders that were under way when that began say nothing new.
+func (c *ca) ended(now time.Time, name string, f *failure) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.rests.After(now) && !c.rests.After(now.Add(longestWait)) {
 		return
 	}
 	if f == nil || f.kind != ofIssuer {
-		c.failures, c.rests, c.why = 0, time.Time{}, ""
+		c.failed, c.failures, c.rests, c.why = "", 0, time.Time{}, ""
+		return
+	}
+	if c.failed == "" || c.failed == name {
+		c.failed = name
 		return
 	}
 	c.failures++
@@ -290,6 +297,10 @@ func (m *Manager) order(ctx context.Context, w want, old *bundle) (*bundle, erro
 
 const noAuthority = "the platform has no certificate authority configured"
 
+// unknown is how CAs say that they do not know the certificate that is to be
+// replaced: Let's Encrypt by the first two, Pebble by the last.
+var unknown = []string{acme.ProblemTypeMalformed, acme.ProblemTypeUnauthorized, acme.ProblemTypeServerInternal}
+
 // orderFrom orders from one CA.
 func (m *Manager) orderFrom(ctx context.Context, c *ca, w want, old *bundle) (*bundle, *failure) {
 	var hint retryHint
@@ -302,9 +313,8 @@ func (m *Manager) orderFrom(ctx context.Context, c *ca, w want, old *bundle) (*b
 		}
 		b, err = c.obtain(ctx, w, old, solver{m, w})
 	}
-	if p, validation := problemOf(err); p != nil && old != nil && !validation && (p.Type == acme.ProblemTypeMalformed || p.Type == acme.ProblemTypeUnauthorized) {
-		// It may not know the certificate that is to be replaced: that is no reason
-		// to have no next one.
+	if p, validation := problemOf(err); p != nil && old != nil && !validation && slices.Contains(unknown, p.Type) {
+		// That is no reason to have no next one.
 		b, err = c.obtain(ctx, w, nil, solver{m, w})
 	}
 	now := m.time()
@@ -314,13 +324,13 @@ func (m *Manager) orderFrom(ctx context.Context, c *ca, w want, old *bundle) (*b
 		}
 	}
 	if err == nil {
-		c.ended(now, nil)
+		c.ended(now, w.name.String(), nil)
 		m.past(b.leaf().NotBefore)
 		return b, nil
 	}
 	f := explainOrder(c.issuer.GetName(), w, err, hint, now)
 	if ctx.Err() == nil {
-		c.ended(now, f)
+		c.ended(now, w.name.String(), f)
 	}
 	return nil, f
 }

@@ -82,22 +82,28 @@ func TestRest(t *testing.T) {
 	must(t, w.SetIssuance(authority))
 	c := w.authorities()[0]
 	down := &failure{kind: ofIssuer, text: "it is down"}
-	for range atOnce {
-		c.ended(issued, down)
+	for range 3 {
+		c.ended(issued, "www.a.example", down)
+	}
+	if until, _ := c.resting(issued); !until.IsZero() {
+		t.Error("it rests for all since it fails one name")
+	}
+	for i := range atOnce {
+		c.ended(issued, fmt.Sprintf("www%d.b.example", i), down)
 	}
 	if until, _ := c.resting(issued); until.IsZero() || until.After(issued.Add(time.Minute)) {
 		t.Errorf("orders that fail in one outage have it rest until %s", until.Sub(issued))
 	}
-	c.ended(issued, nil) // begun before, too
+	c.ended(issued, "www.c.example", nil) // begun before, too
 	if until, _ := c.resting(issued); until.IsZero() {
 		t.Error("it does not rest any more")
 	}
 	later := issued.Add(2 * time.Minute)
-	c.ended(later, down)
+	c.ended(later, "www.b.example", down)
 	if until, _ := c.resting(later); !until.After(later.Add(time.Minute)) {
 		t.Errorf("the next outage has it rest for %s only", until.Sub(later))
 	}
-	c.ended(later.Add(-3650*day), nil) // a clock that was wrong by years
+	c.ended(later.Add(-3650*day), "www.b.example", nil) // a clock that was wrong by years
 	if until, _ := c.resting(later); !until.IsZero() {
 		t.Error("a wrong clock has it rest for years")
 	}
