@@ -284,6 +284,12 @@ func decide(o *orderv1.Order, h held, now time.Time) (order Order, site *journal
 		order.Kind = ConvergeSite
 	case *orderv1.Order_SiteLogin:
 		order.Kind = SiteLogin
+	case *orderv1.Order_BackupSite:
+		order.Kind = BackupSite
+	case *orderv1.Order_RestoreSite:
+		order.Kind = RestoreSite
+	case *orderv1.Order_UndoRestore:
+		order.Kind = UndoRestore
 	default:
 		return no("the kind of order is unknown to this agent")
 	}
@@ -296,7 +302,7 @@ func decide(o *orderv1.Order, h held, now time.Time) (order Order, site *journal
 		return no("fence %d is not above %d, the highest accepted here", o.Fence, h.fence)
 	}
 	if o.SiteId == "" {
-		if order.Kind == ConvergeSite || order.Kind == SiteLogin {
+		if order.Kind != Noop && order.Kind != PrepareServer {
 			return no("the order names no site")
 		}
 		return order, nil, ""
@@ -309,6 +315,21 @@ func decide(o *orderv1.Order, h held, now time.Time) (order Order, site *journal
 
 // maxFence is the limit of chom.order.v1.Order.fence.
 const maxFence = 1 << 62
+
+// handleOf is the handle in an order that is about a site as the host knows it.
+func handleOf(o *orderv1.Order) (handle string, named bool) {
+	switch k := o.GetKind().(type) {
+	case *orderv1.Order_SiteLogin:
+		return k.SiteLogin.GetHandle(), true
+	case *orderv1.Order_BackupSite:
+		return k.BackupSite.GetHandle(), true
+	case *orderv1.Order_RestoreSite:
+		return k.RestoreSite.GetHandle(), true
+	case *orderv1.Order_UndoRestore:
+		return k.UndoRestore.GetHandle(), true
+	}
+	return "", false
+}
 
 // decideSite compares an order about a site with the registry.
 func decideSite(o *orderv1.Order, h held, order Order) (Order, *journal.Site, string) {
@@ -331,7 +352,8 @@ func decideSite(o *orderv1.Order, h held, order Order) (Order, *journal.Site, st
 		return no("the site belongs to another organization on this host")
 	case !h.known && order.Kind != ConvergeSite:
 		return no("the site is unknown on this host")
-	case order.Kind == SiteLogin && o.GetSiteLogin().GetHandle() != site.Handle.String():
+	}
+	if handle, named := handleOf(o); named && handle != site.Handle.String() {
 		return no("the site has another handle on this host")
 	}
 	if order.Kind == ConvergeSite {

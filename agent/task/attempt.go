@@ -127,13 +127,16 @@ func (e *Engine) do(ctx context.Context, a *attempt) error {
 	if a.plan.End != nil {
 		defer a.plan.End()
 	}
+	result := new(orderv1.Result)
 	err := e.steps(running, a)
-	var result *orderv1.Result
+	if err == nil && a.plan.Report != nil {
+		err = a.plan.Report(result)
+	}
 	switch cause := context.Cause(running); {
 	case ctx.Err() != nil:
 		return errStopping
 	case err == nil:
-		result = &orderv1.Result{Outcome: orderv1.Outcome_OUTCOME_SUCCEEDED}
+		result.Outcome = orderv1.Outcome_OUTCOME_SUCCEEDED
 	case errors.Is(cause, errTimedOut):
 		result = &orderv1.Result{Outcome: orderv1.Outcome_OUTCOME_TIMED_OUT, Error: Line(fmt.Sprintf("%v: %v", errTimedOut, err), maxText)}
 	case cause != nil:

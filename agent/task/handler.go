@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 
+	orderv1 "chom.dev/proto/gen/chom/order/v1"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
 )
 
@@ -32,6 +33,11 @@ type Plan struct {
 	// not. It may be nil. Site id, generation and time are filled in by the
 	// engine. It gets 15 s.
 	Observe func(context.Context) (*sitev1.ObservedState, error)
+
+	// Report adds to the result of an order whose steps went well what they made.
+	// It may be nil. What it says must be on disk: the steps may have run in a
+	// former process. An error fails the attempt.
+	Report func(*orderv1.Result) error
 
 	// End lets go of what the steps kept for each other in this process. It may
 	// be nil. It is called once, after the last of them: the attempt has ended

@@ -41,6 +41,12 @@ const (
 	ConvergeSite Kind = "converge-site"
 	// SiteLogin arms a one-use login.
 	SiteLogin Kind = "site-login"
+	// BackupSite makes a backup of a site.
+	BackupSite Kind = "backup-site"
+	// RestoreSite puts a backup back into its site.
+	RestoreSite Kind = "restore-site"
+	// UndoRestore gives a site back what a restore replaced.
+	UndoRestore Kind = "undo-restore"
 )
 
 // Order is a verified order: signed by a key that we trust, meant for this

@@ -17,6 +17,10 @@ type (
 	SiteID struct{ name[siteIDRule] }
 	// TaskID names one order to one agent.
 	TaskID struct{ name[taskIDRule] }
+	// BackupID names one backup of a site.
+	BackupID struct{ name[backupIDRule] }
+	// RestoreID names one time that a backup was put back.
+	RestoreID struct{ name[restoreIDRule] }
 )
 
 // ParseOrganizationID accepts a canonical lower-case UUID.
@@ -43,6 +47,18 @@ func ParseTaskID(s string) (TaskID, error) {
 	return id, id.set(s)
 }
 
+// ParseBackupID accepts a canonical lower-case UUID.
+func ParseBackupID(s string) (BackupID, error) {
+	var id BackupID
+	return id, id.set(s)
+}
+
+// ParseRestoreID accepts a canonical lower-case UUID.
+func ParseRestoreID(s string) (RestoreID, error) {
+	var id RestoreID
+	return id, id.set(s)
+}
+
 // NewOrganizationID makes a fresh UUIDv7.
 func NewOrganizationID() OrganizationID {
 	return OrganizationID{name[organizationIDRule]{newUUID(time.Now())}}
@@ -57,17 +73,27 @@ func NewSiteID() SiteID { return SiteID{name[siteIDRule]{newUUID(time.Now())}} }
 // NewTaskID makes a fresh UUIDv7.
 func NewTaskID() TaskID { return TaskID{name[taskIDRule]{newUUID(time.Now())}} }
 
+// NewBackupID makes a fresh UUIDv7.
+func NewBackupID() BackupID { return BackupID{name[backupIDRule]{newUUID(time.Now())}} }
+
+// NewRestoreID makes a fresh UUIDv7.
+func NewRestoreID() RestoreID { return RestoreID{name[restoreIDRule]{newUUID(time.Now())}} }
+
 type (
 	organizationIDRule struct{}
 	serverIDRule       struct{}
 	siteIDRule         struct{}
 	taskIDRule         struct{}
+	backupIDRule       struct{}
+	restoreIDRule      struct{}
 )
 
 func (organizationIDRule) parse(s string) (string, error) { return parseUUID("organization id", s) }
 func (serverIDRule) parse(s string) (string, error)       { return parseUUID("server id", s) }
 func (siteIDRule) parse(s string) (string, error)         { return parseUUID("site id", s) }
 func (taskIDRule) parse(s string) (string, error)         { return parseUUID("task id", s) }
+func (backupIDRule) parse(s string) (string, error)       { return parseUUID("backup id", s) }
+func (restoreIDRule) parse(s string) (string, error)      { return parseUUID("restore id", s) }
 
 const nilUUID = "00000000-0000-0000-0000-000000000000"
 

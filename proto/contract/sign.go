@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	backupv1 "chom.dev/proto/gen/chom/backup/v1"
 	orderv1 "chom.dev/proto/gen/chom/order/v1"
 )
 
@@ -91,6 +92,58 @@ func KeyID(k ed25519.PublicKey) string {
 }
 
 func signed(order []byte) []byte { return append([]byte(orderDomain), order...) }
+
+// ManifestSchema is the layout of Manifest that SignManifest accepts and that an
+// agent of this release knows.
+const ManifestSchema = 1
+
+const manifestDomain = "chom backup v1\x00"
+
+// maxManifest is the limit on SignedManifest.manifest in the proto.
+const maxManifest = 200000
+
+// ErrManifest says that a backup's manifest is not acceptable.
+var ErrManifest = errors.New("the backup's manifest is not signed by a key that is trusted")
+
+// SignManifest serializes a backup's manifest and signs these bytes.
+func SignManifest(key ed25519.PrivateKey, m *backupv1.Manifest) (*backupv1.SignedManifest, error) {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("sign manifest of backup %s: %w", m.GetBackupId(), err)
+	}
+	if m.GetSchema() != ManifestSchema || len(b) > maxManifest {
+		return nil, fmt.Errorf("sign manifest of backup %s: layout %d, %d bytes", m.GetBackupId(), m.GetSchema(), len(b))
+	}
+	public, ok := key.Public().(ed25519.PublicKey)
+	if !ok || len(key) != ed25519.PrivateKeySize {
+		return nil, fmt.Errorf("sign manifest of backup %s: not an Ed25519 key", m.GetBackupId())
+	}
+	return &backupv1.SignedManifest{Manifest: b, Signature: ed25519.Sign(key, append([]byte(manifestDomain), b...)), KeyId: KeyID(public)}, nil
+}
+
+// VerifyManifest checks the signature against the trusted keys, then the layout,
+// and gives the manifest. Whether it is of the site at hand is for the caller to
+// find out.
+func VerifyManifest(keys []ed25519.PublicKey, sm *backupv1.SignedManifest) (*backupv1.Manifest, error) {
+	if len(sm.GetManifest()) == 0 || len(sm.GetManifest()) > maxManifest {
+		return nil, ErrManifest
+	}
+	valid := slices.ContainsFunc(keys, func(k ed25519.PublicKey) bool {
+		return len(k) == ed25519.PublicKeySize && KeyID(k) == sm.GetKeyId() &&
+			ed25519.Verify(k, append([]byte(manifestDomain), sm.GetManifest()...), sm.GetSignature())
+	})
+	if !valid {
+		return nil, ErrManifest
+	}
+	m := &backupv1.Manifest{}
+	if err := proto.Unmarshal(sm.GetManifest(), m); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrManifest, err)
+	}
+	if m.GetSchema() != ManifestSchema {
+		return nil, fmt.Errorf("%w: layout %d", ErrManifest, m.GetSchema())
+	}
+	return m, nil
+}
 
 // RecoverDigest is what the key of an expired certificate signs in
 // RecoverRequest.signature: SHA-256("chom recover v1\0" + csr).

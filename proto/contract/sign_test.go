@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	backupv1 "chom.dev/proto/gen/chom/backup/v1"
 	orderv1 "chom.dev/proto/gen/chom/order/v1"
 )
 
@@ -94,4 +95,40 @@ func TestSignedOrders(t *testing.T) {
 			t.Errorf("got %v, %v", again, err)
 		}
 	})
+}
+
+func TestManifest(t *testing.T) {
+	public, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &backupv1.Manifest{Schema: ManifestSchema, BackupId: NewBackupID().String(), Sequence: 7}
+	sm, err := SignManifest(key, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := VerifyManifest([]ed25519.PublicKey{public}, sm); err != nil || !proto.Equal(got, m) {
+		t.Fatalf("verify: %v, %v", got, err)
+	}
+	for i := range sm.Manifest {
+		changed := proto.CloneOf(sm)
+		changed.Manifest[i] ^= 1
+		if _, err := VerifyManifest([]ed25519.PublicKey{public}, changed); !errors.Is(err, ErrManifest) {
+			t.Fatalf("byte %d changed: %v", i, err)
+		}
+	}
+	// A signature over an order is none over a manifest, were their bytes the same.
+	order := proto.CloneOf(sm)
+	order.Signature = ed25519.Sign(key, signed(sm.Manifest))
+	if _, err := VerifyManifest([]ed25519.PublicKey{public}, order); !errors.Is(err, ErrManifest) {
+		t.Errorf("an order's signature: %v", err)
+	}
+	other, _, _ := ed25519.GenerateKey(nil)
+	if _, err := VerifyManifest([]ed25519.PublicKey{other}, sm); !errors.Is(err, ErrManifest) {
+		t.Errorf("another key: %v", err)
+	}
+	m.Schema = 2
+	if _, err := SignManifest(key, m); err == nil {
+		t.Error("an unknown layout is signed")
+	}
 }

@@ -2407,6 +2407,107 @@ func (*RemoveChallengeResponse) Descriptor() ([]byte, []int) {
 	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{36}
 }
 
+// FetchRepositoryKeyRequest names the site.
+type FetchRepositoryKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From HelloResponse.
+	Epoch uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// The site, on this server.
+	SiteId        string `protobuf:"bytes,2,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchRepositoryKeyRequest) Reset() {
+	*x = FetchRepositoryKeyRequest{}
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchRepositoryKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchRepositoryKeyRequest) ProtoMessage() {}
+
+func (x *FetchRepositoryKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchRepositoryKeyRequest.ProtoReflect.Descriptor instead.
+func (*FetchRepositoryKeyRequest) Descriptor() ([]byte, []int) {
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *FetchRepositoryKeyRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *FetchRepositoryKeyRequest) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+// FetchRepositoryKeyResponse holds the key.
+type FetchRepositoryKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The password of the repository: 43 characters of base64url. The same for the site's whole life.
+	Key           string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchRepositoryKeyResponse) Reset() {
+	*x = FetchRepositoryKeyResponse{}
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchRepositoryKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchRepositoryKeyResponse) ProtoMessage() {}
+
+func (x *FetchRepositoryKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchRepositoryKeyResponse.ProtoReflect.Descriptor instead.
+func (*FetchRepositoryKeyResponse) Descriptor() ([]byte, []int) {
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *FetchRepositoryKeyResponse) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
 var File_chom_link_v1_link_service_proto protoreflect.FileDescriptor
 
 const file_chom_link_v1_link_service_proto_rawDesc = "" +
@@ -2572,10 +2673,15 @@ const file_chom_link_v1_link_service_proto_rawDesc = "" +
 	"\x06domain\x18\x03 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xfd\x01R\x06domain\x120\n" +
 	"\x05value\x18\x04 \x01(\tB\x1a\xbaH\x17r\x152\x13^[A-Za-z0-9_-]{43}$R\x05value\"\x19\n" +
-	"\x17RemoveChallengeResponse2\xa0\x01\n" +
+	"\x17RemoveChallengeResponse\"T\n" +
+	"\x19FetchRepositoryKeyRequest\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12!\n" +
+	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\"3\n" +
+	"\x1aFetchRepositoryKeyResponse\x12\x15\n" +
+	"\x03key\x18\x01 \x01(\tB\x03\x80\x01\x01R\x03key2\xa0\x01\n" +
 	"\x11EnrollmentService\x12C\n" +
 	"\x06Enroll\x12\x1b.chom.link.v1.EnrollRequest\x1a\x1c.chom.link.v1.EnrollResponse\x12F\n" +
-	"\aRecover\x12\x1c.chom.link.v1.RecoverRequest\x1a\x1d.chom.link.v1.RecoverResponse2\xfa\x05\n" +
+	"\aRecover\x12\x1c.chom.link.v1.RecoverRequest\x1a\x1d.chom.link.v1.RecoverResponse2\xe3\x06\n" +
 	"\vLinkService\x12@\n" +
 	"\x05Hello\x12\x1a.chom.link.v1.HelloRequest\x1a\x1b.chom.link.v1.HelloResponse\x12B\n" +
 	"\x05Watch\x12\x1a.chom.link.v1.WatchRequest\x1a\x1b.chom.link.v1.WatchResponse0\x01\x12=\n" +
@@ -2585,7 +2691,8 @@ const file_chom_link_v1_link_service_proto_rawDesc = "" +
 	"\x18IssuePlatformCertificate\x12-.chom.link.v1.IssuePlatformCertificateRequest\x1a..chom.link.v1.IssuePlatformCertificateResponse\x12a\n" +
 	"\x10FetchCertificate\x12%.chom.link.v1.FetchCertificateRequest\x1a&.chom.link.v1.FetchCertificateResponse\x12a\n" +
 	"\x10PresentChallenge\x12%.chom.link.v1.PresentChallengeRequest\x1a&.chom.link.v1.PresentChallengeResponse\x12^\n" +
-	"\x0fRemoveChallenge\x12$.chom.link.v1.RemoveChallengeRequest\x1a%.chom.link.v1.RemoveChallengeResponseB\x9e\x01\n" +
+	"\x0fRemoveChallenge\x12$.chom.link.v1.RemoveChallengeRequest\x1a%.chom.link.v1.RemoveChallengeResponse\x12g\n" +
+	"\x12FetchRepositoryKey\x12'.chom.link.v1.FetchRepositoryKeyRequest\x1a(.chom.link.v1.FetchRepositoryKeyResponseB\x9e\x01\n" +
 	"\x10com.chom.link.v1B\x10LinkServiceProtoP\x01Z&chom.dev/proto/gen/chom/link/v1;linkv1\xa2\x02\x03CLX\xaa\x02\fChom.Link.V1\xca\x02\fChom\\Link\\V1\xe2\x02\x18Chom\\Link\\V1\\GPBMetadata\xea\x02\x0eChom::Link::V1b\x06proto3"
 
 var (
@@ -2600,7 +2707,7 @@ func file_chom_link_v1_link_service_proto_rawDescGZIP() []byte {
 	return file_chom_link_v1_link_service_proto_rawDescData
 }
 
-var file_chom_link_v1_link_service_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_chom_link_v1_link_service_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_chom_link_v1_link_service_proto_goTypes = []any{
 	(*EnrollRequest)(nil),                    // 0: chom.link.v1.EnrollRequest
 	(*Identity)(nil),                         // 1: chom.link.v1.Identity
@@ -2639,47 +2746,49 @@ var file_chom_link_v1_link_service_proto_goTypes = []any{
 	(*PresentChallengeResponse)(nil),         // 34: chom.link.v1.PresentChallengeResponse
 	(*RemoveChallengeRequest)(nil),           // 35: chom.link.v1.RemoveChallengeRequest
 	(*RemoveChallengeResponse)(nil),          // 36: chom.link.v1.RemoveChallengeResponse
-	(*v1.Facts)(nil),                         // 37: chom.fleet.v1.Facts
-	(*v11.ObservedState)(nil),                // 38: chom.site.v1.ObservedState
-	(*durationpb.Duration)(nil),              // 39: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),            // 40: google.protobuf.Timestamp
-	(*v12.SignedOrder)(nil),                  // 41: chom.order.v1.SignedOrder
-	(*v12.Result)(nil),                       // 42: chom.order.v1.Result
-	(v13.StepState)(0),                       // 43: chom.task.v1.StepState
+	(*FetchRepositoryKeyRequest)(nil),        // 37: chom.link.v1.FetchRepositoryKeyRequest
+	(*FetchRepositoryKeyResponse)(nil),       // 38: chom.link.v1.FetchRepositoryKeyResponse
+	(*v1.Facts)(nil),                         // 39: chom.fleet.v1.Facts
+	(*v11.ObservedState)(nil),                // 40: chom.site.v1.ObservedState
+	(*durationpb.Duration)(nil),              // 41: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),            // 42: google.protobuf.Timestamp
+	(*v12.SignedOrder)(nil),                  // 43: chom.order.v1.SignedOrder
+	(*v12.Result)(nil),                       // 44: chom.order.v1.Result
+	(v13.StepState)(0),                       // 45: chom.task.v1.StepState
 }
 var file_chom_link_v1_link_service_proto_depIdxs = []int32{
-	37, // 0: chom.link.v1.EnrollRequest.facts:type_name -> chom.fleet.v1.Facts
+	39, // 0: chom.link.v1.EnrollRequest.facts:type_name -> chom.fleet.v1.Facts
 	1,  // 1: chom.link.v1.EnrollResponse.identity:type_name -> chom.link.v1.Identity
 	1,  // 2: chom.link.v1.RecoverResponse.identity:type_name -> chom.link.v1.Identity
-	37, // 3: chom.link.v1.HelloRequest.facts:type_name -> chom.fleet.v1.Facts
+	39, // 3: chom.link.v1.HelloRequest.facts:type_name -> chom.fleet.v1.Facts
 	5,  // 4: chom.link.v1.HelloRequest.journal:type_name -> chom.link.v1.JournalEntry
-	38, // 5: chom.link.v1.HelloRequest.sites:type_name -> chom.site.v1.ObservedState
-	39, // 6: chom.link.v1.HelloResponse.heartbeat_interval:type_name -> google.protobuf.Duration
-	40, // 7: chom.link.v1.HelloResponse.server_time:type_name -> google.protobuf.Timestamp
+	40, // 5: chom.link.v1.HelloRequest.sites:type_name -> chom.site.v1.ObservedState
+	41, // 6: chom.link.v1.HelloResponse.heartbeat_interval:type_name -> google.protobuf.Duration
+	42, // 7: chom.link.v1.HelloResponse.server_time:type_name -> google.protobuf.Timestamp
 	5,  // 8: chom.link.v1.HelloResponse.resend:type_name -> chom.link.v1.JournalEntry
 	8,  // 9: chom.link.v1.HelloResponse.issuance:type_name -> chom.link.v1.Issuance
 	9,  // 10: chom.link.v1.Issuance.issuers:type_name -> chom.link.v1.Issuer
 	12, // 11: chom.link.v1.WatchResponse.message:type_name -> chom.link.v1.LinkMessage
-	41, // 12: chom.link.v1.LinkMessage.offer:type_name -> chom.order.v1.SignedOrder
+	43, // 12: chom.link.v1.LinkMessage.offer:type_name -> chom.order.v1.SignedOrder
 	13, // 13: chom.link.v1.LinkMessage.cancel:type_name -> chom.link.v1.Cancel
 	14, // 14: chom.link.v1.LinkMessage.drain:type_name -> chom.link.v1.Drain
 	15, // 15: chom.link.v1.LinkMessage.keep_alive:type_name -> chom.link.v1.KeepAlive
-	39, // 16: chom.link.v1.Drain.window:type_name -> google.protobuf.Duration
+	41, // 16: chom.link.v1.Drain.window:type_name -> google.protobuf.Duration
 	12, // 17: chom.link.v1.PollResponse.messages:type_name -> chom.link.v1.LinkMessage
-	40, // 18: chom.link.v1.TaskEvent.time:type_name -> google.protobuf.Timestamp
+	42, // 18: chom.link.v1.TaskEvent.time:type_name -> google.protobuf.Timestamp
 	19, // 19: chom.link.v1.TaskEvent.accepted:type_name -> chom.link.v1.Accepted
 	20, // 20: chom.link.v1.TaskEvent.step_started:type_name -> chom.link.v1.StepStarted
 	21, // 21: chom.link.v1.TaskEvent.step_ended:type_name -> chom.link.v1.StepEnded
 	22, // 22: chom.link.v1.TaskEvent.log:type_name -> chom.link.v1.LogText
-	42, // 23: chom.link.v1.TaskEvent.result:type_name -> chom.order.v1.Result
-	43, // 24: chom.link.v1.StepEnded.state:type_name -> chom.task.v1.StepState
+	44, // 23: chom.link.v1.TaskEvent.result:type_name -> chom.order.v1.Result
+	45, // 24: chom.link.v1.StepEnded.state:type_name -> chom.task.v1.StepState
 	5,  // 25: chom.link.v1.ReportRequest.running:type_name -> chom.link.v1.JournalEntry
 	18, // 26: chom.link.v1.ReportRequest.events:type_name -> chom.link.v1.TaskEvent
-	37, // 27: chom.link.v1.ReportRequest.facts:type_name -> chom.fleet.v1.Facts
-	38, // 28: chom.link.v1.ReportRequest.sites:type_name -> chom.site.v1.ObservedState
+	39, // 27: chom.link.v1.ReportRequest.facts:type_name -> chom.fleet.v1.Facts
+	40, // 28: chom.link.v1.ReportRequest.sites:type_name -> chom.site.v1.ObservedState
 	24, // 29: chom.link.v1.ReportRequest.samples:type_name -> chom.link.v1.Sample
 	26, // 30: chom.link.v1.ReportResponse.refused:type_name -> chom.link.v1.RefusedEvent
-	40, // 31: chom.link.v1.ReportResponse.server_time:type_name -> google.protobuf.Timestamp
+	42, // 31: chom.link.v1.ReportResponse.server_time:type_name -> google.protobuf.Timestamp
 	1,  // 32: chom.link.v1.RenewResponse.identity:type_name -> chom.link.v1.Identity
 	0,  // 33: chom.link.v1.EnrollmentService.Enroll:input_type -> chom.link.v1.EnrollRequest
 	3,  // 34: chom.link.v1.EnrollmentService.Recover:input_type -> chom.link.v1.RecoverRequest
@@ -2692,19 +2801,21 @@ var file_chom_link_v1_link_service_proto_depIdxs = []int32{
 	31, // 41: chom.link.v1.LinkService.FetchCertificate:input_type -> chom.link.v1.FetchCertificateRequest
 	33, // 42: chom.link.v1.LinkService.PresentChallenge:input_type -> chom.link.v1.PresentChallengeRequest
 	35, // 43: chom.link.v1.LinkService.RemoveChallenge:input_type -> chom.link.v1.RemoveChallengeRequest
-	2,  // 44: chom.link.v1.EnrollmentService.Enroll:output_type -> chom.link.v1.EnrollResponse
-	4,  // 45: chom.link.v1.EnrollmentService.Recover:output_type -> chom.link.v1.RecoverResponse
-	7,  // 46: chom.link.v1.LinkService.Hello:output_type -> chom.link.v1.HelloResponse
-	11, // 47: chom.link.v1.LinkService.Watch:output_type -> chom.link.v1.WatchResponse
-	17, // 48: chom.link.v1.LinkService.Poll:output_type -> chom.link.v1.PollResponse
-	25, // 49: chom.link.v1.LinkService.Report:output_type -> chom.link.v1.ReportResponse
-	28, // 50: chom.link.v1.LinkService.Renew:output_type -> chom.link.v1.RenewResponse
-	30, // 51: chom.link.v1.LinkService.IssuePlatformCertificate:output_type -> chom.link.v1.IssuePlatformCertificateResponse
-	32, // 52: chom.link.v1.LinkService.FetchCertificate:output_type -> chom.link.v1.FetchCertificateResponse
-	34, // 53: chom.link.v1.LinkService.PresentChallenge:output_type -> chom.link.v1.PresentChallengeResponse
-	36, // 54: chom.link.v1.LinkService.RemoveChallenge:output_type -> chom.link.v1.RemoveChallengeResponse
-	44, // [44:55] is the sub-list for method output_type
-	33, // [33:44] is the sub-list for method input_type
+	37, // 44: chom.link.v1.LinkService.FetchRepositoryKey:input_type -> chom.link.v1.FetchRepositoryKeyRequest
+	2,  // 45: chom.link.v1.EnrollmentService.Enroll:output_type -> chom.link.v1.EnrollResponse
+	4,  // 46: chom.link.v1.EnrollmentService.Recover:output_type -> chom.link.v1.RecoverResponse
+	7,  // 47: chom.link.v1.LinkService.Hello:output_type -> chom.link.v1.HelloResponse
+	11, // 48: chom.link.v1.LinkService.Watch:output_type -> chom.link.v1.WatchResponse
+	17, // 49: chom.link.v1.LinkService.Poll:output_type -> chom.link.v1.PollResponse
+	25, // 50: chom.link.v1.LinkService.Report:output_type -> chom.link.v1.ReportResponse
+	28, // 51: chom.link.v1.LinkService.Renew:output_type -> chom.link.v1.RenewResponse
+	30, // 52: chom.link.v1.LinkService.IssuePlatformCertificate:output_type -> chom.link.v1.IssuePlatformCertificateResponse
+	32, // 53: chom.link.v1.LinkService.FetchCertificate:output_type -> chom.link.v1.FetchCertificateResponse
+	34, // 54: chom.link.v1.LinkService.PresentChallenge:output_type -> chom.link.v1.PresentChallengeResponse
+	36, // 55: chom.link.v1.LinkService.RemoveChallenge:output_type -> chom.link.v1.RemoveChallengeResponse
+	38, // 56: chom.link.v1.LinkService.FetchRepositoryKey:output_type -> chom.link.v1.FetchRepositoryKeyResponse
+	45, // [45:57] is the sub-list for method output_type
+	33, // [33:45] is the sub-list for method input_type
 	33, // [33:33] is the sub-list for extension type_name
 	33, // [33:33] is the sub-list for extension extendee
 	0,  // [0:33] is the sub-list for field type_name
@@ -2734,7 +2845,7 @@ func file_chom_link_v1_link_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_link_v1_link_service_proto_rawDesc), len(file_chom_link_v1_link_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -8,6 +8,7 @@ package orderv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	v11 "chom.dev/proto/gen/chom/backup/v1"
 	v1 "chom.dev/proto/gen/chom/site/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -189,6 +190,9 @@ type Order struct {
 	//	*Order_PrepareServer
 	//	*Order_ConvergeSite
 	//	*Order_SiteLogin
+	//	*Order_BackupSite
+	//	*Order_RestoreSite
+	//	*Order_UndoRestore
 	Kind          isOrder_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -344,6 +348,33 @@ func (x *Order) GetSiteLogin() *SiteLogin {
 	return nil
 }
 
+func (x *Order) GetBackupSite() *BackupSite {
+	if x != nil {
+		if x, ok := x.Kind.(*Order_BackupSite); ok {
+			return x.BackupSite
+		}
+	}
+	return nil
+}
+
+func (x *Order) GetRestoreSite() *RestoreSite {
+	if x != nil {
+		if x, ok := x.Kind.(*Order_RestoreSite); ok {
+			return x.RestoreSite
+		}
+	}
+	return nil
+}
+
+func (x *Order) GetUndoRestore() *UndoRestore {
+	if x != nil {
+		if x, ok := x.Kind.(*Order_UndoRestore); ok {
+			return x.UndoRestore
+		}
+	}
+	return nil
+}
+
 type isOrder_Kind interface {
 	isOrder_Kind()
 }
@@ -368,6 +399,21 @@ type Order_SiteLogin struct {
 	SiteLogin *SiteLogin `protobuf:"bytes,23,opt,name=site_login,json=siteLogin,proto3,oneof"`
 }
 
+type Order_BackupSite struct {
+	// Make a backup of a site.
+	BackupSite *BackupSite `protobuf:"bytes,24,opt,name=backup_site,json=backupSite,proto3,oneof"`
+}
+
+type Order_RestoreSite struct {
+	// Put a backup back into its site.
+	RestoreSite *RestoreSite `protobuf:"bytes,25,opt,name=restore_site,json=restoreSite,proto3,oneof"`
+}
+
+type Order_UndoRestore struct {
+	// Take that back.
+	UndoRestore *UndoRestore `protobuf:"bytes,26,opt,name=undo_restore,json=undoRestore,proto3,oneof"`
+}
+
 func (*Order_Noop) isOrder_Kind() {}
 
 func (*Order_PrepareServer) isOrder_Kind() {}
@@ -375,6 +421,12 @@ func (*Order_PrepareServer) isOrder_Kind() {}
 func (*Order_ConvergeSite) isOrder_Kind() {}
 
 func (*Order_SiteLogin) isOrder_Kind() {}
+
+func (*Order_BackupSite) isOrder_Kind() {}
+
+func (*Order_RestoreSite) isOrder_Kind() {}
+
+func (*Order_UndoRestore) isOrder_Kind() {}
 
 // Noop walks through journal and link and changes nothing on the host.
 type Noop struct {
@@ -578,6 +630,208 @@ func (x *SiteLogin) GetExpireTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// BackupSite makes a backup of a site.
+type BackupSite struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The site's handle; the agent compares it with its own registry.
+	Handle string `protobuf:"bytes,1,opt,name=handle,proto3" json:"handle,omitempty"`
+	// The backup to be, a UUID.
+	BackupId      string `protobuf:"bytes,2,opt,name=backup_id,json=backupId,proto3" json:"backup_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupSite) Reset() {
+	*x = BackupSite{}
+	mi := &file_chom_order_v1_order_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupSite) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupSite) ProtoMessage() {}
+
+func (x *BackupSite) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_order_v1_order_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupSite.ProtoReflect.Descriptor instead.
+func (*BackupSite) Descriptor() ([]byte, []int) {
+	return file_chom_order_v1_order_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *BackupSite) GetHandle() string {
+	if x != nil {
+		return x.Handle
+	}
+	return ""
+}
+
+func (x *BackupSite) GetBackupId() string {
+	if x != nil {
+		return x.BackupId
+	}
+	return ""
+}
+
+// RestoreSite makes a site what it was at a backup: all that is named, or nothing. What it replaces is kept for a day.
+type RestoreSite struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The site's handle; the agent compares it with its own registry.
+	Handle string `protobuf:"bytes,1,opt,name=handle,proto3" json:"handle,omitempty"`
+	// The restore, a UUID.
+	RestoreId string `protobuf:"bytes,2,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
+	// What the backup is. The agent restores only what is signed for the site.
+	Manifest *v11.SignedManifest `protobuf:"bytes,3,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	// Restore the files.
+	Files bool `protobuf:"varint,4,opt,name=files,proto3" json:"files,omitempty"`
+	// Restore the database.
+	Database      bool `protobuf:"varint,5,opt,name=database,proto3" json:"database,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreSite) Reset() {
+	*x = RestoreSite{}
+	mi := &file_chom_order_v1_order_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreSite) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreSite) ProtoMessage() {}
+
+func (x *RestoreSite) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_order_v1_order_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreSite.ProtoReflect.Descriptor instead.
+func (*RestoreSite) Descriptor() ([]byte, []int) {
+	return file_chom_order_v1_order_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RestoreSite) GetHandle() string {
+	if x != nil {
+		return x.Handle
+	}
+	return ""
+}
+
+func (x *RestoreSite) GetRestoreId() string {
+	if x != nil {
+		return x.RestoreId
+	}
+	return ""
+}
+
+func (x *RestoreSite) GetManifest() *v11.SignedManifest {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *RestoreSite) GetFiles() bool {
+	if x != nil {
+		return x.Files
+	}
+	return false
+}
+
+func (x *RestoreSite) GetDatabase() bool {
+	if x != nil {
+		return x.Database
+	}
+	return false
+}
+
+// UndoRestore gives a site back what a restore replaced, and keeps what was restored in its place: undone twice, nothing has
+// changed.
+type UndoRestore struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The site's handle; the agent compares it with its own registry.
+	Handle string `protobuf:"bytes,1,opt,name=handle,proto3" json:"handle,omitempty"`
+	// The site's newest restore, a UUID.
+	RestoreId string `protobuf:"bytes,2,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
+	// Whether the site is to have what the restore replaced, or what was restored: repeated, the order has no further effect.
+	Undone        bool `protobuf:"varint,3,opt,name=undone,proto3" json:"undone,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndoRestore) Reset() {
+	*x = UndoRestore{}
+	mi := &file_chom_order_v1_order_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndoRestore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndoRestore) ProtoMessage() {}
+
+func (x *UndoRestore) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_order_v1_order_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndoRestore.ProtoReflect.Descriptor instead.
+func (*UndoRestore) Descriptor() ([]byte, []int) {
+	return file_chom_order_v1_order_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *UndoRestore) GetHandle() string {
+	if x != nil {
+		return x.Handle
+	}
+	return ""
+}
+
+func (x *UndoRestore) GetRestoreId() string {
+	if x != nil {
+		return x.RestoreId
+	}
+	return ""
+}
+
+func (x *UndoRestore) GetUndone() bool {
+	if x != nil {
+		return x.Undone
+	}
+	return false
+}
+
 // Result ends an attempt. It is written to the agent's journal before it is reported.
 type Result struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -589,14 +843,16 @@ type Result struct {
 	Observed *v1.ObservedState `protobuf:"bytes,3,opt,name=observed,proto3" json:"observed,omitempty"`
 	// The agent holds that the same order would fail again, however often it is tried: only a change helps, of what is
 	// wanted or of the host. The control plane then waits for hours, not minutes, before it asks again.
-	Permanent     bool `protobuf:"varint,4,opt,name=permanent,proto3" json:"permanent,omitempty"`
+	Permanent bool `protobuf:"varint,4,opt,name=permanent,proto3" json:"permanent,omitempty"`
+	// What was made, for BackupSite.
+	Backup        *v11.Report `protobuf:"bytes,5,opt,name=backup,proto3" json:"backup,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_chom_order_v1_order_proto_msgTypes[6]
+	mi := &file_chom_order_v1_order_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -608,7 +864,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_order_v1_order_proto_msgTypes[6]
+	mi := &file_chom_order_v1_order_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -621,7 +877,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_chom_order_v1_order_proto_rawDescGZIP(), []int{6}
+	return file_chom_order_v1_order_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Result) GetOutcome() Outcome {
@@ -652,15 +908,22 @@ func (x *Result) GetPermanent() bool {
 	return false
 }
 
+func (x *Result) GetBackup() *v11.Report {
+	if x != nil {
+		return x.Backup
+	}
+	return nil
+}
+
 var File_chom_order_v1_order_proto protoreflect.FileDescriptor
 
 const file_chom_order_v1_order_proto_rawDesc = "" +
 	"\n" +
-	"\x19chom/order/v1/order.proto\x12\rchom.order.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/site/v1/desired.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x85\x01\n" +
+	"\x19chom/order/v1/order.proto\x12\rchom.order.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1bchom/backup/v1/backup.proto\x1a\x1achom/site/v1/desired.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x85\x01\n" +
 	"\vSignedOrder\x12!\n" +
 	"\x05order\x18\x01 \x01(\fB\v\xbaH\bz\x06\x10\x01\x18\x80\x80\x10R\x05order\x12%\n" +
 	"\tsignature\x18\x02 \x01(\fB\a\xbaH\x04z\x02h@R\tsignature\x12,\n" +
-	"\x06key_id\x18\x03 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{16}$R\x05keyId\"\x83\x06\n" +
+	"\x06key_id\x18\x03 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{16}$R\x05keyId\"\xc3\a\n" +
 	"\x05Order\x12\x1f\n" +
 	"\x06schema\x18\x01 \x01(\rB\a\xbaH\x04*\x02\b\x01R\x06schema\x12!\n" +
 	"\atask_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\x12%\n" +
@@ -680,7 +943,11 @@ const file_chom_order_v1_order_proto_rawDesc = "" +
 	"\x0eprepare_server\x18\x15 \x01(\v2\x1c.chom.order.v1.PrepareServerH\x00R\rprepareServer\x12B\n" +
 	"\rconverge_site\x18\x16 \x01(\v2\x1b.chom.order.v1.ConvergeSiteH\x00R\fconvergeSite\x129\n" +
 	"\n" +
-	"site_login\x18\x17 \x01(\v2\x18.chom.order.v1.SiteLoginH\x00R\tsiteLoginB\r\n" +
+	"site_login\x18\x17 \x01(\v2\x18.chom.order.v1.SiteLoginH\x00R\tsiteLogin\x12<\n" +
+	"\vbackup_site\x18\x18 \x01(\v2\x19.chom.order.v1.BackupSiteH\x00R\n" +
+	"backupSite\x12?\n" +
+	"\frestore_site\x18\x19 \x01(\v2\x1a.chom.order.v1.RestoreSiteH\x00R\vrestoreSite\x12?\n" +
+	"\fundo_restore\x18\x1a \x01(\v2\x1a.chom.order.v1.UndoRestoreH\x00R\vundoRestoreB\r\n" +
 	"\x04kind\x12\x05\xbaH\x02\b\x01\"q\n" +
 	"\x04Noop\x12\x1d\n" +
 	"\x05steps\x18\x01 \x01(\rB\a\xbaH\x04*\x02\x18dR\x05steps\x12J\n" +
@@ -693,13 +960,30 @@ const file_chom_order_v1_order_proto_rawDesc = "" +
 	"\x06handle\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[a-z2-7]{10}$R\x06handle\x12*\n" +
 	"\ftoken_sha256\x18\x02 \x01(\fB\a\xbaH\x04z\x02h R\vtokenSha256\x12C\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\n" +
-	"expireTime\"\xbd\x01\n" +
+	"expireTime\"b\n" +
+	"\n" +
+	"BackupSite\x12-\n" +
+	"\x06handle\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[a-z2-7]{10}$R\x06handle\x12%\n" +
+	"\tbackup_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bbackupId\"\xdb\x01\n" +
+	"\vRestoreSite\x12-\n" +
+	"\x06handle\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[a-z2-7]{10}$R\x06handle\x12'\n" +
+	"\n" +
+	"restore_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trestoreId\x12B\n" +
+	"\bmanifest\x18\x03 \x01(\v2\x1e.chom.backup.v1.SignedManifestB\x06\xbaH\x03\xc8\x01\x01R\bmanifest\x12\x14\n" +
+	"\x05files\x18\x04 \x01(\bR\x05files\x12\x1a\n" +
+	"\bdatabase\x18\x05 \x01(\bR\bdatabase\"}\n" +
+	"\vUndoRestore\x12-\n" +
+	"\x06handle\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[a-z2-7]{10}$R\x06handle\x12'\n" +
+	"\n" +
+	"restore_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trestoreId\x12\x16\n" +
+	"\x06undone\x18\x03 \x01(\bR\x06undone\"\xed\x01\n" +
 	"\x06Result\x12<\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x16.chom.order.v1.OutcomeB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\aoutcome\x12\x1e\n" +
 	"\x05error\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05error\x127\n" +
 	"\bobserved\x18\x03 \x01(\v2\x1b.chom.site.v1.ObservedStateR\bobserved\x12\x1c\n" +
-	"\tpermanent\x18\x04 \x01(\bR\tpermanent*\x8f\x01\n" +
+	"\tpermanent\x18\x04 \x01(\bR\tpermanent\x12.\n" +
+	"\x06backup\x18\x05 \x01(\v2\x16.chom.backup.v1.ReportR\x06backup*\x8f\x01\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11OUTCOME_SUCCEEDED\x10\x01\x12\x12\n" +
@@ -723,7 +1007,7 @@ func file_chom_order_v1_order_proto_rawDescGZIP() []byte {
 }
 
 var file_chom_order_v1_order_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_chom_order_v1_order_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_chom_order_v1_order_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_chom_order_v1_order_proto_goTypes = []any{
 	(Outcome)(0),                  // 0: chom.order.v1.Outcome
 	(*SignedOrder)(nil),           // 1: chom.order.v1.SignedOrder
@@ -732,30 +1016,40 @@ var file_chom_order_v1_order_proto_goTypes = []any{
 	(*PrepareServer)(nil),         // 4: chom.order.v1.PrepareServer
 	(*ConvergeSite)(nil),          // 5: chom.order.v1.ConvergeSite
 	(*SiteLogin)(nil),             // 6: chom.order.v1.SiteLogin
-	(*Result)(nil),                // 7: chom.order.v1.Result
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 9: google.protobuf.Duration
-	(*v1.DesiredState)(nil),       // 10: chom.site.v1.DesiredState
-	(*v1.ObservedState)(nil),      // 11: chom.site.v1.ObservedState
+	(*BackupSite)(nil),            // 7: chom.order.v1.BackupSite
+	(*RestoreSite)(nil),           // 8: chom.order.v1.RestoreSite
+	(*UndoRestore)(nil),           // 9: chom.order.v1.UndoRestore
+	(*Result)(nil),                // 10: chom.order.v1.Result
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 12: google.protobuf.Duration
+	(*v1.DesiredState)(nil),       // 13: chom.site.v1.DesiredState
+	(*v11.SignedManifest)(nil),    // 14: chom.backup.v1.SignedManifest
+	(*v1.ObservedState)(nil),      // 15: chom.site.v1.ObservedState
+	(*v11.Report)(nil),            // 16: chom.backup.v1.Report
 }
 var file_chom_order_v1_order_proto_depIdxs = []int32{
-	8,  // 0: chom.order.v1.Order.issue_time:type_name -> google.protobuf.Timestamp
-	8,  // 1: chom.order.v1.Order.expire_time:type_name -> google.protobuf.Timestamp
-	9,  // 2: chom.order.v1.Order.timeout:type_name -> google.protobuf.Duration
+	11, // 0: chom.order.v1.Order.issue_time:type_name -> google.protobuf.Timestamp
+	11, // 1: chom.order.v1.Order.expire_time:type_name -> google.protobuf.Timestamp
+	12, // 2: chom.order.v1.Order.timeout:type_name -> google.protobuf.Duration
 	3,  // 3: chom.order.v1.Order.noop:type_name -> chom.order.v1.Noop
 	4,  // 4: chom.order.v1.Order.prepare_server:type_name -> chom.order.v1.PrepareServer
 	5,  // 5: chom.order.v1.Order.converge_site:type_name -> chom.order.v1.ConvergeSite
 	6,  // 6: chom.order.v1.Order.site_login:type_name -> chom.order.v1.SiteLogin
-	9,  // 7: chom.order.v1.Noop.step_duration:type_name -> google.protobuf.Duration
-	10, // 8: chom.order.v1.ConvergeSite.desired:type_name -> chom.site.v1.DesiredState
-	8,  // 9: chom.order.v1.SiteLogin.expire_time:type_name -> google.protobuf.Timestamp
-	0,  // 10: chom.order.v1.Result.outcome:type_name -> chom.order.v1.Outcome
-	11, // 11: chom.order.v1.Result.observed:type_name -> chom.site.v1.ObservedState
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	7,  // 7: chom.order.v1.Order.backup_site:type_name -> chom.order.v1.BackupSite
+	8,  // 8: chom.order.v1.Order.restore_site:type_name -> chom.order.v1.RestoreSite
+	9,  // 9: chom.order.v1.Order.undo_restore:type_name -> chom.order.v1.UndoRestore
+	12, // 10: chom.order.v1.Noop.step_duration:type_name -> google.protobuf.Duration
+	13, // 11: chom.order.v1.ConvergeSite.desired:type_name -> chom.site.v1.DesiredState
+	11, // 12: chom.order.v1.SiteLogin.expire_time:type_name -> google.protobuf.Timestamp
+	14, // 13: chom.order.v1.RestoreSite.manifest:type_name -> chom.backup.v1.SignedManifest
+	0,  // 14: chom.order.v1.Result.outcome:type_name -> chom.order.v1.Outcome
+	15, // 15: chom.order.v1.Result.observed:type_name -> chom.site.v1.ObservedState
+	16, // 16: chom.order.v1.Result.backup:type_name -> chom.backup.v1.Report
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_chom_order_v1_order_proto_init() }
@@ -768,6 +1062,9 @@ func file_chom_order_v1_order_proto_init() {
 		(*Order_PrepareServer)(nil),
 		(*Order_ConvergeSite)(nil),
 		(*Order_SiteLogin)(nil),
+		(*Order_BackupSite)(nil),
+		(*Order_RestoreSite)(nil),
+		(*Order_UndoRestore)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -775,7 +1072,7 @@ func file_chom_order_v1_order_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_order_v1_order_proto_rawDesc), len(file_chom_order_v1_order_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -36,6 +36,12 @@ const (
 	Kind_KIND_CONVERGE_SITE Kind = 3
 	// Arms a one-use administrator login on a site.
 	Kind_KIND_SITE_LOGIN Kind = 4
+	// Makes a backup of a site.
+	Kind_KIND_BACKUP_SITE Kind = 5
+	// Puts a backup back into its site.
+	Kind_KIND_RESTORE_SITE Kind = 6
+	// Gives a site back what a restore replaced.
+	Kind_KIND_UNDO_RESTORE Kind = 7
 )
 
 // Enum value maps for Kind.
@@ -46,6 +52,9 @@ var (
 		2: "KIND_PREPARE_SERVER",
 		3: "KIND_CONVERGE_SITE",
 		4: "KIND_SITE_LOGIN",
+		5: "KIND_BACKUP_SITE",
+		6: "KIND_RESTORE_SITE",
+		7: "KIND_UNDO_RESTORE",
 	}
 	Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED":    0,
@@ -53,6 +62,9 @@ var (
 		"KIND_PREPARE_SERVER": 2,
 		"KIND_CONVERGE_SITE":  3,
 		"KIND_SITE_LOGIN":     4,
+		"KIND_BACKUP_SITE":    5,
+		"KIND_RESTORE_SITE":   6,
+		"KIND_UNDO_RESTORE":   7,
 	}
 )
 
@@ -599,13 +611,16 @@ const file_chom_task_v1_task_proto_rawDesc = "" +
 	"\aLogLine\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
-	"\x04text\x18\x03 \x01(\tR\x04text*q\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text*\xb5\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tKIND_NOOP\x10\x01\x12\x17\n" +
 	"\x13KIND_PREPARE_SERVER\x10\x02\x12\x16\n" +
 	"\x12KIND_CONVERGE_SITE\x10\x03\x12\x13\n" +
-	"\x0fKIND_SITE_LOGIN\x10\x04*\xb9\x01\n" +
+	"\x0fKIND_SITE_LOGIN\x10\x04\x12\x14\n" +
+	"\x10KIND_BACKUP_SITE\x10\x05\x12\x15\n" +
+	"\x11KIND_RESTORE_SITE\x10\x06\x12\x15\n" +
+	"\x11KIND_UNDO_RESTORE\x10\a*\xb9\x01\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTATE_QUEUED\x10\x01\x12\x11\n" +

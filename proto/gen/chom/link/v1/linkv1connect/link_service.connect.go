@@ -63,6 +63,9 @@ const (
 	// LinkServiceRemoveChallengeProcedure is the fully-qualified name of the LinkService's
 	// RemoveChallenge RPC.
 	LinkServiceRemoveChallengeProcedure = "/chom.link.v1.LinkService/RemoveChallenge"
+	// LinkServiceFetchRepositoryKeyProcedure is the fully-qualified name of the LinkService's
+	// FetchRepositoryKey RPC.
+	LinkServiceFetchRepositoryKeyProcedure = "/chom.link.v1.LinkService/FetchRepositoryKey"
 )
 
 // EnrollmentServiceClient is a client for the chom.link.v1.EnrollmentService service.
@@ -198,6 +201,10 @@ type LinkServiceClient interface {
 	PresentChallenge(context.Context, *v1.PresentChallengeRequest) (*v1.PresentChallengeResponse, error)
 	// RemoveChallenge takes that record away. What is not there is no error.
 	RemoveChallenge(context.Context, *v1.RemoveChallengeRequest) (*v1.RemoveChallengeResponse, error)
+	// FetchRepositoryKey gives the key of a site's backups to the host that holds the site. The repository itself lies beside this
+	// service on the same door, below /backup/v1/<site id>/, and speaks restic's REST protocol, version 2: a host adds to it and
+	// reads it, and removes nothing but locks.
+	FetchRepositoryKey(context.Context, *v1.FetchRepositoryKeyRequest) (*v1.FetchRepositoryKeyResponse, error)
 }
 
 // NewLinkServiceClient constructs a client for the chom.link.v1.LinkService service. By default, it
@@ -265,6 +272,12 @@ func NewLinkServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(linkServiceMethods.ByName("RemoveChallenge")),
 			connect.WithClientOptions(opts...),
 		),
+		fetchRepositoryKey: connect.NewClient[v1.FetchRepositoryKeyRequest, v1.FetchRepositoryKeyResponse](
+			httpClient,
+			baseURL+LinkServiceFetchRepositoryKeyProcedure,
+			connect.WithSchema(linkServiceMethods.ByName("FetchRepositoryKey")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -279,6 +292,7 @@ type linkServiceClient struct {
 	fetchCertificate         *connect.Client[v1.FetchCertificateRequest, v1.FetchCertificateResponse]
 	presentChallenge         *connect.Client[v1.PresentChallengeRequest, v1.PresentChallengeResponse]
 	removeChallenge          *connect.Client[v1.RemoveChallengeRequest, v1.RemoveChallengeResponse]
+	fetchRepositoryKey       *connect.Client[v1.FetchRepositoryKeyRequest, v1.FetchRepositoryKeyResponse]
 }
 
 // Hello calls chom.link.v1.LinkService.Hello.
@@ -358,6 +372,15 @@ func (c *linkServiceClient) RemoveChallenge(ctx context.Context, req *v1.RemoveC
 	return nil, err
 }
 
+// FetchRepositoryKey calls chom.link.v1.LinkService.FetchRepositoryKey.
+func (c *linkServiceClient) FetchRepositoryKey(ctx context.Context, req *v1.FetchRepositoryKeyRequest) (*v1.FetchRepositoryKeyResponse, error) {
+	response, err := c.fetchRepositoryKey.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // LinkServiceHandler is an implementation of the chom.link.v1.LinkService service.
 type LinkServiceHandler interface {
 	// Hello opens a new epoch and compares the agent's journal with the control plane's rows.
@@ -379,6 +402,10 @@ type LinkServiceHandler interface {
 	PresentChallenge(context.Context, *v1.PresentChallengeRequest) (*v1.PresentChallengeResponse, error)
 	// RemoveChallenge takes that record away. What is not there is no error.
 	RemoveChallenge(context.Context, *v1.RemoveChallengeRequest) (*v1.RemoveChallengeResponse, error)
+	// FetchRepositoryKey gives the key of a site's backups to the host that holds the site. The repository itself lies beside this
+	// service on the same door, below /backup/v1/<site id>/, and speaks restic's REST protocol, version 2: a host adds to it and
+	// reads it, and removes nothing but locks.
+	FetchRepositoryKey(context.Context, *v1.FetchRepositoryKeyRequest) (*v1.FetchRepositoryKeyResponse, error)
 }
 
 // NewLinkServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -442,6 +469,12 @@ func NewLinkServiceHandler(svc LinkServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(linkServiceMethods.ByName("RemoveChallenge")),
 		connect.WithHandlerOptions(opts...),
 	)
+	linkServiceFetchRepositoryKeyHandler := connect.NewUnaryHandlerSimple(
+		LinkServiceFetchRepositoryKeyProcedure,
+		svc.FetchRepositoryKey,
+		connect.WithSchema(linkServiceMethods.ByName("FetchRepositoryKey")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/chom.link.v1.LinkService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case LinkServiceHelloProcedure:
@@ -462,6 +495,8 @@ func NewLinkServiceHandler(svc LinkServiceHandler, opts ...connect.HandlerOption
 			linkServicePresentChallengeHandler.ServeHTTP(w, r)
 		case LinkServiceRemoveChallengeProcedure:
 			linkServiceRemoveChallengeHandler.ServeHTTP(w, r)
+		case LinkServiceFetchRepositoryKeyProcedure:
+			linkServiceFetchRepositoryKeyHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -505,4 +540,8 @@ func (UnimplementedLinkServiceHandler) PresentChallenge(context.Context, *v1.Pre
 
 func (UnimplementedLinkServiceHandler) RemoveChallenge(context.Context, *v1.RemoveChallengeRequest) (*v1.RemoveChallengeResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.link.v1.LinkService.RemoveChallenge is not implemented"))
+}
+
+func (UnimplementedLinkServiceHandler) FetchRepositoryKey(context.Context, *v1.FetchRepositoryKeyRequest) (*v1.FetchRepositoryKeyResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.link.v1.LinkService.FetchRepositoryKey is not implemented"))
 }
