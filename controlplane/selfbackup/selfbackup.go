@@ -85,6 +85,10 @@ func Write(ctx context.Context, to io.Writer, recipients []age.Recipient, d *db.
 // be repeated; put is asked for the same files then. It gives what the backup is of, and the number of rows.
 func Read(ctx context.Context, from io.Reader, identities []age.Identity, d *db.DB, put func(File) error, now time.Time) (h Header, rows int64, err error) {
 	opened, err := age.Decrypt(from, identities...)
+	var other *age.NoIdentityMatchError
+	if errors.As(err, &other) {
+		return h, 0, errors.New("open backup: it was encrypted to another key")
+	}
 	if err != nil {
 		return h, 0, fmt.Errorf("open backup: %w", err)
 	}
