@@ -103,7 +103,7 @@ func (r *real) problemOf(s task.Site) string {
 
 func TestIssues(t *testing.T) {
 	r := newReal(t)
-	ca := r.ca(func(o *pebble.Options) { o.NonceReject = 50 })
+	ca := r.ca(func(o *pebble.Options) { o.NonceReject = 30 })
 	r.trusts(issuer("pebble", ca))
 	const byName, wild = "www.a." + zone, "*.b." + zone
 	https := byHTTP(byName)

@@ -148,9 +148,11 @@ func New(cfg Config) (*Manager, error) {
 }
 
 // SetIssuance takes what the control plane says of CAs, and keeps it for when
-// it is away. Nil, from a control plane that knows nothing of them, changes
+// it is away. It says so whenever the link is there again: what failed without
+// it is tried anew. Nil, from a control plane that knows nothing of them, changes
 // nothing: one that has none says so by an empty message.
 func (m *Manager) SetIssuance(said *linkv1.Issuance) error {
+	m.linked()
 	if said == nil {
 		return nil
 	}
@@ -167,6 +169,25 @@ func (m *Manager) SetIssuance(said *linkv1.Issuance) error {
 	}
 	m.Wake()
 	return nil
+}
+
+// linkedWithin is how soon what failed without the control plane is tried again
+// once it is back: there may be many names, and many hosts with it.
+const linkedWithin = 10 * time.Second
+
+// linked has names tried again that had to wait for the control plane.
+func (m *Manager) linked() {
+	now := m.time()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, k := range m.records.where(func(r record) bool { return r.Away && r.NextTry.After(now.Add(linkedWithin)) }) {
+		r := m.record(k)
+		r.NextTry = now.Add(time.Duration((0.1 + 0.9*spread(k.name.String())) * float64(linkedWithin)))
+		if err := m.records.keep(k, r); err != nil {
+			m.cfg.Log.Warn("that a name is tried again soon could not be noted", "name", k.name, "err", err)
+		}
+	}
+	m.Wake()
 }
 
 // use takes what is said of CAs, whole or not at all: after keep, which may be

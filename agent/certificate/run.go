@@ -399,7 +399,7 @@ func (m *Manager) failed(j *job, err error) {
 		r.Tries++
 		r.LastTry = now
 	}
-	r.Generation, r.Problem, r.Refused = j.generation, f.Error(), f.kind == refused
+	r.Generation, r.Problem, r.Away, r.Refused = j.generation, f.Error(), f.kind == ofBroker, f.kind == refused
 	remaining := time.Duration(0)
 	if h != nil {
 		remaining = h.notAfter.Sub(now)

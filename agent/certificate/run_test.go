@@ -744,6 +744,33 @@ func TestPlatform(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+	t.Run("is asked for again once the control plane is back", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, nil)
+			https := byHTTP()
+			https.PlatformDomains = []string{preview}
+			s := w.have(1, https, "a.example.com")
+			if err := w.EnsurePlatform(t.Context(), s); !errors.Is(err, errAway) {
+				t.Fatal(err)
+			}
+			w.runs()
+			time.Sleep(2 * time.Hour) // an hour to the next try
+			synctest.Wait()
+			k := key{s.Handle, domain(t, preview)}
+			w.cfg.Broker = &handing{t: t, ca: newSigner(t)}
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if w.held(k) != nil {
+				t.Fatal("it was had before the control plane said that it is back")
+			}
+			must(t, w.SetIssuance(new(linkv1.Issuance)))
+			time.Sleep(linkedWithin + time.Second)
+			synctest.Wait()
+			if w.held(k) == nil {
+				t.Errorf("not yet: %+v", w.record(k))
+			}
+		})
+	})
 	t.Run("is renewed at two thirds of its life, and kept while the control plane is away", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			h := &handing{t: t, ca: newSigner(t)}

@@ -157,6 +157,7 @@ type record struct {
 	LastTry    time.Time            `json:"last_try,omitzero"`
 	NextTry    time.Time            `json:"next_try,omitzero"`
 	Problem    string               `json:"problem,omitempty"` // of the last try
+	Away       bool                 `json:"away,omitempty"`    // the control plane, or who it asks, was the obstacle
 	Refused    bool                 `json:"refused,omitempty"` // the CA never issues for this name
 	Limited    map[string]time.Time `json:"limited,omitempty"` // CAs that want to be left alone with this name, by name, until when
 	Renewal    *renewal             `json:"renewal,omitempty"`
@@ -207,6 +208,18 @@ func (rs *records) keep(k key, r record) error {
 	defer rs.mu.Unlock()
 	rs.known[k] = r // also when it can't be written: a full disk is what people have to be told of
 	return rs.files.write(rs.files.json(k), append(text, '\n'))
+}
+
+// where gives the names at hand whose records are so.
+func (rs *records) where(is func(record) bool) (all []key) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for k, r := range rs.known {
+		if is(r) {
+			all = append(all, k)
+		}
+	}
+	return all
 }
 
 // forget drops what is at hand of names whose files go.

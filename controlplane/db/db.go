@@ -45,6 +45,10 @@ type engine interface {
 	reader() Querier
 	write(ctx context.Context, o txOptions, fn func(*Tx) error) error
 	migrator(ctx context.Context) (migrator, error)
+	// snapshot gives a Querier to whom time stands still.
+	snapshot(ctx context.Context, fn func(Querier) error) error
+	// tables gives the schema's own, each after those that it refers to.
+	tables(ctx context.Context, q Querier) ([]string, error)
 	ping(ctx context.Context) error
 	close() error
 }

@@ -130,6 +130,29 @@ func (p *postgres) migrator(context.Context) (migrator, error) {
 	return newMigrator(goose.DialectPostgres, stdlib.OpenDB(*config), goose.WithSessionLocker(one))
 }
 
+func (p *postgres) snapshot(ctx context.Context, fn func(Querier) error) error {
+	tx, err := p.pool.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }() // nothing was written
+	if _, err := tx.ExecContext(ctx, `SET LOCAL statement_timeout = 0`); err != nil {
+		return err
+	}
+	return fn(txQuerier{tx})
+}
+
+func (p *postgres) tables(ctx context.Context, q Querier) ([]string, error) {
+	return tablesOf(ctx, q, `
+		SELECT t.relname, COALESCE(r.relname, '')
+		FROM pg_class t
+		LEFT JOIN pg_constraint f ON f.conrelid = t.oid AND f.contype = 'f'
+		LEFT JOIN pg_class r ON r.oid = f.confrelid
+		WHERE t.relkind = 'r'
+		AND t.relnamespace = current_schema()::regnamespace
+		AND t.relname <> 'goose_db_version'`)
+}
+
 func (p *postgres) ping(ctx context.Context) error { return p.pool.PingContext(ctx) }
 
 func (p *postgres) close() error { return p.pool.Close() }

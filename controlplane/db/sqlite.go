@@ -230,6 +230,31 @@ func (s *sqliteDB) migrator(ctx context.Context) (migrator, error) {
 	return newMigrator(goose.DialectSQLite3, conn)
 }
 
+func (s *sqliteDB) snapshot(ctx context.Context, fn func(Querier) error) error {
+	// A connection of its own: an export takes long, and readers are few.
+	one, err := sql.Open("sqlite", dsn(s.path, true))
+	if err != nil {
+		return err
+	}
+	defer one.Close() //nolint:errcheck // nothing was written
+	tx, err := one.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }() // nothing was written
+	return fn(txQuerier{tx})
+}
+
+func (s *sqliteDB) tables(ctx context.Context, q Querier) ([]string, error) {
+	return tablesOf(ctx, q, `
+		SELECT t.name, COALESCE(f."table", '')
+		FROM sqlite_master t
+		LEFT JOIN pragma_foreign_key_list(t.name) f ON true
+		WHERE t.type = 'table'
+		AND t.name NOT LIKE 'sqlite%'
+		AND t.name <> 'goose_db_version'`)
+}
+
 func (s *sqliteDB) ping(ctx context.Context) error {
 	var one int
 	return s.reads.QueryRow(ctx, "SELECT 1").Scan(&one)

@@ -61,7 +61,12 @@ func (f *Fleet) Hello(ctx context.Context, who pki.Peer, g Greeting, now time.Ti
 		if err != nil {
 			return err
 		}
-		if err := i.admit(who.Serial); err != nil {
+		if err := i.admit(who.Serial); errors.Is(err, ErrRevoked) {
+			if err := adopt(ctx, tx, who, i, now); err != nil {
+				return err
+			}
+			i.serial = who.Serial
+		} else if err != nil {
 			return err
 		}
 		if who.Serial != i.serial {
@@ -88,6 +93,44 @@ func (f *Fleet) Hello(ctx context.Context, who pki.Peer, g Greeting, now time.Ti
 		return 0, fmt.Errorf("hello of server %s: %w", server, err)
 	}
 	return epoch, refused
+}
+
+// adopt makes a certificate the server's current one that is newer than what the database remembers: it was issued after the backup
+// from which the database was restored, so that the former one is with nobody any more. Any other is refused with ErrRevoked. What
+// was revoked in that time is not remembered either.
+func adopt(ctx context.Context, tx *db.Tx, who pki.Peer, i identity, now time.Time) error {
+	gap, err := db.Forgotten(ctx, tx)
+	if err != nil {
+		return err
+	}
+	gap.From = gap.From.Add(-time.Minute) // one may have been issued as the backup began, and they count in whole seconds
+	if i.state != Active && i.state != Draining || !gap.Holds(who.Expires.Add(-pki.AgentLife)) {
+		return ErrRevoked
+	}
+	n, err := tx.Exec(ctx, `
+		UPDATE servers
+		SET serial = $2,
+		    key_hash = $3,
+		    certificate_expires_at = $4,
+		    next_serial = '',
+		    next_key_hash = NULL,
+		    next_certificate = NULL,
+		    next_expires_at = NULL,
+		    changed_at = $5
+		WHERE id = $1
+		  AND certificate_expires_at < $4`,
+		who.Server, who.Serial, who.KeyHash, db.Micros(who.Expires), db.Micros(now))
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return ErrRevoked
+	}
+	tx.Notify(Topic, who.Server)
+	return audit.Record(ctx, tx, audit.Event{
+		Organization: audit.Platform, Action: "server.remember", Object: who.Server,
+		Detail: "its certificate was issued after the backup from which the database was restored",
+	})
 }
 
 // lock reads who may speak for a server, and which process holds its link, and keeps others from changing it.

@@ -16,6 +16,7 @@ import (
 	"chom.dev/controlplane/db/dbtest"
 	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/pki"
+	"chom.dev/proto/contract"
 )
 
 func TestHello(t *testing.T) {
@@ -256,5 +257,54 @@ func TestClones(t *testing.T) {
 				}
 			})
 		})
+	})
+}
+
+// TestAdopt has a database that was restored from a backup, while agents renewed their certificates.
+func TestAdopt(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d)
+		backup, restored := w.now.Add(-20*time.Hour), w.now.Add(-time.Hour)
+		// newer is a certificate that the database does not know, issued at a time.
+		newer := func(who pki.Peer, serial string, issued time.Time) pki.Peer {
+			return pki.Peer{Server: who.Server, Serial: serial, KeyHash: keyHash(serial), Expires: issued.Add(pki.AgentLife)}
+		}
+		server, who := w.host(t, "renewed", "k1")
+		exec(t, d, `UPDATE servers SET certificate_expires_at = $1`, db.Micros(backup.Add(-48*time.Hour).Add(pki.AgentLife)))
+		inGap := newer(who, "c2", backup.Add(time.Hour))
+		if _, err := w.hello(t.Context(), inGap, "i1"); !errors.Is(err, ErrRevoked) {
+			t.Fatalf("of a database that remembers all: %v", err)
+		}
+		for name, at := range map[string]time.Time{"forgotten_from": backup, "forgotten_to": restored} {
+			exec(t, d, `INSERT INTO settings (name, value) VALUES ($1, $2)`, name, at.Format(time.RFC3339Nano))
+		}
+		for what, other := range map[string]pki.Peer{
+			"issued before the backup":                       newer(who, "c3", backup.Add(-2*time.Minute)),
+			"issued after the restore":                       newer(who, "c4", restored.Add(time.Second)),
+			"of a server that was enrolled after the backup": newer(pki.Peer{Server: contract.NewServerID().String()}, "c5", backup.Add(time.Hour)),
+		} {
+			if _, err := w.hello(t.Context(), other, "i1"); !errors.Is(err, ErrRevoked) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		epoch := w.mustHello(t, inGap, "i1")
+		if err := w.Check(t.Context(), inGap, epoch); err != nil {
+			t.Errorf("the adopted one: %v", err)
+		}
+		if err := w.Check(t.Context(), who, epoch); !errors.Is(err, ErrRevoked) {
+			t.Errorf("the former one: %v", err)
+		}
+		if _, err := w.hello(t.Context(), newer(who, "c6", backup.Add(30*time.Minute)), "i1"); !errors.Is(err, ErrRevoked) {
+			t.Errorf("an older one of that time: %v", err)
+		}
+		if _, err := w.Renew(t.Context(), inGap, keyHash("k9"), w.now, w.issue(w.now)); err != nil {
+			t.Errorf("renew: %v", err)
+		}
+		if err := w.Quarantine(t.Context(), server, "for a test"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.hello(t.Context(), newer(who, "c7", backup.Add(10*time.Hour)), "i1"); err == nil || errors.Is(err, ErrRevoked) {
+			t.Errorf("of one in quarantine: %v", err)
+		}
 	})
 }

@@ -58,7 +58,7 @@ func ParseRequest(der []byte) (*x509.CertificateRequest, []byte, error) {
 func (a *Authority) IssueAgent(server contract.ServerID, csr *x509.CertificateRequest, now time.Time) (Certificate, error) {
 	cert, _, err := a.sign(&x509.Certificate{
 		NotBefore:   now.Add(-backdate),
-		NotAfter:    now.Add(agentLife),
+		NotAfter:    now.Add(AgentLife),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		URIs:        []*url.URL{agentURI(server.String())},

@@ -58,9 +58,9 @@ const (
 	// rootLife is long because replacing a root needs every agent to have been
 	// online once; Rotate is for keys that may have leaked, not for the calendar.
 	rootLife = 10 * 365 * 24 * time.Hour
-	// agentLife bounds what a stolen certificate is worth when the database
+	// AgentLife is how long an agent's certificate is valid. It bounds what a stolen certificate is worth when the database
 	// that would refuse it is restored from a backup.
-	agentLife = 7 * 24 * time.Hour
+	AgentLife = 7 * 24 * time.Hour
 	// backdate bears clocks that are behind ours.
 	backdate = time.Hour
 	// rotatePause is how long an agent may be away and still find its way back.

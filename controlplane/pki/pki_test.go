@@ -167,7 +167,7 @@ func TestRotate(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if _, err := a.VerifyAgent(cert, now.Add(agentLife+time.Second)); err == nil {
+		if _, err := a.VerifyAgent(cert, now.Add(AgentLife+time.Second)); err == nil {
 			t.Error("good for ever")
 		}
 	})
@@ -440,9 +440,9 @@ func handshake(t *testing.T, server, client *tls.Config) error {
 func TestVerifyExpired(t *testing.T) {
 	a := open(t, t.TempDir())
 	now := time.Now()
-	_, old := client(t, a, now.Add(-agentLife-time.Minute))
+	_, old := client(t, a, now.Add(-AgentLife-time.Minute))
 	_, fresh := client(t, a, now)
-	_, foreign := client(t, open(t, t.TempDir()), now.Add(-agentLife-time.Minute))
+	_, foreign := client(t, open(t, t.TempDir()), now.Add(-AgentLife-time.Minute))
 	if _, _, err := a.VerifyExpired(old.Certificate[0], now); err != nil {
 		t.Error(err)
 	}

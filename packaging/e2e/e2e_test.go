@@ -146,7 +146,7 @@ func trashPeriod() string {
 	if proving {
 		return "1m" // what happens to a site in the trash takes longer there
 	}
-	return "12s"
+	return "20s"
 }
 
 func (w *shared) join(ctx context.Context, l *lab.Lab, release lab.Release, log *slog.Logger) (*host, error) {

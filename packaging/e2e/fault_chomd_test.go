@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -11,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -285,19 +285,13 @@ func TestChomdRestoredFromBackup(t *testing.T) {
 		w.heap(other).empty(t) // else the backup brings back what is purged
 	}
 	s, _ := w.create(t, h, "static")
-	data, backup := filepath.Join(w.rig.Dir, "chomd"), filepath.Join(w.rig.Dir, "backup")
-	w.rig.Terminate()
-	if err := os.CopyFS(backup, os.DirFS(data)); err != nil {
-		t.Fatal(err)
+	data, backups, key := filepath.Join(w.rig.Dir, "chomd"), t.TempDir(), filepath.Join(t.TempDir(), "backup.key")
+	recipient := regexp.MustCompile(`age1\w+`).FindString(chomd(t, w, "backup-key", key))
+	chomd(t, w, "backup", "--data-dir", data, "--backup-to", backups, "--backup-recipient", recipient) // while it serves
+	made, err := filepath.Glob(filepath.Join(backups, "*"))
+	if err != nil || len(made) != 1 {
+		t.Fatalf("backups: %v, %v", made, err)
 	}
-	restart := func() {
-		t.Helper()
-		if err := w.rig.Restart(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		w.ping(t, h, backWithin)
-	}
-	restart()
 	newer, _ := w.change(t, updateSite, s)
 	unknown, _ := w.create(t, h, "static")
 	w.settled(t, h, newer, converges)
@@ -306,13 +300,14 @@ func TestChomdRestoredFromBackup(t *testing.T) {
 	known := len(w.tasks(t, s)) - 1 // without the update
 
 	w.rig.Terminate()
-	if err := errors.Join(os.RemoveAll(data), os.CopyFS(data, os.DirFS(backup)), os.Chmod(data, 0o700)); err != nil {
+	if err := os.RemoveAll(data); err != nil { // the machine is lost
 		t.Fatal(err)
 	}
-	if err := tighten(data); err != nil {
+	chomd(t, w, "restore", "--data-dir", data, made[0], key)
+	if err := w.rig.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	restart()
+	w.ping(t, h, backWithin)
 	got := w.get(t, s)
 	if got.GetState() != sitev1.State_STATE_FAILED || !strings.Contains(got.GetProblem(), "newer than") {
 		t.Errorf("the difference is shown as %s %q", got.GetState(), got.GetProblem())
@@ -334,17 +329,14 @@ func TestChomdRestoredFromBackup(t *testing.T) {
 	shows(t, h, unknown, 200, unknown.GetSettings()["title"]) // nobody removes what nobody knows
 }
 
-// tighten gives copied files the modes that chomd insists on.
-func tighten(dir string) error {
-	return filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if d.IsDir() {
-			return os.Chmod(path, 0o700)
-		}
-		return os.Chmod(path, 0o600)
-	})
+// chomd runs one of its commands, and gives what it prints.
+func chomd(t *testing.T, w *shared, args ...string) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), filepath.Join(w.rig.Bin, "chomd"), args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("chomd %s: %v\n%s", args[0], err, out)
+	}
+	return string(out)
 }
 
 // postgres is a second world on PostgreSQL, with a bad network between its

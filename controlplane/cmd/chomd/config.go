@@ -48,6 +48,7 @@ type config struct {
 	outsideConfig `koanf:",squash"`
 	namesConfig   `koanf:",squash"`
 	issuersConfig `koanf:",squash"`
+	ownBackup     `koanf:",squash"`
 	SignUp        string `koanf:"sign-up"`
 
 	AgentsListen string `koanf:"agents-listen"`
@@ -88,6 +89,7 @@ func configFlags(f *pflag.FlagSet) {
 	outsideFlags(f)
 	namesFlags(f)
 	issuersFlags(f)
+	ownBackupFlags(f)
 	f.String("sign-up", "open", "who may sign up: open for everybody with an e-mail address, invited for those whom a member invited or an operator named")
 	f.String("agents-listen", ":8443", "address for agents, TLS 1.3 with client certificates")
 	f.String("agent-address", "", "HOST:PORT under which agents reach agents-listen (default the host of public-url and the port of agents-listen)")
@@ -236,6 +238,7 @@ func (c *config) validate() error {
 	c.checkOutside(rule)
 	c.checkNames(rule)
 	c.checkIssuers(c.namesConfig, rule)
+	c.checkOwnBackup(rule)
 	rule(slices.Contains([]string{"open", "invited"}, c.SignUp), "sign-up", "must be open or invited")
 	rule(isAddress(c.AgentsListen), "agents-listen", "must be HOST:PORT or :PORT")
 	if err := install.ValidateAgents(to.Agents); err != nil && (c.AgentAddress != "" || c.PublicURL != "" || !isEverywhere(c.PeopleListen)) {

@@ -128,6 +128,7 @@ At its first start it prints a one-time secret with which chom login makes the f
 		keysCommand(configured, out),
 		mailCommand(out),
 	)
+	root.AddCommand(backupCommands(configured, out, errw)...)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK

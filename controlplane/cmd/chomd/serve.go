@@ -220,6 +220,11 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 		}
 	}
 
+	keeper, err := c.keeper(d, log, registry)
+	if err != nil {
+		return err
+	}
+
 	// All of it, until ctx ends or a part does.
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
@@ -236,6 +241,9 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	g.Go(func() error { return organizations.Run(running) })
 	g.Go(func() error { return tokens.Run(running) })
 	g.Go(func() error { return keyring.Run(running, d) })
+	if keeper != nil {
+		g.Go(func() error { return keeper.Run(running) })
+	}
 	sending, stopSending := context.WithCancel(running)
 	defer stopSending()
 	g.Go(func() error {
