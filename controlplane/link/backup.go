@@ -17,8 +17,8 @@ import (
 	"chom.dev/proto/contract"
 )
 
-// Repositories are where hosts put the backups of the sites that they hold.
-type Repositories interface {
+// Backups are where hosts put the backups of the sites that they hold.
+type Backups interface {
 	// Repository serves restic's REST protocol for a site's repository, below its top. It bounds sizes and times by itself.
 	Repository(organization contract.OrganizationID, site contract.SiteID) http.Handler
 }
@@ -77,7 +77,7 @@ func (s *Server) backup(w http.ResponseWriter, r *http.Request, c *caller) {
 	}
 	below := r.Clone(r.Context())
 	below.URL.Path, below.URL.RawPath = path, ""
-	s.repositories.Repository(held.Organization, held.ID).ServeHTTP(answer, below)
+	s.backups.Repository(held.Organization, held.ID).ServeHTTP(answer, below)
 }
 
 // repositoryOf finds the site that a request is about, if its sender may have it, and the path in its repository.

@@ -240,7 +240,7 @@ func (s *Server) enter(r *http.Request, c *caller) (leave func(read int), err er
 	default:
 	}
 	switch {
-	case isBackup(r.URL.Path) && s.repositories != nil:
+	case isBackup(r.URL.Path) && s.backups != nil:
 		return nil, c.proven() // its limits are its own
 	case strings.HasPrefix(r.URL.Path, linkPath):
 		if err := c.proven(); err != nil {

@@ -59,8 +59,8 @@ type Config struct {
 	Sites     *site.Sites
 	// Certificates is what hosts ask for; nil for a control plane that has none to give.
 	Certificates Certificates
-	// Repositories is where hosts put backups; nil for a control plane that keeps none.
-	Repositories Repositories
+	// Backups is where hosts put backups; nil for a control plane that keeps none.
+	Backups Backups
 
 	// ConnectionsPerSecond is how many handshakes are begun at most; half of it
 	// from one address. 0 means 500, which takes a core's quarter.
@@ -86,7 +86,7 @@ type Server struct {
 	sites     *site.Sites
 
 	certificates Certificates
-	repositories Repositories
+	backups      Backups
 
 	validator protovalidate.Validator
 	errors    *connect.ErrorWriter
@@ -105,7 +105,7 @@ type Server struct {
 // New makes the door. It listens to nothing before Serve.
 func New(c Config) (*Server, error) {
 	s := &Server{
-		db: c.DB, log: c.Log, authority: c.Authority, fleet: c.Fleet, tasks: c.Tasks, sites: c.Sites, certificates: c.Certificates, repositories: c.Repositories,
+		db: c.DB, log: c.Log, authority: c.Authority, fleet: c.Fleet, tasks: c.Tasks, sites: c.Sites, certificates: c.Certificates, backups: c.Backups,
 		noisy:     rate.NewLimiter(5, 50),
 		agents:    agents{byID: map[contract.ServerID]*agent{}},
 		strangers: newStrangers(orElse(c.EnrollmentsPerMinute, defaultEnrollments)),

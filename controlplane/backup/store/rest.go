@@ -65,8 +65,8 @@ const (
 	pauseFor = 60 * time.Second
 	// objectFor is how long one object may take in all: 75 kB a second for the largest.
 	objectFor = time.Hour
-	// deadlineEvery spares the connection from being told a new deadline for each piece.
-	deadlineEvery = time.Second
+	// deadlines in a pause spare the connection from being told a new one for each piece.
+	deadlines = 60
 )
 
 // call is one request.
@@ -340,7 +340,7 @@ type rollingReader struct {
 }
 
 func (b *rollingReader) Read(p []byte) (int, error) {
-	if now := time.Now(); now.Sub(b.set) > deadlineEvery {
+	if now := time.Now(); now.Sub(b.set) > b.c.server.pause/deadlines {
 		b.set = now
 		until := now.Add(b.c.server.pause)
 		if until.After(b.ends) {
@@ -373,7 +373,7 @@ type rollingWriter struct {
 }
 
 func (a *rollingWriter) Write(p []byte) (int, error) {
-	if now := time.Now(); now.Sub(a.set) > deadlineEvery {
+	if now := time.Now(); now.Sub(a.set) > a.c.server.pause/deadlines {
 		a.set = now
 		if err := a.c.controller.SetWriteDeadline(now.Add(a.c.server.pause)); err != nil {
 			return 0, fmt.Errorf("bound the time of an answer: %w", err)
