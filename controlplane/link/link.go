@@ -61,6 +61,8 @@ type Config struct {
 	Certificates Certificates
 	// Backups is where hosts put backups; nil for a control plane that keeps none.
 	Backups Backups
+	// Repositories have the keys of sites' backups; nil for a control plane that keeps none.
+	Repositories Repositories
 
 	// ConnectionsPerSecond is how many handshakes are begun at most; half of it
 	// from one address. 0 means 500, which takes a core's quarter.
@@ -87,6 +89,7 @@ type Server struct {
 
 	certificates Certificates
 	backups      Backups
+	repositories Repositories
 
 	validator protovalidate.Validator
 	errors    *connect.ErrorWriter
@@ -106,6 +109,7 @@ type Server struct {
 func New(c Config) (*Server, error) {
 	s := &Server{
 		db: c.DB, log: c.Log, authority: c.Authority, fleet: c.Fleet, tasks: c.Tasks, sites: c.Sites, certificates: c.Certificates, backups: c.Backups,
+		repositories: c.Repositories,
 		noisy:     rate.NewLimiter(5, 50),
 		agents:    agents{byID: map[contract.ServerID]*agent{}},
 		strangers: newStrangers(orElse(c.EnrollmentsPerMinute, defaultEnrollments)),
