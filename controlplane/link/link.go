@@ -110,10 +110,10 @@ func New(c Config) (*Server, error) {
 	s := &Server{
 		db: c.DB, log: c.Log, authority: c.Authority, fleet: c.Fleet, tasks: c.Tasks, sites: c.Sites, certificates: c.Certificates, backups: c.Backups,
 		repositories: c.Repositories,
-		noisy:     rate.NewLimiter(5, 50),
-		agents:    agents{byID: map[contract.ServerID]*agent{}},
-		strangers: newStrangers(orElse(c.EnrollmentsPerMinute, defaultEnrollments)),
-		draining:  make(chan struct{}),
+		noisy:        rate.NewLimiter(5, 50),
+		agents:       agents{byID: map[contract.ServerID]*agent{}},
+		strangers:    newStrangers(orElse(c.EnrollmentsPerMinute, defaultEnrollments)),
+		draining:     make(chan struct{}),
 	}
 	listener, err := pki.NewListener(c.Authority, time.Now())
 	if err != nil {
