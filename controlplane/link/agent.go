@@ -21,6 +21,9 @@ type agent struct {
 	calls *rate.Limiter
 	bytes *rate.Limiter
 
+	backups     chan struct{} // a token for each request to a repository that is under way
+	backupCalls *rate.Limiter
+
 	mu       sync.Mutex
 	conns    []*guest // oldest first
 	inflight int
@@ -46,8 +49,8 @@ const (
 	bytesBurst     = 16 << 20
 	// inflightMax is for calls with one answer, Poll aside.
 	inflightMax = 4
-	// connsMax is one that works, one that is coming, and two that died unseen.
-	connsMax = 4
+	// connsMax is one that works, one for backups, one that is coming, and two that died unseen.
+	connsMax = 5
 	// patience is how long a call may be held back.
 	patience = 2 * time.Second
 )
@@ -58,6 +61,9 @@ func newAgent(id contract.ServerID) *agent {
 		calls:  rate.NewLimiter(callsPerSecond, callsBurst),
 		bytes:  rate.NewLimiter(bytesPerSecond, bytesBurst),
 		usedAt: time.Now(),
+
+		backups:     make(chan struct{}, backupsMax),
+		backupCalls: rate.NewLimiter(backupsPerSecond, backupsBurst),
 	}
 }
 

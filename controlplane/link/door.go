@@ -218,6 +218,10 @@ func (s *Server) admit(next http.Handler) http.Handler {
 			s.refuse(w, r, c, err)
 			return
 		}
+		if isBackup(r.URL.Path) {
+			s.backup(w, r.WithContext(audit.As(context.WithValue(r.Context(), callerKey{}, c), c.actor())), c)
+			return
+		}
 		// Connect stops at the limit too, but reads on to the end to see how large it is.
 		read := &metered{ReadCloser: http.MaxBytesReader(w, r.Body, int64(bodyOf(r.URL.Path))+envelope)}
 		defer func() { leave(read.n) }()
@@ -236,12 +240,11 @@ func (s *Server) enter(r *http.Request, c *caller) (leave func(read int), err er
 	default:
 	}
 	switch {
+	case isBackup(r.URL.Path) && s.backups != nil:
+		return nil, c.proven() // its limits are its own
 	case strings.HasPrefix(r.URL.Path, linkPath):
-		if c.agent == nil {
-			return nil, errNobody
-		}
-		if time.Now().After(c.peer.Expires) {
-			return nil, errExpired
+		if err := c.proven(); err != nil {
+			return nil, err
 		}
 		holds := r.URL.Path == linkv1connect.LinkServiceWatchProcedure || r.URL.Path == linkv1connect.LinkServicePollProcedure
 		if err := c.agent.enter(r.Context(), !holds); err != nil {
@@ -257,6 +260,17 @@ func (s *Server) enter(r *http.Request, c *caller) (leave func(read int), err er
 	return nil, fault.NotFound("method")
 }
 
+// proven refuses a caller without a certificate that is valid now.
+func (c *caller) proven() error {
+	if c.agent == nil {
+		return errNobody
+	}
+	if time.Now().After(c.peer.Expires) {
+		return errExpired
+	}
+	return nil
+}
+
 // refuse answers a call that was not let in.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, c *caller, err error) {
 	shown := s.finish(r.Context(), c, r.URL.Path, time.Now(), err)
@@ -264,7 +278,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, c *caller, err e
 		_ = s.errors.Write(w, r, shown) // a caller who went away needs no answer
 		return
 	}
-	http.Error(w, shown.Message(), http.StatusForbidden)
+	refuseBackup(w, shown)
 }
 
 // metered counts what is read.
@@ -379,11 +393,14 @@ func (c *checked) Send(message any) error {
 // finish counts a call, logs what went wrong with it, and gives the error as
 // the caller sees it, nil when there is none.
 func (s *Server) finish(ctx context.Context, c *caller, procedure string, began time.Time, err error) *connect.Error {
-	if !isProcedure(procedure) {
+	switch {
+	case isBackup(procedure):
+		procedure = "backup" // what follows is a site, and an object's name
+	case !isProcedure(procedure):
 		procedure = "unknown" // a stranger's text belongs neither in labels nor in the log
 	}
 	holds := procedure == linkv1connect.LinkServiceWatchProcedure || procedure == linkv1connect.LinkServicePollProcedure
-	if !holds {
+	if !holds && procedure != "backup" { // of which one takes a blink, another an hour
 		s.metrics.took.WithLabelValues(procedure).Observe(time.Since(began).Seconds())
 	}
 	if err == nil {
@@ -428,7 +445,8 @@ func isProcedure(path string) bool {
 		linkv1connect.LinkServiceHelloProcedure, linkv1connect.LinkServiceWatchProcedure, linkv1connect.LinkServicePollProcedure,
 		linkv1connect.LinkServiceReportProcedure, linkv1connect.LinkServiceRenewProcedure,
 		linkv1connect.LinkServiceIssuePlatformCertificateProcedure, linkv1connect.LinkServiceFetchCertificateProcedure,
-		linkv1connect.LinkServicePresentChallengeProcedure, linkv1connect.LinkServiceRemoveChallengeProcedure:
+		linkv1connect.LinkServicePresentChallengeProcedure, linkv1connect.LinkServiceRemoveChallengeProcedure,
+		linkv1connect.LinkServiceFetchRepositoryKeyProcedure:
 		return true
 	}
 	return false

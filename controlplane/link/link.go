@@ -59,6 +59,10 @@ type Config struct {
 	Sites     *site.Sites
 	// Certificates is what hosts ask for; nil for a control plane that has none to give.
 	Certificates Certificates
+	// Backups is where hosts put backups; nil for a control plane that keeps none.
+	Backups Backups
+	// Repositories have the keys of sites' backups; nil for a control plane that keeps none.
+	Repositories Repositories
 
 	// ConnectionsPerSecond is how many handshakes are begun at most; half of it
 	// from one address. 0 means 500, which takes a core's quarter.
@@ -84,6 +88,8 @@ type Server struct {
 	sites     *site.Sites
 
 	certificates Certificates
+	backups      Backups
+	repositories Repositories
 
 	validator protovalidate.Validator
 	errors    *connect.ErrorWriter
@@ -102,11 +108,12 @@ type Server struct {
 // New makes the door. It listens to nothing before Serve.
 func New(c Config) (*Server, error) {
 	s := &Server{
-		db: c.DB, log: c.Log, authority: c.Authority, fleet: c.Fleet, tasks: c.Tasks, sites: c.Sites, certificates: c.Certificates,
-		noisy:     rate.NewLimiter(5, 50),
-		agents:    agents{byID: map[contract.ServerID]*agent{}},
-		strangers: newStrangers(orElse(c.EnrollmentsPerMinute, defaultEnrollments)),
-		draining:  make(chan struct{}),
+		db: c.DB, log: c.Log, authority: c.Authority, fleet: c.Fleet, tasks: c.Tasks, sites: c.Sites, certificates: c.Certificates, backups: c.Backups,
+		repositories: c.Repositories,
+		noisy:        rate.NewLimiter(5, 50),
+		agents:       agents{byID: map[contract.ServerID]*agent{}},
+		strangers:    newStrangers(orElse(c.EnrollmentsPerMinute, defaultEnrollments)),
+		draining:     make(chan struct{}),
 	}
 	listener, err := pki.NewListener(c.Authority, time.Now())
 	if err != nil {

@@ -19,6 +19,7 @@ nfpm                  github.com/goreleaser/nfpm/v2/cmd/nfpm                   v
 golangci-lint         github.com/golangci/golangci-lint/v2/cmd/golangci-lint   v2.15.0
 gotestsum             gotest.tools/gotestsum                                   v1.13.0
 pebble                github.com/letsencrypt/pebble/v2/cmd/pebble              v2.10.1
+versitygw             github.com/versity/versitygw/cmd/versitygw               v1.8.0
 '
 
 if [[ $(id -u) -eq 0 ]]; then

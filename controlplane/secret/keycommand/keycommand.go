@@ -1,9 +1,10 @@
 // Package keycommand reads the keys of secrets from a command, for those who keep them in a KMS, an HSM or a vault: it prints
 // the text that would otherwise be in the file.
 //
-// It is the only place of the control plane that executes anything. The command comes from the configuration alone, is an
-// absolute path that only root or this user can change, and is started without a shell, with an empty environment and nothing
-// on its standard input. What it prints to its standard error is dropped, since it may be a secret.
+// Besides backup/restic it is the only place of the control plane that executes anything. The command comes from the
+// configuration alone, is an absolute path that only root or this user can change, and is started without a shell, with an
+// empty environment and nothing on its standard input. What it prints to its standard error is dropped, since it may be a
+// secret.
 package keycommand
 
 import (

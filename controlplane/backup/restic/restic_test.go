@@ -1,0 +1,272 @@
+package restic_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"chom.dev/controlplane/backup/restic"
+	"chom.dev/controlplane/backup/store"
+	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/secret"
+	"chom.dev/proto/contract"
+)
+
+const key = "CANARY-OF-THE-KEY-0123456789abcdefghijklmno"
+
+// world is a repository with a snapshot of files and one of a dump, made as a host makes them.
+type world struct {
+	t       testing.TB
+	dir     string
+	kept    *store.Disk
+	at      store.Repository
+	program *restic.Program
+	from    string
+	files   string // snapshots
+	dump    string
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	w := &world{t: t, dir: filepath.Join(t.TempDir(), "backups"), from: t.TempDir()}
+	w.at = store.Repository{Organization: contract.NewOrganizationID(), Site: contract.NewSiteID()}
+	var err error
+	if w.kept, err = store.OpenDisk(w.dir); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.kept.Close() })
+	if w.program, err = restic.New("", w.kept, w.log()); err != nil {
+		t.Fatal(err)
+	}
+	public := filepath.Join(w.from, "public")
+	if err := errors.Join(os.MkdirAll(public, 0o750), os.WriteFile(filepath.Join(public, "index.php"), []byte("<?php"), 0o640), os.Symlink("index.php", filepath.Join(public, "link"))); err != nil {
+		t.Fatal(err)
+	}
+	w.host("init")
+	w.host("backup", "public")
+	w.files = w.newest("")
+	w.hostReads(strings.Repeat("-- a dump\n", 100_000), "backup", "--stdin", "--stdin-filename", "database.sql")
+	w.dump = w.newest(w.files)
+	return w
+}
+
+func (w *world) log() *slog.Logger { return slog.New(slog.NewTextHandler(w.t.Output(), nil)) }
+
+func (w *world) host(args ...string) { w.hostReads("", args...) }
+
+func (w *world) hostReads(stdin string, args ...string) {
+	w.t.Helper()
+	door := httptest.NewServer(store.NewServer(w.kept, nil, w.log()).Repository(w.at.Organization, w.at.Site))
+	defer door.Close()
+	cmd := exec.CommandContext(w.t.Context(), "/usr/bin/restic", append([]string{"--no-cache", "--repo", "rest:" + door.URL + "/"}, args...)...)
+	cmd.Env, cmd.Dir, cmd.Stdin = []string{"RESTIC_PASSWORD=" + key}, w.from, strings.NewReader(stdin)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		w.t.Fatalf("%v: %v\n%s", args, err, out)
+	}
+}
+
+func (w *world) newest(besides string) string {
+	w.t.Helper()
+	for _, s := range must(w.program.Snapshots(w.t.Context(), w.at, secret.New([]byte(key)))) {
+		if s.ID != besides {
+			return s.ID
+		}
+	}
+	w.t.Fatal("there is no snapshot")
+	return ""
+}
+
+func TestProgram(t *testing.T) {
+	w := newWorld(t)
+	k := secret.New([]byte(key))
+	nowhere := hex.EncodeToString(make([]byte, 32))
+	t.Run("Check finds a whole repository whole", func(t *testing.T) {
+		for _, subset := range []string{"", "1/1", "100%"} {
+			if err := w.program.Check(t.Context(), w.at, k, subset); err != nil {
+				t.Errorf("%q: %v", subset, err)
+			}
+		}
+		if err := w.program.Check(t.Context(), w.at, k, "1 --repo=/x"); err == nil {
+			t.Error("an option is a subset")
+		}
+	})
+	t.Run("List gives what is in a snapshot", func(t *testing.T) {
+		found := map[string]restic.Node{}
+		if err := w.program.List(t.Context(), w.at, k, w.files, func(n restic.Node) error { found[n.Path] = n; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if n := found["/public/index.php"]; n.Type != "file" || n.Size != 5 || n.Mode.Perm() != 0o640 || time.Since(n.MTime) > time.Hour {
+			t.Errorf("got %+v", n)
+		}
+		if len(found) != 3 || found["/public"].Type != "dir" || found["/public/link"].Type != "symlink" {
+			t.Errorf("got %v", found)
+		}
+		enough := errors.New("enough")
+		if err := w.program.List(t.Context(), w.at, k, w.files, func(restic.Node) error { return enough }); !errors.Is(err, enough) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("Dump gives a file", func(t *testing.T) {
+		var out bytes.Buffer
+		if err := w.program.Dump(t.Context(), w.at, k, w.dump, "/database.sql", &out); err != nil || out.String() != strings.Repeat("-- a dump\n", 100_000) {
+			t.Errorf("%d bytes, %v", out.Len(), err)
+		}
+		if err := w.program.Dump(t.Context(), w.at, k, w.dump, "/nothing", io.Discard); err == nil {
+			t.Error("nothing was given")
+		}
+		if err := w.program.Dump(t.Context(), w.at, k, w.dump, "--help", io.Discard); err == nil {
+			t.Error("an option is a path")
+		}
+	})
+	t.Run("errors are in words, without the key", func(t *testing.T) {
+		for want, err := range map[string]error{
+			"no such snapshot":      w.program.List(t.Context(), w.at, k, nowhere, func(restic.Node) error { return nil }),
+			"does not open it":      w.program.Check(t.Context(), w.at, secret.New([]byte("x")), ""),
+			"no repository":         w.program.Check(t.Context(), store.Repository{Organization: w.at.Organization, Site: contract.NewSiteID()}, k, ""),
+			"no snapshot's id":      w.program.Forget(t.Context(), w.at, k, "--all"),
+			`"latest" is no`:        w.program.Dump(t.Context(), w.at, k, "latest", "/x", io.Discard),
+			"has no owner":          w.program.Check(t.Context(), store.Repository{}, k, ""),
+			"did not end in time":   canceledCheck(t, w, k),
+			"must be an absolute":   newAt(w, "restic"),
+			"can be changed by oth": newAt(w, worldWritable(t)),
+		} {
+			if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), key) || strings.Contains(err.Error(), "127.0.0.1") {
+				t.Errorf("want %q, got %v", want, err)
+			}
+		}
+	})
+	t.Run("E15: neither key nor place is in the arguments or the environment", func(t *testing.T) {
+		spy := filepath.Join(t.TempDir(), "spy")
+		script := fmt.Sprintf("#!/bin/sh\necho \"$@\" >%[1]s.seen\n/usr/bin/env >>%[1]s.seen\n/usr/bin/cat /dev/fd/3 >%[1]s.key\nexit 1\n", spy)
+		if err := os.WriteFile(spy, []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("CANARY", key)
+		err := must(restic.New(spy, w.kept, w.log())).Unlock(t.Context(), w.at, k)
+		seen := string(must(os.ReadFile(spy + ".seen")))
+		if err == nil || strings.Contains(seen, "CANARY") || strings.Contains(seen, "127.0.0.1") || !strings.Contains(seen, "unlock") {
+			t.Errorf("%v: %s", err, seen)
+		}
+		if got := string(must(os.ReadFile(spy + ".key"))); got != key {
+			t.Errorf("the key is %q", got)
+		}
+	})
+	t.Run("what hangs is ended with all that it started", func(t *testing.T) {
+		dir := t.TempDir()
+		script := fmt.Sprintf("#!/bin/sh\n(/usr/bin/sleep 1; echo x > %s/alive) &\n/usr/bin/sleep 60\n", dir)
+		if err := os.WriteFile(filepath.Join(dir, "hangs"), []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		if err := must(restic.New(filepath.Join(dir, "hangs"), w.kept, w.log())).Unlock(ctx, w.at, k); err == nil || time.Since(began) > 3*time.Second {
+			t.Errorf("%v after %s", err, time.Since(began))
+		}
+		time.Sleep(1300 * time.Millisecond)
+		if _, err := os.Stat(filepath.Join(dir, "alive")); err == nil {
+			t.Error("its child went on")
+		}
+	})
+	t.Run("a store that fails is no damage, and is told soon", func(t *testing.T) {
+		failing := must(restic.New("", down{w.kept}, w.log()))
+		began := time.Now()
+		if err := failing.Check(t.Context(), w.at, k, ""); err == nil || errors.Is(err, restic.ErrDamaged) || !strings.Contains(err.Error(), "store of backups failed") {
+			t.Errorf("got %v", err)
+		}
+		t.Logf("it took %s", time.Since(began))
+	})
+	t.Run("Forget removes what no other snapshot needs, and Unlock what others left", func(t *testing.T) {
+		before := must(w.kept.Usage(t.Context(), w.at))
+		if err := w.program.Unlock(t.Context(), w.at, k); err != nil {
+			t.Error(err)
+		}
+		if err := w.program.Forget(t.Context(), w.at, k, w.dump); err != nil {
+			t.Fatal(err)
+		}
+		if got := must(w.program.Snapshots(t.Context(), w.at, k)); len(got) != 1 || got[0].ID != w.files {
+			t.Errorf("left are %v", got)
+		}
+		if err := w.program.Check(t.Context(), w.at, k, "100%"); err != nil {
+			t.Error(err)
+		}
+		t.Logf("%d bytes before, %d after", before, must(w.kept.Usage(t.Context(), w.at)))
+		if locks := must(w.kept.List(t.Context(), w.at, store.Locks)); len(locks) > 0 {
+			t.Errorf("locks are left: %v", locks)
+		}
+	})
+	t.Run("G07: a bit that was flipped, and an object that is gone, are damage", func(t *testing.T) {
+		packs := must(w.kept.List(t.Context(), w.at, store.Data))
+		pack := filepath.Join(w.dir, w.at.String(), "data", packs[0].Name.Text()[:2], packs[0].Name.Text())
+		whole := must(os.ReadFile(pack))
+		flipped := bytes.Clone(whole)
+		flipped[len(flipped)/3] ^= 1
+		if err := os.WriteFile(pack, flipped, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.program.Check(t.Context(), w.at, k, "100%"); !errors.Is(err, restic.ErrDamaged) {
+			t.Errorf("got %v", err)
+		}
+		if err := os.Remove(pack); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.program.Check(t.Context(), w.at, k, ""); !errors.Is(err, restic.ErrDamaged) {
+			t.Errorf("got %v", err)
+		}
+		sum := sha256.Sum256(whole)
+		if err := w.kept.Put(t.Context(), w.at, must(store.ParseName(store.Data, hex.EncodeToString(sum[:]))), int64(len(whole)), bytes.NewReader(whole)); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.program.Check(t.Context(), w.at, k, "100%"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func canceledCheck(t *testing.T, w *world, k secret.Secret) error {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	return w.program.Check(ctx, w.at, k, "")
+}
+
+func newAt(w *world, path string) error {
+	_, err := restic.New(path, w.kept, w.log())
+	return err
+}
+
+func worldWritable(t *testing.T) string {
+	path := filepath.Join(t.TempDir(), "restic")
+	if err := errors.Join(os.WriteFile(path, nil, 0o700), os.Chmod(path, 0o722)); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// down is a store whose data can't be read.
+type down struct{ store.Store }
+
+func (d down) Get(ctx context.Context, r store.Repository, n store.Name, offset, length int64) (*store.Part, error) {
+	if n.Kind() == store.Data || n.Kind() == store.Index {
+		return nil, fault.Unavailable("the bucket of backups does not answer", 0, nil)
+	}
+	return d.Store.Get(ctx, r, n, offset, length)
+}
