@@ -62,10 +62,15 @@ func (s *shelf) RemoveChallenge(ctx context.Context, o contract.OrganizationID, 
 	return nil
 }
 
+func (s *shelf) Key(_ context.Context, o contract.OrganizationID, site contract.SiteID) (string, error) {
+	s.asked = append(s.asked, "key "+o.String()+" "+site.String())
+	return strings.Repeat("k", 43), nil
+}
+
 func TestCertificates(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		given := &shelf{platform: must(pki.OpenPlatform(t.TempDir(), "preview.example", time.Now()))}
-		w := newWorld(t, d, func(c *link.Config) { c.Certificates = given })
+		w := newWorld(t, d, func(c *link.Config) { c.Certificates, c.Repositories = given, given })
 		w.sites = site.New(w.d, w.tasks, w.log(), site.Config{AnyName: true, PreviewDomain: "preview.example"})
 		mine, other := w.enroll("mine"), w.enroll("other")
 		for _, h := range []*host{mine, other} {
@@ -91,6 +96,10 @@ func TestCertificates(t *testing.T) {
 			},
 			"uploaded": func(h *host, site, _ string) error {
 				_, err := h.client.FetchCertificate(t.Context(), &linkv1.FetchCertificateRequest{Epoch: h.epoch, SiteId: site, CertificateId: upload})
+				return err
+			},
+			"key": func(h *host, site, _ string) error {
+				_, err := h.client.FetchRepositoryKey(t.Context(), &linkv1.FetchRepositoryKeyRequest{Epoch: h.epoch, SiteId: site})
 				return err
 			},
 			"present": func(h *host, site, name string) error {

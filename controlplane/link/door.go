@@ -428,7 +428,8 @@ func isProcedure(path string) bool {
 		linkv1connect.LinkServiceHelloProcedure, linkv1connect.LinkServiceWatchProcedure, linkv1connect.LinkServicePollProcedure,
 		linkv1connect.LinkServiceReportProcedure, linkv1connect.LinkServiceRenewProcedure,
 		linkv1connect.LinkServiceIssuePlatformCertificateProcedure, linkv1connect.LinkServiceFetchCertificateProcedure,
-		linkv1connect.LinkServicePresentChallengeProcedure, linkv1connect.LinkServiceRemoveChallengeProcedure:
+		linkv1connect.LinkServicePresentChallengeProcedure, linkv1connect.LinkServiceRemoveChallengeProcedure,
+		linkv1connect.LinkServiceFetchRepositoryKeyProcedure:
 		return true
 	}
 	return false

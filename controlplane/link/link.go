@@ -59,6 +59,8 @@ type Config struct {
 	Sites     *site.Sites
 	// Certificates is what hosts ask for; nil for a control plane that has none to give.
 	Certificates Certificates
+	// Repositories have the keys of sites' backups; nil for a control plane that keeps none.
+	Repositories Repositories
 
 	// ConnectionsPerSecond is how many handshakes are begun at most; half of it
 	// from one address. 0 means 500, which takes a core's quarter.
@@ -84,6 +86,7 @@ type Server struct {
 	sites     *site.Sites
 
 	certificates Certificates
+	repositories Repositories
 
 	validator protovalidate.Validator
 	errors    *connect.ErrorWriter
@@ -102,7 +105,7 @@ type Server struct {
 // New makes the door. It listens to nothing before Serve.
 func New(c Config) (*Server, error) {
 	s := &Server{
-		db: c.DB, log: c.Log, authority: c.Authority, fleet: c.Fleet, tasks: c.Tasks, sites: c.Sites, certificates: c.Certificates,
+		db: c.DB, log: c.Log, authority: c.Authority, fleet: c.Fleet, tasks: c.Tasks, sites: c.Sites, certificates: c.Certificates, repositories: c.Repositories,
 		noisy:     rate.NewLimiter(5, 50),
 		agents:    agents{byID: map[contract.ServerID]*agent{}},
 		strangers: newStrangers(orElse(c.EnrollmentsPerMinute, defaultEnrollments)),

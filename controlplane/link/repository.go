@@ -1,0 +1,31 @@
+package link
+
+import (
+	"context"
+
+	"chom.dev/controlplane/fault"
+	"chom.dev/proto/contract"
+	linkv1 "chom.dev/proto/gen/chom/link/v1"
+)
+
+// Repositories know the keys of sites' backups.
+type Repositories interface {
+	// Key is that of a site's repository; the first call makes it.
+	Key(ctx context.Context, organization contract.OrganizationID, site contract.SiteID) (string, error)
+}
+
+// FetchRepositoryKey gives the key of a site's backups to the host of the site, and to no other.
+func (s *Server) FetchRepositoryKey(ctx context.Context, req *linkv1.FetchRepositoryKeyRequest) (*linkv1.FetchRepositoryKeyResponse, error) {
+	held, err := s.held(ctx, req.GetSiteId())
+	if err != nil {
+		return nil, err
+	}
+	if s.repositories == nil {
+		return nil, fault.NotFound("repository")
+	}
+	key, err := s.repositories.Key(ctx, held.Organization, held.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &linkv1.FetchRepositoryKeyResponse{Key: key}, nil
+}
