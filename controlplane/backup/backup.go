@@ -175,7 +175,7 @@ type Config struct {
 	Repositories Reader
 }
 
-// Backups keep them. They are safe for concurrent use. Run must run beside them, and tasks must call BackupEnded, RestoreEnded and
+// Backups keep them. They are safe for concurrent use. Run must run beside them, and tasks must call Ended, RestoreEnded and
 // UndoEnded.
 type Backups struct {
 	db     *db.DB

@@ -22,9 +22,9 @@ import (
 // topic is what Run listens to: something is to be checked.
 const topic = "backup"
 
-// BackupEnded takes in, in the transaction that ends the task, what a host made: it is CHECKING then. Package task calls it
+// Ended takes in, in the transaction that ends the task, what a host made: it is CHECKING then. Package task calls it
 // (task.OnEnd).
-func BackupEnded(ctx context.Context, tx *db.Tx, t task.Task, result *orderv1.Result) error {
+func Ended(ctx context.Context, tx *db.Tx, t task.Task, result *orderv1.Result) error {
 	b, err := scan(tx.QueryRow(ctx, columns+`
 		WHERE organization_id = $1
 		  AND site_id = $2

@@ -64,13 +64,10 @@ func (b *Backups) Run(ctx context.Context) error {
 // loop does what is due, again at once where there may be more, and when it is woken.
 func (b *Backups) loop(ctx context.Context, wake <-chan struct{}, trouble string, do func(context.Context, time.Time) (more bool, err error)) error {
 	failing := false
-	for {
+	for ctx.Err() == nil {
 		b.trusts(time.Now()) // it is to be asked every few minutes
 		more, err := do(ctx, time.Now())
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil && !failing {
+		if err != nil && ctx.Err() == nil && !failing {
 			b.log.WarnContext(ctx, trouble, "err", err)
 		}
 		if failing = err != nil; more && !failing {
@@ -78,11 +75,11 @@ func (b *Backups) loop(ctx context.Context, wake <-chan struct{}, trouble string
 		}
 		select {
 		case <-ctx.Done():
-			return nil
 		case <-wake:
 		case <-time.After(idle):
 		}
 	}
+	return nil
 }
 
 // trusts says whether times may end things: not after the clock was set forward.

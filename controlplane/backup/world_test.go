@@ -51,7 +51,7 @@ func newWorld(t *testing.T, d *db.DB) *world {
 	must(t, err)
 	w := &world{stored: &shelf{manifests: map[contract.SiteID]map[uint64][]byte{}}, signer: signer}
 	w.tasks, err = task.NewTasks(d, signer, log, prometheus.NewRegistry(), task.OnEnd(task.ConvergeSite, site.Ended),
-		task.OnEnd(task.BackupSite, BackupEnded), task.OnEnd(task.RestoreSite, RestoreEnded), task.OnEnd(task.UndoRestore, UndoEnded))
+		task.OnEnd(task.BackupSite, Ended), task.OnEnd(task.RestoreSite, RestoreEnded), task.OnEnd(task.UndoRestore, UndoEnded))
 	must(t, err)
 	w.sites = site.New(d, w.tasks, log, site.Config{
 		AnyName: true, WordPress: &site.Archive{Version: "6.8.1", URL: "http://mirror.example/wp.tar.gz"},

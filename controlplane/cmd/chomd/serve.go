@@ -128,7 +128,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	servers := fleet.New(d, log)
 	tasks, err := task.NewTasks(d, authority.Signer(), log, registry,
 		task.OnEnd(task.ConvergeSite, site.EndedWith(certs.Observe)), task.OnEnd(task.PrepareServer, fleet.PrepareEnded),
-		task.OnEnd(task.BackupSite, backup.BackupEnded), task.OnEnd(task.RestoreSite, backup.RestoreEnded), task.OnEnd(task.UndoRestore, backup.UndoEnded),
+		task.OnEnd(task.BackupSite, backup.Ended), task.OnEnd(task.RestoreSite, backup.RestoreEnded), task.OnEnd(task.UndoRestore, backup.UndoEnded),
 		task.Retain(c.TaskRetention))
 	if err != nil {
 		return err
