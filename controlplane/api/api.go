@@ -22,6 +22,7 @@ import (
 
 	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
 	"chom.dev/proto/gen/chom/audit/v1/auditv1connect"
+	"chom.dev/proto/gen/chom/backup/v1/backupv1connect"
 	"chom.dev/proto/gen/chom/certificate/v1/certificatev1connect"
 	"chom.dev/proto/gen/chom/domain/v1/domainv1connect"
 	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
@@ -34,6 +35,7 @@ import (
 
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/audit"
+	"chom.dev/controlplane/backup"
 	"chom.dev/controlplane/certificate"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/domain"
@@ -65,6 +67,7 @@ type Config struct {
 	Webhooks      *webhook.Webhooks
 	Domains       *domain.Domains
 	Certificates  *certificate.Certificates
+	Backups       *backup.Backups
 	Providers     *domain.Providers
 	Packages      *install.Packages
 	// Limits count calls; nil counts them in this process, at the default rates.
@@ -138,6 +141,7 @@ func New(c Config) (http.Handler, error) {
 	mount(taskv1connect.NewTaskServiceHandler(&taskService{c.DB, c.Tasks}, guarded...))
 	mount(domainv1connect.NewClaimServiceHandler(&claimService{c.Domains}, guarded...))
 	mount(certificatev1connect.NewCertificateServiceHandler(&certificateService{c.Certificates}, guarded...))
+	mount(backupv1connect.NewBackupServiceHandler(&backupService{c.Backups}, guarded...))
 	mount(domainv1connect.NewDnsProviderServiceHandler(&dnsProviderService{c.Providers}, guarded...))
 	mount(webhookv1connect.NewWebhookServiceHandler(&webhookService{c.Webhooks}, guarded...))
 
@@ -147,7 +151,7 @@ func New(c Config) (http.Handler, error) {
 	mux.Handle(grpchealth.NewHandler(health{c.Ready}, options...))
 	reflector := grpcreflect.NewStaticReflector(
 		accountv1connect.AccountServiceName, accountv1connect.SessionServiceName, accountv1connect.SecondFactorServiceName,
-		accountv1connect.DeviceLoginServiceName, auditv1connect.AuditServiceName, certificatev1connect.CertificateServiceName, organizationv1connect.OrganizationServiceName, fleetv1connect.ServerServiceName,
+		accountv1connect.DeviceLoginServiceName, auditv1connect.AuditServiceName, backupv1connect.BackupServiceName, certificatev1connect.CertificateServiceName, organizationv1connect.OrganizationServiceName, fleetv1connect.ServerServiceName,
 		mailv1connect.MailServiceName, sitev1connect.SiteServiceName, taskv1connect.TaskServiceName, tokenv1connect.TokenServiceName, webhookv1connect.WebhookServiceName, grpchealth.HealthV1ServiceName,
 	)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options...))

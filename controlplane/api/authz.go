@@ -13,6 +13,8 @@ import (
 	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
 	auditv1 "chom.dev/proto/gen/chom/audit/v1"
 	"chom.dev/proto/gen/chom/audit/v1/auditv1connect"
+	backupv1 "chom.dev/proto/gen/chom/backup/v1"
+	"chom.dev/proto/gen/chom/backup/v1/backupv1connect"
 	certificatev1 "chom.dev/proto/gen/chom/certificate/v1"
 	"chom.dev/proto/gen/chom/certificate/v1/certificatev1connect"
 	domainv1 "chom.dev/proto/gen/chom/domain/v1"
@@ -234,6 +236,13 @@ var rules = map[string]rule{
 	sitev1connect.SiteServiceCheckSiteProcedure:       members(organization.Member, account.Deploy, ofSite),                                    // an organization checks one site at a time
 	sitev1connect.SiteServiceCreateSiteLoginProcedure: members(organization.Admin, account.Manage, ofSite).justProved().seldom().showsSecret(), // makes its bearer the site's administrator
 
+	backupv1connect.BackupServiceCreateBackupProcedure:  members(organization.Member, account.Deploy, ofSite), // a site has one under way at a time
+	backupv1connect.BackupServiceGetBackupProcedure:     members(organization.Viewer, account.Read, ofSite),
+	backupv1connect.BackupServiceListBackupsProcedure:   members(organization.Viewer, account.Read, ofSite),
+	backupv1connect.BackupServiceRestoreBackupProcedure: members(organization.Admin, account.Manage, ofSite).justProved().seldom(), // replaces what the site is
+	backupv1connect.BackupServiceListRestoresProcedure:  members(organization.Viewer, account.Read, ofSite),
+	backupv1connect.BackupServiceUndoRestoreProcedure:   members(organization.Admin, account.Manage, ofSite).seldom(), // whoever just restored the wrong one must not look for a second factor
+
 	taskv1connect.TaskServiceGetTaskProcedure:    members(organization.Viewer, account.Read, asReached),
 	taskv1connect.TaskServiceListTasksProcedure:  members(organization.Viewer, account.Read, asReached),
 	taskv1connect.TaskServiceCancelTaskProcedure: members(organization.Member, account.Deploy, asReached),
@@ -285,6 +294,7 @@ var files = []protoreflect.FileDescriptor{
 	organizationv1.File_chom_organization_v1_organization_service_proto,
 	fleetv1.File_chom_fleet_v1_server_service_proto,
 	domainv1.File_chom_domain_v1_claim_service_proto,
+	backupv1.File_chom_backup_v1_backup_service_proto,
 	certificatev1.File_chom_certificate_v1_certificate_service_proto,
 	domainv1.File_chom_domain_v1_provider_service_proto,
 	sitev1.File_chom_site_v1_site_service_proto,

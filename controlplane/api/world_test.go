@@ -25,6 +25,7 @@ import (
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/account/accounttest"
 	"chom.dev/controlplane/audit"
+	"chom.dev/controlplane/backup"
 	"chom.dev/controlplane/certificate"
 	"chom.dev/controlplane/certificate/certificatetest"
 	"chom.dev/controlplane/db"
@@ -82,6 +83,7 @@ type tenant struct {
 	webhook, delivery            string
 	claim, provider              string
 	certificate                  string // uploaded
+	backup, restore              string // of the site
 	owner, admin, member, viewer string // texts of tokens
 }
 
@@ -109,10 +111,12 @@ func newWorld(t testing.TB, d *db.DB) *world {
 	certificates, err := certificate.New(d, log, w.certificates)
 	must(t, err)
 	w.chain, w.key = certificatetest.New(t).Files(t, certificatetest.Leaf("new.example.com", "*.example.com"))
+	backups, err := backup.New(d, log, backup.Config{Keys: secrettest.New(), Signer: signer})
+	must(t, err)
 	providers := newProviders(d, log)
 	w.config = Config{
 		DB: d, Log: log, Accounts: accounts, Tokens: w.tokens, Organizations: w.organizations, Fleet: servers, Sites: sites,
-		Tasks: tasks, Domains: domains, Providers: providers, Certificates: certificates, Mails: mails, Webhooks: webhooks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},
+		Tasks: tasks, Domains: domains, Providers: providers, Certificates: certificates, Backups: backups, Mails: mails, Webhooks: webhooks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},
 		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing, Limits: limit.New(plenty), Repeats: repeat.New(d, log),
 	}
 	t.Cleanup(func() {
@@ -192,6 +196,7 @@ func newTenant(t testing.TB, w *world, sites *site.Sites, name string) tenant {
 	must(t, err)
 	made.claim = claim.ID
 	made.certificate = w.upload(t, made.organization, made.site)
+	made.backup, made.restore = w.restored(t, o.ID, s.ID)
 	must(t, db.InTx(ctx, w.db, func(tx *db.Tx) error {
 		return certificate.Observe(ctx, tx, o.ID, s.ID, time.Now(), []*sitev1.ObservedCertificate{{Domain: name + ".example.com", Problem: "on its way"}})
 	}))
@@ -213,6 +218,24 @@ func (w *world) upload(t testing.TB, organization, site string) string {
 	made, err := certificates.Upload(t.Context(), of, to, w.chain, w.key)
 	must(t, err)
 	return made.ID
+}
+
+// restored gives a site a backup and a restore that have ended, so that others may begin.
+func (w *world) restored(t testing.TB, organization contract.OrganizationID, site contract.SiteID) (backup, restore string) {
+	t.Helper()
+	made, put := contract.NewBackupID(), contract.NewRestoreID()
+	must(t, db.InTx(t.Context(), w.db, func(tx *db.Tx) error {
+		if _, err := tx.Exec(t.Context(), `
+			INSERT INTO backups (organization_id, id, site_id, sequence, state, reason, problem, task_id, draft, put, claim, tries, created_at)
+			VALUES ($1, $2, $3, 0, 'failed', 'requested', 'the disk is full', '', $4, FALSE, '', 0, 1)`, organization, made, site, []byte{}); err != nil {
+			return err
+		}
+		_, err := tx.Exec(t.Context(), `
+			INSERT INTO restores (organization_id, id, site_id, backup_id, with_files, with_database, state, undone, problem, task_id, created_at)
+			VALUES ($1, $2, $3, $4, TRUE, TRUE, 'failed', FALSE, 'the disk is full', '', 1)`, organization, put, site, made)
+		return err
+	}))
+	return made.String(), put.String()
 }
 
 // noNames is a DNS in which nobody has set a record.
@@ -300,7 +323,7 @@ func whole(t testing.TB, d *db.DB) {
 func (w *world) effects(t *testing.T) map[string]int {
 	t.Helper()
 	counts := map[string]int{}
-	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens", "invitations", "member_sites", "token_sites", "webhooks", "webhook_deliveries", "mails", "claims", "uploaded_certificates", "dns_providers", "dns_zones", "dns_records"} {
+	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens", "invitations", "member_sites", "token_sites", "webhooks", "webhook_deliveries", "mails", "claims", "uploaded_certificates", "dns_providers", "dns_zones", "dns_records", "backups", "restores", "repositories"} {
 		var n int
 		must(t, w.db.Reader().QueryRow(t.Context(), `SELECT COUNT(*) FROM `+table).Scan(&n))
 		counts[table] = n
@@ -338,7 +361,7 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	for name, value := range map[string]string{
 		"webhook_id": about.webhook, "delivery_id": about.delivery, "mail_id": w.mail, "recipient": "new@example.com", "url": "https://example.com/", "description": "new",
 		"organization_id": about.organization, "site_id": about.site, "task_id": about.task, "server_id": w.server,
-		"account_id": about.account, "invitation_id": about.invitation, "token_id": about.token, "claim_id": about.claim, "provider_id": about.provider, "certificate_id": about.certificate, "chain": w.chain, "key": w.key, "reason": "they asked for help",
+		"account_id": about.account, "invitation_id": about.invitation, "token_id": about.token, "claim_id": about.claim, "provider_id": about.provider, "certificate_id": about.certificate, "backup_id": about.backup, "restore_id": about.restore, "chain": w.chain, "key": w.key, "reason": "they asked for help",
 		"name": "new-name", "email": "new@example.com", "type": "static",
 		"setup_secret": "chomsetup_" + strings.Repeat("A", 43), "password": accounttest.Password, "code": "000000", "user_code": "BCDF-GHJK",
 		"credential": "{}", "session_id": about.site, "passkey_id": about.site, "login_token": bearerOf("chomlogin_"),

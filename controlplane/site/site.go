@@ -48,6 +48,7 @@ import (
 	"chom.dev/controlplane/outbound"
 	"chom.dev/controlplane/task"
 	"chom.dev/proto/contract"
+	sitev1 "chom.dev/proto/gen/chom/site/v1"
 )
 
 // Phase is what a site is wanted to be, or was found to be, on its host.
@@ -179,6 +180,21 @@ func (s *Site) URL(now time.Time) string {
 		return "https://" + name + "/"
 	}
 	return "http://" + name + "/"
+}
+
+// Desired is what is wanted of it, as its host is told.
+func (s *Site) Desired() *sitev1.DesiredState { return s.desired() }
+
+// Living refuses a site that was deleted, restorable or not.
+func (s *Site) Living() error { return living(s) }
+
+// Changeable refuses a site that is not living, or whose organization is closing.
+func (s *Site) Changeable() error { return changeable(s) }
+
+// HasDatabase says whether sites of its type keep anything in one.
+func (s *Site) HasDatabase() bool {
+	kind, err := parseType(s.Wanted.Type.String())
+	return err == nil && kind.installs
 }
 
 // ETag names what is wanted of the site: it changes with each change of that, and with nothing that happens on the host.

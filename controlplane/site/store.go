@@ -122,6 +122,16 @@ func lock(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, 
 	return load(ctx, tx, organization, id)
 }
 
+// Load finds one site of an organization, or ErrNotFound.
+func Load(ctx context.Context, q db.Querier, organization contract.OrganizationID, id contract.SiteID) (*Site, error) {
+	return load(ctx, q, organization, id)
+}
+
+// Lock is lock for nouns that keep something of a site: they change it one after the other, and not while it leaves.
+func Lock(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, id contract.SiteID) (*Site, error) {
+	return lock(ctx, tx, organization, id)
+}
+
 func scanAll(rows *sql.Rows) ([]*Site, error) {
 	defer rows.Close()
 	var all []*Site

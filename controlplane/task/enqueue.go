@@ -46,8 +46,8 @@ type New struct {
 	Server       string
 	Site         string // empty for work on the server itself
 	Kind         Kind
-	// Parameters is the kind's own message: *orderv1.Noop, *orderv1.PrepareServer,
-	// *orderv1.ConvergeSite or *orderv1.SiteLogin.
+	// Parameters is the kind's own message of package orderv1: *Noop, *PrepareServer,
+	// *ConvergeSite, *SiteLogin, *BackupSite, *RestoreSite or *UndoRestore.
 	Parameters proto.Message
 	Generation uint64        // for ConvergeSite, else 0
 	Timeout    time.Duration // longest run of one attempt; 0 means 10 minutes, at most a day
@@ -128,7 +128,7 @@ func (n New) task(now time.Time) (Task, []byte, error) {
 			return Task{}, nil, err
 		}
 	}
-	aboutSite := n.Kind == ConvergeSite || n.Kind == SiteLogin
+	aboutSite := n.Kind.aboutSite()
 	if aboutSite != (n.Site != "") || aboutSite && n.Organization == Platform {
 		return Task{}, nil, fmt.Errorf("site %q of organization %s does not fit the kind", n.Site, n.Organization)
 	}

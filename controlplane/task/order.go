@@ -60,6 +60,12 @@ func newParameters(k Kind) (proto.Message, error) {
 		return &orderv1.ConvergeSite{}, nil
 	case SiteLogin:
 		return &orderv1.SiteLogin{}, nil
+	case BackupSite:
+		return &orderv1.BackupSite{}, nil
+	case RestoreSite:
+		return &orderv1.RestoreSite{}, nil
+	case UndoRestore:
+		return &orderv1.UndoRestore{}, nil
 	default:
 		return nil, fmt.Errorf("kind %q is not known", k)
 	}
@@ -86,6 +92,21 @@ func setKind(o *orderv1.Order, k Kind, parameters proto.Message) error {
 	case *orderv1.SiteLogin:
 		if k == SiteLogin && m != nil {
 			o.Kind = &orderv1.Order_SiteLogin{SiteLogin: m}
+			return nil
+		}
+	case *orderv1.BackupSite:
+		if k == BackupSite && m != nil {
+			o.Kind = &orderv1.Order_BackupSite{BackupSite: m}
+			return nil
+		}
+	case *orderv1.RestoreSite:
+		if k == RestoreSite && m != nil {
+			o.Kind = &orderv1.Order_RestoreSite{RestoreSite: m}
+			return nil
+		}
+	case *orderv1.UndoRestore:
+		if k == UndoRestore && m != nil {
+			o.Kind = &orderv1.Order_UndoRestore{UndoRestore: m}
 			return nil
 		}
 	}

@@ -13,6 +13,9 @@ var kindProto = map[Kind]taskv1.Kind{
 	PrepareServer: taskv1.Kind_KIND_PREPARE_SERVER,
 	ConvergeSite:  taskv1.Kind_KIND_CONVERGE_SITE,
 	SiteLogin:     taskv1.Kind_KIND_SITE_LOGIN,
+	BackupSite:    taskv1.Kind_KIND_BACKUP_SITE,
+	RestoreSite:   taskv1.Kind_KIND_RESTORE_SITE,
+	UndoRestore:   taskv1.Kind_KIND_UNDO_RESTORE,
 }
 
 var stateProto = map[State]taskv1.State{

@@ -61,7 +61,19 @@ const (
 	PrepareServer Kind = "prepare_server"
 	ConvergeSite  Kind = "converge_site"
 	SiteLogin     Kind = "site_login"
+	BackupSite    Kind = "backup_site"
+	RestoreSite   Kind = "restore_site"
+	UndoRestore   Kind = "undo_restore"
 )
+
+// aboutSite says whether a task of the kind is about one site.
+func (k Kind) aboutSite() bool {
+	switch k {
+	case ConvergeSite, SiteLogin, BackupSite, RestoreSite, UndoRestore:
+		return true
+	}
+	return false
+}
 
 // State is where a task is in its life.
 type State string

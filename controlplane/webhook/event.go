@@ -28,6 +28,9 @@ const (
 	SiteDeleted         Type = "site.deleted"
 	SiteRestored        Type = "site.restored"
 	TaskFailed          Type = "task.failed"
+	BackupReady         Type = "backup.ready"
+	BackupFailed        Type = "backup.failed"
+	RestoreDone         Type = "restore.done"
 	CertificateExpiring Type = "certificate.expiring"
 	MemberAdded         Type = "member.added"
 	MemberUpdated       Type = "member.updated"
@@ -43,7 +46,7 @@ const (
 
 // Types are all that a webhook can want, in order.
 var Types = []Type{
-	CertificateExpiring, MemberAdded, MemberRemoved, MemberUpdated, OrganizationClosing, OrganizationUpdated, SiteCreated, SiteDeleted, SiteRestored,
+	BackupFailed, BackupReady, CertificateExpiring, MemberAdded, MemberRemoved, MemberUpdated, OrganizationClosing, OrganizationUpdated, RestoreDone, SiteCreated, SiteDeleted, SiteRestored,
 	SiteResumed, SiteSuspended, SiteUpdated, TaskFailed, TokenCreated, TokenRevoked,
 }
 
@@ -57,11 +60,12 @@ type Event struct {
 // Object is what it happened to. Receivers ask the API for the rest: an event may be old when it arrives, and it holds nothing
 // that must not lie around with a receiver.
 type Object struct {
-	// Kind is the noun: "site", "task", "member", "token", "organization", "webhook".
+	// Kind is the noun: "site", "backup", "restore", "task", "member", "token", "organization", "webhook".
 	Kind string `json:"kind"`
 	// ID is the one that the API knows it by.
 	ID string `json:"id"`
-	// Name is that for people, as it was then; of a task its kind, of a member the e-mail address.
+	// Name is that for people, as it was then; of a task its kind, of a member the e-mail address, of a
+	// backup and of a restore that of the site.
 	Name string `json:"name"`
 }
 

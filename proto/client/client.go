@@ -12,6 +12,7 @@ import (
 
 	"chom.dev/proto/gen/chom/account/v1/accountv1connect"
 	"chom.dev/proto/gen/chom/audit/v1/auditv1connect"
+	"chom.dev/proto/gen/chom/backup/v1/backupv1connect"
 	"chom.dev/proto/gen/chom/certificate/v1/certificatev1connect"
 	"chom.dev/proto/gen/chom/domain/v1/domainv1connect"
 	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
@@ -37,6 +38,7 @@ type Client struct {
 	Webhooks      webhookv1connect.WebhookServiceClient
 	Claims        domainv1connect.ClaimServiceClient
 	Certificates  certificatev1connect.CertificateServiceClient
+	Backups       backupv1connect.BackupServiceClient
 	DNSProviders  domainv1connect.DnsProviderServiceClient
 	Mails         mailv1connect.MailServiceClient
 	Servers       fleetv1connect.ServerServiceClient
@@ -66,6 +68,7 @@ func NewWith(http connect.HTTPClient, url, token string, options ...connect.Clie
 		Audit:         auditv1connect.NewAuditServiceClient(http, url, options...),
 		Webhooks:      webhookv1connect.NewWebhookServiceClient(http, url, options...),
 		Claims:        domainv1connect.NewClaimServiceClient(http, url, options...),
+		Backups:       backupv1connect.NewBackupServiceClient(http, url, options...),
 		Certificates:  certificatev1connect.NewCertificateServiceClient(http, url, options...),
 		DNSProviders:  domainv1connect.NewDnsProviderServiceClient(http, url, options...),
 		Mails:         mailv1connect.NewMailServiceClient(http, url, options...),

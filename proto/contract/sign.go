@@ -121,6 +121,18 @@ func SignManifest(key ed25519.PrivateKey, m *backupv1.Manifest) (*backupv1.Signe
 	return &backupv1.SignedManifest{Manifest: b, Signature: ed25519.Sign(key, append([]byte(manifestDomain), b...)), KeyId: KeyID(public)}, nil
 }
 
+// SignManifestAgain signs the very bytes of a manifest with another key: what
+// the next manifest says of its predecessor stays true.
+func SignManifestAgain(key ed25519.PrivateKey, sm *backupv1.SignedManifest) (*backupv1.SignedManifest, error) {
+	public, ok := key.Public().(ed25519.PublicKey)
+	if !ok || len(key) != ed25519.PrivateKeySize {
+		return nil, errors.New("sign manifest again: not an Ed25519 key")
+	}
+	return &backupv1.SignedManifest{
+		Manifest: sm.GetManifest(), Signature: ed25519.Sign(key, append([]byte(manifestDomain), sm.GetManifest()...)), KeyId: KeyID(public),
+	}, nil
+}
+
 // VerifyManifest checks the signature against the trusted keys, then the layout,
 // and gives the manifest. Whether it is of the site at hand is for the caller to
 // find out.

@@ -21,8 +21,8 @@ func (p *program) webhookCommand() *cobra.Command {
 }
 
 const eventsHelp = `Types of events: site.created, site.updated, site.suspended, site.resumed, site.deleted, site.restored, task.failed,
-certificate.expiring, member.added, member.updated, member.removed, token.created, token.revoked, organization.updated,
-organization.closing.`
+backup.ready, backup.failed, restore.done, certificate.expiring, member.added, member.updated, member.removed, token.created,
+token.revoked, organization.updated, organization.closing.`
 
 func (p *program) webhookCreate() *cobra.Command {
 	var description string

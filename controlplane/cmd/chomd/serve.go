@@ -23,6 +23,7 @@ import (
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/api"
 	"chom.dev/controlplane/audit"
+	"chom.dev/controlplane/backup"
 	certs "chom.dev/controlplane/certificate"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/domain"
@@ -126,12 +127,18 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	}
 	servers := fleet.New(d, log)
 	tasks, err := task.NewTasks(d, authority.Signer(), log, registry,
-		task.OnEnd(task.ConvergeSite, site.EndedWith(certs.Observe)), task.OnEnd(task.PrepareServer, fleet.PrepareEnded), task.Retain(c.TaskRetention))
+		task.OnEnd(task.ConvergeSite, site.EndedWith(certs.Observe)), task.OnEnd(task.PrepareServer, fleet.PrepareEnded),
+		task.OnEnd(task.BackupSite, backup.Ended), task.OnEnd(task.RestoreSite, backup.RestoreEnded), task.OnEnd(task.UndoRestore, backup.UndoEnded),
+		task.Retain(c.TaskRetention))
+	if err != nil {
+		return err
+	}
+	backups, err := backup.New(d, log, backup.Config{Keys: keyring, Signer: authority.Signer(), Repositories: unstored{}})
 	if err != nil {
 		return err
 	}
 	if former := authority.FormerSigner(); former != nil {
-		if err := tasks.Reseal(ctx, former); err != nil {
+		if err := errors.Join(tasks.Reseal(ctx, former), backups.Resign(ctx, former)); err != nil {
 			return err
 		}
 		if err := authority.ForgetFormer(); err != nil {
@@ -188,6 +195,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	agentsDoor, err := link.New(link.Config{
 		DB: d, Log: log, Metrics: registry, Authority: authority, Fleet: servers, Tasks: tasks, Sites: sites,
 		Certificates: &handouts{config: c.issuersConfig, issuance: issuers.message, platform: platform, uploads: certificates, challenges: providers},
+		Repositories: backups,
 	})
 	if err != nil {
 		return err
@@ -206,7 +214,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	repeats := repeat.New(d, log)
 	handler, err := api.New(api.Config{
 		DB: d, Log: log, Metrics: registry, Accounts: accounts, Organizations: organizations, Tokens: tokens, Fleet: servers, Sites: sites, Tasks: tasks,
-		Domains: domains, Providers: providers, Certificates: certificates, Mails: mails, Webhooks: webhooks, Packages: packages, Address: address, Pin: authority.Pin(), PreviewCA: c.previewCA(platform), Ready: d.Ping, TLS: c.tls(), Closing: closing,
+		Domains: domains, Providers: providers, Certificates: certificates, Backups: backups, Mails: mails, Webhooks: webhooks, Packages: packages, Address: address, Pin: authority.Pin(), PreviewCA: c.previewCA(platform), Ready: d.Ping, TLS: c.tls(), Closing: closing,
 		Limits: limits, Repeats: repeats, Proxies: proxies, Origins: origins,
 	})
 	if err != nil {
@@ -236,6 +244,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	g.Go(func() error { return domains.Run(running) })
 	g.Go(func() error { return certificates.Run(running) })
 	g.Go(func() error { return providers.Run(running) })
+	g.Go(func() error { return backups.Run(running) })
 	g.Go(func() error { return repeats.Run(running) })
 	g.Go(func() error { return heads.Run(running) })
 	g.Go(func() error { return organizations.Run(running) })

@@ -100,7 +100,7 @@ func (DeliveryState) EnumDescriptor() ([]byte, []int) {
 //	  "time": "2026-11-25T14:03:00.123Z",
 //	  "organization_id": "01997f3e-...",
 //	  "object": {
-//	    "kind": "site",                 the noun: site, task, member, token, organization, webhook
+//	    "kind": "site",                 the noun: site, backup, restore, task, member, token, organization, webhook
 //	    "id": "01997f3e-...",           by which the API knows it
 //	    "name": "blog"                  for people, as it was then; of a task its kind, of a member the e-mail address
 //	  }
@@ -117,9 +117,10 @@ func (DeliveryState) EnumDescriptor() ([]byte, []int) {
 // enough.
 //
 // Types of events: site.created, site.updated, site.suspended, site.resumed, site.deleted, site.restored, task.failed,
-// certificate.expiring, member.added, member.updated, member.removed, token.created, token.revoked, organization.updated,
-// organization.closing; and webhook.test, which only TestWebhook sends. The object of certificate.expiring is the site: one of its
-// names has a certificate that ends soon, or none that is valid any more.
+// backup.ready, backup.failed, restore.done, certificate.expiring, member.added, member.updated, member.removed, token.created,
+// token.revoked, organization.updated, organization.closing; and webhook.test, which only TestWebhook sends. The object of
+// certificate.expiring is the site: one of its names has a certificate that ends soon, or none that is valid any more. The name of a
+// backup and of a restore is that of the site; site.restored is of a site that left the trash, restore.done of a backup put back.
 type Webhook struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID.

@@ -1,0 +1,163 @@
+package api
+
+import (
+	"context"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	backupv1 "chom.dev/proto/gen/chom/backup/v1"
+
+	"chom.dev/controlplane/backup"
+	"chom.dev/proto/contract"
+)
+
+type backupService struct{ backups *backup.Backups }
+
+// backupID parses the id that a request about one backup has.
+func backupID(r interface{ GetBackupId() string }) (contract.BackupID, error) {
+	id, err := contract.ParseBackupID(r.GetBackupId())
+	if err != nil {
+		return id, invalid("backup_id", err)
+	}
+	return id, nil
+}
+
+func (s *backupService) CreateBackup(ctx context.Context, r *backupv1.CreateBackupRequest) (*backupv1.CreateBackupResponse, error) {
+	organization, site, err := siteIDs(r)
+	if err != nil {
+		return nil, err
+	}
+	made, err := s.backups.Create(ctx, organization, site)
+	if err != nil {
+		return nil, err
+	}
+	return &backupv1.CreateBackupResponse{Backup: backupMessage(made)}, nil
+}
+
+func (s *backupService) GetBackup(ctx context.Context, r *backupv1.GetBackupRequest) (*backupv1.GetBackupResponse, error) {
+	organization, site, err := siteIDs(r)
+	if err != nil {
+		return nil, err
+	}
+	id, err := backupID(r)
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.backups.Get(ctx, organization, site, id)
+	if err != nil {
+		return nil, err
+	}
+	return &backupv1.GetBackupResponse{Backup: backupMessage(found)}, nil
+}
+
+func (s *backupService) ListBackups(ctx context.Context, r *backupv1.ListBackupsRequest) (*backupv1.ListBackupsResponse, error) {
+	organization, site, err := siteIDs(r)
+	if err != nil {
+		return nil, err
+	}
+	found, next, size, err := s.backups.List(ctx, organization, site, r.GetPageSize(), r.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	answer := &backupv1.ListBackupsResponse{NextPageToken: next, RepositoryBytes: size}
+	for _, one := range found {
+		m := backupMessage(one)
+		if m.Contents != nil {
+			m.Contents.Tables = nil
+		}
+		answer.Backups = append(answer.Backups, m)
+	}
+	return answer, nil
+}
+
+func (s *backupService) RestoreBackup(ctx context.Context, r *backupv1.RestoreBackupRequest) (*backupv1.RestoreBackupResponse, error) {
+	organization, site, err := siteIDs(r)
+	if err != nil {
+		return nil, err
+	}
+	id, err := backupID(r)
+	if err != nil {
+		return nil, err
+	}
+	made, err := s.backups.Restore(ctx, organization, site, id, backup.Parts{FilesOnly: r.GetFilesOnly(), DatabaseOnly: r.GetDatabaseOnly()})
+	if err != nil {
+		return nil, err
+	}
+	return &backupv1.RestoreBackupResponse{Restore: restoreMessage(made)}, nil
+}
+
+func (s *backupService) ListRestores(ctx context.Context, r *backupv1.ListRestoresRequest) (*backupv1.ListRestoresResponse, error) {
+	organization, site, err := siteIDs(r)
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.backups.ListRestores(ctx, organization, site)
+	if err != nil {
+		return nil, err
+	}
+	answer := &backupv1.ListRestoresResponse{}
+	for _, one := range found {
+		answer.Restores = append(answer.Restores, restoreMessage(one))
+	}
+	return answer, nil
+}
+
+func (s *backupService) UndoRestore(ctx context.Context, r *backupv1.UndoRestoreRequest) (*backupv1.UndoRestoreResponse, error) {
+	organization, site, err := siteIDs(r)
+	if err != nil {
+		return nil, err
+	}
+	id, err := contract.ParseRestoreID(r.GetRestoreId())
+	if err != nil {
+		return nil, invalid("restore_id", err)
+	}
+	undoing, err := s.backups.Undo(ctx, organization, site, id)
+	if err != nil {
+		return nil, err
+	}
+	return &backupv1.UndoRestoreResponse{Restore: restoreMessage(undoing)}, nil
+}
+
+// backupMessage is a backup as callers see it; what is said of its contents is its host's word until it is READY.
+func backupMessage(b backup.Backup) *backupv1.Backup {
+	m := &backupv1.Backup{
+		Id: b.ID.String(), OrganizationId: b.Organization.String(), SiteId: b.Site.String(), Sequence: b.Sequence, State: backupStates[b.State],
+		Reason: backupReasons[b.Reason], Problem: b.Problem, CreateTime: timestamppb.New(b.CreatedAt), TaskId: b.TaskID,
+	}
+	if b.Report != nil {
+		m.StartTime, m.EndTime, m.AddedBytes = b.Report.GetStartTime(), b.Report.GetEndTime(), b.Report.GetAddedBytes()
+		m.Contents = proto.CloneOf(b.Report.GetContents())
+	}
+	if !b.CheckedAt.IsZero() {
+		m.CheckTime = timestamppb.New(b.CheckedAt)
+	}
+	return m
+}
+
+func restoreMessage(r backup.Restoration) *backupv1.Restore {
+	m := &backupv1.Restore{
+		Id: r.ID.String(), OrganizationId: r.Organization.String(), SiteId: r.Site.String(), BackupId: r.Backup.String(), Files: r.Files, Database: r.Database,
+		TaskId: r.TaskID, CreateTime: timestamppb.New(r.CreatedAt), Undone: r.Undone, Problem: r.Problem,
+	}
+	if !r.EndedAt.IsZero() {
+		m.EndTime = timestamppb.New(r.EndedAt)
+	}
+	if !r.UndoUntil.IsZero() {
+		m.UndoUntil = timestamppb.New(r.UndoUntil)
+	}
+	return m
+}
+
+var backupStates = map[backup.State]backupv1.State{
+	backup.Running:  backupv1.State_STATE_RUNNING,
+	backup.Checking: backupv1.State_STATE_CHECKING,
+	backup.Ready:    backupv1.State_STATE_READY,
+	backup.Failed:   backupv1.State_STATE_FAILED,
+}
+
+var backupReasons = map[backup.Reason]backupv1.Reason{
+	backup.Requested:     backupv1.Reason_REASON_REQUESTED,
+	backup.Scheduled:     backupv1.Reason_REASON_SCHEDULED,
+	backup.BeforeRestore: backupv1.Reason_REASON_BEFORE_RESTORE,
+}

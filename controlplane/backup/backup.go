@@ -1,0 +1,210 @@
+// Package backup keeps the backups of sites and has them put back: what each is, which states it has, and what hosts are ordered
+// to do. It neither reads sites nor stores anything of theirs: hosts do the one, and the repositories behind Reader are the other.
+//
+// A backup is good when the control plane has found it good. The host says what it made; then the control plane reads the
+// repository itself, counts, and compares. Only what is the same on both sides is signed:
+//
+//	Create -> RUNNING --the host reports--> CHECKING --read, compared, signed, kept--> READY
+//	             |                             |
+//	             |  the task did not succeed,  |  the repository is damaged or holds something else,
+//	             |  or its report is no good   |  or could not be read for a day
+//	             +-------------> FAILED <------+
+//
+// A site has one backup under way at a time, from RUNNING to the end of CHECKING. Each READY one has a signed manifest
+// (chom.backup.v1.Manifest), numbered by its sequence and bound to the one before; it stands in the row and in the repository. The
+// number is given before the repository is asked to keep the manifest, so that two manifests never have the same one: a backup that
+// cannot be kept after it was signed leaves a gap.
+//
+// A restore puts a READY backup back into its own site, by an order that holds the signed manifest. The signature is checked before
+// the order is given and again by the host, so that write access to the database can't have a site replaced by something else:
+//
+//	Restore -> RUNNING --the host switched--> DONE <--+
+//	              |                             |     | the other one of both
+//	              +--> FAILED: the site is      +--> UNDOING
+//	                   as it was                Undo, within a day
+//
+// While a backup is made or a restore goes on, no other one of either begins.
+//
+// A repository is made with a site's first backup and encrypted by a key that only the control plane and the site's host have. It
+// outlives the site's row: Run removes it once that is gone.
+//
+// Every query takes the organization. A backup of another organization does not exist.
+package backup
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	backupv1 "chom.dev/proto/gen/chom/backup/v1"
+
+	"chom.dev/controlplane/clock"
+	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/secret"
+	"chom.dev/proto/contract"
+)
+
+// State is where a backup is in its life; see the drawing in the package comment.
+type State string
+
+// States.
+const (
+	Running  State = "running"
+	Checking State = "checking"
+	Ready    State = "ready"
+	Failed   State = "failed"
+)
+
+// Reason is why a backup was made.
+type Reason string
+
+// Reasons.
+const (
+	Requested     Reason = "requested"
+	Scheduled     Reason = "scheduled"
+	BeforeRestore Reason = "before_restore"
+)
+
+// Backup is a restorable copy of a site at one moment.
+type Backup struct {
+	Organization contract.OrganizationID
+	ID           contract.BackupID
+	Site         contract.SiteID
+	Sequence     uint64 // of its manifest; 0 before it is READY
+	State        State
+	Reason       Reason
+	Problem      string // why it FAILED
+	TaskID       string
+	Report       *backupv1.Report // what the host says; nil before. No right follows from it.
+	CreatedAt    time.Time
+	CheckedAt    time.Time // when it was found READY; zero before
+
+	draft    []byte
+	manifest []byte // a serialized SignedManifest; nil before it is signed
+	put      bool   // the repository has the manifest
+	since    time.Time
+	tries    int
+}
+
+// RestoreState is where a restore is in its life.
+type RestoreState string
+
+// States of a restore.
+const (
+	Restoring     RestoreState = "running"
+	Restored      RestoreState = "done"
+	RestoreFailed RestoreState = "failed"
+	Undoing       RestoreState = "undoing"
+)
+
+// Restoration is a backup put back into its site.
+type Restoration struct {
+	Organization contract.OrganizationID
+	ID           contract.RestoreID
+	Site         contract.SiteID
+	Backup       contract.BackupID
+	Files        bool
+	Database     bool
+	State        RestoreState
+	Undone       bool   // the site has again what the restore had replaced
+	Problem      string // why it failed, or why it could not be undone
+	TaskID       string // its newest
+	CreatedAt    time.Time
+	EndedAt      time.Time // zero before, and where it failed
+	UndoUntil    time.Time // zero where it cannot be undone
+}
+
+// Errors.
+var (
+	ErrNotFound        = fault.NotFound("backup")
+	ErrRestoreNotFound = fault.NotFound("restore")
+	ErrUnderWay        = fault.Conflict("a backup of the site is under way already: wait until it has ended")
+	ErrRestoring       = fault.Conflict("a restore of the site is under way: wait until it has ended")
+	ErrNotReady        = fault.Conflict("only a backup that is ready can be restored")
+	ErrNoDatabase      = fault.Conflict("the backup holds no database")
+	ErrNothing         = fault.Invalid("database_only", "must not be set together with files_only: nothing would be restored")
+	ErrNotNewest       = fault.Conflict("only the newest restore of a site can be undone")
+	ErrUndoOver        = fault.Conflict("the restore can't be undone any more: what it had replaced is kept for a day")
+	ErrNotRestored     = fault.Conflict("the restore has changed nothing that could be undone")
+	// ErrForged says that a backup's row was changed by somebody else than the control plane.
+	ErrForged = fault.Conflict("what is written down of the backup is not signed by this control plane: it can't be restored")
+)
+
+// Repository is one site's, and how to open it.
+type Repository struct {
+	Organization contract.OrganizationID
+	Site         contract.SiteID
+	// Key is restic's password for it.
+	Key secret.Secret
+}
+
+// ErrDamaged is what a Reader's errors wrap that say what the repository is: something is missing in it, or not what was written.
+// All others mean that it could not be read now, and that it may be tomorrow.
+var ErrDamaged = errors.New("the repository is damaged")
+
+// Reader reads sites' repositories where they are stored, and never through a host. Each call may be made again.
+type Reader interface {
+	// Check reads whether all that the repository's snapshots name is there.
+	Check(ctx context.Context, r Repository) error
+	// List reads what a snapshot holds, as contract.ReadListing does. A snapshot that is not there is damage.
+	List(ctx context.Context, r Repository, snapshot string) (*contract.Listing, error)
+	// PutManifest keeps a serialized SignedManifest, in the place of one with the same sequence.
+	PutManifest(ctx context.Context, r Repository, sequence uint64, manifest []byte) error
+	// Usage is how many bytes the repository takes.
+	Usage(ctx context.Context, r Repository) (uint64, error)
+	// Remove destroys a repository. What is not there is no error.
+	Remove(ctx context.Context, organization contract.OrganizationID, site contract.SiteID) error
+}
+
+// keyring seals and opens: a secret.Keyring.
+type keyring interface {
+	Seal(p secret.Place, plain []byte) ([]byte, error)
+	Open(p secret.Place, sealed []byte) ([]byte, error)
+}
+
+// Config is what Backups need.
+type Config struct {
+	Keys keyring
+	// Signer signs manifests: the key that signs orders.
+	Signer ed25519.PrivateKey
+	// Repositories are where backups are stored.
+	Repositories Reader
+}
+
+// Backups keep them. They are safe for concurrent use. Run must run beside them, and tasks must call Ended, RestoreEnded and
+// UndoEnded.
+type Backups struct {
+	db     *db.DB
+	log    *slog.Logger
+	config Config
+	wake   chan struct{} // something is due now
+
+	mu   sync.Mutex
+	wall clock.Wall
+}
+
+// New prepares them.
+func New(d *db.DB, log *slog.Logger, c Config) (*Backups, error) {
+	if len(c.Signer) != ed25519.PrivateKeySize {
+		return nil, errors.New("prepare backups: the signer is not an Ed25519 key")
+	}
+	return &Backups{db: d, log: log, config: c, wake: make(chan struct{}, workers)}, nil
+}
+
+// limits of orders. They are bounds for a host that hangs, far above what an honest one takes.
+const (
+	// backupWithin is a terabyte at 50 MB/s.
+	backupWithin = 6 * time.Hour
+	// restoreWithin is the same: what is restored is read and checked in full.
+	restoreWithin = 6 * time.Hour
+	// undoWithin is for renames, of however many tables.
+	undoWithin = 30 * time.Minute
+	// startWithin is how long an order may wait for its turn on the host, besides: somebody waits for it.
+	startWithin = 2 * time.Hour
+	// undoFor is how long a host keeps what a restore replaced.
+	undoFor = 24 * time.Hour
+)

@@ -1,0 +1,238 @@
+package backup
+
+import (
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	backupv1 "chom.dev/proto/gen/chom/backup/v1"
+
+	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/db/dbtest"
+	"chom.dev/controlplane/fault"
+	"chom.dev/proto/contract"
+)
+
+func TestRestore(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d)
+		ready := w.one(t)
+		r, err := w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{})
+		must(t, err)
+		if r.State != Restoring || !r.Files || !r.Database || r.TaskID == "" || !r.UndoUntil.IsZero() {
+			t.Errorf("made %+v", r)
+		}
+		t.Run("keeps others from beginning", func(t *testing.T) {
+			if _, err := w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{}); !errors.Is(err, ErrRestoring) {
+				t.Errorf("a second restore: %v", err)
+			}
+			if _, err := w.Create(t.Context(), w.ours, w.site); !errors.Is(err, ErrRestoring) {
+				t.Errorf("a backup: %v", err)
+			}
+			if _, err := w.Undo(t.Context(), w.ours, w.site, r.ID); !errors.Is(err, ErrRestoring) {
+				t.Errorf("undo: %v", err)
+			}
+		})
+		orders := w.work(t, well)
+		o := orders[0].GetRestoreSite()
+		signed := &backupv1.SignedManifest{}
+		must(t, proto.Unmarshal(ready.manifest, signed))
+		if len(orders) != 1 || o.GetRestoreId() != r.ID.String() || !o.GetFiles() || !o.GetDatabase() || !proto.Equal(o.GetManifest(), signed) || len(o.GetHandle()) != 10 {
+			t.Errorf("orders %v", orders)
+		}
+		done := w.restores(t)[0]
+		if done.State != Restored || done.EndedAt.IsZero() || done.UndoUntil.Sub(done.EndedAt) != undoFor || done.Undone {
+			t.Errorf("done %+v", done)
+		}
+
+		t.Run("is undone, and that too", func(t *testing.T) {
+			for _, undone := range []bool{true, false} {
+				undoing, err := w.Undo(t.Context(), w.ours, w.site, r.ID)
+				must(t, err)
+				if undoing.State != Undoing || undoing.TaskID == r.TaskID {
+					t.Errorf("undoing %+v", undoing)
+				}
+				if _, err := w.Create(t.Context(), w.ours, w.site); !errors.Is(err, ErrRestoring) {
+					t.Errorf("a backup meanwhile: %v", err)
+				}
+				if o := w.work(t, well)[0].GetUndoRestore(); o.GetRestoreId() != r.ID.String() || o.GetUndone() != undone || len(o.GetHandle()) != 10 {
+					t.Errorf("ordered %v", o)
+				}
+				if now := w.restores(t)[0]; now.State != Restored || now.Undone != undone || !now.UndoUntil.Equal(done.UndoUntil) {
+					t.Errorf("undone %+v", now)
+				}
+			}
+		})
+		t.Run("says why it could not be undone", func(t *testing.T) {
+			_, err := w.Undo(t.Context(), w.ours, w.site, r.ID)
+			must(t, err)
+			w.work(t, badly)
+			if now := w.restores(t)[0]; now.State != Restored || now.Undone || !strings.Contains(now.Problem, "the disk is full") {
+				t.Errorf("got %+v", now)
+			}
+		})
+		t.Run("can't be undone after a day", func(t *testing.T) {
+			for at, want := range map[time.Time]error{done.UndoUntil.Add(-time.Microsecond): nil, done.UndoUntil: ErrUndoOver} {
+				if err := undoable(at, done, done.ID); !errors.Is(err, want) {
+					t.Errorf("at %s: %v", at, err)
+				}
+			}
+			w.exec(t, `UPDATE restores SET undo_until = $1`, db.Micros(time.Now()))
+			if _, err := w.Undo(t.Context(), w.ours, w.site, r.ID); !errors.Is(err, ErrUndoOver) {
+				t.Errorf("got %v", err)
+			}
+			w.exec(t, `UPDATE restores SET undo_until = $1`, db.Micros(done.UndoUntil))
+		})
+		t.Run("that fails has changed nothing, and the one before can be undone", func(t *testing.T) {
+			failing, err := w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{FilesOnly: true})
+			must(t, err)
+			w.work(t, badly)
+			now := w.restores(t)[0]
+			if now.ID != failing.ID || now.State != RestoreFailed || now.Problem != "the disk is full" || !now.EndedAt.IsZero() || !now.UndoUntil.IsZero() {
+				t.Errorf("got %+v", now)
+			}
+			if _, err := w.Undo(t.Context(), w.ours, w.site, failing.ID); !errors.Is(err, ErrNotRestored) {
+				t.Errorf("undo of the failed one: %v", err)
+			}
+			if _, err := w.Undo(t.Context(), w.ours, w.site, r.ID); err != nil {
+				t.Errorf("undo of the one before: %v", err)
+			}
+			w.work(t, well)
+		})
+		t.Run("is the newest, or can't be undone", func(t *testing.T) {
+			next, err := w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{DatabaseOnly: true})
+			must(t, err)
+			if o := w.work(t, well)[0].GetRestoreSite(); o.GetFiles() || !o.GetDatabase() {
+				t.Errorf("ordered %v", o)
+			}
+			if _, err := w.Undo(t.Context(), w.ours, w.site, r.ID); !errors.Is(err, ErrNotNewest) {
+				t.Errorf("got %v", err)
+			}
+			if _, err := w.Undo(t.Context(), w.ours, w.site, next.ID); err != nil {
+				t.Error(err)
+			}
+			w.work(t, well)
+		})
+	})
+}
+
+func TestRestoreRefuses(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d)
+		ready := w.one(t)
+		restore := func(id contract.BackupID, parts Parts) error {
+			_, err := w.Restore(t.Context(), w.ours, w.site, id, parts)
+			return err
+		}
+		t.Run("what restores nothing", func(t *testing.T) {
+			var f *fault.Fault
+			if err := restore(ready.ID, Parts{FilesOnly: true, DatabaseOnly: true}); !errors.As(err, &f) || f.Kind() != fault.KindInvalid {
+				t.Errorf("got %v", err)
+			}
+		})
+		t.Run("a backup that is not ready", func(t *testing.T) {
+			made := w.create(t)
+			if err := restore(made.ID, Parts{}); !errors.Is(err, ErrNotReady) {
+				t.Errorf("running: %v", err)
+			}
+			if err := restore(ready.ID, Parts{}); !errors.Is(err, ErrUnderWay) {
+				t.Errorf("another one while it runs: %v", err)
+			}
+			w.work(t, well)
+			if err := restore(made.ID, Parts{}); !errors.Is(err, ErrNotReady) {
+				t.Errorf("checking: %v", err)
+			}
+			w.stored.checkErr = ErrDamaged
+			w.settled(t, time.Now())
+			w.stored.checkErr = nil
+			if err := restore(made.ID, Parts{}); !errors.Is(err, ErrNotReady) {
+				t.Errorf("failed: %v", err)
+			}
+		})
+		t.Run("what is signed for something else, or not at all", func(t *testing.T) {
+			other := w.one(t)
+			_, err := w.Create(t.Context(), w.theirs, w.theirSite)
+			must(t, err)
+			w.work(t, well)
+			w.settled(t, time.Now())
+			theirs, _, _, err := w.List(t.Context(), w.theirs, w.theirSite, 0, "")
+			must(t, err)
+			changed := proto.CloneOf(w.signed(t, ready))
+			changed.Manifest[len(changed.Manifest)-1] ^= 1
+			for name, manifest := range map[string][]byte{
+				"another backup's": other.manifest, "another site's": theirs[0].manifest, "a changed one": marshal(t, changed), "none": nil, "noise": []byte("noise"),
+			} {
+				w.exec(t, `UPDATE backups SET manifest = $1 WHERE id = $2`, manifest, ready.ID)
+				if err := restore(ready.ID, Parts{}); !errors.Is(err, ErrForged) {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+			w.exec(t, `UPDATE backups SET manifest = $1, sequence = 99 WHERE id = $2`, ready.manifest, ready.ID)
+			if err := restore(ready.ID, Parts{}); !errors.Is(err, ErrForged) {
+				t.Errorf("another number: %v", err)
+			}
+			w.exec(t, `UPDATE backups SET sequence = 1 WHERE id = $1`, ready.ID)
+			if n := w.count(t, `SELECT COUNT(*) FROM tasks WHERE kind = 'restore_site'`); n != 0 {
+				t.Errorf("%d restores were ordered", n)
+			}
+		})
+		t.Run("all but one of many at once", func(t *testing.T) {
+			var all sync.WaitGroup
+			for range 10 {
+				all.Go(func() {
+					if err := restore(ready.ID, Parts{}); err != nil && !errors.Is(err, ErrRestoring) && !errors.Is(err, ErrUnderWay) {
+						t.Error(err)
+					}
+				})
+				all.Go(func() {
+					if _, err := w.Create(t.Context(), w.ours, w.site); err != nil && !errors.Is(err, ErrRestoring) && !errors.Is(err, ErrUnderWay) {
+						t.Error(err)
+					}
+				})
+			}
+			all.Wait()
+			if n := w.count(t, `SELECT COUNT(*) FROM tasks WHERE kind IN ('restore_site', 'backup_site') AND state = 'queued'`); n != 1 {
+				t.Errorf("%d tasks", n)
+			}
+			w.work(t, well)
+			w.settled(t, time.Now())
+		})
+		t.Run("a site in the trash", func(t *testing.T) {
+			_, _, err := w.sites.Delete(t.Context(), w.ours, w.site)
+			must(t, err)
+			if err := restore(ready.ID, Parts{}); fault.KindOf(err) != fault.KindConflict {
+				t.Errorf("got %v", err)
+			}
+		})
+	})
+}
+
+func TestRestoreTimedOut(t *testing.T) {
+	d := dbtest.SQLite(t)
+	w := newWorld(t, d)
+	ready := w.one(t)
+	_, err := w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{})
+	must(t, err)
+	must(t, w.tasks.Sweep(t.Context(), time.Now().Add(restoreWithin+startWithin+time.Minute)))
+	if now := w.restores(t)[0]; now.State != RestoreFailed || !strings.Contains(now.Problem, "is not known") {
+		t.Errorf("got %+v", now)
+	}
+}
+
+func (w *world) signed(t *testing.T, b Backup) *backupv1.SignedManifest {
+	t.Helper()
+	signed := &backupv1.SignedManifest{}
+	must(t, proto.Unmarshal(b.manifest, signed))
+	return signed
+}
+
+func marshal(t *testing.T, m proto.Message) []byte {
+	t.Helper()
+	b, err := proto.Marshal(m)
+	must(t, err)
+	return b
+}

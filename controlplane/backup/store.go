@@ -1,0 +1,146 @@
+package backup
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	backupv1 "chom.dev/proto/gen/chom/backup/v1"
+
+	"chom.dev/controlplane/db"
+	"chom.dev/proto/contract"
+)
+
+const columns = `
+	SELECT organization_id,
+	       id,
+	       site_id,
+	       sequence,
+	       state,
+	       reason,
+	       problem,
+	       task_id,
+	       draft,
+	       report,
+	       manifest,
+	       put,
+	       checking_at,
+	       tries,
+	       checked_at,
+	       created_at
+	FROM backups`
+
+func scan(row interface{ Scan(...any) error }) (Backup, error) {
+	var b Backup
+	var sequence, created int64
+	var since, checked sql.NullInt64
+	var report []byte
+	if err := row.Scan(&b.Organization, &b.ID, &b.Site, &sequence, &b.State, &b.Reason, &b.Problem, &b.TaskID, &b.draft, &report, &b.manifest, &b.put,
+		&since, &b.tries, &checked, &created); err != nil {
+		return Backup{}, err
+	}
+	if report != nil {
+		b.Report = &backupv1.Report{}
+		if err := proto.Unmarshal(report, b.Report); err != nil {
+			return Backup{}, fmt.Errorf("backup %s: read report: %w", b.ID, err)
+		}
+	}
+	b.Sequence = uint64(sequence)
+	b.CreatedAt, b.CheckedAt, b.since = db.Time(created), db.NullTime(checked), db.NullTime(since)
+	return b, nil
+}
+
+func scanAll(rows *sql.Rows) ([]Backup, error) {
+	defer rows.Close()
+	var all []Backup
+	for rows.Next() {
+		b, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, b)
+	}
+	return all, rows.Err()
+}
+
+// load finds one backup of a site.
+func load(ctx context.Context, q db.Querier, organization contract.OrganizationID, site contract.SiteID, id contract.BackupID) (Backup, error) {
+	found, err := scan(q.QueryRow(ctx, columns+`
+		WHERE organization_id = $1
+		  AND site_id = $2
+		  AND id = $3`, organization, site, id))
+	if errors.Is(err, sql.ErrNoRows) {
+		return Backup{}, ErrNotFound
+	}
+	if err != nil {
+		return Backup{}, fmt.Errorf("read backup: %w", err)
+	}
+	return found, nil
+}
+
+func insert(ctx context.Context, tx *db.Tx, b Backup) error {
+	_, err := tx.Exec(ctx, `
+		INSERT INTO backups (organization_id, id, site_id, sequence, state, reason, problem, task_id, draft, put, claim, tries, created_at)
+		VALUES ($1, $2, $3, 0, $4, $5, '', $6, $7, FALSE, '', 0, $8)`,
+		b.Organization, b.ID, b.Site, string(b.State), string(b.Reason), b.TaskID, b.draft, db.Micros(b.CreatedAt))
+	if err != nil {
+		return fmt.Errorf("insert backup: %w", err)
+	}
+	return nil
+}
+
+const restoreColumns = `
+	SELECT organization_id,
+	       id,
+	       site_id,
+	       backup_id,
+	       with_files,
+	       with_database,
+	       state,
+	       undone,
+	       problem,
+	       task_id,
+	       created_at,
+	       ended_at,
+	       undo_until
+	FROM restores`
+
+func scanRestore(row interface{ Scan(...any) error }) (Restoration, error) {
+	var r Restoration
+	var created int64
+	var ended, until sql.NullInt64
+	if err := row.Scan(&r.Organization, &r.ID, &r.Site, &r.Backup, &r.Files, &r.Database, &r.State, &r.Undone, &r.Problem, &r.TaskID,
+		&created, &ended, &until); err != nil {
+		return Restoration{}, err
+	}
+	r.CreatedAt, r.EndedAt, r.UndoUntil = db.Time(created), db.NullTime(ended), db.NullTime(until)
+	return r, nil
+}
+
+// free refuses a site of which a restore is under way, or a backup in one of some states. The site's row is locked.
+func free(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, site contract.SiteID, checking bool) error {
+	var restores, backups int
+	err := tx.QueryRow(ctx, `
+		SELECT (SELECT COUNT(*)
+		        FROM restores
+		        WHERE organization_id = $1
+		          AND site_id = $2
+		          AND state IN ('running', 'undoing')),
+		       (SELECT COUNT(*)
+		        FROM backups
+		        WHERE organization_id = $1
+		          AND site_id = $2
+		          AND (state = 'running' OR $3 AND state = 'checking'))`, organization, site, checking).Scan(&restores, &backups)
+	switch {
+	case err != nil:
+		return fmt.Errorf("look what is under way: %w", err)
+	case restores > 0:
+		return ErrRestoring
+	case backups > 0:
+		return ErrUnderWay
+	}
+	return nil
+}

@@ -1,0 +1,392 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	backupv1 "chom.dev/proto/gen/chom/backup/v1"
+	taskv1 "chom.dev/proto/gen/chom/task/v1"
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+)
+
+func (p *program) backupCommand() *cobra.Command {
+	cmd := group("backup", "Backups: copies of sites that were read and checked, and putting them back", []string{"backups"},
+		p.backupCreate(), p.backupList(), p.backupShow(), p.backupRestore(), p.backupUndo(), p.backupRestores())
+	cmd.Long = `A backup holds a site's files and its database at one moment. It is ready once the control plane has read it where it is stored and
+found in it what the site's host said; only then it can be restored.
+
+A BACKUP is named by its id or its number, which chom backup list shows.`
+	return cmd
+}
+
+func (p *program) backupCreate() *cobra.Command {
+	return p.organizationFlag(p.waitFlag(&cobra.Command{
+		Use:   "create SITE",
+		Short: "Make a backup of a site now",
+		Long: `Create has the site's host make a backup while the site goes on, and waits until it was checked. A site has one under way at a
+time.`,
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.siteNames),
+		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			organization, id, err := p.siteID(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			made, err := c.Backups.CreateBackup(ctx, &backupv1.CreateBackupRequest{OrganizationId: organization, SiteId: id})
+			if err != nil {
+				return err
+			}
+			b := made.GetBackup()
+			if p.wait {
+				if _, err := p.follow(ctx, c, &taskv1.Task{OrganizationId: organization, Id: b.GetTaskId()}, false); err != nil {
+					return err
+				}
+				if b, err = p.awaitCheck(ctx, c, b); err != nil {
+					return err
+				}
+			}
+			if err := p.print(&backupv1.CreateBackupResponse{Backup: b}, []string{b.GetId()}, func() error { return p.printBackup(b) }); err != nil {
+				return err
+			}
+			if b.GetState() == backupv1.State_STATE_FAILED {
+				return &problem{code: exitTaskFailed, text: "the backup failed: " + plain(b.GetProblem()), next: "its host's steps and output: chom task show " + b.GetTaskId()}
+			}
+			return nil
+		}),
+	}))
+}
+
+// awaitCheck waits until the control plane has checked what a host made.
+func (p *program) awaitCheck(ctx context.Context, c *client, b *backupv1.Backup) (*backupv1.Backup, error) {
+	said := false
+	for {
+		got, err := c.Backups.GetBackup(ctx, &backupv1.GetBackupRequest{OrganizationId: b.GetOrganizationId(), SiteId: b.GetSiteId(), BackupId: b.GetId()})
+		if err != nil {
+			return nil, err
+		}
+		if b = got.GetBackup(); b.GetState() == backupv1.State_STATE_READY || b.GetState() == backupv1.State_STATE_FAILED {
+			return b, nil
+		}
+		if !said {
+			p.note("the host has made it; the control plane checks it")
+			said = true
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (p *program) backupList() *cobra.Command {
+	return p.organizationFlag(&cobra.Command{
+		Use:               "list SITE",
+		Aliases:           []string{"ls"},
+		Short:             "List a site's backups, newest first",
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.siteNames),
+		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			organization, id, err := p.siteID(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			all, size, err := c.allBackups(ctx, organization, id)
+			if err != nil {
+				return err
+			}
+			var rows [][]string
+			for _, b := range all {
+				rows = append(rows, []string{
+					b.GetId(), number(b), short(b.GetState(), "STATE_"), short(b.GetReason(), "REASON_"), at(cmp.Or(b.GetStartTime(), b.GetCreateTime())),
+					bytesText(b.GetContents().GetFileBytes()), bytesText(b.GetContents().GetDumpBytes()), bytesText(b.GetAddedBytes()), b.GetProblem(),
+				})
+			}
+			return p.print(list(all), column(rows, 0), func() error {
+				if err := printTable(p.out, []string{"ID", "NUMBER", "STATE", "REASON", "OF", "FILES", "DATABASE", "ADDED", "PROBLEM"}, rows); err != nil {
+					return err
+				}
+				if size > 0 {
+					p.note("All of them together take %s.", bytesText(size))
+				}
+				return nil
+			})
+		}),
+	})
+}
+
+// allBackups are a site's backups, newest first, and the bytes that they take together.
+func (c *client) allBackups(ctx context.Context, organization, site string) ([]*backupv1.Backup, uint64, error) {
+	var size uint64
+	all, err := pages(func(token string) ([]*backupv1.Backup, string, error) {
+		page, err := c.Backups.ListBackups(ctx, &backupv1.ListBackupsRequest{OrganizationId: organization, SiteId: site, PageSize: largestPage, PageToken: token})
+		size = page.GetRepositoryBytes()
+		return page.GetBackups(), page.GetNextPageToken(), err
+	})
+	return all, size, err
+}
+
+// number is that of a backup that is ready.
+func number(b *backupv1.Backup) string {
+	if b.GetSequence() == 0 {
+		return ""
+	}
+	return strconv.FormatUint(b.GetSequence(), 10)
+}
+
+// backup is the backup that an argument names, by its id or its number.
+func (c *client) backup(ctx context.Context, organization, site, named string) (*backupv1.Backup, error) {
+	if uuid.Validate(named) != nil {
+		all, _, err := c.allBackups(ctx, organization, site)
+		if err != nil {
+			return nil, err
+		}
+		found, err := only(all, "backup", named, "chom backup list SITE", (*backupv1.Backup).GetId, number)
+		if err != nil {
+			return nil, err
+		}
+		named = found.GetId()
+	}
+	got, err := c.Backups.GetBackup(ctx, &backupv1.GetBackupRequest{OrganizationId: organization, SiteId: site, BackupId: named})
+	return got.GetBackup(), err
+}
+
+func (p *program) backupShow() *cobra.Command {
+	return p.organizationFlag(&cobra.Command{
+		Use:               "show SITE BACKUP",
+		Short:             "Show a backup and what is in it",
+		Args:              exactly(2),
+		ValidArgsFunction: first(p.siteNames),
+		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			organization, id, err := p.siteID(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			b, err := c.backup(ctx, organization, id, args[1])
+			if err != nil {
+				return err
+			}
+			return p.print(b, []string{b.GetId()}, func() error { return p.printBackup(b) })
+		}),
+	})
+}
+
+func (p *program) printBackup(b *backupv1.Backup) error {
+	contents := b.GetContents()
+	files, database := "", ""
+	if contents != nil {
+		files = fmt.Sprintf("%d files, directories and links, %s", contents.GetFileCount(), cmp.Or(bytesText(contents.GetFileBytes()), "empty"))
+	}
+	if contents.GetDatabaseSnapshot() != "" {
+		database = fmt.Sprintf("%d tables, %s", len(contents.GetTables()), bytesText(contents.GetDumpBytes()))
+	}
+	if err := printFields(p.out, [][2]string{
+		{"id", b.GetId()},
+		{"number", number(b)},
+		{"state", short(b.GetState(), "STATE_")},
+		{"problem", b.GetProblem()},
+		{"reason", short(b.GetReason(), "REASON_")},
+		{"asked for", at(b.GetCreateTime())},
+		{"of", at(b.GetStartTime())},
+		{"read until", at(b.GetEndTime())},
+		{"checked", at(b.GetCheckTime())},
+		{"files", files},
+		{"database", database},
+		{"added", bytesText(b.GetAddedBytes())},
+		{"home page", contents.GetPageTitle()},
+		{"files snapshot", contents.GetFilesSnapshot()},
+		{"database snapshot", contents.GetDatabaseSnapshot()},
+		{"task", b.GetTaskId()},
+	}); err != nil || len(contents.GetTables()) == 0 {
+		return err
+	}
+	if _, err := fmt.Fprintln(p.out); err != nil {
+		return err
+	}
+	var rows [][]string
+	for _, table := range contents.GetTables() {
+		rows = append(rows, []string{table.GetName(), strconv.FormatUint(table.GetRows(), 10)})
+	}
+	return printTable(p.out, []string{"TABLE", "ROWS"}, rows)
+}
+
+func (p *program) backupRestore() *cobra.Command {
+	var yes, files, database bool
+	cmd := p.organizationFlag(p.waitFlag(&cobra.Command{
+		Use:   "restore SITE BACKUP",
+		Short: "Put a backup back into its site",
+		Long: `Restore reads and checks the backup while the site goes on. Then visitors see a 503 page for the moment in which the site is
+switched: all that is asked for is restored, or nothing. What is replaced is kept for a day: chom backup undo SITE brings it back.`,
+		Example: `  chom backup restore shop 12
+  chom backup restore shop 12 --database-only`,
+		Args:              exactly(2),
+		ValidArgsFunction: first(p.siteNames),
+		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			if files && database {
+				return usagef("--files-only and --database-only: one of both")
+			}
+			organization, id, err := p.siteID(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			b, err := c.backup(ctx, organization, id, args[1])
+			if err != nil {
+				return err
+			}
+			what := "the files and the database"
+			switch {
+			case files:
+				what = "the files"
+			case database:
+				what = "the database"
+			}
+			if err := p.confirm(yes, fmt.Sprintf("This replaces %s of the site %s by those of %s", what, plain(args[0]), at(cmp.Or(b.GetStartTime(), b.GetCreateTime()))), args[0]); err != nil {
+				return err
+			}
+			made, err := c.Backups.RestoreBackup(ctx, &backupv1.RestoreBackupRequest{
+				OrganizationId: organization, SiteId: id, BackupId: b.GetId(), FilesOnly: files, DatabaseOnly: database,
+			})
+			if err != nil {
+				return err
+			}
+			return p.finishRestore(ctx, c, made.GetRestore())
+		}),
+	}))
+	cmd.Flags().BoolVar(&files, "files-only", false, "restore the files; the database stays as it is")
+	cmd.Flags().BoolVar(&database, "database-only", false, "restore the database; the files stay as they are")
+	return yesFlag(cmd, &yes)
+}
+
+func (p *program) backupUndo() *cobra.Command {
+	var yes bool
+	return yesFlag(p.organizationFlag(p.waitFlag(&cobra.Command{
+		Use:   "undo SITE",
+		Short: "Give a site back what its newest restore replaced",
+		Long: `Undo works within a day of the restore. What was restored is kept in its place: a second undo brings that back. What visitors and
+editors changed since is not in what comes back.`,
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.siteNames),
+		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			organization, id, err := p.siteID(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			all, err := c.Backups.ListRestores(ctx, &backupv1.ListRestoresRequest{OrganizationId: organization, SiteId: id})
+			if err != nil {
+				return err
+			}
+			var newest *backupv1.Restore
+			for _, r := range all.GetRestores() {
+				if r.GetUndoUntil() != nil {
+					newest = r
+					break
+				}
+			}
+			if newest == nil {
+				return notFoundf("see them with: chom backup restores "+plain(args[0]), "there is no restore of %q that could be undone", plain(args[0]))
+			}
+			back := "had before it was restored at " + at(newest.GetEndTime())
+			if newest.GetUndone() {
+				back = "had after it was restored at " + at(newest.GetEndTime())
+			}
+			if err := p.confirm(yes, fmt.Sprintf("This gives the site %s back what it %s", plain(args[0]), back), args[0]); err != nil {
+				return err
+			}
+			undoing, err := c.Backups.UndoRestore(ctx, &backupv1.UndoRestoreRequest{OrganizationId: organization, SiteId: id, RestoreId: newest.GetId()})
+			if err != nil {
+				return err
+			}
+			return p.finishRestore(ctx, c, undoing.GetRestore())
+		}),
+	})), &yes)
+}
+
+// finishRestore follows a restore, or its undoing, if that is wanted and shows what became of it.
+func (p *program) finishRestore(ctx context.Context, c *client, r *backupv1.Restore) error {
+	var broken error
+	if p.wait {
+		ended, err := p.follow(ctx, c, &taskv1.Task{OrganizationId: r.GetOrganizationId(), Id: r.GetTaskId()}, false)
+		if err != nil {
+			return err
+		}
+		broken = failure(ended)
+		all, err := c.Backups.ListRestores(ctx, &backupv1.ListRestoresRequest{OrganizationId: r.GetOrganizationId(), SiteId: r.GetSiteId()})
+		if err != nil {
+			return err
+		}
+		for _, now := range all.GetRestores() {
+			if now.GetId() == r.GetId() {
+				r = now
+			}
+		}
+	}
+	if err := p.print(&backupv1.RestoreBackupResponse{Restore: r}, nil, func() error {
+		return printFields(p.out, [][2]string{
+			{"id", r.GetId()},
+			{"state", restoreState(r)},
+			{"problem", r.GetProblem()},
+			{"backup", r.GetBackupId()},
+			{"what", restored(r)},
+			{"asked for", at(r.GetCreateTime())},
+			{"restored", at(r.GetEndTime())},
+			{"can be undone until", at(r.GetUndoUntil())},
+			{"task", r.GetTaskId()},
+		})
+	}); err != nil {
+		return err
+	}
+	return broken
+}
+
+func (p *program) backupRestores() *cobra.Command {
+	return p.organizationFlag(&cobra.Command{
+		Use:               "restores SITE",
+		Short:             "List a site's newest restores",
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.siteNames),
+		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			organization, id, err := p.siteID(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			all, err := c.Backups.ListRestores(ctx, &backupv1.ListRestoresRequest{OrganizationId: organization, SiteId: id})
+			if err != nil {
+				return err
+			}
+			var rows [][]string
+			for _, r := range all.GetRestores() {
+				rows = append(rows, []string{r.GetId(), restoreState(r), restored(r), at(r.GetCreateTime()), at(r.GetUndoUntil()), r.GetBackupId(), r.GetProblem()})
+			}
+			return p.print(list(all.GetRestores()), column(rows, 0), func() error {
+				return printTable(p.out, []string{"ID", "STATE", "WHAT", "ASKED FOR", "UNDO UNTIL", "BACKUP", "PROBLEM"}, rows)
+			})
+		}),
+	})
+}
+
+// restoreState is how far a restore is, as its fields say.
+func restoreState(r *backupv1.Restore) string {
+	switch {
+	case r.GetUndone():
+		return "undone"
+	case r.GetEndTime() != nil:
+		return "done"
+	case r.GetProblem() != "":
+		return "failed"
+	}
+	return "running"
+}
+
+func restored(r *backupv1.Restore) string {
+	switch {
+	case r.GetFiles() && r.GetDatabase():
+		return "files and database"
+	case r.GetDatabase():
+		return "database"
+	}
+	return "files"
+}
