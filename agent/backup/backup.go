@@ -33,6 +33,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -50,7 +51,6 @@ import (
 	"chom.dev/agent/run"
 	"chom.dev/agent/systemd"
 	"chom.dev/agent/task"
-	"chom.dev/agent/tree"
 	"chom.dev/proto/contract"
 	linkv1 "chom.dev/proto/gen/chom/link/v1"
 )
@@ -82,9 +82,11 @@ type Config struct {
 	RunDir string // of sockets
 	Broker Broker
 	// Launch starts a site's unit, and ends one of the same name before.
-	Launch func(context.Context, run.Unit) (Process, error)
-	Agent  string // a program that with the arguments "sandbox site-backup" calls Enter
-	Log    *slog.Logger
+	Launch  func(context.Context, run.Unit) (Process, error)
+	Sites   string // where the sites' shells are; empty is run.SitesDir
+	MariaDB string // socket; empty is mariadb.Socket
+	Agent   string // a program that with the arguments "sandbox site-backup" calls Enter
+	Log     *slog.Logger
 }
 
 // By is Launch on a host.
@@ -109,6 +111,7 @@ type Manager struct {
 
 // New opens the directories, and makes them where they are missing.
 func New(cfg Config) (*Manager, error) {
+	cfg.Sites, cfg.MariaDB = cmp.Or(cfg.Sites, run.SitesDir), cmp.Or(cfg.MariaDB, mariadb.Socket)
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open backups: %w", err)
 	}
@@ -186,7 +189,7 @@ func (m *Manager) do(ctx context.Context, site task.Site, w Work, tell func(Prog
 	defer func() { err = errors.Join(err, gate.close()) }()
 	err = m.inside(ctx, site, w, order{
 		Job: w.Job, Handle: site.Handle.String(), Socket: gate.socket, Token: gate.token, Key: key, Timeout: w.Timeout,
-		Shell: tree.Shell(site.Handle), MariaDB: mariadb.Socket,
+		Shell: m.cfg.Sites + "/" + site.Handle.String(), MariaDB: m.cfg.MariaDB,
 	}, tell, result)
 	var refused *Refused
 	switch {

@@ -62,19 +62,31 @@ const (
 // Write reads on. It keeps failing after an error.
 func (s *scanner) Write(p []byte) (int, error) {
 	for i := 0; i < len(p) && s.err == nil; i++ {
-		if s.mode == single && !s.escaped { // nearly all of a dump is in strings
-			next := bytes.IndexAny(p[i:], `'\`)
-			if next < 0 {
-				break
-			}
-			i += next
+		if i += s.skip(p[i:]); i < len(p) {
+			s.step(p[i])
 		}
-		s.step(p[i])
 	}
 	if s.err != nil {
 		return 0, s.err
 	}
 	return len(p), nil
+}
+
+// skip counts the bytes that change nothing, which nearly all of a dump is: in
+// strings, and in rows what is no sign.
+func (s *scanner) skip(p []byte) int {
+	n := 0
+	switch {
+	case s.mode == single && !s.escaped:
+		for n < len(p) && p[n] != '\'' && p[n] != '\\' {
+			n++
+		}
+	case s.mode == code && s.counting && s.depth > 0 && !s.closing && len(s.held) == 0 && len(s.word) == 0:
+		for n < len(p) && (p[n] == ',' || p[n] == '\n' || isWord(p[n])) {
+			n++
+		}
+	}
+	return n
 }
 
 func (s *scanner) step(c byte) {
