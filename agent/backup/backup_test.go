@@ -234,7 +234,7 @@ func TestSiteWithoutDatabase(t *testing.T) {
 		w.repository.Fault = func(_ http.ResponseWriter, r *http.Request) bool {
 			if r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/data/") {
 				stop()
-				<-r.Context().Done()
+				time.Sleep(time.Second)
 				return true
 			}
 			return false

@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -93,11 +96,32 @@ func backup(ctx context.Context, s *Inside, text json.RawMessage) (any, error) {
 	return c, nil
 }
 
+// readings is how often files are read until each of them stood still once: those
+// that are replaced while restic looks at them are not in its snapshot.
+const readings = 3
+
 // files reads what the site has. A file that is gone when its turn comes was
 // deleted meanwhile, which is no failure; one that can't be read is.
 func files(ctx context.Context, s *Inside, backup string) (Snapshot, error) {
-	var w watched
-	cmd := s.Restic("files", "backup", "--host="+host, "--tag="+backup, "--one-file-system", "--", "public", "private")
+	for try := 1; ; try++ {
+		w, err := reading(ctx, s, backup, fmt.Sprintf("files-%d", try))
+		switch {
+		case err != nil:
+			return Snapshot{}, err
+		case len(w.unreadable) > 0:
+			return Snapshot{}, fmt.Errorf("what the site's user cannot read is in no backup: %s", firstOf(w.unreadable))
+		case len(w.moving) > 0 && try == readings:
+			return Snapshot{}, fmt.Errorf("these files were changed whenever they were read: %s", firstOf(w.moving))
+		case len(w.moving) == 0:
+			return w.snapshot(s.Saved(fmt.Sprintf("files-%d", try)))
+		}
+	}
+}
+
+// reading is one run of restic over the files.
+func reading(ctx context.Context, s *Inside, backup, label string) (*watched, error) {
+	w := &watched{shell: s.Shell}
+	cmd := s.Restic(label, "backup", "--host="+host, "--tag="+backup, "--one-file-system", "--", "public", "private")
 	cmd.Stdout = &lineWriter{line: func(b []byte) {
 		if p, ok := w.read(b); ok {
 			p.What = "files"
@@ -107,15 +131,10 @@ func files(ctx context.Context, s *Inside, backup string) (Snapshot, error) {
 	cmd.Stderr = &lineWriter{line: func(b []byte) { w.read(b) }}
 	_, err := cmd.Run(ctx)
 	var exit *run.ExitError
-	if errors.As(err, &exit) && exit.Code == incomplete {
-		if err = w.unreadable(); err == nil && w.vanished == 0 {
-			return Snapshot{}, exit // it has a reason that is unknown here
-		}
+	if errors.As(err, &exit) && exit.Code == incomplete && len(w.unreadable)+len(w.moving)+w.vanished > 0 {
+		return w, nil // it has said why
 	}
-	if err != nil {
-		return Snapshot{}, resticError(err)
-	}
-	return w.snapshot(s.Saved("files"))
+	return w, resticError(err)
 }
 
 // incomplete is how restic ends when it could not read all of it.
@@ -123,71 +142,88 @@ const incomplete = 3
 
 // watched is what restic has said of a backup.
 type watched struct {
-	short    string // id of the snapshot; newer releases give all of it
-	added    uint64
-	problems []string // names of what can't be read
-	vanished int
+	shell      string
+	mu         sync.Mutex // it has two outputs
+	short      string     // id of the snapshot; newer releases give all of it
+	added      uint64
+	unreadable []string // names
+	moving     []string // of what was there and was missed all the same
+	vanished   int
 }
 
 // read takes a line, and gives progress if that is what it was.
 func (w *watched) read(line []byte) (p Progress, ok bool) {
 	var m struct {
-		Type       string          `json:"message_type"`
-		Done       uint64          `json:"bytes_done"`
-		Total      uint64          `json:"total_bytes"`
-		Added      uint64          `json:"data_added"`
-		Packed     *uint64         `json:"data_added_packed"`
-		Snapshot   string          `json:"snapshot_id"`
-		Error      json.RawMessage `json:"error"`
-		Item       string          `json:"item"`
-		SecondsTil uint64          `json:"seconds_elapsed"`
+		Type     string          `json:"message_type"`
+		Done     uint64          `json:"bytes_done"`
+		Total    uint64          `json:"total_bytes"`
+		Elapsed  uint64          `json:"seconds_elapsed"`
+		Added    uint64          `json:"data_added"`
+		Packed   *uint64         `json:"data_added_packed"` // of newer releases
+		Snapshot string          `json:"snapshot_id"`
+		Error    json.RawMessage `json:"error"`
+		Item     string          `json:"item"`
 	}
 	if json.Unmarshal(line, &m) != nil {
 		return Progress{}, false
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	switch m.Type {
 	case "status":
-		return Progress{Done: m.Done, Total: m.Total}, m.SecondsTil > 0
+		return Progress{Done: m.Done, Total: m.Total}, m.Elapsed > 0
 	case "summary":
 		w.short, w.added = m.Snapshot, m.Added
 		if m.Packed != nil {
 			w.added = *m.Packed
 		}
 	case "error":
-		if gone(m.Error) {
+		name := strings.TrimPrefix(m.Item, w.shell+"/")
+		list := w.judge(name, m.Error)
+		if list == nil {
 			w.vanished++
-		} else if !slices.Contains(w.problems, m.Item) {
-			w.problems = append(w.problems, m.Item)
+		} else if !slices.Contains(*list, name) {
+			*list = append(*list, name)
 		}
 	}
 	return Progress{}, false
 }
 
-// gone tells an error of a file that is not there any more, as restic 0.14 puts
-// it, or as newer releases do.
-func gone(text json.RawMessage) bool {
+// judge finds why restic has not got a file: nil means that it is gone. restic says
+// it of some errors alone, so that most have to be looked at.
+func (w *watched) judge(name string, text json.RawMessage) *[]string {
 	var e struct {
-		Number  syscall.Errno `json:"Err"`
-		Message string        `json:"message"`
+		Number  syscall.Errno `json:"Err"`     // of restic 0.14
+		Message string        `json:"message"` // of newer releases
 	}
-	return json.Unmarshal(text, &e) == nil && (e.Number == syscall.ENOENT || strings.HasSuffix(e.Message, syscall.ENOENT.Error()))
-}
-
-// unreadable names the first of what can't be read.
-func (w *watched) unreadable() error {
-	const shown = 5
-	if len(w.problems) == 0 {
+	if json.Unmarshal(text, &e) == nil && (e.Number == syscall.ENOENT || strings.HasSuffix(e.Message, syscall.ENOENT.Error())) {
 		return nil
 	}
-	names := slices.Clone(w.problems[:min(len(w.problems), shown)])
-	for i, name := range names {
-		names[i] = fmt.Sprintf("%q", name)
+	// The site's user looks at his own files: what they are is his affair.
+	f, err := os.OpenFile(filepath.Join(w.shell, name), os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case errors.Is(err, fs.ErrPermission):
+		return &w.unreadable
+	case err == nil:
+		_ = f.Close() // read-only
 	}
-	more := ""
-	if n := len(w.problems) - shown; n > 0 {
-		more = fmt.Sprintf(" and %d more", n)
+	return &w.moving
+}
+
+// firstOf names the first few.
+func firstOf(names []string) string {
+	const shown = 5
+	quoted := slices.Clone(names[:min(len(names), shown)])
+	for i, name := range quoted {
+		quoted[i] = fmt.Sprintf("%q", name)
 	}
-	return fmt.Errorf("what the site's user cannot read is in no backup: %s%s", strings.Join(names, ", "), more)
+	text := strings.Join(quoted, ", ")
+	if n := len(names) - shown; n > 0 {
+		text += fmt.Sprintf(" and %d more", n)
+	}
+	return text
 }
 
 // snapshot gives the one that restic made, of which it may have told the beginning

@@ -247,10 +247,7 @@ func list(ctx context.Context, s *Inside, text json.RawMessage) (any, error) {
 // resticError says in words what restic means.
 func resticError(err error) error {
 	var exit *run.ExitError
-	if !errors.As(err, &exit) {
-		return err
-	}
-	if strings.Contains(exit.Stderr, "wrong password or no key found") {
+	if errors.As(err, &exit) && strings.Contains(exit.Stderr, "wrong password or no key found") {
 		return task.Permanent(errors.New("the repository does not open with the site's key"))
 	}
 	return err

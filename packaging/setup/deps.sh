@@ -31,6 +31,7 @@ test  pdns-server             /usr/sbin/pdns_server
 test  pdns-backend-sqlite3    /usr/share/doc/pdns-backend-sqlite3/schema.sqlite3.sql
 test  mariadb-server          /usr/sbin/mariadbd
 test  mariadb-client          /usr/bin/mariadb
+test  restic                  /usr/bin/restic
 test  chromium                /usr/bin/chromium
 test  php-cli                 /usr/bin/php
 test  php-mysql               /usr/lib/php/20*/mysqli.so
