@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
@@ -389,4 +390,100 @@ func TestAllowed(t *testing.T) {
 			t.Errorf("%s: %v", c.request, got)
 		}
 	}
+}
+
+// TestBrokenDump ends the dump's connection in its midst, and then changes the
+// schema under it.
+func TestBrokenDump(t *testing.T) {
+	w := newWorld(t, true)
+	w.init()
+	w.sql("CREATE TABLE big (id INT PRIMARY KEY AUTO_INCREMENT, t TEXT); INSERT INTO big (t) SELECT REPEAT(MD5(RAND()), 20) FROM seq_1_to_60000;" +
+		"CREATE TABLE late (x INT)")
+	root := func(statement string) string {
+		out, err := exec.Command("/usr/bin/mariadb", "--no-defaults", "--socket="+w.socket, "--batch", "--skip-column-names", "--execute="+statement).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	// during acts once, when the dump of the big table is under way.
+	during := func(act func(id string)) error {
+		held, over := make(chan struct{}), make(chan struct{})
+		w.repository.Fault = func(_ http.ResponseWriter, r *http.Request) bool {
+			if r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/data/") {
+				<-held // restic's queue is full, so the dump waits
+			}
+			return false
+		}
+		defer func() { w.repository.Fault = nil }()
+		go func() {
+			defer close(over)
+			defer close(held)
+			for range 400 {
+				if id := root("SELECT id FROM information_schema.processlist WHERE info LIKE '%FROM `big`%' AND user LIKE 's-%' AND time > 0 LIMIT 1"); id != "" {
+					act(id)
+					return
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+			t.Error("no dump was seen")
+		}()
+		_, err := w.backup(t.Context())
+		<-over
+		return err
+	}
+	before := len(w.repository.Objects("snapshots"))
+	t.Run("cut, it is in no snapshot", func(t *testing.T) {
+		if err := during(func(id string) { root("KILL CONNECTION " + id) }); err == nil || !strings.Contains(err.Error(), "Lost connection") {
+			t.Errorf("it says %v", err)
+		}
+		for _, id := range w.repository.Objects("snapshots")[before:] {
+			if text := w.restic("ls", id); strings.Contains(text, DatabaseFile) {
+				t.Errorf("a snapshot has %s", text)
+			}
+		}
+	})
+	t.Run("a table that is made meanwhile fails it", func(t *testing.T) {
+		before := len(w.repository.Objects("snapshots"))
+		if err := during(func(string) { root("CREATE TABLE " + w.site.Handle.DBName().String() + ".more (x INT)") }); err == nil || !strings.Contains(err.Error(), "while they were read") {
+			t.Errorf("it says %v", err)
+		}
+		for _, id := range w.repository.Objects("snapshots")[before:] {
+			if text := w.restic("ls", id); strings.Contains(text, DatabaseFile) {
+				t.Errorf("a snapshot has %s", text)
+			}
+		}
+	})
+	t.Run("rows that are added meanwhile are not in it", func(t *testing.T) {
+		schema := w.site.Handle.DBName().String()
+		held := make(chan struct{})
+		w.repository.Fault = func(_ http.ResponseWriter, r *http.Request) bool {
+			if r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/data/") {
+				<-held
+			}
+			return false
+		}
+		defer func() { w.repository.Fault = nil }()
+		go func() {
+			defer close(held)
+			for range 400 {
+				if root("SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE '%FROM `big`%' AND user LIKE 's-%' AND time > 0") != "0" {
+					break
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+			root("INSERT INTO " + schema + ".late VALUES (1),(2)")
+		}()
+		c, err := w.backup(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows := map[string]uint64{}
+		for _, table := range c.Database.Tables {
+			rows[table.Name] = table.Rows
+		}
+		if rows["big"] != 60000 || rows["late"] != 0 {
+			t.Errorf("rows are %v", rows)
+		}
+	})
 }

@@ -30,7 +30,7 @@ import (
 // TestMain lets the test's program be the helper, too.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == "sandbox" && os.Args[2] == "site-backup" {
-		if err := Enter(context.Background(), os.Stdin, os.Stdout, Jobs(nil)); err != nil {
+		if err := Enter(context.Background(), os.Stdin, os.Stdout, Jobs(walls)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -38,6 +38,9 @@ func TestMain(m *testing.M) {
 	}
 	os.Exit(m.Run())
 }
+
+// walls are jobs that look at the walls around them, of tests on a host.
+var walls = map[string]Job{}
 
 const testKey = "0123456789abcdefghijABCDEFGHIJ_-0123456789a"
 
