@@ -112,7 +112,7 @@ func (p peers) Accept() (net.Conn, error) {
 		if uid, err := peer(c); err == nil && uid == p.uid {
 			return c, nil
 		}
-		c.Close() // nothing was said yet
+		_ = c.Close() // nothing was said yet
 	}
 }
 
@@ -195,23 +195,19 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			g.m.cfg.Log.Warn("a lock that is gone is kept in mind", "site", g.site.ID, "err", err)
 		}
 	}
+	if res.StatusCode >= 400 && res.StatusCode != http.StatusNotFound {
+		http.Error(w, g.heard(res), res.StatusCode)
+		return
+	}
 	for _, name := range []string{"Content-Type", "Content-Length", "Content-Range", "Accept-Ranges"} {
 		if v := res.Header.Get(name); v != "" {
 			w.Header().Set(name, v)
 		}
 	}
-	if res.ContentLength >= 0 && r.Method == http.MethodHead {
-		w.Header().Set("Content-Length", fmt.Sprint(res.ContentLength))
-	}
 	w.WriteHeader(res.StatusCode)
-	if res.StatusCode < 400 || res.StatusCode == http.StatusNotFound {
-		if _, err := io.Copy(w, res.Body); err != nil {
-			panic(http.ErrAbortHandler) // who asked must not take it for whole
-		}
-		return
+	if _, err := io.Copy(w, res.Body); err != nil {
+		panic(http.ErrAbortHandler) // who asked must not take it for whole
 	}
-	words := g.heard(res)
-	_, _ = io.WriteString(w, words+"\n") // whoever asked may have left
 }
 
 // refuse answers for a control plane that can't be reached: restic asks again for
