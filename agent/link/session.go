@@ -24,6 +24,7 @@ const (
 type session struct {
 	*Link
 	conn      *connection
+	bulk      *connection // for repositories; dials when it is first used
 	client    linkv1connect.LinkServiceClient
 	id        *identity.Identity
 	epoch     uint64
@@ -43,6 +44,8 @@ func (l *Link) session(ctx context.Context) error {
 	s := &session{Link: l, id: id, samples: make(chan []*linkv1.Sample, 1)}
 	s.conn = open(id.TLS(l.cfg.Clock.Time), l.cfg.Dial)
 	defer s.conn.close()
+	s.bulk = open(id.TLS(l.cfg.Clock.Time), l.cfg.Dial).letGoAfter(bulkIdle)
+	defer s.bulk.close()
 	s.client = linkv1connect.NewLinkServiceClient(s.conn.http, "https://"+l.cfg.Address, options()...)
 
 	res, err := s.hello(ctx)
@@ -71,6 +74,7 @@ func (l *Link) session(ctx context.Context) error {
 		// A call that is stuck in a dead connection must not hold the others.
 		<-ctx.Done()
 		s.conn.close()
+		s.bulk.close()
 		return nil
 	})
 	if err := g.Wait(); !stale(err) {

@@ -16,9 +16,10 @@ const (
 	callFor     = 30 * time.Second // for unary calls but Poll
 	pingAfter   = 15 * time.Second // without it a black-holed connection goes unnoticed for minutes
 	pingFor     = 10 * time.Second
-	maxMessage  = 4 << 20  // of what we read; an order has 256 KiB at most, a Poll some of them
-	maxHeaders  = 64 << 10 // of an answer
-	streamRoom  = 1 << 20  // flow control window of a stream, not memory
+	maxMessage  = 4 << 20     // of what we read; an order has 256 KiB at most, a Poll some of them
+	maxHeaders  = 64 << 10    // of an answer
+	bulkIdle    = time.Minute // of the connection for repositories, which is idle nearly always
+	streamRoom  = 1 << 20     // flow control window of a stream, not memory
 	connectRoom = 4 << 20
 )
 
@@ -33,7 +34,8 @@ func options() []connect.ClientOption {
 
 // connection is one HTTP/2 connection and the client that uses it.
 type connection struct {
-	http *http.Client
+	http      *http.Client
+	transport *http.Transport // its
 
 	mu    sync.Mutex
 	met   bool // the control plane has proved who it is
@@ -61,34 +63,42 @@ func open(cfg *tls.Config, dial func(context.Context, string, string) (net.Conn,
 	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
-	c.http = &http.Client{
-		Transport: &http.Transport{
-			Proxy:           nil, // see the package comment
-			TLSClientConfig: cfg,
-			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-				conn, err := dial(ctx, network, address)
-				if err != nil {
-					return nil, err
-				}
-				c.mu.Lock()
-				defer c.mu.Unlock()
-				c.conns = append(c.conns, conn)
-				return conn, nil
-			},
-			TLSHandshakeTimeout:    dialFor,
-			MaxResponseHeaderBytes: maxHeaders,
-			DisableCompression:     true,
-			Protocols:              protocols,
-			HTTP2: &http.HTTP2Config{
-				SendPingTimeout:               pingAfter,
-				PingTimeout:                   pingFor,
-				MaxReceiveBufferPerStream:     streamRoom,
-				MaxReceiveBufferPerConnection: connectRoom,
-			},
+	c.transport = &http.Transport{
+		Proxy:           nil, // see the package comment
+		TLSClientConfig: cfg,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dial(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.conns = append(c.conns, conn)
+			return conn, nil
 		},
+		TLSHandshakeTimeout:    dialFor,
+		MaxResponseHeaderBytes: maxHeaders,
+		DisableCompression:     true,
+		Protocols:              protocols,
+		HTTP2: &http.HTTP2Config{
+			SendPingTimeout:               pingAfter,
+			PingTimeout:                   pingFor,
+			MaxReceiveBufferPerStream:     streamRoom,
+			MaxReceiveBufferPerConnection: connectRoom,
+		},
+	}
+	c.http = &http.Client{
+		Transport: c.transport,
 		// Connect answers where it was asked, or not at all.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
+	return c
+}
+
+// letGoAfter has a connection closed that nobody has used for a while. Call it
+// before the first use.
+func (c *connection) letGoAfter(idle time.Duration) *connection {
+	c.transport.IdleConnTimeout = idle
 	return c
 }
 

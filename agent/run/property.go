@@ -41,6 +41,7 @@ var types = map[string]func(string) (any, error){
 	"NoNewPrivileges":         flag,
 	"PrivateDevices":          flag,
 	"PrivateIPC":              flag,
+	"PrivateNetwork":          flag,
 	"PrivateTmp":              flag,
 	"ProtectClock":            flag,
 	"ProtectControlGroups":    flag,

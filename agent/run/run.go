@@ -12,8 +12,8 @@
 //
 // The last two are only described here: systemd.Host speaks to PID 1.
 //
-// Secrets go in by Stdin. Arguments and environment are readable by others on
-// the host and must never hold one.
+// Secrets go in by Stdin or Secret. Arguments and environment are readable by others
+// on the host and must never hold one.
 package run
 
 import (
@@ -45,13 +45,23 @@ var env = []string{
 
 // Cmd is one execution of one program.
 type Cmd struct {
-	Path      string        // absolute and clean
-	Args      []string      // without the program's name; options of ours first, then "--", then values
-	Stdin     io.Reader     // nil is empty input
-	Dir       string        // "" is "/"
-	Timeout   time.Duration // 0 is a minute
-	MaxOutput int           // bytes of stdout that are kept; 0 is 1 MiB; the rest is read and dropped
+	Path      string            // absolute and clean
+	Args      []string          // without the program's name; options of ours first, then "--", then values
+	Env       map[string]string // besides the fixed one, or instead; no secrets
+	Stdin     io.Reader         // nil is empty input; a file is handed over itself
+	Secret    string            // what the program reads from SecretFile, once; at most 4 KiB
+	Stdout    io.Writer         // gets all of stdout while it comes; nil for who wants it in the Result
+	Stderr    io.Writer         // gets all of stderr besides, of which the Result has the end; nil for nobody
+	Dir       string            // "" is "/"
+	Timeout   time.Duration     // 0 is a minute
+	MaxOutput int               // bytes of stdout that are kept; 0 is 1 MiB; the rest is read and dropped
 }
+
+// SecretFile is where a program with a Secret finds it: a pipe that holds nothing
+// else and is in no other process.
+const SecretFile = "/dev/fd/3"
+
+const maxSecret = 4 << 10 // a pipe takes as much without a reader
 
 // ExitError says that a program was run and failed.
 type ExitError struct {
@@ -98,9 +108,39 @@ func (c Cmd) Run(ctx context.Context) (Result, error) {
 	}
 	out := newOutput(c.MaxOutput)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, &out.head, &out.tail
+	if c.Stdout != nil {
+		cmd.Stdout = c.Stdout
+	}
+	if c.Stderr != nil {
+		cmd.Stderr = io.MultiWriter(&out.tail, c.Stderr)
+	}
+	if c.Secret != "" {
+		secret, err := handOver(c.Secret)
+		if err != nil {
+			return Result{}, fmt.Errorf("run %s: %w", c.Path, err)
+		}
+		defer secret.Close() // the program has its own
+		cmd.ExtraFiles = []*os.File{secret}
+	}
 	err = cmd.Run()
 	res := out.result()
 	return res, c.explain(ctx, err, res)
+}
+
+// handOver gives the end of a pipe from which a secret can be read.
+func handOver(secret string) (*os.File, error) {
+	if len(secret) > maxSecret {
+		return nil, fmt.Errorf("a secret of %d bytes is too long", len(secret))
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	_, err = io.WriteString(w, secret)
+	if err = errors.Join(err, w.Close()); err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return r, nil
 }
 
 // explain turns what os/exec says into one kind of error.
@@ -129,7 +169,7 @@ func (c Cmd) command(ctx context.Context) (*exec.Cmd, error) {
 		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, c.Path, c.Args...)
-	cmd.Env = env
+	cmd.Env = environment(c.Env)
 	cmd.Dir = c.Dir
 	if cmd.Dir == "" {
 		cmd.Dir = "/"

@@ -36,6 +36,24 @@ func TestCmd(t *testing.T) {
 			t.Fatalf("got %q, %v", res.Stdout, err)
 		}
 	})
+	t.Run("hands a secret over by a descriptor alone", func(t *testing.T) {
+		res, err := Cmd{Path: "/bin/sh", Args: []string{"-c", "cat /dev/fd/3; cat /proc/$$/cmdline /proc/$$/environ | grep -c 's[3]cret'"}, Secret: "s3cret", Env: map[string]string{"GOGC": "20"}}.Run(ctx)
+		var exit *ExitError
+		if string(res.Stdout) != "s3cret0\n" || err != nil && (!errors.As(err, &exit) || exit.Code != 1) { // grep's, that found none
+			t.Fatalf("got %q, %v", res.Stdout, err)
+		}
+		if _, err := (Cmd{Path: "/usr/bin/cat", Secret: strings.Repeat("x", maxSecret+1)}).Run(ctx); err == nil {
+			t.Error("takes a secret that could block it")
+		}
+	})
+	t.Run("gives the output to a writer while it comes", func(t *testing.T) {
+		var out, noise strings.Builder
+		_, err := Cmd{Path: "/bin/sh", Args: []string{"-c", "seq 1 200000; echo oh >&2; exit 3"}, Stdout: &out, Stderr: &noise, MaxOutput: 10}.Run(ctx)
+		var exit *ExitError
+		if !errors.As(err, &exit) || exit.Code != 3 || exit.Stderr != "oh" || noise.String() != "oh\n" || !strings.HasSuffix(out.String(), "\n200000\n") {
+			t.Fatalf("got %d bytes, %q, %v", out.Len(), noise.String(), err)
+		}
+	})
 	t.Run("refuses relative, unclean and NUL-bearing programs", func(t *testing.T) {
 		for _, c := range []Cmd{{Path: "env"}, {Path: ""}, {Path: "/usr/bin/../bin/env"}, {Path: "/usr/bin/env", Args: []string{"a\x00b"}}} {
 			if _, err := c.Run(ctx); err == nil {
@@ -150,7 +168,7 @@ func TestUnitSettings(t *testing.T) {
 		}
 	})
 	t.Run("every setting that is known is one of a site's sandbox, or of the two more that are compared with it on a host", func(t *testing.T) {
-		u, err := SiteUnit{Handle: h, Name: "x", Argv: []string{"/usr/bin/true"}, ReadOnly: []string{"/a"}, RuntimeDir: "b"}.Unit()
+		u, err := SiteUnit{Handle: h, Name: "x", Argv: []string{"/usr/bin/true"}, ReadOnly: []string{"/a"}, RuntimeDir: "b", Offline: true}.Unit()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -32,6 +32,9 @@ type SiteUnit struct {
 	// RuntimeDir is a directory below /run, e.g. "chom-plugin/abcdefgh27",
 	// that systemd makes for the site's user (0700) and removes at the end.
 	RuntimeDir string
+	// Offline leaves the program no network but a loopback of its own, which
+	// nobody else is on. Unix sockets that have a path are still there.
+	Offline bool
 }
 
 // Unit gives the transient unit with the whole sandbox.
@@ -49,6 +52,9 @@ func (s SiteUnit) Unit() (Unit, error) {
 	}
 	if s.RuntimeDir != "" {
 		props = append(props, Property{"RuntimeDirectory", s.RuntimeDir}, Property{"RuntimeDirectoryMode", "0700"})
+	}
+	if s.Offline {
+		props = append(props, Property{"PrivateNetwork", "yes"})
 	}
 	user := s.Handle.UnixUser().String()
 	return Unit{

@@ -5,7 +5,7 @@
 //	ACTIVE     user, tree, slice, archive, database, php, application, cron, certificate, nginx
 //	SUSPENDED  nginx (503 page), cron, php, processes
 //	TRASHED    nginx (gone), cron, php, processes; files, database and certificates stay
-//	ABSENT     as TRASHED, then certificates, tree, database, slice, user: nothing is left
+//	ABSENT     as TRASHED, then certificates, keys of backups, tree, database, slice, user: nothing is left
 //
 // Certificates other than that of the preview name come later, from package
 // certificate, and are taken into use by Secure.
@@ -26,6 +26,7 @@ import (
 	"slices"
 	"time"
 
+	"chom.dev/agent/backup"
 	"chom.dev/agent/certificate"
 	"chom.dev/agent/mariadb"
 	"chom.dev/agent/nginx"
@@ -46,6 +47,7 @@ type Sites struct {
 	php      *php.Manager
 	mariadb  *mariadb.Server
 	certs    *certificate.Manager
+	backups  *backup.Manager
 	fresh    *fresh
 	shown    *shown
 	plugins  *host.Host
@@ -56,7 +58,7 @@ type Sites struct {
 }
 
 // New gives the handlers of site orders on this host. Nothing is touched yet.
-func New(sd *systemd.Host, web *nginx.Manager, fpm *php.Manager, db *mariadb.Server, certs *certificate.Manager, log *slog.Logger) (*Sites, error) {
+func New(sd *systemd.Host, web *nginx.Manager, fpm *php.Manager, db *mariadb.Server, certs *certificate.Manager, backups *backup.Manager, log *slog.Logger) (*Sites, error) {
 	plugins, err := host.New(host.Config{Starter: starter{sd}, Logger: log})
 	if err != nil {
 		return nil, err
@@ -66,7 +68,7 @@ func New(sd *systemd.Host, web *nginx.Manager, fpm *php.Manager, db *mariadb.Ser
 		return nil, err
 	}
 	return &Sites{
-		systemd: sd, nginx: web, php: fpm, mariadb: db, certs: certs, fresh: newFresh(), shown: newShown(),
+		systemd: sd, nginx: web, php: fpm, mariadb: db, certs: certs, backups: backups, fresh: newFresh(), shown: newShown(),
 		plugins:  plugins,
 		shells:   tree.Host(),
 		archives: newArchives(ArchiveDir),

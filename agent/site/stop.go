@@ -23,7 +23,7 @@ func (c *converge) trash() []task.Step {
 // the site's own user, and the user goes last: its uid is never used again.
 func (c *converge) remove() []task.Step {
 	steps := append([]task.Step{c.unserve()}, c.stop()...)
-	return append(steps, c.removeCertificates(), c.removeTree(), c.removeDatabase(), c.removeLogs(), c.removeSlice(), c.removeUser())
+	return append(steps, c.removeCertificates(), c.removeBackups(), c.removeTree(), c.removeDatabase(), c.removeLogs(), c.removeSlice(), c.removeUser())
 }
 
 // stop ends timers, PHP and whatever else runs in the site's slice.

@@ -249,7 +249,7 @@ func TestSandboxOnHost(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	unit, err := run.SiteUnit{Handle: h, Name: "sandbox", Argv: []string{"/usr/bin/sleep", "60"}, ReadOnly: []string{"/usr/share/dict"}, RuntimeDir: "chom-test/x"}.Unit()
+	unit, err := run.SiteUnit{Handle: h, Name: "sandbox", Argv: []string{"/usr/bin/sleep", "60"}, ReadOnly: []string{"/usr/share/dict"}, RuntimeDir: "chom-test/x", Offline: true}.Unit()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,10 +42,11 @@ var freshPackages = []string{
 	"iproute2", "procps",
 }
 
-// stackPackages are what sites need; keep them equal to what the agent installs.
+// stackPackages are what sites need; keep them equal to what the agent installs, and
+// to what its own package depends on.
 var stackPackages = []string{
 	"nginx", "logrotate", "php-fpm", "php-cli", "php-mysql", "php-xml", "php-mbstring", "php-curl", "php-gd", "php-zip", "php-intl",
-	"mariadb-server", "mariadb-client", "acl", "tar", "unzip",
+	"mariadb-server", "mariadb-client", "restic", "acl", "tar", "unzip",
 }
 
 // recipe is part of every base's key: raise it when the steps below change.

@@ -152,6 +152,7 @@ func (c *config) journalFile() string { return filepath.Join(c.StateDir, "journa
 func (c *config) certificatesDir() string {
 	return filepath.Join(c.StateDir, "certificates")
 }
+func (c *config) backupDir() string  { return filepath.Join(c.StateDir, "backup") }
 func (c *config) statusFile() string { return filepath.Join(c.RuntimeDir, "status.json") }
 
 // logger writes for systemd's journal, which adds the time itself.

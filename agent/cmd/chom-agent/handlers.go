@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"log/slog"
+	"os"
 
 	"github.com/spf13/cobra"
 
+	"chom.dev/agent/backup"
 	"chom.dev/agent/certificate"
 	"chom.dev/agent/mariadb"
 	"chom.dev/agent/nginx"
@@ -30,15 +32,25 @@ type host struct {
 	sites   *site.Sites
 }
 
-func newHost(certs *certificate.Manager, log *slog.Logger) (*host, error) {
+func newHost(dir string, broker backup.Broker, certs *certificate.Manager, log *slog.Logger) (*host, error) {
 	sd := systemd.New()
+	agent, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	backups, err := backup.New(backup.Config{
+		Dir: dir, RunDir: backup.RunDir, Broker: broker, Launch: backup.By(sd), Agent: agent, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
 	web := nginx.New(sd, log)
 	fpm := php.New(sd, log)
 	db, err := mariadb.New(mariadb.Socket)
 	if err != nil {
 		return nil, err
 	}
-	sites, err := site.New(sd, web, fpm, db, certs, log)
+	sites, err := site.New(sd, web, fpm, db, certs, backups, log)
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +70,7 @@ func (h *host) handlers() map[task.Kind]task.Handler {
 		task.PrepareServer: h.server.Prepare(),
 		task.ConvergeSite:  h.sites.Converge(),
 		task.SiteLogin:     h.sites.Login(),
+		task.BackupSite:    h.sites.Backup(),
 	}
 }
 
@@ -85,7 +98,14 @@ func hiddenCommands() []*cobra.Command {
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, dirs []string) error { return tree.Empty(cmd.Context(), dirs...) },
 	}
+	work := &cobra.Command{
+		Use:  "site-backup",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return backup.Enter(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), backup.Jobs(nil))
+		},
+	}
 	sandbox := &cobra.Command{Use: "sandbox", Short: "What runs as a site's user", Hidden: true}
-	sandbox.AddCommand(empty)
+	sandbox.AddCommand(empty, work)
 	return []*cobra.Command{sandbox}
 }

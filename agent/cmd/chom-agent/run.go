@@ -91,7 +91,7 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	if hands, err = newHost(certs, log); err != nil {
+	if hands, err = newHost(cfg.backupDir(), &later, certs, log); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, hands.close()) }()

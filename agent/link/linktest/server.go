@@ -50,6 +50,10 @@ type Server struct {
 	// answer leaves. An error of CutConnection ends the connection there.
 	Fault func(procedure string, answered bool) error
 
+	// Repositories answers for the repository of a site on a server; nil has none.
+	// Set it before agents come.
+	Repositories func(server, site string) http.Handler
+
 	rootKey  *ecdsa.PrivateKey
 	root     *x509.Certificate
 	doorCert tls.Certificate
@@ -170,6 +174,7 @@ func (s *Server) Start(address string) error {
 	mux.Handle(path, h)
 	path, h = linkv1connect.NewLinkServiceHandler(&door{s: s}, limit)
 	mux.Handle(path, h)
+	mux.HandleFunc(repositories+"{site}/", (&door{s: s}).repository)
 	srv := &http.Server{
 		Handler: s.faulty(mux),
 		TLSConfig: &tls.Config{

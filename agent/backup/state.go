@@ -1,0 +1,102 @@
+package backup
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"chom.dev/agent/atomicfile"
+	"chom.dev/proto/contract"
+	backupv1 "chom.dev/proto/gen/chom/backup/v1"
+)
+
+// State is what has come of a backup so far. It is on disk before the step that
+// made it ends.
+type State struct {
+	Title    string    `json:"title,omitempty"` // of the home page, right before
+	Contents *Contents `json:"contents,omitempty"`
+	Listing  *Listed   `json:"listing,omitempty"` // of the files, read from the repository
+}
+
+// State reads it. Of a backup that was not begun there is an empty one.
+func (m *Manager) State(h contract.Handle, id contract.BackupID) (State, error) {
+	var st State
+	text, err := os.ReadFile(m.stateFile(h, id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return st, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &st)
+	}
+	if err != nil {
+		return State{}, fmt.Errorf("read the state of backup %s: %w", id, err)
+	}
+	return st, nil
+}
+
+// Keep writes it.
+func (m *Manager) Keep(h contract.Handle, id contract.BackupID, st State) error {
+	text, err := json.Marshal(st)
+	if err == nil {
+		err = m.write(m.stateFile(h, id), text)
+	}
+	if err != nil {
+		return fmt.Errorf("keep the state of backup %s: %w", id, err)
+	}
+	return nil
+}
+
+// Forget removes the states of a site's other backups: each has ended when the
+// next one begins.
+func (m *Manager) Forget(h contract.Handle, but contract.BackupID) error {
+	entries, err := os.ReadDir(m.dir(h))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		id, err := contract.ParseBackupID(strings.TrimSuffix(e.Name(), ".json"))
+		if err != nil || id == but {
+			continue
+		}
+		if _, err := atomicfile.Remove(filepath.Join(m.dir(h), e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Manager) stateFile(h contract.Handle, id contract.BackupID) string {
+	return filepath.Join(m.dir(h), id.String()+".json")
+}
+
+// Report is a backup as the control plane is told of it.
+func (st State) Report(id contract.BackupID) (*backupv1.Report, error) {
+	if st.Contents == nil || st.Listing == nil {
+		return nil, fmt.Errorf("backup %s is not complete", id)
+	}
+	c := &backupv1.Contents{
+		FilesSnapshot: st.Contents.Files.ID, FileCount: st.Listing.Count, FileBytes: st.Listing.Bytes, ListingSha256: st.Listing.SHA256,
+		PageTitle: st.Title,
+	}
+	r := &backupv1.Report{
+		BackupId: id.String(), StartTime: timestamppb.New(st.Contents.Start), EndTime: timestamppb.New(st.Contents.End), Contents: c,
+		AddedBytes: st.Contents.Files.Added,
+	}
+	if d := st.Contents.Database; d != nil {
+		r.AddedBytes += d.Added
+		c.DatabaseSnapshot, c.DumpSha256, c.DumpBytes = d.ID, d.SHA256, d.Bytes
+		for _, t := range d.Tables {
+			c.Tables = append(c.Tables, &backupv1.Table{Name: t.Name, Rows: t.Rows})
+		}
+	}
+	return r, nil
+}

@@ -1,0 +1,66 @@
+package mariadb
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+
+	"chom.dev/proto/contract"
+)
+
+// Objects are what a schema holds, each kind by name in the order of bytes.
+type Objects struct {
+	Tables   []string // sequences among them: they are renamed and dropped alike
+	Views    []string
+	Triggers []string
+	Routines []string // "PROCEDURE p", "FUNCTION f"
+}
+
+// OwnObjects asks the server what a site's schema holds. The one who asks is the
+// site's own user, whose process this must be: nobody else is let in by that name.
+func OwnObjects(ctx context.Context, socket string, user contract.UnixUser, schema contract.DBName) (o Objects, err error) {
+	cfg := mysql.NewConfig()
+	cfg.User, cfg.Net, cfg.Addr, cfg.DBName = user.String(), "unix", socket, schema.String()
+	cfg.Logger = &mysql.NopLogger{} // what it would say comes back as an error as well
+	cfg.Timeout, cfg.ReadTimeout, cfg.WriteTimeout = 5*time.Second, time.Minute, time.Minute
+	connector, err := mysql.NewConnector(cfg)
+	if err != nil {
+		return Objects{}, fmt.Errorf("open mariadb: %w", err)
+	}
+	db := sql.OpenDB(connector)
+	defer func() { _ = db.Close() }() // nothing is written through it
+	for _, ask := range []struct {
+		into  *[]string
+		query string
+	}{
+		{&o.Tables, "SELECT table_name FROM information_schema.tables WHERE table_schema = ? AND table_type <> 'VIEW' ORDER BY BINARY table_name"},
+		{&o.Views, "SELECT table_name FROM information_schema.tables WHERE table_schema = ? AND table_type = 'VIEW' ORDER BY BINARY table_name"},
+		{&o.Triggers, "SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema = ? ORDER BY BINARY trigger_name"},
+		{&o.Routines, "SELECT CONCAT(routine_type, ' ', routine_name) FROM information_schema.routines WHERE routine_schema = ? ORDER BY routine_type, BINARY routine_name"},
+	} {
+		if *ask.into, err = names(ctx, db, ask.query, schema); err != nil {
+			return Objects{}, fmt.Errorf("list objects of %s: %w", schema, err)
+		}
+	}
+	return o, nil
+}
+
+func names(ctx context.Context, db *sql.DB, query string, schema contract.DBName) ([]string, error) {
+	rows, err := db.QueryContext(ctx, query, schema.String())
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close() // its error is rows.Err
+	var out []string
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, err
+		}
+		out = append(out, name)
+	}
+	return out, rows.Err()
+}

@@ -1,0 +1,153 @@
+package site
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"chom.dev/agent/backup"
+	"chom.dev/agent/task"
+	"chom.dev/proto/contract"
+	orderv1 "chom.dev/proto/gen/chom/order/v1"
+	sitev1 "chom.dev/proto/gen/chom/site/v1"
+)
+
+// Backup handles BACKUP_SITE. Whatever state the site is in, as long as its files
+// are there: visitors notice nothing.
+func (s *Sites) Backup() task.Handler {
+	return task.HandlerFunc(func(o task.Order) (task.Plan, error) {
+		id, err := contract.ParseBackupID(o.Message.GetBackupSite().GetBackupId())
+		if err != nil {
+			return task.Plan{}, err
+		}
+		c, err := s.parse(o, o.Site.Desired)
+		if err != nil {
+			return task.Plan{}, err
+		}
+		switch p := c.desired.GetPhase(); p {
+		case sitev1.Phase_PHASE_ACTIVE, sitev1.Phase_PHASE_SUSPENDED, sitev1.Phase_PHASE_TRASHED:
+		default:
+			return task.Plan{}, fmt.Errorf("there is nothing to back up: the site is %s", p)
+		}
+		if o.Site.Converged == 0 {
+			return task.Plan{}, errors.New("there is nothing to back up: the site was never made")
+		}
+		b := &backingUp{converge: c, id: id, limit: o}
+		return task.Plan{
+			Steps: []task.Step{b.repository(), b.contents(), b.check()},
+			Report: func(r *orderv1.Result) error {
+				st, err := s.backups.State(c.handle, id)
+				if err != nil {
+					return err
+				}
+				r.Backup, err = st.Report(id)
+				return err
+			},
+		}, nil
+	})
+}
+
+// backingUp is one attempt at one backup.
+type backingUp struct {
+	*converge
+	id    contract.BackupID
+	limit task.Order
+}
+
+// repository makes the site's repository before its first backup.
+func (b *backingUp) repository() task.Step {
+	return task.Step{
+		Name: "repository",
+		Probe: func(ctx context.Context) (bool, string, error) {
+			there, err := b.backups.Exists(ctx, b.site)
+			return there, "", err
+		},
+		Do: func(ctx context.Context, _ *task.Log) error {
+			return b.backups.Do(ctx, b.site, backup.Work{Job: "init", Timeout: b.limit.Timeout}, nil, nil)
+		},
+	}
+}
+
+// contents makes the snapshots. They are new ones each time that it runs; what
+// counts is the state on disk.
+func (b *backingUp) contents() task.Step {
+	return task.Step{
+		Name: "contents",
+		Probe: func(context.Context) (bool, string, error) {
+			st, err := b.backups.State(b.handle, b.id)
+			return st.Contents != nil, "", err
+		},
+		Do: func(ctx context.Context, log *task.Log) error {
+			if err := b.backups.Forget(b.handle, b.id); err != nil {
+				return err
+			}
+			database, err := b.hasDatabase(ctx)
+			if err != nil {
+				return err
+			}
+			st := backup.State{Title: measure(ctx, b.nginx, b.domains[0]).GetPageTitle()}
+			st.Contents = new(backup.Contents)
+			if err := b.backups.Do(ctx, b.site, backup.Work{
+				Job: "backup", Timeout: b.limit.Timeout, Order: backup.ContentsOrder{Backup: b.id.String(), Database: database},
+			}, func(p backup.Progress) { log.Printf("%s", p) }, st.Contents); err != nil {
+				return err
+			}
+			log.Note("%s", st.Contents)
+			return b.backups.Keep(b.handle, b.id, st)
+		},
+	}
+}
+
+// hasDatabase asks the server, and not the site's type: what is there is backed
+// up, also when the plugin is gone that has put it there.
+func (b *backingUp) hasDatabase(ctx context.Context) (bool, error) {
+	st, err := b.mariadb.Probe(ctx, b.handle.DBName(), b.handle.UnixUser())
+	if err != nil {
+		return false, err
+	}
+	if b.needs.NeedsDatabase && !st.Schema {
+		return false, task.Permanent(errors.New("the site's database is not there"))
+	}
+	return st.Schema, nil
+}
+
+// check reads from the repository what of the files has come there.
+func (b *backingUp) check() task.Step {
+	return task.Step{
+		Name: "check",
+		Probe: func(context.Context) (bool, string, error) {
+			st, err := b.backups.State(b.handle, b.id)
+			return st.Listing != nil, "", err
+		},
+		Do: func(ctx context.Context, log *task.Log) error {
+			st, err := b.backups.State(b.handle, b.id)
+			if err != nil {
+				return err
+			}
+			if st.Contents == nil {
+				return task.Permanent(errors.New("what the backup has made so far is lost"))
+			}
+			st.Listing = new(backup.Listed)
+			if err := b.backups.Do(ctx, b.site, backup.Work{
+				Job: "list", Timeout: b.limit.Timeout, Order: backup.ListOrder{Snapshot: st.Contents.Files.ID},
+			}, nil, st.Listing); err != nil {
+				return err
+			}
+			log.Note("%d files", st.Listing.Count)
+			return b.backups.Keep(b.handle, b.id, st)
+		},
+	}
+}
+
+// removeBackups destroys the key of the site's repository. What is in it is the
+// control plane's to keep.
+func (c *converge) removeBackups() task.Step {
+	return task.Step{
+		Name: "backups-off",
+		Probe: func(context.Context) (bool, string, error) {
+			gone, err := c.backups.Gone(c.handle)
+			return gone, "", err
+		},
+		Do: func(context.Context, *task.Log) error { return c.backups.Remove(c.handle) },
+	}
+}
