@@ -88,7 +88,7 @@ func newTenant(t *testing.T, socket string) tenant {
 }
 
 func (u tenant) sql(statement string) (string, error) {
-	cmd := exec.Command("/usr/bin/mariadb", "--no-defaults", "--socket="+u.socket, "--user="+u.user.String(), "--batch", "--skip-column-names", "--local-infile=1")
+	cmd := exec.Command("/usr/bin/mariadb", "--no-defaults", "--socket="+u.socket, "--user="+u.user.String(), "--batch", "--skip-column-names", "--local-infile=1", "--default-character-set=utf8mb4")
 	cmd.Stdin = strings.NewReader(statement)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: u.cred}
 	out, err := cmd.CombinedOutput()
