@@ -58,6 +58,7 @@ func (h *host) handlers() map[task.Kind]task.Handler {
 		task.PrepareServer: h.server.Prepare(),
 		task.ConvergeSite:  h.sites.Converge(),
 		task.SiteLogin:     h.sites.Login(),
+		task.UndoRestore:   h.sites.UndoRestore(),
 	}
 }
 
@@ -85,7 +86,21 @@ func hiddenCommands() []*cobra.Command {
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, dirs []string) error { return tree.Empty(cmd.Context(), dirs...) },
 	}
+	list := &cobra.Command{
+		Use:  "list-tree DIR",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, dirs []string) error {
+			return site.ListTree(cmd.Context(), dirs[0], cmd.OutOrStdout())
+		},
+	}
+	define := &cobra.Command{
+		Use:  "define-objects",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return site.DefineObjects(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())
+		},
+	}
 	sandbox := &cobra.Command{Use: "sandbox", Short: "What runs as a site's user", Hidden: true}
-	sandbox.AddCommand(empty)
+	sandbox.AddCommand(empty, list, define)
 	return []*cobra.Command{sandbox}
 }
