@@ -266,7 +266,7 @@ func (r *restore) switching(restored bool) []task.Step {
 // opening gives the site back to its visitors.
 func (r *restore) opening() []task.Step {
 	return append(slices.Clone(r.wake), task.Step{Name: "settle", Do: func(context.Context, *task.Log) error {
-		return r.change(func(rec *restoreRecord) { rec.Quiet = false })
+		return r.change(func(rec *restoreRecord) { rec.Quiet, rec.Through = false, false })
 	}})
 }
 
@@ -301,7 +301,7 @@ func (r *restore) unlessAhead(do func(context.Context, *task.Log) error) func(co
 // committed says that there is no way back.
 func (r *restore) committed() bool {
 	rec, err := r.mine()
-	return err == nil && rec != nil && rec.State == restoreSwitching
+	return err == nil && rec != nil && rec.Through
 }
 
 func (r *restore) change(edit func(*restoreRecord)) error {
@@ -325,13 +325,19 @@ func (r *restore) makeRoom(ctx context.Context, log *task.Log) error {
 	if err := r.finish(ctx, r.handle, log); err != nil {
 		return err
 	}
+	next := &restoreRecord{Restore: r.id, State: restoreStaging, Files: r.files, Database: r.database, Made: time.Now()}
+	if before, err := r.load(r.handle); err != nil {
+		return err
+	} else if before != nil {
+		next.Quiet = before.Quiet // whatever becomes of this one has to open the site
+	}
 	if err := r.discard(ctx, r.handle); err != nil {
 		return err
 	}
-	if err := r.space(ctx, log); err != nil {
+	if err := r.store(r.handle, next); err != nil {
 		return err
 	}
-	return r.store(r.handle, &restoreRecord{Restore: r.id, State: restoreStaging, Files: r.files, Database: r.database, Made: time.Now()})
+	return r.space(ctx, log)
 }
 
 // space refuses what would fill the disk, before anything is fetched.
@@ -498,7 +504,7 @@ func (r *restore) commit(ctx context.Context, _ *task.Log) error {
 			return err
 		}
 	}
-	rec.State, rec.Restored, rec.ObjectsMade = restoreSwitching, true, false
+	rec.State, rec.Restored, rec.ObjectsMade, rec.Through = restoreSwitching, true, false, true
 	fail.Point("restore.before-commit")
 	if err := r.store(r.handle, rec); err != nil {
 		return err
@@ -538,7 +544,7 @@ func (r *restore) commitUndo(ctx context.Context, restored bool) error {
 			rec.OldObjects = objects
 		}
 	}
-	rec.State, rec.Restored, rec.ObjectsMade = restoreSwitching, restored, false
+	rec.State, rec.Restored, rec.ObjectsMade, rec.Through = restoreSwitching, restored, false, true
 	fail.Point("restore.before-commit")
 	if err := r.store(r.handle, rec); err != nil {
 		return err
@@ -554,7 +560,7 @@ func (r *restore) takeBack(ctx context.Context, log *task.Log, rec *restoreRecor
 	if err := r.bring(ctx, r.handle, rec, log); err != nil {
 		return err
 	}
-	rec.State = restoreStaging
+	rec.State, rec.Through = restoreStaging, false
 	if err := r.store(r.handle, rec); err != nil {
 		return err
 	}
@@ -632,6 +638,7 @@ func (s *restores) finish(ctx context.Context, h contract.Handle, log *task.Log)
 	if err != nil {
 		return fmt.Errorf("finish restore %s: %w", rec.Restore, err)
 	}
+	rec.Through = false // what comes next is for the order at hand
 	return s.keep(h, rec)
 }
 

@@ -47,6 +47,7 @@ type restoreRecord struct {
 	Files    bool // public and private are part of it
 	Database bool // the schema is part of it
 
+	Through  bool   // no wish to stop is heeded, from the commit until the site is open again
 	Quiet    bool   // the site is closed to visitors for it, or about to be
 	Restored bool   // what the site has, or in SWITCHING is to have: what was restored, or what that replaced
 	Problem  string // why a switch to what was restored is being taken back
