@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"chom.dev/proto/contract"
 )
@@ -385,6 +386,73 @@ func TestDefine(t *testing.T) {
 			t.Errorf("%v\n%v\n%v", before, after, err)
 		}
 	})
+}
+
+// A server that dies in the middle of a switch comes back with all tables on one
+// side, or all on the other.
+func TestServerDies(t *testing.T) {
+	dir := fresh(t)
+	ctx := t.Context()
+	cmd, socket := serve(t, dir)
+	for round := range 6 {
+		s, err := New(socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u, h := site(t, s, socket)
+		restore := contract.NewRestoreID()
+		in, err := s.OpenImport(ctx, h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var sql strings.Builder
+		for i := range 40 {
+			fmt.Fprintf(&sql, "CREATE TABLE t%d (x INT); INSERT INTO t%d VALUES (%%d);", i, i)
+		}
+		u.must(strings.ReplaceAll(sql.String(), "%d", "1"))
+		if out, err := u.load(in, strings.ReplaceAll(sql.String(), "%d", "2")); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if err := errors.Join(s.CloseImport(ctx, h), s.Prepare(ctx, h, restore)); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- s.Switch(ctx, h, restore, true) }()
+		time.Sleep(time.Duration(round) * 40 * time.Millisecond)
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		t.Log("round", round, "the switch says", <-done)
+		s.Close()
+		cmd, socket = serve(t, dir)
+		if s, err = New(socket); err != nil {
+			t.Fatal(err)
+		}
+		is, err := s.Restored(ctx, h, restore)
+		if err != nil {
+			t.Fatal(err)
+		}
+		look := func(want string) {
+			t.Helper()
+			if got := u.must("SELECT GROUP_CONCAT(DISTINCT n) FROM (" + union() + ") a; SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE()"); got != want+"\n40" {
+				t.Errorf("round %d, restored %v: the site's tables hold %q", round, is, got)
+			}
+		}
+		look(map[bool]string{false: "1", true: "2"}[is])
+		t.Log("round", round, "restored", is)
+		if err := s.Switch(ctx, h, restore, true); err != nil {
+			t.Fatal(err)
+		}
+		look("2")
+		s.Close()
+	}
+}
+
+func union() string {
+	var parts []string
+	for i := range 40 {
+		parts = append(parts, fmt.Sprintf("SELECT x AS n FROM t%d", i))
+	}
+	return strings.Join(parts, " UNION ALL ")
 }
 
 func TestNativeHash(t *testing.T) {

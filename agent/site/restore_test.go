@@ -324,8 +324,15 @@ func newScene(t *testing.T, socket, program string) *scene {
 		Handle: contract.NewHandle(), UID: 30000 + uint32(os.Getpid()%300)*100 + uids.Add(1)%100, Signer: key,
 	}
 	name := s.Handle.UnixUser().String()
-	if out, err := exec.Command("/usr/sbin/useradd", "--no-create-home", "--shell", "/usr/sbin/nologin", "--uid", strconv.Itoa(int(s.UID)), "--user-group", name).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	for tries := 0; ; tries++ { // another test may have taken the number
+		out, err := exec.Command("/usr/sbin/useradd", "--no-create-home", "--shell", "/usr/sbin/nologin", "--uid", strconv.Itoa(int(s.UID)), "--user-group", name).CombinedOutput()
+		if err == nil {
+			break
+		}
+		if tries == 20 {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		s.UID = 30000 + uint32(os.Getpid()%300)*100 + uids.Add(1)%100
 	}
 	t.Cleanup(func() { _ = exec.Command("/usr/sbin/userdel", name).Run() })
 	shells := tree.At(dir + "/sites")
@@ -804,6 +811,51 @@ func TestKilledAnywhere(t *testing.T) {
 			}
 		})
 	}
+	t.Run("who comes next finishes what was left in its middle, without the order", func(t *testing.T) {
+		for _, point := range []string{"restore.committed", "tree.public-exchanged", "mariadb.before-switch", "mariadb.switched", "restore.objects-made"} {
+			s := newScene(t, socket, program)
+			_, signed := s.restoreOrder(t, s.backup(t, newObjects), contract.NewRestoreID())
+			if s.Order, err = proto.Marshal(signed); err != nil {
+				t.Fatal(err)
+			}
+			_, _ = process(s, point)
+			rs := s.restores(s.db(t))
+			if !rs.switching(s.Handle) || s.served(t) != "closed" {
+				t.Fatalf("at %s: switching %v, %s", point, rs.switching(s.Handle), s.served(t))
+			}
+			for range 2 {
+				if err := rs.finish(t.Context(), s.Handle, new(task.Log)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if s.has(t) != "new" || rs.switching(s.Handle) {
+				t.Errorf("at %s: has %s", point, s.has(t))
+			}
+		}
+	})
+	t.Run("killed while a refused backup is taken back, or a failed one is discarded", func(t *testing.T) {
+		for _, point := range []string{"restore.taking-back", "mariadb.switched", "restore.objects-made", "restore.discarding", "tree.emptied", "tree.staging-public-removed", "mariadb.leftover-dropped", "restore.discarded"} {
+			s := newScene(t, socket, program)
+			m := s.backup(t, newObjects+"CREATE DEFINER=root@localhost VIEW evil AS SELECT 1;\n")
+			_, signed := s.restoreOrder(t, m, contract.NewRestoreID())
+			if s.Order, err = proto.Marshal(signed); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := process(s, point); err == nil {
+				t.Fatalf("at %s it went well: %s", point, out)
+			}
+			if _, err := os.Stat(s.Dir + "/point"); err == nil {
+				t.Errorf("%s was not passed", point)
+			}
+			whole(t, s, point)
+			if out, err := process(s, ""); err == nil || !strings.Contains(out, "FAILED") {
+				t.Errorf("at %s: %v %s", point, err, out)
+			}
+			if s.has(t) != "old" || s.served(t) != "open" || s.left(t) != "" {
+				t.Errorf("at %s: has %s, is %s, left %q", point, s.has(t), s.served(t), s.left(t))
+			}
+		}
+	})
 }
 
 // servedHas is what the site has if visitors can see it.
