@@ -13,6 +13,7 @@ import (
 
 	"chom.dev/agent/mariadb"
 	"chom.dev/agent/run"
+	"chom.dev/agent/task"
 )
 
 // ObjectsMark is the line of a dump after which come views, triggers and routines:
@@ -59,6 +60,7 @@ func dump(ctx context.Context, s *Inside, to io.Writer, begun chan struct{}) (*D
 	if _, err := io.WriteString(out, ObjectsMark); err != nil {
 		return nil, err
 	}
+	behind := out.n
 	if err := whole(out, func(to io.Writer) error {
 		return part(ctx, s, routinesPart, ignored(s, before.Views), nil, to)
 	}); err != nil {
@@ -68,6 +70,9 @@ func dump(ctx context.Context, s *Inside, to io.Writer, begun chan struct{}) (*D
 		if err := whole(out, func(to io.Writer) error { return part(ctx, s, viewsPart, nil, before.Views, to) }); err != nil {
 			return nil, err
 		}
+	}
+	if out.n-behind > MaxObjects {
+		return nil, task.Permanent(errObjects)
 	}
 	after, err := objects(ctx, s)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"chom.dev/agent/run"
@@ -46,6 +47,7 @@ type Inside struct {
 	mu                 sync.Mutex
 	out                io.Writer
 	saved              map[string][]string // snapshots, by the path that they came by
+	read               atomic.Uint64       // bytes that have come from the repository
 }
 
 // Enter is the helper's main function. It reads its order, does the job, and says
@@ -127,6 +129,7 @@ func (s *Inside) serve() (stop func(), err error) {
 				label, _ := r.Request.Context().Value(labelKey{}).(string)
 				s.saved[label] = append(s.saved[label], path.Base(r.Request.URL.Path))
 			}
+			r.Body = counted{r.Body, s}
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
@@ -187,7 +190,7 @@ func (s *Inside) Dump(options, names []string) run.Cmd {
 }
 
 // jobs of this package.
-var own = map[string]Job{"init": initialize, "backup": backup, "list": list}
+var own = map[string]Job{"init": initialize, "backup": backup, "list": list, "fetch-files": fetchFiles, "fetch-database": fetchDatabase}
 
 // Jobs are those of this package and more, for Enter.
 func Jobs(more map[string]Job) map[string]Job {

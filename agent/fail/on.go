@@ -3,6 +3,7 @@
 package fail
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -14,8 +15,9 @@ import (
 // Enabled tells whether this build can be killed at its points.
 const Enabled = true
 
-// Point kills the process when File names this point. It doesn't return then.
-func Point(name string) { point(File, name, kill) }
+// Point kills the process when File names this point, or the file that the
+// environment variable CHOM_FAILPOINT_FILE names instead. It doesn't return then.
+func Point(name string) { point(cmp.Or(os.Getenv("CHOM_FAILPOINT_FILE"), File), name, kill) }
 
 func kill() {
 	if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {

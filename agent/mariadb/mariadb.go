@@ -42,32 +42,50 @@ var rights = []string{
 // Server is the host's MariaDB. It connects when first used. Safe for
 // concurrent use.
 type Server struct {
-	db *sql.DB
+	db     *sql.DB
+	slow   *sql.DB // for what reads or moves whole schemas
+	socket string
 }
 
 // New gives the server behind a socket, Socket on a host, without talking to it
 // yet.
 func New(socket string) (*Server, error) {
+	// Dropping a large schema takes its time.
+	db, err := open(socket, "root", time.Minute)
+	if err != nil {
+		return nil, err
+	}
+	// To count the rows of a table of many gigabytes takes longer.
+	slow, err := open(socket, "root", 30*time.Minute)
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(4)   // as many as sites converge at once
+	slow.SetMaxOpenConns(2) // as many as the disk bears
+	return &Server{db: db, slow: slow, socket: socket}, nil
+}
+
+// open gives connections as a user that the kernel vouches for.
+func open(socket, user string, patience time.Duration) (*sql.DB, error) {
 	cfg := mysql.NewConfig()
-	cfg.User = "root"
+	cfg.User = user
 	cfg.Net = "unix"
 	cfg.Addr = socket
 	cfg.Logger = &mysql.NopLogger{} // what it would say comes back as an error as well
 	cfg.Timeout = 5 * time.Second   // a local socket answers at once or is full
-	cfg.ReadTimeout = time.Minute   // dropping a large schema takes its time
+	cfg.ReadTimeout = patience
 	cfg.WriteTimeout = time.Minute
 	connector, err := mysql.NewConnector(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open mariadb: %w", err)
 	}
 	db := sql.OpenDB(connector)
-	db.SetMaxOpenConns(4)                   // as many as sites converge at once
 	db.SetConnMaxIdleTime(30 * time.Second) // an idle agent holds nothing
-	return &Server{db: db}, nil
+	return db, nil
 }
 
 // Close ends all connections.
-func (s *Server) Close() error { return s.db.Close() }
+func (s *Server) Close() error { return errors.Join(s.db.Close(), s.slow.Close()) }
 
 // Version asks the server for its release, e.g. "10.11.19". An answer means
 // that it runs and lets us in.
@@ -153,7 +171,7 @@ func (s *Server) Remove(ctx context.Context, schema contract.DBName, user contra
 		}
 		fail.Point(step.point)
 	}
-	return nil
+	return s.Forget(ctx, user.Handle())
 }
 
 // kill ends the account's connections: one that holds a lock would keep its

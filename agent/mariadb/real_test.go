@@ -19,6 +19,17 @@ import (
 // its own, with root authenticated by the kernel as Debian does.
 func start(t *testing.T) string {
 	t.Helper()
+	cmd, socket := serve(t, fresh(t))
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+	})
+	return socket
+}
+
+// fresh makes the data of a new server.
+func fresh(t *testing.T) string {
+	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "chom-mariadb-") // t.TempDir is too long for a socket's name
 	if err != nil {
 		t.Fatal(err)
@@ -36,29 +47,33 @@ func start(t *testing.T) string {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	data, socket := filepath.Join(dir, "data"), filepath.Join(dir, "sock")
-	out, err := exec.Command("/usr/bin/mariadb-install-db", "--no-defaults", "--user=mysql", "--datadir="+data, "--auth-root-authentication-method=socket", "--skip-test-db").CombinedOutput()
+	out, err := exec.Command("/usr/bin/mariadb-install-db", "--no-defaults", "--user=mysql", "--datadir="+filepath.Join(dir, "data"), "--auth-root-authentication-method=socket", "--skip-test-db").CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	return dir
+}
+
+// serve runs the server until somebody ends it, or the test does.
+func serve(t *testing.T, dir string) (*exec.Cmd, string) {
+	t.Helper()
+	data, socket := filepath.Join(dir, "data"), filepath.Join(dir, "sock")
+	_ = os.Remove(socket) // of one that was killed
 	cmd := exec.Command("/usr/sbin/mariadbd", "--no-defaults", "--user=mysql", "--datadir="+data, "--socket="+socket, "--skip-networking",
 		"--local-infile=0", "--innodb-buffer-pool-size=32M", "--performance-schema=OFF", "--pid-file="+filepath.Join(dir, "pid"))
 	cmd.Stderr = t.Output()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
-	})
-	for range 200 {
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	for range 400 {
 		if _, err := os.Stat(socket); err == nil {
-			return socket
+			return cmd, socket
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
 	t.Fatal("mariadbd made no socket")
-	return ""
+	return nil, ""
 }
 
 // tenant is a site's user with a way to speak SQL as it.
@@ -88,7 +103,7 @@ func newTenant(t *testing.T, socket string) tenant {
 }
 
 func (u tenant) sql(statement string) (string, error) {
-	cmd := exec.Command("/usr/bin/mariadb", "--no-defaults", "--socket="+u.socket, "--user="+u.user.String(), "--batch", "--skip-column-names", "--local-infile=1")
+	cmd := exec.Command("/usr/bin/mariadb", "--no-defaults", "--socket="+u.socket, "--user="+u.user.String(), "--batch", "--skip-column-names", "--local-infile=1", "--default-character-set=utf8mb4")
 	cmd.Stdin = strings.NewReader(statement)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: u.cred}
 	out, err := cmd.CombinedOutput()

@@ -240,6 +240,19 @@ func TestLife(t *testing.T) {
 		apply(t, m, a)
 		expect(t, m, "a.example", "/", "a.example")
 	})
+	t.Run("one that is being restored answers 503 in other words, suspended or not", func(t *testing.T) {
+		for _, suspended := range []bool{false, true} {
+			a.Restoring, a.Suspended = true, suspended
+			apply(t, m, a)
+			expect(t, m, "a.example", "/anything/index.php", "503")
+			if _, body, err := m.get(t.Context(), "a.example", "/"); err != nil || !strings.Contains(string(body), "being restored") {
+				t.Errorf("page %q, %v", body, err)
+			}
+		}
+		a.Restoring, a.Suspended = false, false
+		apply(t, m, a)
+		expect(t, m, "a.example", "/", "a.example")
+	})
 	t.Run("a failed probe brings the last good version back", func(t *testing.T) {
 		changed := a
 		changed.Domains = a.Domains[:1]

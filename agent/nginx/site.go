@@ -27,6 +27,7 @@ type Site struct {
 	Redirects []contract.Domain // those of Domains that send visitors on to the first
 	Kind      Kind
 	Suspended bool              // every request is answered with 503, from nginx itself
+	Restoring bool              // the same, in other words: what it was is about to come back
 	BodyLimit contract.ByteSize // largest upload; zero is 64 MiB
 
 	// Certificates of those of Domains that have one: these are served by HTTPS.
@@ -198,8 +199,11 @@ func protocols() []Directive {
 
 // pages are the site itself.
 func (p paths) pages(s Site) []Directive {
-	if s.Suspended {
-		return suspended()
+	switch {
+	case s.Restoring:
+		return closed("60", "Be right back", "This site is being restored", "Please try again in a minute.")
+	case s.Suspended:
+		return closed("3600", "Suspended", "This site is suspended", "Please contact its owner.")
 	}
 	limit := s.BodyLimit.String()
 	if s.BodyLimit.IsZero() {
@@ -283,17 +287,17 @@ func php(h contract.Handle) Directive {
 	return block("location", []string{"~", `\.php$`}, inside...)
 }
 
-// suspended answers everything from nginx itself: nothing of the site is
+// closed answers everything from nginx itself: nothing of the site is
 // touched, and search engines are told that it is temporary.
-func suspended() []Directive {
+func closed(retryAfter, title, heading, text string) []Directive {
 	return []Directive{
 		block("location", []string{"/"}, d("return", "503")),
 		d("error_page", "503", "@suspended"),
 		block("location", []string{"@suspended"},
 			d("default_type", "text/html"),
-			d("add_header", "Retry-After", "3600", "always"),
+			d("add_header", "Retry-After", retryAfter, "always"),
 			d("add_header", "Cache-Control", "no-store", "always"),
-			d("return", "503", `<!doctype html><html lang="en"><meta charset="utf-8"><title>Suspended</title><h1>This site is suspended</h1><p>Please contact its owner.</p></html>`),
+			d("return", "503", `<!doctype html><html lang="en"><meta charset="utf-8"><title>`+title+`</title><h1>`+heading+`</h1><p>`+text+`</p></html>`),
 		),
 	}
 }

@@ -34,7 +34,9 @@ func TestServerBlock(t *testing.T) {
 	php.BodyLimit = must(contract.ParseByteSize("128M"))
 	suspended := site(t, PHP, "example.com")
 	suspended.Suspended = true
-	for name, s := range map[string]Site{"static": site(t, Static, "static.example.com"), "php": php, "suspended": suspended} {
+	restoring := site(t, PHP, "example.com")
+	restoring.Restoring, restoring.Suspended = true, true
+	for name, s := range map[string]Site{"static": site(t, Static, "static.example.com"), "php": php, "suspended": suspended, "restoring": restoring} {
 		t.Run(name+" is as reviewed", func(t *testing.T) {
 			golden(t, "testdata/"+name+".conf", string(must(render(must(testPaths.serverBlock(s))))))
 		})

@@ -68,9 +68,14 @@ func (c *converge) tree() task.Step {
 		Name: "tree",
 		Probe: func(context.Context) (bool, string, error) {
 			st, err := c.shells.Probe(c.handle, c.uid)
-			return st.Complete, "", err
+			return st.Complete && !c.restores.switching(c.handle), "", err
 		},
-		Do: func(context.Context, *task.Log) error { return c.shells.Ensure(c.handle, c.uid) },
+		Do: func(ctx context.Context, log *task.Log) error {
+			if err := c.shells.Ensure(c.handle, c.uid); err != nil {
+				return err
+			}
+			return c.restores.finish(ctx, c.handle, log) // a restore may have ended in its middle
+		},
 	}
 }
 

@@ -7,6 +7,8 @@
 //	TRASHED    nginx (gone), cron, php, processes; files, database and certificates stay
 //	ABSENT     as TRASHED, then certificates, keys of backups, tree, database, slice, user: nothing is left
 //
+// A site can also be made what it was at a backup: see Restore.
+//
 // Certificates other than that of the preview name come later, from package
 // certificate, and are taken into use by Secure.
 //
@@ -53,6 +55,7 @@ type Sites struct {
 	plugins  *host.Host
 	shells   tree.Shells
 	archives *archives
+	restores *restores
 	agent    string // our own program, for the helper that empties trees
 	log      *slog.Logger
 }
@@ -71,6 +74,7 @@ func New(sd *systemd.Host, web *nginx.Manager, fpm *php.Manager, db *mariadb.Ser
 		systemd: sd, nginx: web, php: fpm, mariadb: db, certs: certs, backups: backups, fresh: newFresh(), shown: newShown(),
 		plugins:  plugins,
 		shells:   tree.Host(),
+		restores: &restores{restoreJournal{RestoreDir}, tree.Host(), db, mariadb.Socket, sd, agent},
 		archives: newArchives(ArchiveDir),
 		agent:    agent,
 		log:      log,
@@ -216,6 +220,7 @@ func (c *converge) web() nginx.Site {
 		Redirects:    c.onward,
 		Kind:         kind,
 		Suspended:    c.desired.GetPhase() == sitev1.Phase_PHASE_SUSPENDED,
+		Restoring:    c.restores.switching(c.handle),
 		Certificates: map[contract.Domain]nginx.Certificate{},
 		HSTS:         time.Duration(c.desired.GetHttps().GetHstsMaxAgeSeconds()) * time.Second,
 		KeepHTTP:     c.desired.GetHttps().GetKeepHttp(),

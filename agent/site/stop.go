@@ -23,7 +23,7 @@ func (c *converge) trash() []task.Step {
 // the site's own user, and the user goes last: its uid is never used again.
 func (c *converge) remove() []task.Step {
 	steps := append([]task.Step{c.unserve()}, c.stop()...)
-	return append(steps, c.removeCertificates(), c.removeBackups(), c.removeTree(), c.removeDatabase(), c.removeLogs(), c.removeSlice(), c.removeUser())
+	return append(steps, c.removeCertificates(), c.removeBackups(), c.removeTree(), c.removeDatabase(), c.removeRestore(), c.removeLogs(), c.removeSlice(), c.removeUser())
 }
 
 // stop ends timers, PHP and whatever else runs in the site's slice.
@@ -62,16 +62,32 @@ func (c *converge) showSuspended() task.Step {
 			return served, "", err
 		},
 		Do: func(ctx context.Context, _ *task.Log) error {
-			_, err := c.nginx.Apply(ctx, c.web(), func(ctx context.Context) error {
-				status, _, err := c.nginx.Get(ctx, c.domains[0], "/")
-				if err == nil && status != http.StatusServiceUnavailable {
-					err = fmt.Errorf("%s answers %d, not 503", c.domains[0], status)
-				}
-				return err
-			})
+			_, err := c.nginx.Apply(ctx, c.web(), c.closed)
 			return err
 		},
 	}
+}
+
+// closed is the probe of a site that nginx answers for by itself.
+func (c *converge) closed(ctx context.Context) error {
+	status, _, err := c.nginx.Get(ctx, c.domains[0], "/")
+	if err == nil && status != http.StatusServiceUnavailable {
+		err = fmt.Errorf("%s answers %d, not 503", c.domains[0], status)
+	}
+	return err
+}
+
+// quiet closes the site for the moment of a restore.
+func (c *converge) quiet() []task.Step {
+	return append([]task.Step{{
+		Name: "nginx-restoring",
+		Do: func(ctx context.Context, _ *task.Log) error {
+			web := c.web()
+			web.Restoring = true
+			_, err := c.nginx.Apply(ctx, web, c.closed)
+			return err
+		},
+	}}, c.stop()...)
 }
 
 func (c *converge) unserve() task.Step {
@@ -108,9 +124,21 @@ func (c *converge) removeDatabase() task.Step {
 		Name: "database-off",
 		Probe: func(ctx context.Context) (bool, string, error) {
 			st, err := c.mariadb.Probe(ctx, schema, user)
-			return st.Absent(), "", err
+			if err != nil || !st.Absent() {
+				return false, "", err
+			}
+			forgotten, err := c.mariadb.Forgotten(ctx, c.handle)
+			return forgotten, "", err
 		},
 		Do: func(ctx context.Context, _ *task.Log) error { return c.mariadb.Remove(ctx, schema, user) },
+	}
+}
+
+// removeRestore forgets a restore, of which tree and database have nothing left.
+func (c *converge) removeRestore() task.Step {
+	return task.Step{
+		Name: "restore-off",
+		Do:   func(context.Context, *task.Log) error { return c.restores.remove(c.handle) },
 	}
 }
 

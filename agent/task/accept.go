@@ -146,6 +146,7 @@ func (e *Engine) accept(v journal.View, entry *journal.Entry, key journal.Key, o
 	}
 	e.mu.Lock()
 	turnedAway, canceled, full := e.answered[key], e.canceled[key], len(e.live)+e.promised >= maxLive
+	signers := e.signers
 	e.mu.Unlock()
 	switch {
 	case turnedAway:
@@ -160,6 +161,7 @@ func (e *Engine) accept(v journal.View, entry *journal.Entry, key journal.Key, o
 		return decision{}, err
 	}
 	order, site, reason := decide(o, h, e.cfg.Clock.Time())
+	order.Signers = signers
 	var plan Plan
 	if reason == "" {
 		plan, reason = e.plan(order)

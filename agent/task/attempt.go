@@ -28,6 +28,7 @@ var (
 
 const (
 	observeFor = 15 * time.Second // a home page that takes longer is measured as not answering
+	abortFor   = 15 * time.Minute // what was staged is deleted, file by file
 	diskPause  = 2 * time.Second  // between tries to write while the journal's disk is full
 )
 
@@ -69,7 +70,7 @@ func (e *Engine) resume(rec journal.Attempt) (*attempt, error) {
 	}
 	order := Order{
 		Task: rec.Task, Attempt: rec.Number, Fence: rec.Fence, Kind: Kind(rec.Kind), Organization: rec.Organization,
-		Timeout: o.Timeout.AsDuration(), Message: o,
+		Timeout: o.Timeout.AsDuration(), Signers: e.signers, Message: o,
 	}
 	if !rec.Site.IsZero() {
 		site, found, err := e.cfg.Journal.Site(rec.Site)
@@ -128,11 +129,18 @@ func (e *Engine) do(ctx context.Context, a *attempt) error {
 		defer a.plan.End()
 	}
 	result := new(orderv1.Result)
-	err := e.steps(running, a)
+	err := e.steps(ctx, running, a)
 	if err == nil && a.plan.Report != nil {
 		err = a.plan.Report(result)
 	}
-	switch cause := context.Cause(running); {
+	cause := context.Cause(running)
+	if a.plan.committed() {
+		cause = nil // it was not heeded
+	}
+	if err != nil && ctx.Err() == nil {
+		err = e.abort(ctx, a, err)
+	}
+	switch {
 	case ctx.Err() != nil:
 		return errStopping
 	case err == nil:
@@ -151,12 +159,17 @@ func (e *Engine) do(ctx context.Context, a *attempt) error {
 	return e.finish(a, result, observed)
 }
 
-// steps does them in order.
-func (e *Engine) steps(ctx context.Context, a *attempt) error {
+// steps does them in order, until the attempt is told to stop, or as long as
+// the engine runs once there is no way back.
+func (e *Engine) steps(engine, running context.Context, a *attempt) error {
 	if a.planErr != "" {
 		return errors.New(a.planErr)
 	}
 	for _, s := range a.plan.Steps {
+		ctx := running
+		if a.plan.committed() {
+			ctx = engine
+		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -165,6 +178,22 @@ func (e *Engine) steps(ctx context.Context, a *attempt) error {
 		}
 	}
 	return nil
+}
+
+// abort takes back what the steps have begun. What it leaves is added to the
+// reason why it was called.
+func (e *Engine) abort(ctx context.Context, a *attempt, reason error) error {
+	if a.plan.Abort == nil || a.plan.committed() {
+		return reason
+	}
+	ctx, stop := context.WithTimeout(ctx, abortFor)
+	defer stop()
+	log := &Log{print: func(line string) { e.print(a, line) }}
+	if err := e.guarded("abort", func() error { return a.plan.Abort(ctx, log) }); err != nil {
+		log.Printf("what was begun is not taken back: %v", err)
+		return fmt.Errorf("%w; and what was begun is not taken back: %w", reason, err)
+	}
+	return reason
 }
 
 // observe measures the site, however the steps went. What can't be measured

@@ -29,6 +29,17 @@ type Plan struct {
 	// Steps are done in order, at most 1000.
 	Steps []Step
 
+	// Committed tells whether there is a way forward only: from then on neither a
+	// wish to stop nor the end of its time keeps the attempt from its remaining
+	// steps. What it says must be on disk: the steps may have run in a former
+	// process. Nil is never.
+	Committed func() bool
+
+	// Abort takes back what the steps have begun, after one of them failed or the
+	// attempt was told to stop. It may be nil, may run more than once, also in a
+	// later process, and is not called once the plan is Committed. It gets 15 minutes.
+	Abort func(context.Context, *Log) error
+
 	// Observe measures the site at the end, whether the steps went well or
 	// not. It may be nil. Site id, generation and time are filled in by the
 	// engine. It gets 15 s.
@@ -68,6 +79,8 @@ var stepName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
 
 // maxSteps is the limit of chom.link.v1.Accepted.
 const maxSteps = 1000
+
+func (p Plan) committed() bool { return p.Committed != nil && p.Committed() }
 
 func (p Plan) check() error {
 	if len(p.Steps) > maxSteps {

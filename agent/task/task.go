@@ -21,6 +21,7 @@
 package task
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"time"
 
@@ -60,6 +61,10 @@ type Order struct {
 	Organization contract.OrganizationID // zero for work on the server itself
 	Site         Site                    // zero for work on the server itself
 	Timeout      time.Duration           // of running time, from the start of the first step
+
+	// Signers are the keys that are trusted now, for what an order carries that
+	// is signed by itself.
+	Signers []ed25519.PublicKey
 
 	// Message is the order as signed, for the parameters of its kind.
 	Message *orderv1.Order

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"time"
 
 	"chom.dev/agent/fail"
@@ -38,22 +39,15 @@ func (s Shells) Remove(ctx context.Context, sup supervisor, agent string, h cont
 		return fmt.Errorf("remove tree %s: %w", h, err)
 	}
 	fail.Point("tree.processes-killed")
-	full, err := s.full(h)
+	if err := s.RemoveStaging(ctx, sup, agent, h); err != nil {
+		return fmt.Errorf("remove tree %s: %w", h, err)
+	}
+	full, err := s.full(h, "")
 	if err != nil {
 		return fmt.Errorf("remove tree %s: %w", h, err)
 	}
-	if len(full) > 0 {
-		u, err := run.SiteUnit{
-			Handle: h, Name: "empty", Dir: "/", Timeout: emptyWithin,
-			Argv: append([]string{agent, "sandbox", "empty-tree"}, full...),
-		}.Unit()
-		if err == nil {
-			_, err = sup.Run(ctx, u)
-		}
-		if err != nil {
-			return fmt.Errorf("remove tree %s: empty it: %w", h, err)
-		}
-		fail.Point("tree.emptied")
+	if err := s.empty(ctx, sup, agent, h, full); err != nil {
+		return fmt.Errorf("remove tree %s: %w", h, err)
 	}
 	if err := s.fold(h); err != nil {
 		return fmt.Errorf("remove tree %s: %w", h, err)
@@ -61,9 +55,28 @@ func (s Shells) Remove(ctx context.Context, sup supervisor, agent string, h cont
 	return nil
 }
 
-// full lists the tenant's directories in the shell. Those that root made but
-// never handed over are empty, and not for the tenant to enter.
-func (s Shells) full(h contract.Handle) ([]string, error) {
+// empty has the site's user delete what is in the directories.
+func (s Shells) empty(ctx context.Context, r runner, agent string, h contract.Handle, dirs []string) error {
+	if len(dirs) == 0 {
+		return nil
+	}
+	u, err := run.SiteUnit{
+		Handle: h, Name: "empty", Dir: "/", Timeout: emptyWithin,
+		Argv: append([]string{agent, "sandbox", "empty-tree"}, dirs...),
+	}.Unit()
+	if err == nil {
+		_, err = r.Run(ctx, u)
+	}
+	if err != nil {
+		return fmt.Errorf("empty it: %w", err)
+	}
+	fail.Point("tree.emptied")
+	return nil
+}
+
+// full lists the tenant's directories in the shell, or in a place in it. Those
+// that root made but never handed over are empty, and not for the tenant to enter.
+func (s Shells) full(h contract.Handle, place string) ([]string, error) {
 	sites, err := s.open()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -74,7 +87,8 @@ func (s Shells) full(h contract.Handle) ([]string, error) {
 	defer sites.Close() // read-only
 	var out []string
 	for _, d := range inside {
-		st, err := sites.Lstat(h.String() + "/" + d.name)
+		path := path.Join(h.String(), place, d.name)
+		st, err := sites.Lstat(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -82,7 +96,7 @@ func (s Shells) full(h contract.Handle) ([]string, error) {
 			return nil, err
 		}
 		if owner(st) != s.root {
-			out = append(out, s.dir+"/"+h.String()+"/"+d.name)
+			out = append(out, s.dir+"/"+path)
 		}
 	}
 	return out, nil

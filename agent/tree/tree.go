@@ -53,6 +53,9 @@ type Shells struct {
 // Host gives the shells of this machine, below /srv/chom/sites.
 func Host() Shells { return Shells{dir: run.SitesDir} }
 
+// At gives shells below another directory, for tests of whoever uses them.
+func At(dir string) Shells { return Shells{dir: dir, root: os.Geteuid()} }
+
 // EnsureBase makes the directories above all shells. The mount of /srv/chom is
 // systemd's, see systemd.MountUnit; make the base first, then mount.
 func (s Shells) EnsureBase() error {

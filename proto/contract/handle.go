@@ -55,6 +55,19 @@ func (h Handle) UnixUser() UnixUser { return UnixUser{name[unixUserRule]{h.prefi
 // DBName is the site's schema.
 func (h Handle) DBName() DBName { return DBName{name[dbNameRule]{h.prefixed("s", "")}} }
 
+// ScratchDB is the schema in which a backup's tables are put together before
+// they take the place of the site's: "r" + handle. The site's account has no
+// rights on it.
+func (h Handle) ScratchDB() DBName { return DBName{name[dbNameRule]{h.prefixed("r", "")}} }
+
+// UndoDB is the schema that keeps what a restore has replaced: "u" + handle. The
+// site's account has no rights on it.
+func (h Handle) UndoDB() DBName { return DBName{name[dbNameRule]{h.prefixed("u", "")}} }
+
+// ImportUser is the database account that a backup's SQL is carried out as, with
+// rights on ScratchDB alone: "r-" + handle. No unix user has that name.
+func (h Handle) ImportUser() UnixUser { return UnixUser{name[unixUserRule]{h.prefixed("r-", "")}} }
+
 // Slice is the systemd slice that holds every process of the site.
 func (h Handle) Slice() string { return h.prefixed("chom-", ".slice") }
 

@@ -150,12 +150,15 @@ func TestHandle(t *testing.T) {
 			t.Fatal(err)
 		}
 		for got, want := range map[string]string{
-			h.UnixUser().String(): "s-abcdefgh27",
-			h.DBName().String():   "sabcdefgh27",
-			h.Slice():             "chom-abcdefgh27.slice",
-			h.PHPUnit():           "chom-php-abcdefgh27.service",
-			h.CronService():       "chom-cron-abcdefgh27.service",
-			h.CronTimer():         "chom-cron-abcdefgh27.timer",
+			h.UnixUser().String():   "s-abcdefgh27",
+			h.DBName().String():     "sabcdefgh27",
+			h.ScratchDB().String():  "rabcdefgh27",
+			h.UndoDB().String():     "uabcdefgh27",
+			h.ImportUser().String(): "r-abcdefgh27",
+			h.Slice():               "chom-abcdefgh27.slice",
+			h.PHPUnit():             "chom-php-abcdefgh27.service",
+			h.CronService():         "chom-cron-abcdefgh27.service",
+			h.CronTimer():           "chom-cron-abcdefgh27.timer",
 		} {
 			if got != want {
 				t.Errorf("got %q, want %q", got, want)
@@ -167,7 +170,7 @@ func TestHandle(t *testing.T) {
 	})
 	t.Run("the zero handle derives nothing", func(t *testing.T) {
 		var h Handle
-		for _, s := range []string{h.UnixUser().String(), h.DBName().String(), h.Slice(), h.PHPUnit(), h.CronService(), h.CronTimer()} {
+		for _, s := range []string{h.UnixUser().String(), h.DBName().String(), h.ScratchDB().String(), h.UndoDB().String(), h.ImportUser().String(), h.Slice(), h.PHPUnit(), h.CronService(), h.CronTimer()} {
 			if s != "" {
 				t.Errorf("got %q", s)
 			}

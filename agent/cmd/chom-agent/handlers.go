@@ -71,6 +71,8 @@ func (h *host) handlers() map[task.Kind]task.Handler {
 		task.ConvergeSite:  h.sites.Converge(),
 		task.SiteLogin:     h.sites.Login(),
 		task.BackupSite:    h.sites.Backup(),
+		task.RestoreSite:   h.sites.Restore(),
+		task.UndoRestore:   h.sites.UndoRestore(),
 	}
 }
 
@@ -105,7 +107,21 @@ func hiddenCommands() []*cobra.Command {
 			return backup.Enter(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), backup.Jobs(nil))
 		},
 	}
+	list := &cobra.Command{
+		Use:  "list-tree DIR",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, dirs []string) error {
+			return site.ListTree(cmd.Context(), dirs[0], cmd.OutOrStdout())
+		},
+	}
+	define := &cobra.Command{
+		Use:  "define-objects",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return site.DefineObjects(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())
+		},
+	}
 	sandbox := &cobra.Command{Use: "sandbox", Short: "What runs as a site's user", Hidden: true}
-	sandbox.AddCommand(empty, work)
+	sandbox.AddCommand(empty, work, list, define)
 	return []*cobra.Command{sandbox}
 }

@@ -1,0 +1,230 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"chom.dev/agent/mariadb"
+	"chom.dev/agent/run"
+	"chom.dev/agent/task"
+)
+
+const mariadbClient = "/usr/bin/mariadb"
+
+// MaxObjects is how much SQL of views, triggers and routines a dump may have: real
+// sites have kilobytes. One with more is in no backup.
+const MaxObjects = 4 << 20
+
+// fetchFor bounds a job for which its caller has set no end.
+const fetchFor = 6 * time.Hour
+
+func within(ctx context.Context) time.Duration {
+	if end, ok := ctx.Deadline(); ok {
+		return max(time.Until(end), time.Second)
+	}
+	return fetchFor
+}
+
+// FetchFiles writes what a snapshot of files holds below the site's staging place,
+// where public and private are and belong to the site's user. Modes and times are
+// as they were.
+func (m *Manager) FetchFiles(ctx context.Context, site task.Site, snapshot, dir string, progress func(done, total uint64)) error {
+	return m.Do(ctx, site, Work{Job: "fetch-files", Timeout: within(ctx), Order: filesOrder{snapshot, dir}},
+		func(p Progress) { progress(p.Done, p.Total) }, nil)
+}
+
+type filesOrder struct {
+	Snapshot string `json:"snapshot"`
+	Dir      string `json:"dir"`
+}
+
+func fetchFiles(ctx context.Context, s *Inside, text json.RawMessage) (any, error) {
+	var o filesOrder
+	if err := json.Unmarshal(text, &o); err != nil {
+		return nil, err
+	}
+	if !snapshotID.MatchString(o.Snapshot) || filepath.Dir(o.Dir) != s.Shell {
+		return nil, errors.New("the snapshot, or the place for it, is none")
+	}
+	defer s.tellRead("files")()
+	if _, err := s.Restic("fetch", "restore", "--target="+o.Dir, "--", o.Snapshot).Run(ctx); err != nil {
+		return nil, resticError(err)
+	}
+	return struct{}{}, nil
+}
+
+// Fetched is what was read of a database's snapshot.
+type Fetched struct {
+	SHA256  []byte `json:"sha256"`  // of the whole dump
+	Bytes   uint64 `json:"bytes"`   // of the whole dump
+	Objects []byte `json:"objects"` // SQL behind the tables: views, triggers and routines
+}
+
+// FetchDatabase carries out the tables of the dump in a snapshot, as the account
+// of in and nobody else, and gives back the rest.
+func (m *Manager) FetchDatabase(ctx context.Context, site task.Site, snapshot string, in mariadb.Import, progress func(done, total uint64)) (Fetched, error) {
+	var f Fetched
+	err := m.Do(ctx, site, Work{
+		Job: "fetch-database", Timeout: within(ctx), Order: databaseOrder{snapshot, in.Schema.String(), in.OptionFile()},
+	}, func(p Progress) { progress(p.Done, p.Total) }, &f)
+	return f, err
+}
+
+type databaseOrder struct {
+	Snapshot string `json:"snapshot"`
+	Schema   string `json:"schema"`
+	Options  []byte `json:"options"` // for the client; its password is void once the job is over
+}
+
+func fetchDatabase(ctx context.Context, s *Inside, text json.RawMessage) (any, error) {
+	var o databaseOrder
+	if err := json.Unmarshal(text, &o); err != nil {
+		return nil, err
+	}
+	if !snapshotID.MatchString(o.Snapshot) || o.Schema != s.Handle.ScratchDB().String() {
+		return nil, errors.New("the snapshot, or the schema for it, is none")
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close() // the client has its own
+	defer w.Close() // closed below where that counts
+	// It is told what a stranger wrote: nothing but SQL, and as an account that
+	// reaches the scratch schema alone.
+	client := run.Cmd{
+		Path: mariadbClient, Secret: string(o.Options), Stdin: r, Timeout: s.Timeout,
+		Args: []string{"--defaults-file=" + run.SecretFile, "--sandbox", "--batch", "--max-allowed-packet=1G", "--database=" + o.Schema},
+	}
+	working, stop := context.WithCancel(ctx)
+	defer stop()
+	ran := make(chan error, 1)
+	go func() {
+		_, err := client.Run(working)
+		_ = r.Close() // a dump that nobody reads must not wait for ever
+		ran <- err
+	}()
+	split := &splitter{tables: w}
+	whole := &measured{to: split, sum: sha256.New(), tell: func(n uint64) { s.Tell(Progress{What: "database", Done: n}) }}
+	read := s.Restic("fetch", "dump", "--", o.Snapshot, "/"+DatabaseFile)
+	out := &watchedWriter{to: whole}
+	read.Stdout = out
+	_, err = read.Run(ctx)
+	if err == nil {
+		err = errors.Join(split.end(), w.Close())
+	}
+	if err != nil {
+		if !errors.Is(out.err, syscall.EPIPE) {
+			stop() // half a dump is of no use
+		}
+		if ran := <-ran; errors.Is(out.err, syscall.EPIPE) && ran != nil {
+			return nil, clientError(ran) // which is why nobody read on
+		}
+		return nil, resticError(err)
+	}
+	if err := <-ran; err != nil {
+		return nil, clientError(err)
+	}
+	return Fetched{SHA256: whole.sum.Sum(nil), Bytes: whole.n, Objects: split.objects.Bytes()}, nil
+}
+
+// clientError is what the server said to a dump.
+func clientError(err error) error {
+	var exit *run.ExitError
+	if errors.As(err, &exit) && exit.Cause == nil && exit.Stderr != "" {
+		return fmt.Errorf("the server does not take the tables: %s", exit.Stderr)
+	}
+	return err
+}
+
+// splitter parts a dump at its mark.
+type splitter struct {
+	tables  io.Writer
+	objects bytes.Buffer
+	held    []byte // may be the beginning of the mark
+	found   bool
+}
+
+const mark = "\n" + ObjectsMark
+
+func (s *splitter) Write(p []byte) (int, error) {
+	if s.found {
+		return len(p), s.keep(p)
+	}
+	s.held = append(s.held, p...)
+	if i := bytes.Index(s.held, []byte(mark)); i >= 0 {
+		s.found = true
+		if _, err := s.tables.Write(s.held[:i+1]); err != nil {
+			return 0, err
+		}
+		return len(p), s.keep(s.held[i+len(mark):])
+	}
+	over := max(len(s.held)-len(mark)+1, 0)
+	if _, err := s.tables.Write(s.held[:over]); err != nil {
+		return 0, err
+	}
+	s.held = append(s.held[:0], s.held[over:]...)
+	return len(p), nil
+}
+
+func (s *splitter) keep(p []byte) error {
+	if s.objects.Len()+len(p) > MaxObjects {
+		return errObjects
+	}
+	s.objects.Write(p)
+	return nil
+}
+
+var errObjects = fmt.Errorf("views, triggers and routines take more than %s", size(MaxObjects))
+
+// end says whether there was a mark.
+func (s *splitter) end() error {
+	if !s.found {
+		return errCut
+	}
+	return nil
+}
+
+// tellAfter is how often people hear of what is read.
+const tellAfter = 5 * time.Second
+
+// tellRead tells how much has come from the repository, until it is stopped.
+func (s *Inside) tellRead(what string) (stop func()) {
+	var told sync.WaitGroup
+	end := make(chan struct{})
+	told.Go(func() {
+		tick := time.NewTicker(tellAfter)
+		defer tick.Stop()
+		for {
+			select {
+			case <-end:
+				return
+			case <-tick.C:
+				s.Tell(Progress{What: what, Done: s.read.Load()})
+			}
+		}
+	})
+	return func() { close(end); told.Wait() }
+}
+
+// counted counts what is read of a body.
+type counted struct {
+	io.ReadCloser
+	s *Inside
+}
+
+func (c counted) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.s.read.Add(uint64(n))
+	return n, err
+}
