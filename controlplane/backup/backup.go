@@ -173,6 +173,8 @@ type Config struct {
 	Signer ed25519.PrivateKey
 	// Repositories are where backups are stored.
 	Repositories Reader
+	// Off says, in words for people, why no backup is made here; empty where they are.
+	Off string
 }
 
 // Backups keep them. They are safe for concurrent use. Run must run beside them, and tasks must call Ended, RestoreEnded and

@@ -12,6 +12,7 @@ import (
 
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/page"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
@@ -21,6 +22,9 @@ import (
 // Create has a site's host make a backup now. It says ErrUnderWay or ErrRestoring where the site has one of either already, and
 // the site's own fault where it is not there or was deleted.
 func (b *Backups) Create(ctx context.Context, organization contract.OrganizationID, id contract.SiteID) (Backup, error) {
+	if b.config.Off != "" {
+		return Backup{}, fault.Conflict(b.config.Off)
+	}
 	var made Backup
 	err := db.InTx(ctx, b.db, func(tx *db.Tx) error {
 		of, err := site.Lock(ctx, tx, organization, id)

@@ -287,7 +287,7 @@ func TestChomdRestoredFromBackup(t *testing.T) {
 	s, _ := w.create(t, h, "static")
 	data, backups, key := filepath.Join(w.rig.Dir, "chomd"), t.TempDir(), filepath.Join(t.TempDir(), "backup.key")
 	recipient := regexp.MustCompile(`age1\w+`).FindString(chomd(t, w, "backup-key", key))
-	chomd(t, w, "backup", "--data-dir", data, "--backup-to", backups, "--backup-recipient", recipient) // while it serves
+	chomd(t, w, "backup", "--data-dir", data, "--own-backup-to", backups, "--own-backup-recipient", recipient) // while it serves
 	made, err := filepath.Glob(filepath.Join(backups, "*"))
 	if err != nil || len(made) != 1 {
 		t.Fatalf("backups: %v, %v", made, err)

@@ -26,28 +26,28 @@ import (
 
 // ownBackup says where backups of the control plane itself go.
 type ownBackup struct {
-	BackupTo        string        `koanf:"backup-to"`
-	BackupRecipient string        `koanf:"backup-recipient"`
-	BackupEvery     time.Duration `koanf:"backup-every"`
-	BackupKeep      int           `koanf:"backup-keep"`
+	BackupTo        string        `koanf:"own-backup-to"`
+	BackupRecipient string        `koanf:"own-backup-recipient"`
+	BackupEvery     time.Duration `koanf:"own-backup-every"`
+	BackupKeep      int           `koanf:"own-backup-keep"`
 }
 
 func ownBackupFlags(f *pflag.FlagSet) {
-	f.String("backup-to", "", "folder for encrypted backups of the control plane itself, best on another machine's disk; serve makes one every day then")
-	f.String("backup-recipient", "", "whom they are encrypted to: one or several of age's public keys (age1...), separated by commas. chomd backup-key makes a pair; its private half must not lie on this machine")
-	f.Duration("backup-every", 24*time.Hour, "time from one such backup to the next")
-	f.Int("backup-keep", 30, "how many of them are kept")
+	f.String("own-backup-to", "", "folder for encrypted backups of the control plane itself, best on another machine's disk; serve makes one every day then")
+	f.String("own-backup-recipient", "", "whom they are encrypted to: one or several of age's public keys (age1...), separated by commas. chomd backup-key makes a pair; its private half must not lie on this machine")
+	f.Duration("own-backup-every", 24*time.Hour, "time from one such backup to the next")
+	f.Int("own-backup-keep", 30, "how many of them are kept")
 }
 
 func (c *ownBackup) checkOwnBackup(rule func(bool, string, string)) {
-	rule((c.BackupTo == "") == (c.BackupRecipient == ""), "backup-to", "and backup-recipient must be given together")
-	rule(c.BackupTo == "" || filepath.IsAbs(c.BackupTo), "backup-to", "must be an absolute path")
+	rule((c.BackupTo == "") == (c.BackupRecipient == ""), "own-backup-to", "and own-backup-recipient must be given together")
+	rule(c.BackupTo == "" || filepath.IsAbs(c.BackupTo), "own-backup-to", "must be an absolute path")
 	if c.BackupRecipient != "" {
 		_, err := c.recipients()
-		rule(err == nil, "backup-recipient", "must be public keys of age, such as age1..., separated by commas")
+		rule(err == nil, "own-backup-recipient", "must be public keys of age, such as age1..., separated by commas")
 	}
-	rule(c.BackupEvery >= time.Minute && c.BackupEvery <= 31*24*time.Hour, "backup-every", "must be 1m to 744h")
-	rule(c.BackupKeep >= 1 && c.BackupKeep <= 10000, "backup-keep", "must be 1 to 10000")
+	rule(c.BackupEvery >= time.Minute && c.BackupEvery <= 31*24*time.Hour, "own-backup-every", "must be 1m to 744h")
+	rule(c.BackupKeep >= 1 && c.BackupKeep <= 10000, "own-backup-keep", "must be 1 to 10000")
 }
 
 func (c *ownBackup) recipients() ([]age.Recipient, error) {
@@ -114,7 +114,7 @@ func (c *config) secretsElsewhere() bool { return c.credential || c.SecretsKeyCo
 // backUp makes one backup now.
 func backUp(ctx context.Context, c config, out io.Writer, log *slog.Logger) (err error) {
 	if c.BackupTo == "" {
-		return wrongConfig{"backup-to: and backup-recipient say where to, and for whom"}
+		return wrongConfig{"own-backup-to: and own-backup-recipient say where to, and for whom"}
 	}
 	d, err := c.openExisting(ctx)
 	if err != nil {
@@ -217,14 +217,14 @@ func makeBackupKey(file string, out io.Writer) error {
 	if err := keyfile.Write(file, []byte(text)); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(out, "Configure the public half: backup-recipient: %s\nThe private half is in %s. Take it off this machine, and keep two copies of it: without it no backup opens.\n", identity.Recipient(), file)
+	_, err = fmt.Fprintf(out, "Configure the public half: own-backup-recipient: %s\nThe private half is in %s. Take it off this machine, and keep two copies of it: without it no backup opens.\n", identity.Recipient(), file)
 	return err
 }
 
 // backupCommands are about the control plane itself.
 func backupCommands(configured func(use, summary, details string, do func(context.Context, config) error) *cobra.Command, out, errw io.Writer) []*cobra.Command {
-	create := configured("backup", "Back up the control plane itself", `Backup writes the database and the keys into one file below backup-to, encrypted to backup-recipient, while chomd serve
-works. chomd serve does the same by itself every backup-every.
+	create := configured("backup", "Back up the control plane itself", `Backup writes the database and the keys into one file below own-backup-to, encrypted to own-backup-recipient, while chomd serve
+works. chomd serve does the same by itself every own-backup-every.
 
 Not in it: the repositories of sites' backups, the configuration, and keys for secrets that come from systemd or from a command.`,
 		func(ctx context.Context, c config) error { return backUp(ctx, c, out, c.logger(errw)) })
@@ -236,7 +236,7 @@ private half of the pair that it was encrypted to. It takes all or nothing, and 
 Start chomd serve afterwards. Agents come back by themselves. What they did since the backup is shown where it differs, and
 neither repeated nor taken back.`,
 		Example: `  chomd backup-key /root/chomd-backup.key
-  chomd backup --backup-to /mnt/backup --backup-recipient age1...
+  chomd backup --own-backup-to /mnt/backup --own-backup-recipient age1...
   chomd restore --data-dir /var/lib/chomd /mnt/backup/chomd-20261126T030000Z.age chomd-backup.key`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 2 {
@@ -255,7 +255,7 @@ neither repeated nor taken back.`,
 	}
 	key := &cobra.Command{
 		Use: "backup-key FILE", Short: "Make the pair of keys for backups of the control plane",
-		Long: `Backup-key writes a private key into FILE, which only its owner can read, and prints the public one for backup-recipient.
+		Long: `Backup-key writes a private key into FILE, which only its owner can read, and prints the public one for own-backup-recipient.
 age-keygen makes such pairs, too.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {

@@ -70,7 +70,7 @@ func TestOwnBackup(t *testing.T) {
 			}
 			operate(t, here[3])
 			r := start(t, here...)
-			out := must(t, append([]string{"backup", "--backup-to", to, "--backup-recipient", recipient}, here...)...)
+			out := must(t, append([]string{"backup", "--own-backup-to", to, "--own-backup-recipient", recipient}, here...)...)
 			if code := r.stop(); code != exitOK {
 				t.Fatalf("serve ended with %d", code)
 			}
@@ -146,8 +146,8 @@ func TestOwnBackup(t *testing.T) {
 		dir := t.TempDir()
 		for _, args := range [][]string{
 			{"backup", "--data-dir", dir},
-			{"backup", "--data-dir", dir, "--backup-to", dir},
-			{"backup", "--data-dir", dir, "--backup-to", "relative", "--backup-recipient", "age1"},
+			{"backup", "--data-dir", dir, "--own-backup-to", dir},
+			{"backup", "--data-dir", dir, "--own-backup-to", "relative", "--own-backup-recipient", "age1"},
 			{"restore", "--data-dir", dir, "one"},
 			{"backup-key"},
 		} {

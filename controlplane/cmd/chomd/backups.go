@@ -2,29 +2,129 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/pflag"
 
 	"chom.dev/controlplane/backup"
+	"chom.dev/controlplane/backup/store"
+	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/keyfile"
+	"chom.dev/controlplane/secret"
 	"chom.dev/proto/contract"
 )
 
-// unstored is where backups are stored while nothing stores them: all of them stay CHECKING until they are given up.
-type unstored struct{}
-
-var errUnstored = errors.New("this control plane has nowhere to store backups")
-
-func (unstored) Check(context.Context, backup.Repository) error { return errUnstored }
-
-func (unstored) List(context.Context, backup.Repository, string) (*contract.Listing, error) {
-	return nil, errUnstored
+// backupsConfig says where sites' backups are kept.
+type backupsConfig struct {
+	BackupDir           string `koanf:"backup-dir"`
+	BackupS3            string `koanf:"backup-s3"`
+	BackupS3Region      string `koanf:"backup-s3-region"`
+	BackupS3Credentials string `koanf:"backup-s3-credentials"`
+	Restic              string `koanf:"restic"`
 }
 
-func (unstored) PutManifest(context.Context, backup.Repository, uint64, []byte) error {
-	return errUnstored
+func backupsFlags(f *pflag.FlagSet) {
+	f.String("backup-dir", "", "folder that sites' backups are stored in; they hold everything that the sites do, encrypted by keys in the database (default DATA-DIR/backups, unless backup-s3 is given)")
+	f.String("backup-s3", "", "bucket that they are stored in instead, as https://ENDPOINT/BUCKET or https://ENDPOINT/BUCKET/PREFIX")
+	f.String("backup-s3-region", "", "its region, where the provider has some")
+	f.String("backup-s3-credentials", "", "file with the access key's id on its first line and the secret key on its second, which only this user may read")
+	f.String("restic", "", "the restic program, 0.14 or newer, by which backups are checked (default /usr/bin/restic or /usr/local/bin/restic)")
 }
 
-func (unstored) Usage(context.Context, backup.Repository) (uint64, error) { return 0, errUnstored }
+func (c *backupsConfig) checkBackups(rule func(bool, string, string)) {
+	rule(c.BackupDir == "" || filepath.IsAbs(c.BackupDir), "backup-dir", "must be an absolute path")
+	rule(c.BackupDir == "" || c.BackupS3 == "", "backup-s3", "and backup-dir exclude each other")
+	rule((c.BackupS3 == "") == (c.BackupS3Credentials == ""), "backup-s3", "and backup-s3-credentials must be given together")
+	if c.BackupS3 != "" {
+		_, err := c.bucket(secret.Secret{}, "")
+		rule(err == nil, "backup-s3", "must be https://ENDPOINT/BUCKET or https://ENDPOINT/BUCKET/PREFIX")
+	}
+	rule(c.Restic == "" || filepath.IsAbs(c.Restic), "restic", "must be an absolute path")
+}
 
-func (unstored) Remove(context.Context, contract.OrganizationID, contract.SiteID) error {
-	return errUnstored
+// bucket opens the bucket, without a word to it.
+func (c *backupsConfig) bucket(key secret.Secret, id string) (*store.S3, error) {
+	u, err := url.Parse(c.BackupS3)
+	if err != nil {
+		return nil, err
+	}
+	bucket, prefix, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
+	if bucket == "" || u.User != nil || u.RawQuery != "" {
+		return nil, errors.New("it names no bucket")
+	}
+	return store.OpenS3(store.S3Config{
+		Endpoint: u.Scheme + "://" + u.Host, Region: c.BackupS3Region, Bucket: bucket, Prefix: prefix, AccessKey: id, SecretKey: key,
+	})
+}
+
+// openStore opens what backups are kept in.
+func (c *config) openStore(ctx context.Context) (store.Store, error) {
+	if c.BackupS3 == "" {
+		if c.BackupDir == "" {
+			return store.OpenDisk(filepath.Join(c.DataDir, "backups"))
+		}
+		return store.OpenDisk(c.BackupDir)
+	}
+	text, err := keyfile.Read(c.BackupS3Credentials)
+	if err != nil {
+		return nil, fmt.Errorf("read backup-s3-credentials: %w", err)
+	}
+	id, key, ok := strings.Cut(strings.TrimSpace(string(text)), "\n")
+	if !ok || id == "" || strings.ContainsAny(strings.TrimSpace(key), " \n") {
+		return nil, fmt.Errorf("%s must have two lines: the access key's id, and the secret key", c.BackupS3Credentials)
+	}
+	bucket, err := c.bucket(secret.New([]byte(strings.TrimSpace(key))), strings.TrimSpace(id))
+	if err != nil {
+		return nil, err
+	}
+	if err := bucket.Ready(ctx); err != nil {
+		return nil, fmt.Errorf("backup-s3: %w", err)
+	}
+	return bucket, nil
+}
+
+// openBackups gives the backups of sites, and the way of hosts to their repositories. Without restic there are none, and people
+// who ask for one hear why.
+func (c *config) openBackups(ctx context.Context, d *db.DB, keys *secret.Keyring, signer ed25519.PrivateKey, log *slog.Logger) (*backup.Backups, *store.Server, error) {
+	kept, err := c.openStore(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	settings := backup.Config{Keys: keys, Signer: signer}
+	read, err := backup.NewRepositories(kept, c.Restic, log)
+	if err != nil {
+		log.WarnContext(ctx, "sites are not backed up", "err", err)
+		settings.Off = "this control plane makes no backups: restic is missing on its machine. Its operator has to install it (apt-get install restic) and to restart chomd"
+		settings.Repositories = absent{kept, err}
+	} else {
+		settings.Repositories = read
+	}
+	backups, err := backup.New(d, log, settings)
+	return backups, store.NewServer(kept, nil, log), err
+}
+
+// absent stands for a restic that is not installed. What was stored is still removed with its site.
+type absent struct {
+	store store.Store
+	why   error
+}
+
+func (a absent) Check(context.Context, backup.Repository) error { return a.why }
+
+func (a absent) List(context.Context, backup.Repository, string) (*contract.Listing, error) {
+	return nil, a.why
+}
+
+func (a absent) PutManifest(context.Context, backup.Repository, uint64, []byte) error { return a.why }
+
+func (a absent) Usage(context.Context, backup.Repository) (uint64, error) { return 0, a.why }
+
+func (a absent) Remove(ctx context.Context, organization contract.OrganizationID, site contract.SiteID) error {
+	return a.store.Remove(ctx, store.Repository{Organization: organization, Site: site})
 }

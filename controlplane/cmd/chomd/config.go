@@ -38,8 +38,6 @@ import (
 type config struct {
 	DataDir  string `koanf:"data-dir"`
 	Database string `koanf:"database"`
-	// BackupDir is where sites' repositories lie.
-	BackupDir string `koanf:"backup-dir"`
 
 	PeopleListen  string `koanf:"people-listen"`
 	PeopleCert    string `koanf:"people-cert"`
@@ -50,6 +48,7 @@ type config struct {
 	outsideConfig `koanf:",squash"`
 	namesConfig   `koanf:",squash"`
 	issuersConfig `koanf:",squash"`
+	backupsConfig `koanf:",squash"`
 	ownBackup     `koanf:",squash"`
 	SignUp        string `koanf:"sign-up"`
 
@@ -82,7 +81,6 @@ func configFlags(f *pflag.FlagSet) {
 	f.String("config", "", "configuration file in YAML (default "+defaultConfigFile+", if it is there)")
 	f.String("data-dir", "/var/lib/chomd", "where the database and the keys lie; made with mode 0700")
 	f.String("database", "", "sqlite:PATH or postgres://...; a URL with a password belongs into the file, not here (default sqlite:DATA-DIR/chom.db)")
-	f.String("backup-dir", "", "folder that sites' backups are stored in; they hold everything that the sites do, encrypted by keys in the database (default DATA-DIR/backups)")
 	f.String("people-listen", "127.0.0.1:8080", "address for people: API, install script, packages")
 	f.String("people-cert", "", "certificate chain in PEM for people-listen; with people-key it speaks HTTPS. Both are read again when they change")
 	f.String("people-key", "", "its key in PEM")
@@ -92,6 +90,7 @@ func configFlags(f *pflag.FlagSet) {
 	outsideFlags(f)
 	namesFlags(f)
 	issuersFlags(f)
+	backupsFlags(f)
 	ownBackupFlags(f)
 	f.String("sign-up", "open", "who may sign up: open for everybody with an e-mail address, invited for those whom a member invited or an operator named")
 	f.String("agents-listen", ":8443", "address for agents, TLS 1.3 with client certificates")
@@ -185,7 +184,6 @@ func loadConfig(f *pflag.FlagSet, environ []string) (config, error) {
 		}
 	}
 	c.SecretsKey = cmp.Or(c.SecretsKey, filepath.Join(c.DataDir, "keys", "secrets.key"))
-	c.BackupDir = cmp.Or(c.BackupDir, filepath.Join(c.DataDir, "backups"))
 	c.Database = cmp.Or(c.Database, "sqlite:"+filepath.Join(c.DataDir, "chom.db"))
 	return c, c.validate()
 }
@@ -225,7 +223,6 @@ func (c *config) validate() error {
 	rule(c.DataDir != "", "data-dir", "must not be empty")
 	rule(strings.HasPrefix(c.Database, "sqlite:") || strings.HasPrefix(c.Database, "postgres://") || strings.HasPrefix(c.Database, "postgresql://"),
 		"database", "must begin with sqlite: or postgres://")
-	rule(filepath.IsAbs(c.BackupDir) || c.DataDir == "", "backup-dir", "must be an absolute path")
 	rule(isAddress(c.PeopleListen), "people-listen", "must be HOST:PORT")
 	rule((c.PeopleCert == "") == (c.PeopleKey == ""), "people-cert", "and people-key must be given together")
 	if c.PeopleCert != "" && c.PeopleKey != "" {
@@ -243,6 +240,7 @@ func (c *config) validate() error {
 	c.checkOutside(rule)
 	c.checkNames(rule)
 	c.checkIssuers(c.namesConfig, rule)
+	c.checkBackups(rule)
 	c.checkOwnBackup(rule)
 	rule(slices.Contains([]string{"open", "invited"}, c.SignUp), "sign-up", "must be open or invited")
 	rule(isAddress(c.AgentsListen), "agents-listen", "must be HOST:PORT or :PORT")

@@ -133,7 +133,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	if err != nil {
 		return err
 	}
-	backups, err := backup.New(d, log, backup.Config{Keys: keyring, Signer: authority.Signer(), Repositories: unstored{}})
+	backups, repositories, err := c.openBackups(ctx, d, keyring, authority.Signer(), log)
 	if err != nil {
 		return err
 	}
@@ -195,7 +195,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	agentsDoor, err := link.New(link.Config{
 		DB: d, Log: log, Metrics: registry, Authority: authority, Fleet: servers, Tasks: tasks, Sites: sites,
 		Certificates: &handouts{config: c.issuersConfig, issuance: issuers.message, platform: platform, uploads: certificates, challenges: providers},
-		Repositories: backups,
+		Backups:      repositories, Repositories: backups,
 	})
 	if err != nil {
 		return err

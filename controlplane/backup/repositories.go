@@ -1,0 +1,88 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"chom.dev/controlplane/backup/restic"
+	"chom.dev/controlplane/backup/store"
+	"chom.dev/proto/contract"
+)
+
+// Repositories read what is in a store, by the restic program. They are a Reader.
+type Repositories struct {
+	store  store.Store
+	restic *restic.Program
+}
+
+// NewRepositories finds the program, at a path or, where that is empty, in the usual places. It fails where there is none.
+func NewRepositories(s store.Store, program string, log *slog.Logger) (*Repositories, error) {
+	p, err := restic.New(program, s, log)
+	if err != nil {
+		return nil, err
+	}
+	return &Repositories{s, p}, nil
+}
+
+// Check implements Reader.
+func (r *Repositories) Check(ctx context.Context, of Repository) error {
+	return damage(r.restic.Check(ctx, of.place(), of.Key, ""))
+}
+
+// List implements Reader.
+func (r *Repositories) List(ctx context.Context, of Repository, snapshot string) (listing *contract.Listing, err error) {
+	err = r.restic.ReadList(ctx, of.place(), of.Key, snapshot, func(out io.Reader) error {
+		listing, err = contract.ReadListing(out)
+		return err
+	})
+	if err != nil {
+		return nil, damage(err)
+	}
+	return listing, nil
+}
+
+// PutManifest implements Reader. One that was signed by a former signer is replaced.
+func (r *Repositories) PutManifest(ctx context.Context, of Repository, sequence uint64, manifest []byte) error {
+	name, err := store.ManifestName(sequence)
+	if err != nil {
+		return err
+	}
+	put := func() error {
+		return r.store.Put(ctx, of.place(), name, int64(len(manifest)), bytes.NewReader(manifest))
+	}
+	err = put()
+	if errors.Is(err, store.ErrDiffers) {
+		if err := r.store.Delete(ctx, of.place(), name); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return fmt.Errorf("replace manifest %d: %w", sequence, err)
+		}
+		err = put()
+	}
+	return err
+}
+
+// Usage implements Reader.
+func (r *Repositories) Usage(ctx context.Context, of Repository) (uint64, error) {
+	n, err := r.store.Usage(ctx, of.place())
+	return uint64(n), err
+}
+
+// Remove implements Reader.
+func (r *Repositories) Remove(ctx context.Context, organization contract.OrganizationID, site contract.SiteID) error {
+	return r.store.Remove(ctx, store.Repository{Organization: organization, Site: site})
+}
+
+func (r Repository) place() store.Repository {
+	return store.Repository{Organization: r.Organization, Site: r.Site}
+}
+
+// damage tells what the repository is from what kept it from being read.
+func damage(err error) error {
+	if errors.Is(err, restic.ErrDamaged) || errors.Is(err, restic.ErrNoSnapshot) {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return err
+}
