@@ -168,7 +168,7 @@ func TestHelperOnHost(t *testing.T) {
 		addrs, _ := net.InterfaceAddrs()
 		order := lookOrder{
 			Addresses: []string{"tcp:127.0.0.1:" + port, "tcp:" + server.Listener.Addr().String(), "unix:" + mariadb.Socket, "udp:192.0.2.1:53", "tcp:1.1.1.1:443"},
-			Files: []string{tree.Public(h) + "/index.html", tree.Public(neighbour) + "/index.html", tree.Shell(neighbour), run.SitesDir, dir, dir + "/" + h.String() + "/key",
+			Files: []string{tree.Public(h) + "/index.html", tree.Public(neighbour) + "/index.html", tree.Shell(neighbour), dir, dir + "/" + h.String() + "/key",
 				"/var/lib/mysql", "/run/chom-backup", "/run/chom-agent", "/etc/shadow"},
 			Dirs: []string{tree.Public(h), tree.Private(h), tree.Shell(h), tree.Public(neighbour), "/tmp", "/var/tmp", "/usr/local/bin", "/run", "/etc"},
 		}
