@@ -193,6 +193,10 @@ func TestHelperOnHost(t *testing.T) {
 			t.Errorf("it finds %+v, not %+v", got, want)
 		}
 	})
+	if _, err := sys.Run(ctx, run.Unit{Name: "test-sql", User: h.UnixUser().String(), Group: h.UnixUser().String(), Stdin: strings.NewReader(hostile),
+		Argv: []string{"/usr/bin/mariadb", "--no-defaults", "--socket=" + mariadb.Socket, h.DBName().String()}}); err != nil {
+		t.Fatal(err)
+	}
 	t.Run("a backup is made, and its key is nowhere to be seen", func(t *testing.T) {
 		if err := do("init", nil, nil); err != nil {
 			t.Fatal(err)
@@ -254,7 +258,7 @@ func TestHelperOnHost(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Fatal(err)
 		}
-		if c.Files.ID == "" || c.Database == nil || len(repository.Objects("snapshots")) != 2 || len(repository.Objects("locks")) != 0 {
+		if c.Files.ID == "" || c.Database == nil || len(c.Database.Tables) != 10 || len(repository.Objects("snapshots")) != 2 || len(repository.Objects("locks")) != 0 {
 			t.Errorf("made %+v", c)
 		}
 		var l Listed
