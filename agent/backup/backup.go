@@ -100,10 +100,16 @@ func By(h *systemd.Host) func(context.Context, run.Unit) (Process, error) {
 	}
 }
 
+// maxRequests is how many requests of all sites are under way at once: the control
+// plane takes 8 of a server, and has others come again.
+const maxRequests = 6
+
 // Manager holds the keys of this host's repositories, and works with them. Safe
 // for concurrent use.
 type Manager struct {
 	cfg Config
+
+	requests chan struct{} // holds a token for each that is under way
 
 	mu   sync.Mutex
 	busy map[contract.Handle]bool
@@ -121,7 +127,7 @@ func New(cfg Config) (*Manager, error) {
 	if err := os.Chmod(cfg.RunDir, 0o711); err != nil { // whatever the umask; sites pass through, and list nothing
 		return nil, fmt.Errorf("open backups: %w", err)
 	}
-	return &Manager{cfg: cfg, busy: map[contract.Handle]bool{}}, nil
+	return &Manager{cfg: cfg, requests: make(chan struct{}, maxRequests), busy: map[contract.Handle]bool{}}, nil
 }
 
 // Work is something to be done as a site's user with the site's repository.

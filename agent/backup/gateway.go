@@ -184,6 +184,12 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	select {
+	case g.m.requests <- struct{}{}:
+		defer func() { <-g.m.requests }()
+	case <-r.Context().Done():
+		return
+	}
 	res, err := g.ask(r.Context(), r.Method, r.URL.Path, r)
 	if err != nil {
 		g.refuse(w, err)

@@ -168,7 +168,7 @@ func TestHelperOnHost(t *testing.T) {
 		addrs, _ := net.InterfaceAddrs()
 		order := lookOrder{
 			Addresses: []string{"tcp:127.0.0.1:" + port, "tcp:" + server.Listener.Addr().String(), "unix:" + mariadb.Socket, "udp:192.0.2.1:53", "tcp:1.1.1.1:443"},
-			Files: []string{tree.Public(h) + "/index.html", tree.Public(neighbour) + "/index.html", tree.Shell(neighbour), run.SitesDir, dir, dir + "/" + h.String() + "/key",
+			Files: []string{tree.Public(h) + "/index.html", tree.Public(neighbour) + "/index.html", tree.Shell(neighbour), dir, dir + "/" + h.String() + "/key",
 				"/var/lib/mysql", "/run/chom-backup", "/run/chom-agent", "/etc/shadow"},
 			Dirs: []string{tree.Public(h), tree.Private(h), tree.Shell(h), tree.Public(neighbour), "/tmp", "/var/tmp", "/usr/local/bin", "/run", "/etc"},
 		}
@@ -193,6 +193,10 @@ func TestHelperOnHost(t *testing.T) {
 			t.Errorf("it finds %+v, not %+v", got, want)
 		}
 	})
+	if _, err := sys.Run(ctx, run.Unit{Name: "test-sql", User: h.UnixUser().String(), Group: h.UnixUser().String(), Stdin: strings.NewReader(hostile),
+		Argv: []string{"/usr/bin/mariadb", "--no-defaults", "--socket=" + mariadb.Socket, h.DBName().String()}}); err != nil {
+		t.Fatal(err)
+	}
 	t.Run("a backup is made, and its key is nowhere to be seen", func(t *testing.T) {
 		if err := do("init", nil, nil); err != nil {
 			t.Fatal(err)
@@ -254,7 +258,7 @@ func TestHelperOnHost(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Fatal(err)
 		}
-		if c.Files.ID == "" || c.Database == nil || len(repository.Objects("snapshots")) != 2 || len(repository.Objects("locks")) != 0 {
+		if c.Files.ID == "" || c.Database == nil || len(c.Database.Tables) != 10 || len(repository.Objects("snapshots")) != 2 || len(repository.Objects("locks")) != 0 {
 			t.Errorf("made %+v", c)
 		}
 		var l Listed

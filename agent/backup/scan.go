@@ -52,7 +52,7 @@ const (
 )
 
 // statements are what each one may begin with, as mariadb-dump writes it of tables.
-var statements = []string{"SET", "DROP", "CREATE", "LOCK", "UNLOCK", "ALTER", "INSERT", "DO", "SELECT"}
+var statements = []string{"SET", "DROP", "CREATE", "LOCK", "UNLOCK", "ALTER", "INSERT", "DO", "SELECT", "COMMIT"}
 
 const (
 	maxName    = 64 * 4 // bytes of a name in MariaDB

@@ -55,6 +55,7 @@ type world struct {
 	repository *backuptest.Repository
 	server     *httptest.Server
 	socket     string // of MariaDB; empty without one
+	broker     Broker
 	manager    *Manager
 	keys       atomic.Int32 // asked for
 	launched   *process
@@ -110,6 +111,7 @@ func newWorld(t *testing.T, withDatabase bool) *world {
 			t.Fatal(err)
 		}
 	}
+	w.broker = w
 	w.restart()
 	return w
 }
@@ -125,7 +127,7 @@ func (w *world) restart() {
 	w.t.Helper()
 	var err error
 	w.manager, err = New(Config{
-		Dir: w.path("keys"), RunDir: w.path("run"), Broker: w, Launch: w.launch, Agent: w.path("agent"),
+		Dir: w.path("keys"), RunDir: w.path("run"), Broker: w.broker, Launch: w.launch, Agent: w.path("agent"),
 		Sites: w.path("sites"), MariaDB: w.socket, Log: slog.New(slog.NewTextHandler(w.t.Output(), nil)),
 	})
 	if err != nil {

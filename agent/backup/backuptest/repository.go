@@ -82,8 +82,8 @@ func (p *Repository) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case err != nil:
 			http.Error(w, "it breaks off", http.StatusBadRequest)
-		case there:
-			http.Error(w, "it is there already", http.StatusForbidden)
+		case there && !bytes.Equal(body, content):
+			http.Error(w, "another one is there", http.StatusConflict)
 		case name != "/config" && hex.EncodeToString(sum[:]) != path.Base(name):
 			http.Error(w, "it is not what its name says", http.StatusBadRequest)
 		default:
