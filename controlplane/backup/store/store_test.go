@@ -65,8 +65,8 @@ func TestPut(t *testing.T) {
 				if err := s.Put(t.Context(), r, n, 3, strings.NewReader("one")); err != nil {
 					t.Error(err)
 				}
-				for _, else_ := range []string{"two", "three"} {
-					if err := s.Put(t.Context(), r, n, int64(len(else_)), strings.NewReader(else_)); !errors.Is(err, store.ErrDiffers) {
+				for _, another := range []string{"two", "three"} {
+					if err := s.Put(t.Context(), r, n, int64(len(another)), strings.NewReader(another)); !errors.Is(err, store.ErrDiffers) {
 						t.Errorf("%s: got %v", n, err)
 					}
 				}
