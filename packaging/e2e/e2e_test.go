@@ -275,9 +275,9 @@ func as(t *testing.T, h *host, s *sitev1.Site, line string) lab.Result {
 func traces(t *testing.T, h *host, handle string) string {
 	t.Helper()
 	return sh(t, h, strings.NewReplacer("H", handle).Replace(`
-ls -d /srv/chom/sites/H /etc/nginx/chom/*/H* /etc/chom-agent/php/H* /var/log/chom/sites/H /run/chom-php/H /run/chom-plugin/H /etc/systemd/system/*H* 2>/dev/null
+ls -d /srv/chom/sites/H /etc/nginx/chom/*/H* /etc/chom-agent/php/H* /var/log/chom/sites/H /run/chom-php/H /run/chom-plugin/H /run/chom-backup/H /var/lib/chom-agent/backup/H /var/lib/chom-agent/restore/H* /etc/systemd/system/*H* 2>/dev/null
 getent passwd s-H; getent group s-H
-mariadb --batch --skip-column-names -e "SELECT schema_name FROM information_schema.schemata WHERE schema_name = 'sH'; SELECT user FROM mysql.user WHERE user = 's-H'"
+mariadb --batch --skip-column-names -e "SELECT schema_name FROM information_schema.schemata WHERE schema_name IN ('sH', 'rH', 'uH'); SELECT user FROM mysql.user WHERE user IN ('s-H', 'r-H')"
 systemctl list-units --all --plain --no-legend '*H*' | grep -v 'not-found'
 true`))
 }
