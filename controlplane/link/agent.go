@@ -49,8 +49,8 @@ const (
 	bytesBurst     = 16 << 20
 	// inflightMax is for calls with one answer, Poll aside.
 	inflightMax = 4
-	// connsMax is one that works, one for backups, one that is coming, and two that died unseen.
-	connsMax = 5
+	// connsMax is one that works, one for backups, one that is coming, and one that died unseen.
+	connsMax = 4
 	// patience is how long a call may be held back.
 	patience = 2 * time.Second
 )
