@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	chom.dev/proto v0.0.0
+	chom.dev/servers v0.0.0
 	github.com/hashicorp/go-hclog v1.6.3
 	github.com/hashicorp/go-plugin v1.8.0
 	github.com/klauspost/compress v1.20.3
@@ -26,4 +27,7 @@ require (
 	google.golang.org/protobuf v1.36.12 // indirect
 )
 
-replace chom.dev/proto => ../proto
+replace (
+	chom.dev/proto => ../proto
+	chom.dev/servers => ../packaging/servers
+)

@@ -228,7 +228,7 @@ func list(ctx context.Context, s *Inside, text json.RawMessage) (any, error) {
 		return nil, errors.New("the snapshot's id is none")
 	}
 	r, w := io.Pipe()
-	cmd := s.Restic("list", "ls", o.Snapshot)
+	cmd := s.Restic("list", "ls", "--no-lock", o.Snapshot)
 	cmd.Stdout = w
 	ran := make(chan error, 1)
 	go func() {

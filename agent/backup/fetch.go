@@ -57,7 +57,7 @@ func fetchFiles(ctx context.Context, s *Inside, text json.RawMessage) (any, erro
 		return nil, errors.New("the snapshot, or the place for it, is none")
 	}
 	defer s.tellRead("files")()
-	if _, err := s.Restic("fetch", "restore", "--target="+o.Dir, "--", o.Snapshot).Run(ctx); err != nil {
+	if _, err := s.Restic("fetch", "restore", "--no-lock", "--target="+o.Dir, "--", o.Snapshot).Run(ctx); err != nil {
 		return nil, resticError(err)
 	}
 	return struct{}{}, nil
@@ -116,7 +116,7 @@ func fetchDatabase(ctx context.Context, s *Inside, text json.RawMessage) (any, e
 	}()
 	split := &splitter{tables: w}
 	whole := &measured{to: split, sum: sha256.New(), tell: func(n uint64) { s.Tell(Progress{What: "database", Done: n}) }}
-	read := s.Restic("fetch", "dump", "--", o.Snapshot, "/"+DatabaseFile)
+	read := s.Restic("fetch", "dump", "--no-lock", "--", o.Snapshot, "/"+DatabaseFile)
 	out := &watchedWriter{to: whole}
 	read.Stdout = out
 	_, err = read.Run(ctx)

@@ -25,6 +25,7 @@ import (
 	"chom.dev/agent/task"
 	"chom.dev/proto/contract"
 	linkv1 "chom.dev/proto/gen/chom/link/v1"
+	mariadbserver "chom.dev/servers/mariadb"
 )
 
 // TestMain lets the test's program be the helper, too.
@@ -252,45 +253,13 @@ func (w *world) backup(ctx context.Context) (*Contents, error) {
 	return c, err
 }
 
-// startMariaDB runs a real server, with root authenticated by the kernel as
-// Debian does.
+// startMariaDB runs a real server.
 func startMariaDB(t *testing.T) (socket string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "chom-mariadb-")
+	s, err := mariadbserver.Start("--max-allowed-packet=64M")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	u, err := user.Lookup("mysql")
-	if err != nil {
-		t.Fatal(err)
-	}
-	uid, _ := strconv.Atoi(u.Uid)
-	gid, _ := strconv.Atoi(u.Gid)
-	if err := errors.Join(os.Chown(dir, uid, gid), os.Chmod(dir, 0o755)); err != nil {
-		t.Fatal(err)
-	}
-	data, socket := filepath.Join(dir, "data"), filepath.Join(dir, "sock")
-	out, err := exec.Command("/usr/bin/mariadb-install-db", "--no-defaults", "--user=mysql", "--datadir="+data, "--auth-root-authentication-method=socket", "--skip-test-db").CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	cmd := exec.Command("/usr/sbin/mariadbd", "--no-defaults", "--user=mysql", "--datadir="+data, "--socket="+socket, "--skip-networking",
-		"--local-infile=0", "--innodb-buffer-pool-size=32M", "--performance-schema=OFF", "--max-allowed-packet=64M", "--pid-file="+filepath.Join(dir, "pid"))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
-	})
-	for range 200 {
-		if _, err := os.Stat(socket); err == nil {
-			return socket
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	t.Fatal("mariadbd made no socket")
-	return ""
+	t.Cleanup(s.Stop)
+	return s.Socket
 }

@@ -2,78 +2,31 @@ package mariadb
 
 import (
 	"context"
-	"os"
 	"os/exec"
 	"os/user"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"chom.dev/proto/contract"
+	mariadbserver "chom.dev/servers/mariadb"
 )
 
-// start runs a real MariaDB of this machine's Debian package on a socket of
-// its own, with root authenticated by the kernel as Debian does.
+// start runs a real MariaDB of this machine's Debian package.
 func start(t *testing.T) string {
 	t.Helper()
-	cmd, socket := serve(t, fresh(t))
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
-	})
-	return socket
+	return serve(t).Socket
 }
 
-// fresh makes the data of a new server.
-func fresh(t *testing.T) string {
+func serve(t *testing.T) *mariadbserver.Server {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "chom-mariadb-") // t.TempDir is too long for a socket's name
+	s, err := mariadbserver.Start()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	mysqlUser, err := user.Lookup("mysql")
-	if err != nil {
-		t.Fatal(err)
-	}
-	uid, _ := strconv.Atoi(mysqlUser.Uid)
-	gid, _ := strconv.Atoi(mysqlUser.Gid)
-	if err := os.Chown(dir, uid, gid); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.Command("/usr/bin/mariadb-install-db", "--no-defaults", "--user=mysql", "--datadir="+filepath.Join(dir, "data"), "--auth-root-authentication-method=socket", "--skip-test-db").CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	return dir
-}
-
-// serve runs the server until somebody ends it, or the test does.
-func serve(t *testing.T, dir string) (*exec.Cmd, string) {
-	t.Helper()
-	data, socket := filepath.Join(dir, "data"), filepath.Join(dir, "sock")
-	_ = os.Remove(socket) // of one that was killed
-	cmd := exec.Command("/usr/sbin/mariadbd", "--no-defaults", "--user=mysql", "--datadir="+data, "--socket="+socket, "--skip-networking",
-		"--local-infile=0", "--innodb-buffer-pool-size=32M", "--performance-schema=OFF", "--pid-file="+filepath.Join(dir, "pid"))
-	cmd.Stderr = t.Output()
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	for range 400 {
-		if _, err := os.Stat(socket); err == nil {
-			return cmd, socket
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	t.Fatal("mariadbd made no socket")
-	return nil, ""
+	t.Cleanup(s.Stop)
+	return s
 }
 
 // tenant is a site's user with a way to speak SQL as it.

@@ -391,9 +391,9 @@ func TestDefine(t *testing.T) {
 // A server that dies in the middle of a switch comes back with all tables on one
 // side, or all on the other.
 func TestServerDies(t *testing.T) {
-	dir := fresh(t)
 	ctx := t.Context()
-	cmd, socket := serve(t, dir)
+	server := serve(t)
+	socket := server.Socket
 	for round := range 6 {
 		s, err := New(socket)
 		if err != nil {
@@ -419,11 +419,12 @@ func TestServerDies(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- s.Switch(ctx, h, restore, true) }()
 		time.Sleep(time.Duration(round) * 40 * time.Millisecond)
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		server.Kill()
 		t.Log("round", round, "the switch says", <-done)
 		s.Close()
-		cmd, socket = serve(t, dir)
+		if err := server.Again(); err != nil {
+			t.Fatal(err)
+		}
 		if s, err = New(socket); err != nil {
 			t.Fatal(err)
 		}

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,6 +18,7 @@ import (
 	"chom.dev/plugins/sdk"
 	"chom.dev/plugins/sdktest"
 	"chom.dev/proto/contract"
+	mariadbserver "chom.dev/servers/mariadb"
 )
 
 // mariadb is the real server that the tests talk to, on a socket of its own.
@@ -40,62 +40,19 @@ func runTests(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	scratch = dir
-	stop, err := startMariaDB(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // site users come here
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	server, err := mariadbserver.Start("--innodb-flush-log-at-trx-commit=0") // its durability is not what is tested
 	if err != nil {
 		// Every test that needs it fails with this; none is skipped.
 		mariadb.err = err
+		return m.Run()
 	}
-	defer stop()
+	defer server.Stop()
+	mariadb.socket = server.Socket
 	return m.Run()
-}
-
-func startMariaDB(dir string) (stop func(), err error) {
-	stop = func() {}
-	account, err := user.Lookup("mysql")
-	if err != nil {
-		return stop, fmt.Errorf("mariadb-server is not installed: %w", err)
-	}
-	uid, err := strconv.Atoi(account.Uid)
-	if err != nil {
-		return stop, err
-	}
-	data := filepath.Join(dir, "data")
-	if err := os.Mkdir(data, 0o700); err != nil {
-		return stop, err
-	}
-	for _, path := range []string{dir, data} {
-		if err := os.Chown(path, uid, -1); err != nil {
-			return stop, err
-		}
-	}
-	if err := os.Chmod(dir, 0o755); err != nil { // site users come for the socket
-		return stop, err
-	}
-	install := exec.Command("/usr/bin/mariadb-install-db", "--no-defaults", "--user=mysql", "--datadir="+data,
-		"--skip-test-db", "--auth-root-authentication-method=socket")
-	if out, err := install.CombinedOutput(); err != nil {
-		return stop, fmt.Errorf("mariadb-install-db: %w\n%s", err, out)
-	}
-	socket := filepath.Join(dir, "mysqld.sock")
-	server := exec.Command("/usr/sbin/mariadbd", "--no-defaults", "--user=mysql", "--datadir="+data,
-		"--socket="+socket, "--skip-networking", "--innodb-buffer-pool-size=64M", "--performance-schema=OFF",
-		"--innodb-flush-log-at-trx-commit=0", "--sync-frm=0", // its own durability is not what is tested
-		"--log-error="+filepath.Join(dir, "error.log"))
-	if err := server.Start(); err != nil {
-		return stop, err
-	}
-	stop = func() {
-		_ = server.Process.Kill() // its data goes too
-		_ = server.Wait()
-	}
-	mariadb.socket = socket
-	for range 200 {
-		if _, err = trySQL("SELECT 1"); err == nil {
-			return stop, nil
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	return stop, fmt.Errorf("mariadbd does not answer: %w", err)
 }
 
 func trySQL(statement string) (string, error) {
