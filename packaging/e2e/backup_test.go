@@ -15,6 +15,8 @@ import (
 	backupv1 "chom.dev/proto/gen/chom/backup/v1"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
 	taskv1 "chom.dev/proto/gen/chom/task/v1"
+
+	"chom.dev/packaging/lab"
 )
 
 // TestBackup makes backups of a site of each type on both releases, ruins it, and
@@ -180,4 +182,54 @@ func undo(t *testing.T, s *sitev1.Site, r *backupv1.Restore) {
 		t.Fatal(err)
 	}
 	done(t, ctx, &taskv1.Task{Id: res.GetRestore().GetTaskId(), OrganizationId: s.GetOrganizationId()})
+}
+
+// TestBackupKilled kills the agent again and again in the middle of one backup and of
+// one restore: each comes to its end as if nothing had happened.
+func TestBackupKilled(t *testing.T) {
+	w, h := &world, world.hosts[lab.Bookworm]
+	s := create(t, h, "wordpress")
+	write(t, h, s, "kept")
+	ctx := timeout(t, 10*time.Minute)
+	taskOf := func(id string) *taskv1.Task {
+		return &taskv1.Task{Id: id, OrganizationId: s.GetOrganizationId()}
+	}
+	var b *backupv1.Backup
+	task := killThrough(t, w, h, []string{
+		"task/backup-site/repository/after", "task/backup-site/contents/before", "task/backup-site/contents/after", "task/backup-site/result/before",
+	}, func() *taskv1.Task {
+		res, err := w.rig.Backups.CreateBackup(ctx, &backupv1.CreateBackupRequest{OrganizationId: s.GetOrganizationId(), SiteId: s.GetId()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b = res.GetBackup()
+		return taskOf(b.GetTaskId())
+	})
+	done(t, ctx, task)
+	b = ready(t, ctx, b)
+	whole := imprint(t, h, s)
+	ruin(t, h, s)
+	ruined := imprint(t, h, s)
+	var r *backupv1.Restore
+	task = killThrough(t, w, h, []string{
+		"restore.files-staged", "mariadb.import-granted", "restore.database-staged", "restore.quiet", "restore.committed",
+		"tree.public-exchanged", "mariadb.switched", "restore.objects-made", "restore.kept", "task/restore-site/result/before",
+	}, func() *taskv1.Task {
+		res, err := w.rig.Backups.RestoreBackup(ctx, &backupv1.RestoreBackupRequest{OrganizationId: s.GetOrganizationId(), SiteId: s.GetId(), BackupId: b.GetId()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r = res.GetRestore()
+		return taskOf(r.GetTaskId())
+	})
+	done(t, ctx, task)
+	if after := imprint(t, h, s); after != whole {
+		t.Errorf("restored it is\n%s\nand was\n%s", after, whole)
+	}
+	shows(t, h, s, http.StatusOK, s.GetSettings()["title"])
+	undo(t, s, r)
+	if after := imprint(t, h, s); after != ruined {
+		t.Errorf("undone it is\n%s\nand was\n%s", after, ruined)
+	}
+	purge(t, h, s)
 }
