@@ -24,7 +24,7 @@ const (
 
 // scripts are the bare shell steps that do the same work.
 //
-//go:embed testdata/site.sh testdata/wordpress.sh testdata/static.sh testdata/install.php testdata/certbot.sh
+//go:embed testdata/site.sh testdata/wordpress.sh testdata/static.sh testdata/install.php testdata/certbot.sh testdata/backup.sh
 var scripts embed.FS
 
 // siteType is what differs between the two figures.

@@ -1,0 +1,318 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	backupv1 "chom.dev/proto/gen/chom/backup/v1"
+	sitev1 "chom.dev/proto/gen/chom/site/v1"
+	taskv1 "chom.dev/proto/gen/chom/task/v1"
+
+	"chom.dev/packaging/lab"
+	"chom.dev/packaging/rig"
+	"chom.dev/servers/s3"
+)
+
+const (
+	backupWithin = 20 * time.Minute // of one backup or restore
+	// visitEvery is the pace of the visitor who is there meanwhile.
+	visitEvery = 100 * time.Millisecond
+	idleVisits = 300
+	bucket     = "bench"
+)
+
+// backups fills a WordPress site with 1 GB and measures its first backup, one after
+// 1 % has changed, and a restore, each beside what a person does by hand on the
+// same host with the same data; their S3 lies where chomd's repositories do.
+func backups(ctx context.Context, b *bench) (_ []row, err error) {
+	archive, err := lab.EnsureWordPress(ctx, lab.Bookworm, nil)
+	if err != nil {
+		return nil, err
+	}
+	s, err := b.build(ctx, rig.Options{Archive: &archive})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.close(ctx, err)) }()
+	org, err := s.organization(ctx)
+	if err != nil {
+		return nil, err
+	}
+	host, server, err := s.server(ctx)
+	if err != nil {
+		return nil, err
+	}
+	hand, stop, err := s.byHand(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	made, err := s.Sites.CreateSite(ctx, &sitev1.CreateSiteRequest{
+		OrganizationId: org, Name: "backup", Type: "wordpress", ServerId: server.GetId(), Domains: []string{"backup.bench.example"},
+		Settings: map[string]string{"title": "Backup", "admin_user": "owner", "admin_email": "owner@bench.example"},
+	})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.WaitDone(ctx, made.GetTask()); err != nil {
+		return nil, err
+	}
+	site := made.GetSite()
+	hand.handle = site.GetHandle()
+	if _, err := hand.run(ctx, "fill", hand.handle); err != nil {
+		return nil, err
+	}
+	b.detail("the site is filled")
+	idle, err := s.visits(ctx, host, site, idleVisits)
+	if err != nil {
+		return nil, err
+	}
+
+	first, err := s.backUp(ctx, host, hand, site)
+	if err != nil {
+		return nil, err
+	}
+	bare, err := hand.run(ctx, "restic", hand.handle, hand.url)
+	if err != nil {
+		return nil, err
+	}
+	b.detail("first: CHOM %+v, by hand %v", first, bare)
+	if _, err := hand.run(ctx, "change", hand.handle, "1"); err != nil {
+		return nil, err
+	}
+	second, err := s.backUp(ctx, host, hand, site)
+	if err != nil {
+		return nil, err
+	}
+	bareAgain, err := hand.run(ctx, "restic", hand.handle, hand.url)
+	if err != nil {
+		return nil, err
+	}
+	tar, err := hand.run(ctx, "tar", hand.handle, hand.endpoint+"/"+bucket+"/backup.tar.zst")
+	if err != nil {
+		return nil, err
+	}
+	b.detail("second: CHOM %+v, by hand %v, tar %v", second, bareAgain, tar)
+	restored, closed, err := s.restoreOf(ctx, host, site, second.id)
+	if err != nil {
+		return nil, err
+	}
+	bareRestore, err := hand.run(ctx, "restore", hand.handle, hand.url)
+	if err != nil {
+		return nil, err
+	}
+	const by = "mariadb-dump and restic by hand"
+	rows := []row{
+		{Name: "first backup of 1 GB, 20,000 files and 200 MB of database", Value: first.took.Seconds(), Unit: "s", Comparison: &comparison{With: by, Value: bare[0], Bar: atMost(1.15)}},
+		{Name: "the same until the control plane has checked it", Value: first.checked.Seconds(), Unit: "s"},
+		{Name: "CPU of it on the host", Value: first.cpu, Unit: "s", Comparison: &comparison{With: by, Value: bare[1], Bar: atMost(1.15)}},
+		{Name: "backup after 1 % has changed", Value: second.took.Seconds(), Unit: "s", Comparison: &comparison{With: "the first", Value: first.took.Seconds(), Bar: atMost(0.1)}},
+		{Name: "the same", Value: second.took.Seconds(), Unit: "s", Comparison: &comparison{With: "tar and zstd to S3", Value: tar[0], Bar: atMost(0.2)}},
+		{Name: "the same by restic by hand", Value: bareAgain[0], Unit: "s"},
+		{Name: "bytes that it adds", Value: second.stored, Unit: "MB", Comparison: &comparison{With: "the first", Value: first.stored, Bar: atMost(0.03)}},
+		{Name: "restore of all of it", Value: restored.Seconds(), Unit: "s", Comparison: &comparison{With: "restic restore and mariadb by hand", Value: bareRestore[0], Bar: atMost(1.2)}},
+		{Name: "of that the site is closed", Value: closed.Seconds(), Unit: "s"},
+		{Name: "memory of agent, helper and restic at most", Value: first.memory, Unit: "MiB", Bar: atMost(256)},
+		{Name: "p95 of the home page while it is backed up", Value: ms(first.visits), Unit: "ms", Comparison: &comparison{With: "idle", Value: ms(idle), Bar: atMost(1.5)}},
+	}
+	for i := range rows {
+		rows[i].Statistic, rows[i].Runs = "once", 1
+	}
+	return rows, nil
+}
+
+// byHand is the shell's side: restic with an S3 on this machine.
+type byHand struct {
+	host          *lab.Host
+	handle        string
+	endpoint, url string
+	env           []string
+}
+
+func (s *stage) byHand(ctx context.Context, h *lab.Host) (*byHand, func(), error) {
+	dir := filepath.Join(s.dir, "s3")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, nil, err
+	}
+	server, err := s3.Start(ctx, s3.Options{Dir: dir, Address: s.Lab.Gateway().String(), Buckets: []string{bucket}})
+	if err != nil {
+		return nil, nil, err
+	}
+	text, err := scripts.ReadFile("testdata/backup.sh")
+	if err == nil {
+		err = h.WriteFile(path.Join(scriptDir, "backup.sh"), text, 0o755)
+	}
+	if err != nil {
+		server.Stop()
+		return nil, nil, err
+	}
+	return &byHand{
+		host: h, endpoint: server.Endpoint, url: "s3:" + server.Endpoint + "/" + bucket,
+		env: []string{"AWS_ACCESS_KEY_ID=" + server.AccessKey, "AWS_SECRET_ACCESS_KEY=" + server.SecretKey, "RESTIC_PASSWORD=of-the-bench"},
+	}, func() { server.Stop() }, nil
+}
+
+// run gives the numbers of the script's last line.
+func (h *byHand) run(ctx context.Context, args ...string) ([]float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, backupWithin)
+	defer cancel()
+	argv := append([]string{"/usr/bin/env"}, h.env...)
+	argv = append(argv, "/bin/bash", path.Join(scriptDir, "backup.sh"))
+	out, err := h.host.Output(ctx, append(argv, args...)...)
+	if err != nil {
+		return nil, fmt.Errorf("backup.sh %s: %w", args[0], err)
+	}
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	var numbers []float64
+	for _, word := range strings.Fields(lines[len(lines)-1]) {
+		n, err := strconv.ParseFloat(word, 64)
+		if err != nil {
+			return nil, fmt.Errorf("backup.sh %s: %w", args[0], err)
+		}
+		numbers = append(numbers, n)
+	}
+	return numbers, nil
+}
+
+// measuredBackup is a backup and what it took.
+type measuredBackup struct {
+	id            string
+	took, checked time.Duration // until the host had made it, and until it was ready
+	cpu           float64       // seconds on the host, without the database server's
+	stored        float64       // MB that the repository grew by
+	memory        float64       // MiB
+	visits        time.Duration // p95 of the home page meanwhile
+}
+
+func (s *stage) backUp(ctx context.Context, h *lab.Host, hand *byHand, site *sitev1.Site) (m measuredBackup, err error) {
+	ctx, cancel := context.WithTimeout(ctx, backupWithin)
+	defer cancel()
+	before, err := hand.run(ctx, "cpu", site.GetHandle())
+	if err != nil {
+		return m, err
+	}
+	size := s.stored(site)
+	begin := time.Now()
+	made, err := s.Backups.CreateBackup(ctx, &backupv1.CreateBackupRequest{OrganizationId: site.GetOrganizationId(), SiteId: site.GetId()})
+	if err != nil {
+		return m, err
+	}
+	m.id = made.GetBackup().GetId()
+	watching, stop := context.WithCancel(ctx)
+	visited := make(chan time.Duration, 1)
+	go func() {
+		p95, _ := s.visits(watching, h, site, 0) // what was seen until the end
+		visited <- p95
+	}()
+	remembered := make(chan float64, 1)
+	go func() {
+		most, err := hand.run(ctx, "memory", "20")
+		if err != nil {
+			most = []float64{0}
+		}
+		remembered <- most[0]
+	}()
+	_, err = s.WaitDone(ctx, &taskv1.Task{OrganizationId: site.GetOrganizationId(), Id: made.GetBackup().GetTaskId()})
+	m.took = time.Since(begin)
+	stop()
+	m.visits = <-visited
+	if err != nil {
+		return m, err
+	}
+	for {
+		got, err := s.Backups.GetBackup(ctx, &backupv1.GetBackupRequest{OrganizationId: site.GetOrganizationId(), SiteId: site.GetId(), BackupId: m.id})
+		if err != nil {
+			return m, err
+		}
+		if got.GetBackup().GetState() == backupv1.State_STATE_FAILED {
+			return m, fmt.Errorf("the backup failed: %s", got.GetBackup().GetProblem())
+		}
+		if got.GetBackup().GetState() == backupv1.State_STATE_READY {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	m.checked = time.Since(begin)
+	m.memory = <-remembered
+	after, err := hand.run(ctx, "cpu", site.GetHandle())
+	if err != nil {
+		return m, err
+	}
+	m.cpu, m.stored = after[0]-before[0], s.stored(site)-size
+	return m, nil
+}
+
+// stored is what chomd has on disk of a site, in MB.
+func (s *stage) stored(site *sitev1.Site) (mb float64) {
+	_ = filepath.WalkDir(filepath.Join(s.Dir, "chomd", "backups", site.GetOrganizationId(), site.GetId()), func(_ string, d os.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			if info, err := d.Info(); err == nil {
+				mb += float64(info.Size()) / 1e6
+			}
+		}
+		return nil
+	})
+	return mb
+}
+
+// restoreOf puts a backup back and gives how long that took, and for how long
+// visitors found the site closed.
+func (s *stage) restoreOf(ctx context.Context, h *lab.Host, site *sitev1.Site, id string) (took, closed time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, backupWithin)
+	defer cancel()
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	shut := make(chan time.Duration, 1)
+	go func() {
+		var first, last time.Time
+		for watching.Err() == nil {
+			page, err := rig.Visit(watching, h, site.GetDomains()[0], "/")
+			if watching.Err() == nil && (err != nil || page.Status != 200) {
+				if first.IsZero() {
+					first = time.Now()
+				}
+				last = time.Now()
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		shut <- last.Sub(first)
+	}()
+	begin := time.Now()
+	made, err := s.Backups.RestoreBackup(ctx, &backupv1.RestoreBackupRequest{OrganizationId: site.GetOrganizationId(), SiteId: site.GetId(), BackupId: id})
+	if err != nil {
+		return 0, 0, err
+	}
+	_, err = s.WaitDone(ctx, &taskv1.Task{OrganizationId: site.GetOrganizationId(), Id: made.GetRestore().GetTaskId()})
+	took = time.Since(begin)
+	stop()
+	return took, <-shut, err
+}
+
+// visits looks at the home page again and again, so many times or until ctx ends, and
+// gives the p95.
+func (s *stage) visits(ctx context.Context, h *lab.Host, site *sitev1.Site, n int) (time.Duration, error) {
+	var all []time.Duration
+	for ctx.Err() == nil && (n == 0 || len(all) < n) {
+		begin := time.Now()
+		page, err := rig.Visit(ctx, h, site.GetDomains()[0], "/")
+		if ctx.Err() != nil {
+			break
+		}
+		if err != nil || page.Status != 200 {
+			return 0, fmt.Errorf("the home page: %d, %w", page.Status, err)
+		}
+		all = append(all, time.Since(begin))
+		time.Sleep(visitEvery)
+	}
+	if len(all) == 0 {
+		return 0, errors.New("nobody came")
+	}
+	return percentile(all, 95), nil
+}
