@@ -236,12 +236,14 @@ var rules = map[string]rule{
 	sitev1connect.SiteServiceCheckSiteProcedure:       members(organization.Member, account.Deploy, ofSite),                                    // an organization checks one site at a time
 	sitev1connect.SiteServiceCreateSiteLoginProcedure: members(organization.Admin, account.Manage, ofSite).justProved().seldom().showsSecret(), // makes its bearer the site's administrator
 
-	backupv1connect.BackupServiceCreateBackupProcedure:  members(organization.Member, account.Deploy, ofSite), // a site has one under way at a time
-	backupv1connect.BackupServiceGetBackupProcedure:     members(organization.Viewer, account.Read, ofSite),
-	backupv1connect.BackupServiceListBackupsProcedure:   members(organization.Viewer, account.Read, ofSite),
-	backupv1connect.BackupServiceRestoreBackupProcedure: members(organization.Admin, account.Manage, ofSite).justProved().seldom(), // replaces what the site is
-	backupv1connect.BackupServiceListRestoresProcedure:  members(organization.Viewer, account.Read, ofSite),
-	backupv1connect.BackupServiceUndoRestoreProcedure:   members(organization.Admin, account.Manage, ofSite).seldom(), // whoever just restored the wrong one must not look for a second factor
+	backupv1connect.BackupServiceCreateBackupProcedure:   members(organization.Member, account.Deploy, ofSite), // a site has one under way at a time
+	backupv1connect.BackupServiceGetBackupProcedure:      members(organization.Viewer, account.Read, ofSite),
+	backupv1connect.BackupServiceListBackupsProcedure:    members(organization.Viewer, account.Read, ofSite),
+	backupv1connect.BackupServiceRestoreBackupProcedure:  members(organization.Admin, account.Manage, ofSite).justProved().seldom(), // replaces what the site is
+	backupv1connect.BackupServiceBrowseBackupProcedure:   members(organization.Member, account.Deploy, ofSite),
+	backupv1connect.BackupServiceDownloadBackupProcedure: members(organization.Admin, account.Manage, ofSite), // all that a site has, its passwords among it
+	backupv1connect.BackupServiceListRestoresProcedure:   members(organization.Viewer, account.Read, ofSite),
+	backupv1connect.BackupServiceUndoRestoreProcedure:    members(organization.Admin, account.Manage, ofSite).seldom(), // whoever just restored the wrong one must not look for a second factor
 
 	taskv1connect.TaskServiceGetTaskProcedure:    members(organization.Viewer, account.Read, asReached),
 	taskv1connect.TaskServiceListTasksProcedure:  members(organization.Viewer, account.Read, asReached),

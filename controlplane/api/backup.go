@@ -1,7 +1,11 @@
 package api
 
 import (
+	"bufio"
 	"context"
+	"slices"
+
+	"connectrpc.com/connect"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -69,6 +73,67 @@ func (s *backupService) ListBackups(ctx context.Context, r *backupv1.ListBackups
 		answer.Backups = append(answer.Backups, m)
 	}
 	return answer, nil
+}
+
+func (s *backupService) BrowseBackup(ctx context.Context, r *backupv1.BrowseBackupRequest) (*backupv1.BrowseBackupResponse, error) {
+	organization, site, err := siteIDs(r)
+	if err != nil {
+		return nil, err
+	}
+	id, err := backupID(r)
+	if err != nil {
+		return nil, err
+	}
+	found, next, err := s.backups.Browse(ctx, organization, site, id, r.GetPath(), r.GetPageSize(), r.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	answer := &backupv1.BrowseBackupResponse{NextPageToken: next}
+	for _, f := range found {
+		answer.Files = append(answer.Files, &backupv1.BackupFile{
+			Name: f.Name, Type: fileTypes[f.Type], Size: f.Size, Mode: uint32(f.Mode), ModifyTime: timestamppb.New(f.ModifiedAt),
+		})
+	}
+	return answer, nil
+}
+
+var fileTypes = map[string]backupv1.BackupFile_Type{
+	"file":    backupv1.BackupFile_TYPE_FILE,
+	"dir":     backupv1.BackupFile_TYPE_DIRECTORY,
+	"symlink": backupv1.BackupFile_TYPE_LINK,
+}
+
+// pieceSize bounds a message of a download.
+const pieceSize = 64 << 10
+
+func (s *backupService) DownloadBackup(ctx context.Context, r *backupv1.DownloadBackupRequest, stream *connect.ServerStream[backupv1.DownloadBackupResponse]) error {
+	organization, site, err := siteIDs(r)
+	if err != nil {
+		return err
+	}
+	id, err := backupID(r)
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriterSize(pieces{stream}, pieceSize)
+	if err := s.backups.Download(ctx, organization, site, id, r.GetPath(), out); err != nil {
+		return err
+	}
+	return out.Flush()
+}
+
+// pieces sends what is written to it.
+type pieces struct {
+	stream *connect.ServerStream[backupv1.DownloadBackupResponse]
+}
+
+func (p pieces) Write(b []byte) (int, error) {
+	for piece := range slices.Chunk(b, pieceSize) {
+		if err := p.stream.Send(&backupv1.DownloadBackupResponse{Data: piece}); err != nil {
+			return 0, err
+		}
+	}
+	return len(b), nil
 }
 
 func (s *backupService) RestoreBackup(ctx context.Context, r *backupv1.RestoreBackupRequest) (*backupv1.RestoreBackupResponse, error) {

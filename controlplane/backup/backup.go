@@ -35,6 +35,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"io"
 	"log/slog"
 	"sync"
 	"time"
@@ -152,6 +153,10 @@ type Reader interface {
 	Check(ctx context.Context, r Repository) error
 	// List reads what a snapshot holds, as contract.ReadListing does. A snapshot that is not there is damage.
 	List(ctx context.Context, r Repository, snapshot string) (*contract.Listing, error)
+	// Browse gives what is right in a directory of a snapshot, by name, until each fails. It says ErrNoFile where there is none.
+	Browse(ctx context.Context, r Repository, snapshot, dir string, each func(File) error) error
+	// Read writes a file of a snapshot, a directory as a tar archive.
+	Read(ctx context.Context, r Repository, snapshot, file string, to io.Writer) error
 	// PutManifest keeps a serialized SignedManifest, in the place of one with the same sequence.
 	PutManifest(ctx context.Context, r Repository, sequence uint64, manifest []byte) error
 	// Usage is how many bytes the repository takes.

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"slices"
 	"strings"
@@ -168,7 +169,9 @@ func TestForeign(t *testing.T) {
 			_, getErr := w.Get(t.Context(), place.organization, place.site, ready.ID)
 			_, restoreErr := w.Restore(t.Context(), place.organization, place.site, ready.ID, Parts{})
 			_, undoErr := w.Undo(t.Context(), place.organization, place.site, r.ID)
-			for what, err := range map[string]error{"get": getErr, "restore": restoreErr, "undo": undoErr} {
+			_, _, browseErr := w.Browse(t.Context(), place.organization, place.site, ready.ID, "", 0, "")
+			downloadErr := w.Download(t.Context(), place.organization, place.site, ready.ID, "", io.Discard)
+			for what, err := range map[string]error{"get": getErr, "restore": restoreErr, "undo": undoErr, "browse": browseErr, "download": downloadErr} {
 				if fault.KindOf(err) != fault.KindNotFound || place.want != nil && !errors.Is(err, place.want) {
 					t.Errorf("%s %s: %v", what, name, err)
 				}

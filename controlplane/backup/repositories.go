@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path"
 
 	"chom.dev/controlplane/backup/restic"
 	"chom.dev/controlplane/backup/store"
@@ -43,6 +44,33 @@ func (r *Repositories) List(ctx context.Context, of Repository, snapshot string)
 		return nil, damage(err)
 	}
 	return listing, nil
+}
+
+// Browse implements Reader.
+func (r *Repositories) Browse(ctx context.Context, of Repository, snapshot, dir string, each func(File) error) error {
+	there := dir == "/"
+	err := r.restic.List(ctx, of.place(), of.Key, snapshot, dir, func(n restic.Node) error {
+		if n.Path == dir {
+			if n.Type != "dir" {
+				return ErrNoFile
+			}
+			there = true
+			return nil
+		}
+		if path.Dir(n.Path) != dir {
+			return nil
+		}
+		return each(File{Name: path.Base(n.Path), Type: n.Type, Size: n.Size, Mode: n.Mode.Perm(), ModifiedAt: n.MTime})
+	})
+	if err == nil && !there {
+		return ErrNoFile
+	}
+	return damage(err)
+}
+
+// Read implements Reader.
+func (r *Repositories) Read(ctx context.Context, of Repository, snapshot, file string, to io.Writer) error {
+	return damage(r.restic.Dump(ctx, of.place(), of.Key, snapshot, file, to))
 }
 
 // PutManifest implements Reader. One that was signed by a former signer is replaced.

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
+	"io"
 	"io/fs"
 	"log/slog"
 	"strings"
@@ -245,6 +246,23 @@ func (s *shelf) PutManifest(_ context.Context, r Repository, sequence uint64, ma
 	}
 	s.manifests[r.Site][sequence] = manifest
 	return nil
+}
+
+func (s *shelf) Browse(_ context.Context, _ Repository, snapshot, dir string, each func(File) error) error {
+	if snapshot != filesSnapshot || dir != "/" && dir != "/public" {
+		return ErrNoFile
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		if err := each(File{Name: name, Type: map[string]string{"a": "dir", "b": "file", "c": "symlink"}[name]}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *shelf) Read(_ context.Context, _ Repository, snapshot, file string, to io.Writer) error {
+	_, err := io.WriteString(to, snapshot+file)
+	return err
 }
 
 func (s *shelf) Usage(context.Context, Repository) (uint64, error) { return 1234, nil }

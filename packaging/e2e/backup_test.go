@@ -44,6 +44,15 @@ func backUpAndRestore(t *testing.T, h *host, typ string) {
 	}
 	t.Logf("the first adds %d of %d bytes", first.GetAddedBytes(), c.GetFileBytes()+c.GetDumpBytes())
 
+	if page := download(t, s, first, "/public/own/page.html"); page != "first\n" {
+		t.Errorf("a file of it is %q", page)
+	}
+	if hasDatabase {
+		if dump := download(t, s, first, ""); !strings.Contains(dump, "CREATE TABLE `wp_posts`") || !strings.Contains(dump, "\n-- Dump completed\n") {
+			t.Errorf("the dump has %d bytes, and not all that it should", len(dump))
+		}
+	}
+
 	second := backUp(t, s)
 	if second.GetSequence() != 2 || second.GetAddedBytes() > max(first.GetAddedBytes()/10, 100_000) {
 		t.Errorf("the second, number %d, adds %d bytes to %d", second.GetSequence(), second.GetAddedBytes(), first.GetAddedBytes())
@@ -140,6 +149,25 @@ func backUp(t *testing.T, s *sitev1.Site) *backupv1.Backup {
 	}
 	done(t, ctx, &taskv1.Task{Id: made.GetBackup().GetTaskId(), OrganizationId: s.GetOrganizationId()})
 	return ready(t, ctx, made.GetBackup())
+}
+
+func download(t *testing.T, s *sitev1.Site, b *backupv1.Backup, path string) string {
+	t.Helper()
+	stream, err := world.rig.Backups.DownloadBackup(timeout(t, time.Minute), &backupv1.DownloadBackupRequest{
+		OrganizationId: s.GetOrganizationId(), SiteId: s.GetId(), BackupId: b.GetId(), Path: path,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	var out strings.Builder
+	for stream.Receive() {
+		out.Write(stream.Msg().GetData())
+	}
+	if err := stream.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
 }
 
 func ready(t *testing.T, ctx context.Context, b *backupv1.Backup) *backupv1.Backup {

@@ -137,9 +137,13 @@ type Node struct {
 	MTime time.Time
 }
 
-// List gives what is in a snapshot, in the program's order. It ends at each's first error.
-func (p *Program) List(ctx context.Context, r store.Repository, key secret.Secret, snapshot string, each func(Node) error) error {
-	return p.ReadList(ctx, r, key, snapshot, func(out io.Reader) error {
+// List gives what is in a snapshot, in the program's order: all of it, or where a directory is named that and what is right in it.
+// It ends at each's first error.
+func (p *Program) List(ctx context.Context, r store.Repository, key secret.Secret, snapshot, dir string, each func(Node) error) error {
+	if dir != "" && !isPath(dir) {
+		return fmt.Errorf("%q is no path in a snapshot", dir)
+	}
+	return p.readList(ctx, r, key, snapshot, dir, func(out io.Reader) error {
 		lines := bufio.NewScanner(out)
 		lines.Buffer(make([]byte, 0, 64<<10), maxLine)
 		for lines.Scan() {
@@ -164,12 +168,20 @@ func (p *Program) List(ctx context.Context, r store.Repository, key secret.Secre
 
 // ReadList is List for who reads the program's JSON: a line with the snapshot, and one for each node.
 func (p *Program) ReadList(ctx context.Context, r store.Repository, key secret.Secret, snapshot string, read func(io.Reader) error) error {
+	return p.readList(ctx, r, key, snapshot, "", read)
+}
+
+func (p *Program) readList(ctx context.Context, r store.Repository, key secret.Secret, snapshot, dir string, read func(io.Reader) error) error {
 	if err := isID(snapshot); err != nil {
 		return err
 	}
+	args := []string{"ls", "--json", "--no-lock", snapshot}
+	if dir != "" {
+		args = append(args, dir)
+	}
 	var heard counted
 	err := p.run(ctx, run{
-		what: "list", repository: r, key: key, rights: store.ReadOnly, within: readFor, args: []string{"ls", "--json", "--no-lock", snapshot},
+		what: "list", repository: r, key: key, rights: store.ReadOnly, within: readFor, args: args,
 		read: func(out io.Reader) error { return read(io.TeeReader(out, &heard)) },
 	})
 	if err == nil && heard == 0 {
@@ -205,12 +217,17 @@ func (p *Program) Snapshots(ctx context.Context, r store.Repository, key secret.
 	return found, err
 }
 
-// Dump writes one file of a snapshot. Where it fails, what was written is not the whole.
+// isPath keeps options, and what the program would read as another path, from the arguments.
+func isPath(path string) bool {
+	return strings.HasPrefix(path, "/") && !strings.ContainsRune(path, 0) && filepath.Clean(path) == path
+}
+
+// Dump writes one file of a snapshot, a directory as a tar archive. Where it fails, what was written is not the whole.
 func (p *Program) Dump(ctx context.Context, r store.Repository, key secret.Secret, snapshot, path string, w io.Writer) error {
 	if err := isID(snapshot); err != nil {
 		return err
 	}
-	if !strings.HasPrefix(path, "/") || strings.ContainsRune(path, 0) {
+	if !isPath(path) {
 		return fmt.Errorf("%q is no path in a snapshot", path)
 	}
 	return p.run(ctx, run{

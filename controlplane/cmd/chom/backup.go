@@ -3,9 +3,16 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"os"
 	"strconv"
+	"strings"
 	"time"
+
+	"connectrpc.com/connect"
 
 	backupv1 "chom.dev/proto/gen/chom/backup/v1"
 	taskv1 "chom.dev/proto/gen/chom/task/v1"
@@ -15,7 +22,7 @@ import (
 
 func (p *program) backupCommand() *cobra.Command {
 	cmd := group("backup", "Backups: copies of sites that were read and checked, and putting them back", []string{"backups"},
-		p.backupCreate(), p.backupList(), p.backupShow(), p.backupRestore(), p.backupUndo(), p.backupRestores())
+		p.backupCreate(), p.backupList(), p.backupShow(), p.backupBrowse(), p.backupDownload(), p.backupRestore(), p.backupUndo(), p.backupRestores())
 	cmd.Long = `A backup holds a site's files and its database at one moment. It is ready once the control plane has read it where it is stored and
 found in it what the site's host said; only then it can be restored.
 
@@ -212,6 +219,110 @@ func (p *program) printBackup(b *backupv1.Backup) error {
 		rows = append(rows, []string{table.GetName(), strconv.FormatUint(table.GetRows(), 10)})
 	}
 	return printTable(p.out, []string{"TABLE", "ROWS"}, rows)
+}
+
+func (p *program) backupBrowse() *cobra.Command {
+	return p.organizationFlag(&cobra.Command{
+		Use:               "browse SITE BACKUP [PATH]",
+		Short:             "List a directory of a backup",
+		Long:              "Browse lists what is in a directory of a backup. PATH begins at the site's own top, which holds public and private, and is that when it is left out.",
+		Example:           `  chom backup browse shop 12 /public/wp-content/uploads`,
+		Args:              cobra.RangeArgs(2, 3),
+		ValidArgsFunction: first(p.siteNames),
+		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			organization, id, err := p.siteID(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			b, err := c.backup(ctx, organization, id, args[1])
+			if err != nil {
+				return err
+			}
+			dir := strings.TrimSuffix(append(args, "")[2], "/")
+			all, err := pages(func(token string) ([]*backupv1.BackupFile, string, error) {
+				page, err := c.Backups.BrowseBackup(ctx, &backupv1.BrowseBackupRequest{
+					OrganizationId: organization, SiteId: id, BackupId: b.GetId(), Path: dir, PageSize: largestPage, PageToken: token,
+				})
+				return page.GetFiles(), page.GetNextPageToken(), err
+			})
+			if err != nil {
+				return err
+			}
+			var rows [][]string
+			for _, f := range all {
+				size := ""
+				if f.GetType() == backupv1.BackupFile_TYPE_FILE {
+					size = cmp.Or(bytesText(f.GetSize()), "0 B")
+				}
+				rows = append(rows, []string{f.GetName(), short(f.GetType(), "TYPE_"), size, fmt.Sprintf("%04o", f.GetMode()), at(f.GetModifyTime())})
+			}
+			return p.print(list(all), column(rows, 0), func() error {
+				return printTable(p.out, []string{"NAME", "TYPE", "SIZE", "MODE", "CHANGED"}, rows)
+			})
+		}),
+	})
+}
+
+func (p *program) backupDownload() *cobra.Command {
+	var to string
+	cmd := p.organizationFlag(&cobra.Command{
+		Use:   "download SITE BACKUP [PATH]",
+		Short: "Get a file, a directory or the database out of a backup",
+		Long: `Download writes a file of a backup, a directory as a tar archive, or, where PATH is left out, the dump of its database. PATH begins
+at the site's own top, which holds public and private.`,
+		Example: `  chom backup download shop 12 /public/wp-config.php --to wp-config.php
+  chom backup download shop 12 /public/wp-content/uploads --to uploads.tar
+  chom backup download shop 12 --to database.sql`,
+		Args:              cobra.RangeArgs(2, 3),
+		ValidArgsFunction: first(p.siteNames),
+		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			organization, id, err := p.siteID(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			b, err := c.backup(ctx, organization, id, args[1])
+			if err != nil {
+				return err
+			}
+			if _, err := os.Lstat(to); to != "" && !errors.Is(err, fs.ErrNotExist) {
+				return usagef("%s is there already", to)
+			}
+			stream, err := c.Backups.DownloadBackup(ctx, &backupv1.DownloadBackupRequest{
+				OrganizationId: organization, SiteId: id, BackupId: b.GetId(), Path: strings.TrimSuffix(append(args, "")[2], "/"),
+			})
+			if err != nil {
+				return err
+			}
+			defer stream.Close() //nolint:errcheck // it was read to its end, or broke
+			return writeWhole(to, p.out, stream)
+		}),
+	})
+	cmd.Flags().StringVar(&to, "to", "", "file to write, which must not be there yet (default standard output)")
+	return cmd
+}
+
+// writeWhole writes a download to a file, which is there only once it is whole, or to out.
+func writeWhole(to string, out io.Writer, stream *connect.ServerStreamForClient[backupv1.DownloadBackupResponse]) (err error) {
+	if to != "" {
+		f, broken := os.OpenFile(to+".part", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+		if broken != nil {
+			return broken
+		}
+		defer func() {
+			if err = errors.Join(err, f.Close()); err != nil {
+				err = errors.Join(err, os.Remove(f.Name()))
+				return
+			}
+			err = os.Rename(f.Name(), to)
+		}()
+		out = f
+	}
+	for stream.Receive() {
+		if _, err := out.Write(stream.Msg().GetData()); err != nil {
+			return err
+		}
+	}
+	return stream.Err()
 }
 
 func (p *program) backupRestore() *cobra.Command {

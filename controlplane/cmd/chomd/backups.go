@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/url"
 	"path/filepath"
@@ -119,6 +120,14 @@ func (a absent) Check(context.Context, backup.Repository) error { return a.why }
 
 func (a absent) List(context.Context, backup.Repository, string) (*contract.Listing, error) {
 	return nil, a.why
+}
+
+func (a absent) Browse(context.Context, backup.Repository, string, string, func(backup.File) error) error {
+	return a.why
+}
+
+func (a absent) Read(context.Context, backup.Repository, string, string, io.Writer) error {
+	return a.why
 }
 
 func (a absent) PutManifest(context.Context, backup.Repository, uint64, []byte) error { return a.why }

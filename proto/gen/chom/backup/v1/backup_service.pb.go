@@ -11,6 +11,7 @@ import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -22,6 +23,63 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+// What it is.
+type BackupFile_Type int32
+
+const (
+	// Neither of the others: a socket, for one.
+	BackupFile_TYPE_UNSPECIFIED BackupFile_Type = 0
+	// A file.
+	BackupFile_TYPE_FILE BackupFile_Type = 1
+	// A directory.
+	BackupFile_TYPE_DIRECTORY BackupFile_Type = 2
+	// A symbolic link.
+	BackupFile_TYPE_LINK BackupFile_Type = 3
+)
+
+// Enum value maps for BackupFile_Type.
+var (
+	BackupFile_Type_name = map[int32]string{
+		0: "TYPE_UNSPECIFIED",
+		1: "TYPE_FILE",
+		2: "TYPE_DIRECTORY",
+		3: "TYPE_LINK",
+	}
+	BackupFile_Type_value = map[string]int32{
+		"TYPE_UNSPECIFIED": 0,
+		"TYPE_FILE":        1,
+		"TYPE_DIRECTORY":   2,
+		"TYPE_LINK":        3,
+	}
+)
+
+func (x BackupFile_Type) Enum() *BackupFile_Type {
+	p := new(BackupFile_Type)
+	*p = x
+	return p
+}
+
+func (x BackupFile_Type) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (BackupFile_Type) Descriptor() protoreflect.EnumDescriptor {
+	return file_chom_backup_v1_backup_service_proto_enumTypes[0].Descriptor()
+}
+
+func (BackupFile_Type) Type() protoreflect.EnumType {
+	return &file_chom_backup_v1_backup_service_proto_enumTypes[0]
+}
+
+func (x BackupFile_Type) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use BackupFile_Type.Descriptor instead.
+func (BackupFile_Type) EnumDescriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{7, 0}
+}
 
 // CreateBackupRequest names the site.
 type CreateBackupRequest struct {
@@ -371,6 +429,353 @@ func (x *ListBackupsResponse) GetRepositoryBytes() uint64 {
 	return 0
 }
 
+// BrowseBackupRequest names a directory.
+type BrowseBackupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The site.
+	SiteId string `protobuf:"bytes,2,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	// The backup.
+	BackupId string `protobuf:"bytes,3,opt,name=backup_id,json=backupId,proto3" json:"backup_id,omitempty"`
+	// The directory, from the site's own top, for example /public/wp-content; empty means /, which holds public and private.
+	Path string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	// How many at most, up to 500; 0 means 50.
+	PageSize int32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before; empty for the first page.
+	PageToken     string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BrowseBackupRequest) Reset() {
+	*x = BrowseBackupRequest{}
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BrowseBackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BrowseBackupRequest) ProtoMessage() {}
+
+func (x *BrowseBackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BrowseBackupRequest.ProtoReflect.Descriptor instead.
+func (*BrowseBackupRequest) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *BrowseBackupRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *BrowseBackupRequest) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+func (x *BrowseBackupRequest) GetBackupId() string {
+	if x != nil {
+		return x.BackupId
+	}
+	return ""
+}
+
+func (x *BrowseBackupRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *BrowseBackupRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *BrowseBackupRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// BackupFile is a file, a directory or a link in a backup.
+type BackupFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name in its directory. It is the site's own text: escape it where it is shown.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What it is.
+	Type BackupFile_Type `protobuf:"varint,2,opt,name=type,proto3,enum=chom.backup.v1.BackupFile_Type" json:"type,omitempty"`
+	// Bytes in it; 0 for what is no file.
+	Size uint64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	// Its permissions, for example 0640 (octal).
+	Mode uint32 `protobuf:"varint,4,opt,name=mode,proto3" json:"mode,omitempty"`
+	// When it was last changed.
+	ModifyTime    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=modify_time,json=modifyTime,proto3" json:"modify_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupFile) Reset() {
+	*x = BackupFile{}
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupFile) ProtoMessage() {}
+
+func (x *BackupFile) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupFile.ProtoReflect.Descriptor instead.
+func (*BackupFile) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *BackupFile) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *BackupFile) GetType() BackupFile_Type {
+	if x != nil {
+		return x.Type
+	}
+	return BackupFile_TYPE_UNSPECIFIED
+}
+
+func (x *BackupFile) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *BackupFile) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *BackupFile) GetModifyTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ModifyTime
+	}
+	return nil
+}
+
+// BrowseBackupResponse is a page.
+type BrowseBackupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is in the directory, by name.
+	Files []*BackupFile `protobuf:"bytes,1,rep,name=files,proto3" json:"files,omitempty"`
+	// Token of the next page; empty after the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BrowseBackupResponse) Reset() {
+	*x = BrowseBackupResponse{}
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BrowseBackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BrowseBackupResponse) ProtoMessage() {}
+
+func (x *BrowseBackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BrowseBackupResponse.ProtoReflect.Descriptor instead.
+func (*BrowseBackupResponse) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *BrowseBackupResponse) GetFiles() []*BackupFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *BrowseBackupResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// DownloadBackupRequest says what to give.
+type DownloadBackupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The site.
+	SiteId string `protobuf:"bytes,2,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	// The backup.
+	BackupId string `protobuf:"bytes,3,opt,name=backup_id,json=backupId,proto3" json:"backup_id,omitempty"`
+	// A file or a directory, from the site's own top, for example /public/index.php. Empty for the database.
+	Path          string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DownloadBackupRequest) Reset() {
+	*x = DownloadBackupRequest{}
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DownloadBackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DownloadBackupRequest) ProtoMessage() {}
+
+func (x *DownloadBackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DownloadBackupRequest.ProtoReflect.Descriptor instead.
+func (*DownloadBackupRequest) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DownloadBackupRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *DownloadBackupRequest) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+func (x *DownloadBackupRequest) GetBackupId() string {
+	if x != nil {
+		return x.BackupId
+	}
+	return ""
+}
+
+func (x *DownloadBackupRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+// DownloadBackupResponse is the next piece. What came is whole only when the stream ends without an error.
+type DownloadBackupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Up to 64 KiB.
+	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DownloadBackupResponse) Reset() {
+	*x = DownloadBackupResponse{}
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DownloadBackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DownloadBackupResponse) ProtoMessage() {}
+
+func (x *DownloadBackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DownloadBackupResponse.ProtoReflect.Descriptor instead.
+func (*DownloadBackupResponse) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *DownloadBackupResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 // RestoreBackupRequest says what to put back.
 type RestoreBackupRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -390,7 +795,7 @@ type RestoreBackupRequest struct {
 
 func (x *RestoreBackupRequest) Reset() {
 	*x = RestoreBackupRequest{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[6]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -402,7 +807,7 @@ func (x *RestoreBackupRequest) String() string {
 func (*RestoreBackupRequest) ProtoMessage() {}
 
 func (x *RestoreBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[6]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -415,7 +820,7 @@ func (x *RestoreBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreBackupRequest.ProtoReflect.Descriptor instead.
 func (*RestoreBackupRequest) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{6}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RestoreBackupRequest) GetOrganizationId() string {
@@ -464,7 +869,7 @@ type RestoreBackupResponse struct {
 
 func (x *RestoreBackupResponse) Reset() {
 	*x = RestoreBackupResponse{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[7]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -476,7 +881,7 @@ func (x *RestoreBackupResponse) String() string {
 func (*RestoreBackupResponse) ProtoMessage() {}
 
 func (x *RestoreBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[7]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -489,7 +894,7 @@ func (x *RestoreBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreBackupResponse.ProtoReflect.Descriptor instead.
 func (*RestoreBackupResponse) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{7}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RestoreBackupResponse) GetRestore() *Restore {
@@ -512,7 +917,7 @@ type ListRestoresRequest struct {
 
 func (x *ListRestoresRequest) Reset() {
 	*x = ListRestoresRequest{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[8]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -524,7 +929,7 @@ func (x *ListRestoresRequest) String() string {
 func (*ListRestoresRequest) ProtoMessage() {}
 
 func (x *ListRestoresRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[8]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -537,7 +942,7 @@ func (x *ListRestoresRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRestoresRequest.ProtoReflect.Descriptor instead.
 func (*ListRestoresRequest) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{8}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListRestoresRequest) GetOrganizationId() string {
@@ -565,7 +970,7 @@ type ListRestoresResponse struct {
 
 func (x *ListRestoresResponse) Reset() {
 	*x = ListRestoresResponse{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[9]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -577,7 +982,7 @@ func (x *ListRestoresResponse) String() string {
 func (*ListRestoresResponse) ProtoMessage() {}
 
 func (x *ListRestoresResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[9]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -590,7 +995,7 @@ func (x *ListRestoresResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRestoresResponse.ProtoReflect.Descriptor instead.
 func (*ListRestoresResponse) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{9}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListRestoresResponse) GetRestores() []*Restore {
@@ -615,7 +1020,7 @@ type UndoRestoreRequest struct {
 
 func (x *UndoRestoreRequest) Reset() {
 	*x = UndoRestoreRequest{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[10]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -627,7 +1032,7 @@ func (x *UndoRestoreRequest) String() string {
 func (*UndoRestoreRequest) ProtoMessage() {}
 
 func (x *UndoRestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[10]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -640,7 +1045,7 @@ func (x *UndoRestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRestoreRequest.ProtoReflect.Descriptor instead.
 func (*UndoRestoreRequest) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{10}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *UndoRestoreRequest) GetOrganizationId() string {
@@ -675,7 +1080,7 @@ type UndoRestoreResponse struct {
 
 func (x *UndoRestoreResponse) Reset() {
 	*x = UndoRestoreResponse{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[11]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +1092,7 @@ func (x *UndoRestoreResponse) String() string {
 func (*UndoRestoreResponse) ProtoMessage() {}
 
 func (x *UndoRestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[11]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +1105,7 @@ func (x *UndoRestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRestoreResponse.ProtoReflect.Descriptor instead.
 func (*UndoRestoreResponse) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{11}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UndoRestoreResponse) GetRestore() *Restore {
@@ -714,7 +1119,7 @@ var File_chom_backup_v1_backup_service_proto protoreflect.FileDescriptor
 
 const file_chom_backup_v1_backup_service_proto_rawDesc = "" +
 	"\n" +
-	"#chom/backup/v1/backup_service.proto\x12\x0echom.backup.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1bchom/backup/v1/backup.proto\x1a\x1cgoogle/api/annotations.proto\"k\n" +
+	"#chom/backup/v1/backup_service.proto\x12\x0echom.backup.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1bchom/backup/v1/backup.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"k\n" +
 	"\x13CreateBackupRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
 	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\"F\n" +
@@ -736,7 +1141,39 @@ const file_chom_backup_v1_backup_service_proto_rawDesc = "" +
 	"\x13ListBackupsResponse\x120\n" +
 	"\abackups\x18\x01 \x03(\v2\x16.chom.backup.v1.BackupR\abackups\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12)\n" +
-	"\x10repository_bytes\x18\x03 \x01(\x04R\x0frepositoryBytes\"\xd7\x01\n" +
+	"\x10repository_bytes\x18\x03 \x01(\x04R\x0frepositoryBytes\"\x93\x02\n" +
+	"\x13BrowseBackupRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
+	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12%\n" +
+	"\tbackup_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bbackupId\x12-\n" +
+	"\x04path\x18\x04 \x01(\tB\x19\xbaH\x16\xd8\x01\x01r\x11\x18\x80 2\f^(/[^/\x00]+)+$R\x04path\x12'\n" +
+	"\tpage_size\x18\x05 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\"\x8a\x02\n" +
+	"\n" +
+	"BackupFile\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x123\n" +
+	"\x04type\x18\x02 \x01(\x0e2\x1f.chom.backup.v1.BackupFile.TypeR\x04type\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x12\n" +
+	"\x04mode\x18\x04 \x01(\rR\x04mode\x12;\n" +
+	"\vmodify_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"modifyTime\"N\n" +
+	"\x04Type\x12\x14\n" +
+	"\x10TYPE_UNSPECIFIED\x10\x00\x12\r\n" +
+	"\tTYPE_FILE\x10\x01\x12\x12\n" +
+	"\x0eTYPE_DIRECTORY\x10\x02\x12\r\n" +
+	"\tTYPE_LINK\x10\x03\"p\n" +
+	"\x14BrowseBackupResponse\x120\n" +
+	"\x05files\x18\x01 \x03(\v2\x1a.chom.backup.v1.BackupFileR\x05files\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc3\x01\n" +
+	"\x15DownloadBackupRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
+	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12%\n" +
+	"\tbackup_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bbackupId\x12-\n" +
+	"\x04path\x18\x04 \x01(\tB\x19\xbaH\x16\xd8\x01\x01r\x11\x18\x80 2\f^(/[^/\x00]+)+$R\x04path\",\n" +
+	"\x16DownloadBackupResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\xd7\x01\n" +
 	"\x14RestoreBackupRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
 	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12%\n" +
@@ -757,11 +1194,13 @@ const file_chom_backup_v1_backup_service_proto_rawDesc = "" +
 	"\n" +
 	"restore_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trestoreId\"H\n" +
 	"\x13UndoRestoreResponse\x121\n" +
-	"\arestore\x18\x01 \x01(\v2\x17.chom.backup.v1.RestoreR\arestore2\x9e\b\n" +
+	"\arestore\x18\x01 \x01(\v2\x17.chom.backup.v1.RestoreR\arestore2\x98\v\n" +
 	"\rBackupService\x12\xa5\x01\n" +
 	"\fCreateBackup\x12#.chom.backup.v1.CreateBackupRequest\x1a$.chom.backup.v1.CreateBackupResponse\"J\x82\xd3\xe4\x93\x02D:\x01*\"?/api/v1/organizations/{organization_id}/sites/{site_id}/backups\x12\xa5\x01\n" +
 	"\tGetBackup\x12 .chom.backup.v1.GetBackupRequest\x1a!.chom.backup.v1.GetBackupResponse\"S\x82\xd3\xe4\x93\x02M\x12K/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}\x12\x9f\x01\n" +
-	"\vListBackups\x12\".chom.backup.v1.ListBackupsRequest\x1a#.chom.backup.v1.ListBackupsResponse\"G\x82\xd3\xe4\x93\x02A\x12?/api/v1/organizations/{organization_id}/sites/{site_id}/backups\x12\xbc\x01\n" +
+	"\vListBackups\x12\".chom.backup.v1.ListBackupsRequest\x1a#.chom.backup.v1.ListBackupsResponse\"G\x82\xd3\xe4\x93\x02A\x12?/api/v1/organizations/{organization_id}/sites/{site_id}/backups\x12\xb5\x01\n" +
+	"\fBrowseBackup\x12#.chom.backup.v1.BrowseBackupRequest\x1a$.chom.backup.v1.BrowseBackupResponse\"Z\x82\xd3\xe4\x93\x02T\x12R/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}:browse\x12\xbf\x01\n" +
+	"\x0eDownloadBackup\x12%.chom.backup.v1.DownloadBackupRequest\x1a&.chom.backup.v1.DownloadBackupResponse\"\\\x82\xd3\xe4\x93\x02V\x12T/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}:download0\x01\x12\xbc\x01\n" +
 	"\rRestoreBackup\x12$.chom.backup.v1.RestoreBackupRequest\x1a%.chom.backup.v1.RestoreBackupResponse\"^\x82\xd3\xe4\x93\x02X:\x01*\"S/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}:restore\x12\xa3\x01\n" +
 	"\fListRestores\x12#.chom.backup.v1.ListRestoresRequest\x1a$.chom.backup.v1.ListRestoresResponse\"H\x82\xd3\xe4\x93\x02B\x12@/api/v1/organizations/{organization_id}/sites/{site_id}/restores\x12\xb5\x01\n" +
 	"\vUndoRestore\x12\".chom.backup.v1.UndoRestoreRequest\x1a#.chom.backup.v1.UndoRestoreResponse\"]\x82\xd3\xe4\x93\x02W:\x01*\"R/api/v1/organizations/{organization_id}/sites/{site_id}/restores/{restore_id}:undoB\xae\x01\n" +
@@ -779,47 +1218,62 @@ func file_chom_backup_v1_backup_service_proto_rawDescGZIP() []byte {
 	return file_chom_backup_v1_backup_service_proto_rawDescData
 }
 
-var file_chom_backup_v1_backup_service_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_chom_backup_v1_backup_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_chom_backup_v1_backup_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_chom_backup_v1_backup_service_proto_goTypes = []any{
-	(*CreateBackupRequest)(nil),   // 0: chom.backup.v1.CreateBackupRequest
-	(*CreateBackupResponse)(nil),  // 1: chom.backup.v1.CreateBackupResponse
-	(*GetBackupRequest)(nil),      // 2: chom.backup.v1.GetBackupRequest
-	(*GetBackupResponse)(nil),     // 3: chom.backup.v1.GetBackupResponse
-	(*ListBackupsRequest)(nil),    // 4: chom.backup.v1.ListBackupsRequest
-	(*ListBackupsResponse)(nil),   // 5: chom.backup.v1.ListBackupsResponse
-	(*RestoreBackupRequest)(nil),  // 6: chom.backup.v1.RestoreBackupRequest
-	(*RestoreBackupResponse)(nil), // 7: chom.backup.v1.RestoreBackupResponse
-	(*ListRestoresRequest)(nil),   // 8: chom.backup.v1.ListRestoresRequest
-	(*ListRestoresResponse)(nil),  // 9: chom.backup.v1.ListRestoresResponse
-	(*UndoRestoreRequest)(nil),    // 10: chom.backup.v1.UndoRestoreRequest
-	(*UndoRestoreResponse)(nil),   // 11: chom.backup.v1.UndoRestoreResponse
-	(*Backup)(nil),                // 12: chom.backup.v1.Backup
-	(*Restore)(nil),               // 13: chom.backup.v1.Restore
+	(BackupFile_Type)(0),           // 0: chom.backup.v1.BackupFile.Type
+	(*CreateBackupRequest)(nil),    // 1: chom.backup.v1.CreateBackupRequest
+	(*CreateBackupResponse)(nil),   // 2: chom.backup.v1.CreateBackupResponse
+	(*GetBackupRequest)(nil),       // 3: chom.backup.v1.GetBackupRequest
+	(*GetBackupResponse)(nil),      // 4: chom.backup.v1.GetBackupResponse
+	(*ListBackupsRequest)(nil),     // 5: chom.backup.v1.ListBackupsRequest
+	(*ListBackupsResponse)(nil),    // 6: chom.backup.v1.ListBackupsResponse
+	(*BrowseBackupRequest)(nil),    // 7: chom.backup.v1.BrowseBackupRequest
+	(*BackupFile)(nil),             // 8: chom.backup.v1.BackupFile
+	(*BrowseBackupResponse)(nil),   // 9: chom.backup.v1.BrowseBackupResponse
+	(*DownloadBackupRequest)(nil),  // 10: chom.backup.v1.DownloadBackupRequest
+	(*DownloadBackupResponse)(nil), // 11: chom.backup.v1.DownloadBackupResponse
+	(*RestoreBackupRequest)(nil),   // 12: chom.backup.v1.RestoreBackupRequest
+	(*RestoreBackupResponse)(nil),  // 13: chom.backup.v1.RestoreBackupResponse
+	(*ListRestoresRequest)(nil),    // 14: chom.backup.v1.ListRestoresRequest
+	(*ListRestoresResponse)(nil),   // 15: chom.backup.v1.ListRestoresResponse
+	(*UndoRestoreRequest)(nil),     // 16: chom.backup.v1.UndoRestoreRequest
+	(*UndoRestoreResponse)(nil),    // 17: chom.backup.v1.UndoRestoreResponse
+	(*Backup)(nil),                 // 18: chom.backup.v1.Backup
+	(*timestamppb.Timestamp)(nil),  // 19: google.protobuf.Timestamp
+	(*Restore)(nil),                // 20: chom.backup.v1.Restore
 }
 var file_chom_backup_v1_backup_service_proto_depIdxs = []int32{
-	12, // 0: chom.backup.v1.CreateBackupResponse.backup:type_name -> chom.backup.v1.Backup
-	12, // 1: chom.backup.v1.GetBackupResponse.backup:type_name -> chom.backup.v1.Backup
-	12, // 2: chom.backup.v1.ListBackupsResponse.backups:type_name -> chom.backup.v1.Backup
-	13, // 3: chom.backup.v1.RestoreBackupResponse.restore:type_name -> chom.backup.v1.Restore
-	13, // 4: chom.backup.v1.ListRestoresResponse.restores:type_name -> chom.backup.v1.Restore
-	13, // 5: chom.backup.v1.UndoRestoreResponse.restore:type_name -> chom.backup.v1.Restore
-	0,  // 6: chom.backup.v1.BackupService.CreateBackup:input_type -> chom.backup.v1.CreateBackupRequest
-	2,  // 7: chom.backup.v1.BackupService.GetBackup:input_type -> chom.backup.v1.GetBackupRequest
-	4,  // 8: chom.backup.v1.BackupService.ListBackups:input_type -> chom.backup.v1.ListBackupsRequest
-	6,  // 9: chom.backup.v1.BackupService.RestoreBackup:input_type -> chom.backup.v1.RestoreBackupRequest
-	8,  // 10: chom.backup.v1.BackupService.ListRestores:input_type -> chom.backup.v1.ListRestoresRequest
-	10, // 11: chom.backup.v1.BackupService.UndoRestore:input_type -> chom.backup.v1.UndoRestoreRequest
-	1,  // 12: chom.backup.v1.BackupService.CreateBackup:output_type -> chom.backup.v1.CreateBackupResponse
-	3,  // 13: chom.backup.v1.BackupService.GetBackup:output_type -> chom.backup.v1.GetBackupResponse
-	5,  // 14: chom.backup.v1.BackupService.ListBackups:output_type -> chom.backup.v1.ListBackupsResponse
-	7,  // 15: chom.backup.v1.BackupService.RestoreBackup:output_type -> chom.backup.v1.RestoreBackupResponse
-	9,  // 16: chom.backup.v1.BackupService.ListRestores:output_type -> chom.backup.v1.ListRestoresResponse
-	11, // 17: chom.backup.v1.BackupService.UndoRestore:output_type -> chom.backup.v1.UndoRestoreResponse
-	12, // [12:18] is the sub-list for method output_type
-	6,  // [6:12] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	18, // 0: chom.backup.v1.CreateBackupResponse.backup:type_name -> chom.backup.v1.Backup
+	18, // 1: chom.backup.v1.GetBackupResponse.backup:type_name -> chom.backup.v1.Backup
+	18, // 2: chom.backup.v1.ListBackupsResponse.backups:type_name -> chom.backup.v1.Backup
+	0,  // 3: chom.backup.v1.BackupFile.type:type_name -> chom.backup.v1.BackupFile.Type
+	19, // 4: chom.backup.v1.BackupFile.modify_time:type_name -> google.protobuf.Timestamp
+	8,  // 5: chom.backup.v1.BrowseBackupResponse.files:type_name -> chom.backup.v1.BackupFile
+	20, // 6: chom.backup.v1.RestoreBackupResponse.restore:type_name -> chom.backup.v1.Restore
+	20, // 7: chom.backup.v1.ListRestoresResponse.restores:type_name -> chom.backup.v1.Restore
+	20, // 8: chom.backup.v1.UndoRestoreResponse.restore:type_name -> chom.backup.v1.Restore
+	1,  // 9: chom.backup.v1.BackupService.CreateBackup:input_type -> chom.backup.v1.CreateBackupRequest
+	3,  // 10: chom.backup.v1.BackupService.GetBackup:input_type -> chom.backup.v1.GetBackupRequest
+	5,  // 11: chom.backup.v1.BackupService.ListBackups:input_type -> chom.backup.v1.ListBackupsRequest
+	7,  // 12: chom.backup.v1.BackupService.BrowseBackup:input_type -> chom.backup.v1.BrowseBackupRequest
+	10, // 13: chom.backup.v1.BackupService.DownloadBackup:input_type -> chom.backup.v1.DownloadBackupRequest
+	12, // 14: chom.backup.v1.BackupService.RestoreBackup:input_type -> chom.backup.v1.RestoreBackupRequest
+	14, // 15: chom.backup.v1.BackupService.ListRestores:input_type -> chom.backup.v1.ListRestoresRequest
+	16, // 16: chom.backup.v1.BackupService.UndoRestore:input_type -> chom.backup.v1.UndoRestoreRequest
+	2,  // 17: chom.backup.v1.BackupService.CreateBackup:output_type -> chom.backup.v1.CreateBackupResponse
+	4,  // 18: chom.backup.v1.BackupService.GetBackup:output_type -> chom.backup.v1.GetBackupResponse
+	6,  // 19: chom.backup.v1.BackupService.ListBackups:output_type -> chom.backup.v1.ListBackupsResponse
+	9,  // 20: chom.backup.v1.BackupService.BrowseBackup:output_type -> chom.backup.v1.BrowseBackupResponse
+	11, // 21: chom.backup.v1.BackupService.DownloadBackup:output_type -> chom.backup.v1.DownloadBackupResponse
+	13, // 22: chom.backup.v1.BackupService.RestoreBackup:output_type -> chom.backup.v1.RestoreBackupResponse
+	15, // 23: chom.backup.v1.BackupService.ListRestores:output_type -> chom.backup.v1.ListRestoresResponse
+	17, // 24: chom.backup.v1.BackupService.UndoRestore:output_type -> chom.backup.v1.UndoRestoreResponse
+	17, // [17:25] is the sub-list for method output_type
+	9,  // [9:17] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_chom_backup_v1_backup_service_proto_init() }
@@ -833,13 +1287,14 @@ func file_chom_backup_v1_backup_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_backup_v1_backup_service_proto_rawDesc), len(file_chom_backup_v1_backup_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   12,
+			NumEnums:      1,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_chom_backup_v1_backup_service_proto_goTypes,
 		DependencyIndexes: file_chom_backup_v1_backup_service_proto_depIdxs,
+		EnumInfos:         file_chom_backup_v1_backup_service_proto_enumTypes,
 		MessageInfos:      file_chom_backup_v1_backup_service_proto_msgTypes,
 	}.Build()
 	File_chom_backup_v1_backup_service_proto = out.File

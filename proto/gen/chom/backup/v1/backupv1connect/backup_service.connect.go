@@ -41,6 +41,12 @@ const (
 	// BackupServiceListBackupsProcedure is the fully-qualified name of the BackupService's ListBackups
 	// RPC.
 	BackupServiceListBackupsProcedure = "/chom.backup.v1.BackupService/ListBackups"
+	// BackupServiceBrowseBackupProcedure is the fully-qualified name of the BackupService's
+	// BrowseBackup RPC.
+	BackupServiceBrowseBackupProcedure = "/chom.backup.v1.BackupService/BrowseBackup"
+	// BackupServiceDownloadBackupProcedure is the fully-qualified name of the BackupService's
+	// DownloadBackup RPC.
+	BackupServiceDownloadBackupProcedure = "/chom.backup.v1.BackupService/DownloadBackup"
 	// BackupServiceRestoreBackupProcedure is the fully-qualified name of the BackupService's
 	// RestoreBackup RPC.
 	BackupServiceRestoreBackupProcedure = "/chom.backup.v1.BackupService/RestoreBackup"
@@ -60,6 +66,10 @@ type BackupServiceClient interface {
 	GetBackup(context.Context, *v1.GetBackupRequest) (*v1.GetBackupResponse, error)
 	// ListBackups returns a site's backups, newest first.
 	ListBackups(context.Context, *v1.ListBackupsRequest) (*v1.ListBackupsResponse, error)
+	// BrowseBackup lists a directory of a READY backup, by name.
+	BrowseBackup(context.Context, *v1.BrowseBackupRequest) (*v1.BrowseBackupResponse, error)
+	// DownloadBackup gives a file of a READY backup, a directory as a tar archive, or the dump of the database.
+	DownloadBackup(context.Context, *v1.DownloadBackupRequest) (*connect.ServerStreamForClient[v1.DownloadBackupResponse], error)
 	// RestoreBackup puts a backup back into its site: all that is asked for, or nothing. The backup is read and checked first, while
 	// the site goes on; then visitors get a 503 for the moment of the change. What is replaced is kept for a day: see UndoRestore.
 	RestoreBackup(context.Context, *v1.RestoreBackupRequest) (*v1.RestoreBackupResponse, error)
@@ -99,6 +109,18 @@ func NewBackupServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(backupServiceMethods.ByName("ListBackups")),
 			connect.WithClientOptions(opts...),
 		),
+		browseBackup: connect.NewClient[v1.BrowseBackupRequest, v1.BrowseBackupResponse](
+			httpClient,
+			baseURL+BackupServiceBrowseBackupProcedure,
+			connect.WithSchema(backupServiceMethods.ByName("BrowseBackup")),
+			connect.WithClientOptions(opts...),
+		),
+		downloadBackup: connect.NewClient[v1.DownloadBackupRequest, v1.DownloadBackupResponse](
+			httpClient,
+			baseURL+BackupServiceDownloadBackupProcedure,
+			connect.WithSchema(backupServiceMethods.ByName("DownloadBackup")),
+			connect.WithClientOptions(opts...),
+		),
 		restoreBackup: connect.NewClient[v1.RestoreBackupRequest, v1.RestoreBackupResponse](
 			httpClient,
 			baseURL+BackupServiceRestoreBackupProcedure,
@@ -122,12 +144,14 @@ func NewBackupServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 
 // backupServiceClient implements BackupServiceClient.
 type backupServiceClient struct {
-	createBackup  *connect.Client[v1.CreateBackupRequest, v1.CreateBackupResponse]
-	getBackup     *connect.Client[v1.GetBackupRequest, v1.GetBackupResponse]
-	listBackups   *connect.Client[v1.ListBackupsRequest, v1.ListBackupsResponse]
-	restoreBackup *connect.Client[v1.RestoreBackupRequest, v1.RestoreBackupResponse]
-	listRestores  *connect.Client[v1.ListRestoresRequest, v1.ListRestoresResponse]
-	undoRestore   *connect.Client[v1.UndoRestoreRequest, v1.UndoRestoreResponse]
+	createBackup   *connect.Client[v1.CreateBackupRequest, v1.CreateBackupResponse]
+	getBackup      *connect.Client[v1.GetBackupRequest, v1.GetBackupResponse]
+	listBackups    *connect.Client[v1.ListBackupsRequest, v1.ListBackupsResponse]
+	browseBackup   *connect.Client[v1.BrowseBackupRequest, v1.BrowseBackupResponse]
+	downloadBackup *connect.Client[v1.DownloadBackupRequest, v1.DownloadBackupResponse]
+	restoreBackup  *connect.Client[v1.RestoreBackupRequest, v1.RestoreBackupResponse]
+	listRestores   *connect.Client[v1.ListRestoresRequest, v1.ListRestoresResponse]
+	undoRestore    *connect.Client[v1.UndoRestoreRequest, v1.UndoRestoreResponse]
 }
 
 // CreateBackup calls chom.backup.v1.BackupService.CreateBackup.
@@ -155,6 +179,20 @@ func (c *backupServiceClient) ListBackups(ctx context.Context, req *v1.ListBacku
 		return response.Msg, err
 	}
 	return nil, err
+}
+
+// BrowseBackup calls chom.backup.v1.BackupService.BrowseBackup.
+func (c *backupServiceClient) BrowseBackup(ctx context.Context, req *v1.BrowseBackupRequest) (*v1.BrowseBackupResponse, error) {
+	response, err := c.browseBackup.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// DownloadBackup calls chom.backup.v1.BackupService.DownloadBackup.
+func (c *backupServiceClient) DownloadBackup(ctx context.Context, req *v1.DownloadBackupRequest) (*connect.ServerStreamForClient[v1.DownloadBackupResponse], error) {
+	return c.downloadBackup.CallServerStream(ctx, connect.NewRequest(req))
 }
 
 // RestoreBackup calls chom.backup.v1.BackupService.RestoreBackup.
@@ -192,6 +230,10 @@ type BackupServiceHandler interface {
 	GetBackup(context.Context, *v1.GetBackupRequest) (*v1.GetBackupResponse, error)
 	// ListBackups returns a site's backups, newest first.
 	ListBackups(context.Context, *v1.ListBackupsRequest) (*v1.ListBackupsResponse, error)
+	// BrowseBackup lists a directory of a READY backup, by name.
+	BrowseBackup(context.Context, *v1.BrowseBackupRequest) (*v1.BrowseBackupResponse, error)
+	// DownloadBackup gives a file of a READY backup, a directory as a tar archive, or the dump of the database.
+	DownloadBackup(context.Context, *v1.DownloadBackupRequest, *connect.ServerStream[v1.DownloadBackupResponse]) error
 	// RestoreBackup puts a backup back into its site: all that is asked for, or nothing. The backup is read and checked first, while
 	// the site goes on; then visitors get a 503 for the moment of the change. What is replaced is kept for a day: see UndoRestore.
 	RestoreBackup(context.Context, *v1.RestoreBackupRequest) (*v1.RestoreBackupResponse, error)
@@ -227,6 +269,18 @@ func NewBackupServiceHandler(svc BackupServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(backupServiceMethods.ByName("ListBackups")),
 		connect.WithHandlerOptions(opts...),
 	)
+	backupServiceBrowseBackupHandler := connect.NewUnaryHandlerSimple(
+		BackupServiceBrowseBackupProcedure,
+		svc.BrowseBackup,
+		connect.WithSchema(backupServiceMethods.ByName("BrowseBackup")),
+		connect.WithHandlerOptions(opts...),
+	)
+	backupServiceDownloadBackupHandler := connect.NewServerStreamHandlerSimple(
+		BackupServiceDownloadBackupProcedure,
+		svc.DownloadBackup,
+		connect.WithSchema(backupServiceMethods.ByName("DownloadBackup")),
+		connect.WithHandlerOptions(opts...),
+	)
 	backupServiceRestoreBackupHandler := connect.NewUnaryHandlerSimple(
 		BackupServiceRestoreBackupProcedure,
 		svc.RestoreBackup,
@@ -253,6 +307,10 @@ func NewBackupServiceHandler(svc BackupServiceHandler, opts ...connect.HandlerOp
 			backupServiceGetBackupHandler.ServeHTTP(w, r)
 		case BackupServiceListBackupsProcedure:
 			backupServiceListBackupsHandler.ServeHTTP(w, r)
+		case BackupServiceBrowseBackupProcedure:
+			backupServiceBrowseBackupHandler.ServeHTTP(w, r)
+		case BackupServiceDownloadBackupProcedure:
+			backupServiceDownloadBackupHandler.ServeHTTP(w, r)
 		case BackupServiceRestoreBackupProcedure:
 			backupServiceRestoreBackupHandler.ServeHTTP(w, r)
 		case BackupServiceListRestoresProcedure:
@@ -278,6 +336,14 @@ func (UnimplementedBackupServiceHandler) GetBackup(context.Context, *v1.GetBacku
 
 func (UnimplementedBackupServiceHandler) ListBackups(context.Context, *v1.ListBackupsRequest) (*v1.ListBackupsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.backup.v1.BackupService.ListBackups is not implemented"))
+}
+
+func (UnimplementedBackupServiceHandler) BrowseBackup(context.Context, *v1.BrowseBackupRequest) (*v1.BrowseBackupResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.backup.v1.BackupService.BrowseBackup is not implemented"))
+}
+
+func (UnimplementedBackupServiceHandler) DownloadBackup(context.Context, *v1.DownloadBackupRequest, *connect.ServerStream[v1.DownloadBackupResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("chom.backup.v1.BackupService.DownloadBackup is not implemented"))
 }
 
 func (UnimplementedBackupServiceHandler) RestoreBackup(context.Context, *v1.RestoreBackupRequest) (*v1.RestoreBackupResponse, error) {

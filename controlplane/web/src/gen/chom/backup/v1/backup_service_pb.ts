@@ -2,19 +2,21 @@
 // @generated from file chom/backup/v1/backup_service.proto (package chom.backup.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
 import type { Backup, Restore } from "./backup_pb.js";
 import { file_chom_backup_v1_backup } from "./backup_pb.js";
 import { file_google_api_annotations } from "../../../google/api/annotations_pb.js";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file chom/backup/v1/backup_service.proto.
  */
 export const file_chom_backup_v1_backup_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNjaG9tL2JhY2t1cC92MS9iYWNrdXBfc2VydmljZS5wcm90bxIOY2hvbS5iYWNrdXAudjEiUwoTQ3JlYXRlQmFja3VwUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBIj4KFENyZWF0ZUJhY2t1cFJlc3BvbnNlEiYKBmJhY2t1cBgBIAEoCzIWLmNob20uYmFja3VwLnYxLkJhY2t1cCJtChBHZXRCYWNrdXBSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQESGwoJYmFja3VwX2lkGAMgASgJQgi6SAVyA7ABASI7ChFHZXRCYWNrdXBSZXNwb25zZRImCgZiYWNrdXAYASABKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXAijwEKEkxpc3RCYWNrdXBzUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBEh0KCXBhZ2Vfc2l6ZRgDIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAQgASgJQgi6SAVyAxiQAyJxChNMaXN0QmFja3Vwc1Jlc3BvbnNlEicKB2JhY2t1cHMYASADKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXASFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhgKEHJlcG9zaXRvcnlfYnl0ZXMYAyABKAQinAEKFFJlc3RvcmVCYWNrdXBSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQESGwoJYmFja3VwX2lkGAMgASgJQgi6SAVyA7ABARISCgpmaWxlc19vbmx5GAQgASgIEhUKDWRhdGFiYXNlX29ubHkYBSABKAgiQQoVUmVzdG9yZUJhY2t1cFJlc3BvbnNlEigKB3Jlc3RvcmUYASABKAsyFy5jaG9tLmJhY2t1cC52MS5SZXN0b3JlIlMKE0xpc3RSZXN0b3Jlc1JlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABASJBChRMaXN0UmVzdG9yZXNSZXNwb25zZRIpCghyZXN0b3JlcxgBIAMoCzIXLmNob20uYmFja3VwLnYxLlJlc3RvcmUicAoSVW5kb1Jlc3RvcmVSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQESHAoKcmVzdG9yZV9pZBgDIAEoCUIIukgFcgOwAQEiPwoTVW5kb1Jlc3RvcmVSZXNwb25zZRIoCgdyZXN0b3JlGAEgASgLMhcuY2hvbS5iYWNrdXAudjEuUmVzdG9yZTKeCAoNQmFja3VwU2VydmljZRKlAQoMQ3JlYXRlQmFja3VwEiMuY2hvbS5iYWNrdXAudjEuQ3JlYXRlQmFja3VwUmVxdWVzdBokLmNob20uYmFja3VwLnYxLkNyZWF0ZUJhY2t1cFJlc3BvbnNlIkqC0+STAkQ6ASoiPy9hcGkvdjEvb3JnYW5pemF0aW9ucy97b3JnYW5pemF0aW9uX2lkfS9zaXRlcy97c2l0ZV9pZH0vYmFja3VwcxKlAQoJR2V0QmFja3VwEiAuY2hvbS5iYWNrdXAudjEuR2V0QmFja3VwUmVxdWVzdBohLmNob20uYmFja3VwLnYxLkdldEJhY2t1cFJlc3BvbnNlIlOC0+STAk0SSy9hcGkvdjEvb3JnYW5pemF0aW9ucy97b3JnYW5pemF0aW9uX2lkfS9zaXRlcy97c2l0ZV9pZH0vYmFja3Vwcy97YmFja3VwX2lkfRKfAQoLTGlzdEJhY2t1cHMSIi5jaG9tLmJhY2t1cC52MS5MaXN0QmFja3Vwc1JlcXVlc3QaIy5jaG9tLmJhY2t1cC52MS5MaXN0QmFja3Vwc1Jlc3BvbnNlIkeC0+STAkESPy9hcGkvdjEvb3JnYW5pemF0aW9ucy97b3JnYW5pemF0aW9uX2lkfS9zaXRlcy97c2l0ZV9pZH0vYmFja3VwcxK8AQoNUmVzdG9yZUJhY2t1cBIkLmNob20uYmFja3VwLnYxLlJlc3RvcmVCYWNrdXBSZXF1ZXN0GiUuY2hvbS5iYWNrdXAudjEuUmVzdG9yZUJhY2t1cFJlc3BvbnNlIl6C0+STAlg6ASoiUy9hcGkvdjEvb3JnYW5pemF0aW9ucy97b3JnYW5pemF0aW9uX2lkfS9zaXRlcy97c2l0ZV9pZH0vYmFja3Vwcy97YmFja3VwX2lkfTpyZXN0b3JlEqMBCgxMaXN0UmVzdG9yZXMSIy5jaG9tLmJhY2t1cC52MS5MaXN0UmVzdG9yZXNSZXF1ZXN0GiQuY2hvbS5iYWNrdXAudjEuTGlzdFJlc3RvcmVzUmVzcG9uc2UiSILT5JMCQhJAL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9yZXN0b3JlcxK1AQoLVW5kb1Jlc3RvcmUSIi5jaG9tLmJhY2t1cC52MS5VbmRvUmVzdG9yZVJlcXVlc3QaIy5jaG9tLmJhY2t1cC52MS5VbmRvUmVzdG9yZVJlc3BvbnNlIl2C0+STAlc6ASoiUi9hcGkvdjEvb3JnYW5pemF0aW9ucy97b3JnYW5pemF0aW9uX2lkfS9zaXRlcy97c2l0ZV9pZH0vcmVzdG9yZXMve3Jlc3RvcmVfaWR9OnVuZG9iBnByb3RvMw", [file_buf_validate_validate, file_chom_backup_v1_backup, file_google_api_annotations]);
+  fileDesc("CiNjaG9tL2JhY2t1cC92MS9iYWNrdXBfc2VydmljZS5wcm90bxIOY2hvbS5iYWNrdXAudjEiUwoTQ3JlYXRlQmFja3VwUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBIj4KFENyZWF0ZUJhY2t1cFJlc3BvbnNlEiYKBmJhY2t1cBgBIAEoCzIWLmNob20uYmFja3VwLnYxLkJhY2t1cCJtChBHZXRCYWNrdXBSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQESGwoJYmFja3VwX2lkGAMgASgJQgi6SAVyA7ABASI7ChFHZXRCYWNrdXBSZXNwb25zZRImCgZiYWNrdXAYASABKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXAijwEKEkxpc3RCYWNrdXBzUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBEh0KCXBhZ2Vfc2l6ZRgDIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAQgASgJQgi6SAVyAxiQAyJxChNMaXN0QmFja3Vwc1Jlc3BvbnNlEicKB2JhY2t1cHMYASADKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXASFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhgKEHJlcG9zaXRvcnlfYnl0ZXMYAyABKAQi1gEKE0Jyb3dzZUJhY2t1cFJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABARIbCgliYWNrdXBfaWQYAyABKAlCCLpIBXIDsAEBEicKBHBhdGgYBCABKAlCGbpIFtgBAXIRGIAgMgxeKC9bXi8AXSspKyQSHQoJcGFnZV9zaXplGAUgASgFQgq6SAcaBRj0AygAEhwKCnBhZ2VfdG9rZW4YBiABKAlCCLpIBXIDGIAIIuYBCgpCYWNrdXBGaWxlEgwKBG5hbWUYASABKAkSLQoEdHlwZRgCIAEoDjIfLmNob20uYmFja3VwLnYxLkJhY2t1cEZpbGUuVHlwZRIMCgRzaXplGAMgASgEEgwKBG1vZGUYBCABKA0SLwoLbW9kaWZ5X3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIk4KBFR5cGUSFAoQVFlQRV9VTlNQRUNJRklFRBAAEg0KCVRZUEVfRklMRRABEhIKDlRZUEVfRElSRUNUT1JZEAISDQoJVFlQRV9MSU5LEAMiWgoUQnJvd3NlQmFja3VwUmVzcG9uc2USKQoFZmlsZXMYASADKAsyGi5jaG9tLmJhY2t1cC52MS5CYWNrdXBGaWxlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKbAQoVRG93bmxvYWRCYWNrdXBSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQESGwoJYmFja3VwX2lkGAMgASgJQgi6SAVyA7ABARInCgRwYXRoGAQgASgJQhm6SBbYAQFyERiAIDIMXigvW14vAF0rKSskIiYKFkRvd25sb2FkQmFja3VwUmVzcG9uc2USDAoEZGF0YRgBIAEoDCKcAQoUUmVzdG9yZUJhY2t1cFJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABARIbCgliYWNrdXBfaWQYAyABKAlCCLpIBXIDsAEBEhIKCmZpbGVzX29ubHkYBCABKAgSFQoNZGF0YWJhc2Vfb25seRgFIAEoCCJBChVSZXN0b3JlQmFja3VwUmVzcG9uc2USKAoHcmVzdG9yZRgBIAEoCzIXLmNob20uYmFja3VwLnYxLlJlc3RvcmUiUwoTTGlzdFJlc3RvcmVzUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBIkEKFExpc3RSZXN0b3Jlc1Jlc3BvbnNlEikKCHJlc3RvcmVzGAEgAygLMhcuY2hvbS5iYWNrdXAudjEuUmVzdG9yZSJwChJVbmRvUmVzdG9yZVJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABARIcCgpyZXN0b3JlX2lkGAMgASgJQgi6SAVyA7ABASI/ChNVbmRvUmVzdG9yZVJlc3BvbnNlEigKB3Jlc3RvcmUYASABKAsyFy5jaG9tLmJhY2t1cC52MS5SZXN0b3JlMpgLCg1CYWNrdXBTZXJ2aWNlEqUBCgxDcmVhdGVCYWNrdXASIy5jaG9tLmJhY2t1cC52MS5DcmVhdGVCYWNrdXBSZXF1ZXN0GiQuY2hvbS5iYWNrdXAudjEuQ3JlYXRlQmFja3VwUmVzcG9uc2UiSoLT5JMCRDoBKiI/L2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzEqUBCglHZXRCYWNrdXASIC5jaG9tLmJhY2t1cC52MS5HZXRCYWNrdXBSZXF1ZXN0GiEuY2hvbS5iYWNrdXAudjEuR2V0QmFja3VwUmVzcG9uc2UiU4LT5JMCTRJLL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzL3tiYWNrdXBfaWR9Ep8BCgtMaXN0QmFja3VwcxIiLmNob20uYmFja3VwLnYxLkxpc3RCYWNrdXBzUmVxdWVzdBojLmNob20uYmFja3VwLnYxLkxpc3RCYWNrdXBzUmVzcG9uc2UiR4LT5JMCQRI/L2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzErUBCgxCcm93c2VCYWNrdXASIy5jaG9tLmJhY2t1cC52MS5Ccm93c2VCYWNrdXBSZXF1ZXN0GiQuY2hvbS5iYWNrdXAudjEuQnJvd3NlQmFja3VwUmVzcG9uc2UiWoLT5JMCVBJSL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzL3tiYWNrdXBfaWR9OmJyb3dzZRK/AQoORG93bmxvYWRCYWNrdXASJS5jaG9tLmJhY2t1cC52MS5Eb3dubG9hZEJhY2t1cFJlcXVlc3QaJi5jaG9tLmJhY2t1cC52MS5Eb3dubG9hZEJhY2t1cFJlc3BvbnNlIlyC0+STAlYSVC9hcGkvdjEvb3JnYW5pemF0aW9ucy97b3JnYW5pemF0aW9uX2lkfS9zaXRlcy97c2l0ZV9pZH0vYmFja3Vwcy97YmFja3VwX2lkfTpkb3dubG9hZDABErwBCg1SZXN0b3JlQmFja3VwEiQuY2hvbS5iYWNrdXAudjEuUmVzdG9yZUJhY2t1cFJlcXVlc3QaJS5jaG9tLmJhY2t1cC52MS5SZXN0b3JlQmFja3VwUmVzcG9uc2UiXoLT5JMCWDoBKiJTL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzL3tiYWNrdXBfaWR9OnJlc3RvcmUSowEKDExpc3RSZXN0b3JlcxIjLmNob20uYmFja3VwLnYxLkxpc3RSZXN0b3Jlc1JlcXVlc3QaJC5jaG9tLmJhY2t1cC52MS5MaXN0UmVzdG9yZXNSZXNwb25zZSJIgtPkkwJCEkAvYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9L3Jlc3RvcmVzErUBCgtVbmRvUmVzdG9yZRIiLmNob20uYmFja3VwLnYxLlVuZG9SZXN0b3JlUmVxdWVzdBojLmNob20uYmFja3VwLnYxLlVuZG9SZXN0b3JlUmVzcG9uc2UiXYLT5JMCVzoBKiJSL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9yZXN0b3Jlcy97cmVzdG9yZV9pZH06dW5kb2IGcHJvdG8z", [file_buf_validate_validate, file_chom_backup_v1_backup, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
  * CreateBackupRequest names the site.
@@ -199,6 +201,243 @@ export const ListBackupsResponseSchema: GenMessage<ListBackupsResponse> = /*@__P
   messageDesc(file_chom_backup_v1_backup_service, 5);
 
 /**
+ * BrowseBackupRequest names a directory.
+ *
+ * @generated from message chom.backup.v1.BrowseBackupRequest
+ */
+export type BrowseBackupRequest = Message<"chom.backup.v1.BrowseBackupRequest"> & {
+  /**
+   * The organization.
+   *
+   * @generated from field: string organization_id = 1;
+   */
+  organizationId: string;
+
+  /**
+   * The site.
+   *
+   * @generated from field: string site_id = 2;
+   */
+  siteId: string;
+
+  /**
+   * The backup.
+   *
+   * @generated from field: string backup_id = 3;
+   */
+  backupId: string;
+
+  /**
+   * The directory, from the site's own top, for example /public/wp-content; empty means /, which holds public and private.
+   *
+   * @generated from field: string path = 4;
+   */
+  path: string;
+
+  /**
+   * How many at most, up to 500; 0 means 50.
+   *
+   * @generated from field: int32 page_size = 5;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the page before; empty for the first page.
+   *
+   * @generated from field: string page_token = 6;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message chom.backup.v1.BrowseBackupRequest.
+ * Use `create(BrowseBackupRequestSchema)` to create a new message.
+ */
+export const BrowseBackupRequestSchema: GenMessage<BrowseBackupRequest> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup_service, 6);
+
+/**
+ * BackupFile is a file, a directory or a link in a backup.
+ *
+ * @generated from message chom.backup.v1.BackupFile
+ */
+export type BackupFile = Message<"chom.backup.v1.BackupFile"> & {
+  /**
+   * Its name in its directory. It is the site's own text: escape it where it is shown.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * What it is.
+   *
+   * @generated from field: chom.backup.v1.BackupFile.Type type = 2;
+   */
+  type: BackupFile_Type;
+
+  /**
+   * Bytes in it; 0 for what is no file.
+   *
+   * @generated from field: uint64 size = 3;
+   */
+  size: bigint;
+
+  /**
+   * Its permissions, for example 0640 (octal).
+   *
+   * @generated from field: uint32 mode = 4;
+   */
+  mode: number;
+
+  /**
+   * When it was last changed.
+   *
+   * @generated from field: google.protobuf.Timestamp modify_time = 5;
+   */
+  modifyTime?: Timestamp;
+};
+
+/**
+ * Describes the message chom.backup.v1.BackupFile.
+ * Use `create(BackupFileSchema)` to create a new message.
+ */
+export const BackupFileSchema: GenMessage<BackupFile> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup_service, 7);
+
+/**
+ * What it is.
+ *
+ * @generated from enum chom.backup.v1.BackupFile.Type
+ */
+export enum BackupFile_Type {
+  /**
+   * Neither of the others: a socket, for one.
+   *
+   * @generated from enum value: TYPE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * A file.
+   *
+   * @generated from enum value: TYPE_FILE = 1;
+   */
+  FILE = 1,
+
+  /**
+   * A directory.
+   *
+   * @generated from enum value: TYPE_DIRECTORY = 2;
+   */
+  DIRECTORY = 2,
+
+  /**
+   * A symbolic link.
+   *
+   * @generated from enum value: TYPE_LINK = 3;
+   */
+  LINK = 3,
+}
+
+/**
+ * Describes the enum chom.backup.v1.BackupFile.Type.
+ */
+export const BackupFile_TypeSchema: GenEnum<BackupFile_Type> = /*@__PURE__*/
+  enumDesc(file_chom_backup_v1_backup_service, 7, 0);
+
+/**
+ * BrowseBackupResponse is a page.
+ *
+ * @generated from message chom.backup.v1.BrowseBackupResponse
+ */
+export type BrowseBackupResponse = Message<"chom.backup.v1.BrowseBackupResponse"> & {
+  /**
+   * What is in the directory, by name.
+   *
+   * @generated from field: repeated chom.backup.v1.BackupFile files = 1;
+   */
+  files: BackupFile[];
+
+  /**
+   * Token of the next page; empty after the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message chom.backup.v1.BrowseBackupResponse.
+ * Use `create(BrowseBackupResponseSchema)` to create a new message.
+ */
+export const BrowseBackupResponseSchema: GenMessage<BrowseBackupResponse> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup_service, 8);
+
+/**
+ * DownloadBackupRequest says what to give.
+ *
+ * @generated from message chom.backup.v1.DownloadBackupRequest
+ */
+export type DownloadBackupRequest = Message<"chom.backup.v1.DownloadBackupRequest"> & {
+  /**
+   * The organization.
+   *
+   * @generated from field: string organization_id = 1;
+   */
+  organizationId: string;
+
+  /**
+   * The site.
+   *
+   * @generated from field: string site_id = 2;
+   */
+  siteId: string;
+
+  /**
+   * The backup.
+   *
+   * @generated from field: string backup_id = 3;
+   */
+  backupId: string;
+
+  /**
+   * A file or a directory, from the site's own top, for example /public/index.php. Empty for the database.
+   *
+   * @generated from field: string path = 4;
+   */
+  path: string;
+};
+
+/**
+ * Describes the message chom.backup.v1.DownloadBackupRequest.
+ * Use `create(DownloadBackupRequestSchema)` to create a new message.
+ */
+export const DownloadBackupRequestSchema: GenMessage<DownloadBackupRequest> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup_service, 9);
+
+/**
+ * DownloadBackupResponse is the next piece. What came is whole only when the stream ends without an error.
+ *
+ * @generated from message chom.backup.v1.DownloadBackupResponse
+ */
+export type DownloadBackupResponse = Message<"chom.backup.v1.DownloadBackupResponse"> & {
+  /**
+   * Up to 64 KiB.
+   *
+   * @generated from field: bytes data = 1;
+   */
+  data: Uint8Array;
+};
+
+/**
+ * Describes the message chom.backup.v1.DownloadBackupResponse.
+ * Use `create(DownloadBackupResponseSchema)` to create a new message.
+ */
+export const DownloadBackupResponseSchema: GenMessage<DownloadBackupResponse> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup_service, 10);
+
+/**
  * RestoreBackupRequest says what to put back.
  *
  * @generated from message chom.backup.v1.RestoreBackupRequest
@@ -245,7 +484,7 @@ export type RestoreBackupRequest = Message<"chom.backup.v1.RestoreBackupRequest"
  * Use `create(RestoreBackupRequestSchema)` to create a new message.
  */
 export const RestoreBackupRequestSchema: GenMessage<RestoreBackupRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 6);
+  messageDesc(file_chom_backup_v1_backup_service, 11);
 
 /**
  * RestoreBackupResponse holds the restore to be.
@@ -266,7 +505,7 @@ export type RestoreBackupResponse = Message<"chom.backup.v1.RestoreBackupRespons
  * Use `create(RestoreBackupResponseSchema)` to create a new message.
  */
 export const RestoreBackupResponseSchema: GenMessage<RestoreBackupResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 7);
+  messageDesc(file_chom_backup_v1_backup_service, 12);
 
 /**
  * ListRestoresRequest names the site.
@@ -294,7 +533,7 @@ export type ListRestoresRequest = Message<"chom.backup.v1.ListRestoresRequest"> 
  * Use `create(ListRestoresRequestSchema)` to create a new message.
  */
 export const ListRestoresRequestSchema: GenMessage<ListRestoresRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 8);
+  messageDesc(file_chom_backup_v1_backup_service, 13);
 
 /**
  * ListRestoresResponse holds the newest 100.
@@ -315,7 +554,7 @@ export type ListRestoresResponse = Message<"chom.backup.v1.ListRestoresResponse"
  * Use `create(ListRestoresResponseSchema)` to create a new message.
  */
 export const ListRestoresResponseSchema: GenMessage<ListRestoresResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 9);
+  messageDesc(file_chom_backup_v1_backup_service, 14);
 
 /**
  * UndoRestoreRequest names the restore.
@@ -350,7 +589,7 @@ export type UndoRestoreRequest = Message<"chom.backup.v1.UndoRestoreRequest"> & 
  * Use `create(UndoRestoreRequestSchema)` to create a new message.
  */
 export const UndoRestoreRequestSchema: GenMessage<UndoRestoreRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 10);
+  messageDesc(file_chom_backup_v1_backup_service, 15);
 
 /**
  * UndoRestoreResponse holds the restore.
@@ -371,7 +610,7 @@ export type UndoRestoreResponse = Message<"chom.backup.v1.UndoRestoreResponse"> 
  * Use `create(UndoRestoreResponseSchema)` to create a new message.
  */
 export const UndoRestoreResponseSchema: GenMessage<UndoRestoreResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 11);
+  messageDesc(file_chom_backup_v1_backup_service, 16);
 
 /**
  * BackupService makes backups of sites and puts them back.
@@ -408,6 +647,26 @@ export const BackupService: GenService<{
     methodKind: "unary";
     input: typeof ListBackupsRequestSchema;
     output: typeof ListBackupsResponseSchema;
+  },
+  /**
+   * BrowseBackup lists a directory of a READY backup, by name.
+   *
+   * @generated from rpc chom.backup.v1.BackupService.BrowseBackup
+   */
+  browseBackup: {
+    methodKind: "unary";
+    input: typeof BrowseBackupRequestSchema;
+    output: typeof BrowseBackupResponseSchema;
+  },
+  /**
+   * DownloadBackup gives a file of a READY backup, a directory as a tar archive, or the dump of the database.
+   *
+   * @generated from rpc chom.backup.v1.BackupService.DownloadBackup
+   */
+  downloadBackup: {
+    methodKind: "server_streaming";
+    input: typeof DownloadBackupRequestSchema;
+    output: typeof DownloadBackupResponseSchema;
   },
   /**
    * RestoreBackup puts a backup back into its site: all that is asked for, or nothing. The backup is read and checked first, while

@@ -1,0 +1,160 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"time"
+
+	"chom.dev/controlplane/audit"
+	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/page"
+	"chom.dev/proto/contract"
+)
+
+// File is a file, a directory, a link or else in a backup. Its name is the site's own text.
+type File struct {
+	Name       string
+	Type       string // file, dir, symlink, or what else there is
+	Size       uint64
+	Mode       fs.FileMode // permissions alone
+	ModifiedAt time.Time
+}
+
+// Errors of reading in a backup.
+var (
+	ErrNoFile     = fault.NotFound("file or directory in the backup")
+	ErrUnreadable = fault.Conflict("only a backup that is ready can be read")
+)
+
+// databaseFile is the name of the dump in its snapshot.
+const databaseFile = "/database.sql"
+
+// errEnough ends a list of which a page is full.
+var errEnough = errors.New("the page is full")
+
+// Browse lists a directory of a READY backup, a page at a time, and gives the token of the next page. The path begins at the
+// site's own top; empty is that.
+func (b *Backups) Browse(ctx context.Context, organization contract.OrganizationID, id contract.SiteID, backup contract.BackupID, dir string, size int32, token string) ([]File, string, error) {
+	limit, err := page.Size(size)
+	if err != nil {
+		return nil, "", err
+	}
+	if dir, err = inSite(dir); err != nil {
+		return nil, "", err
+	}
+	query := page.Query{"backup", backup.String(), dir}
+	position, err := query.AfterPosition(token)
+	if err != nil {
+		return nil, "", err
+	}
+	after := string(position)
+	files, _, repository, err := b.readable(ctx, organization, id, backup)
+	if err != nil {
+		return nil, "", err
+	}
+	var all []File
+	err = b.config.Repositories.Browse(ctx, repository, files, dir, func(f File) error {
+		if after != "" && f.Name <= after {
+			return nil
+		}
+		if all = append(all, f); len(all) > limit {
+			return errEnough
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errEnough) {
+		return nil, "", fmt.Errorf("browse backup %s: %w", backup, err)
+	}
+	next := ""
+	if len(all) > limit {
+		all = all[:limit]
+		next = query.TokenAt([]byte(all[limit-1].Name))
+	}
+	return all, next, nil
+}
+
+// Download writes a file of a READY backup, a directory as a tar archive, or with an empty path the dump of its database. That
+// somebody took it is recorded before a byte of it is read.
+func (b *Backups) Download(ctx context.Context, organization contract.OrganizationID, id contract.SiteID, backup contract.BackupID, file string, to io.Writer) error {
+	files, database, repository, err := b.readable(ctx, organization, id, backup)
+	if err != nil {
+		return err
+	}
+	snapshot, what := database, "the database"
+	if file == "" {
+		if database == "" {
+			return ErrNoDatabase
+		}
+		file = databaseFile
+	} else {
+		if file, err = inSite(file); err != nil {
+			return err
+		}
+		snapshot, what = files, file
+		// restic says of a file that is not there only after a while, and in its own words.
+		found := errors.New("it is there")
+		err := b.config.Repositories.Browse(ctx, repository, files, path.Dir(file), func(f File) error {
+			if f.Name != path.Base(file) {
+				return nil
+			}
+			if f.Type != "file" && f.Type != "dir" {
+				return fault.Conflict("only files and directories can be downloaded")
+			}
+			return found
+		})
+		switch {
+		case err == nil:
+			return ErrNoFile
+		case !errors.Is(err, found):
+			return fmt.Errorf("download from backup %s: %w", backup, err)
+		}
+	}
+	err = db.InTx(ctx, b.db, func(tx *db.Tx) error {
+		return audit.Record(ctx, tx, audit.Event{
+			Organization: organization.String(), Action: "backup.download", Object: backup.String(), Detail: fmt.Sprintf("%.512q of site %s", what, id),
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("download from backup %s: %w", backup, err)
+	}
+	if err := b.config.Repositories.Read(ctx, repository, snapshot, file, to); err != nil {
+		return fmt.Errorf("download from backup %s: %w", backup, err)
+	}
+	return nil
+}
+
+// inSite is a path as a snapshot has it.
+func inSite(text string) (string, error) {
+	if text == "" {
+		return "/", nil
+	}
+	if path.Clean(text) != text || text[0] != '/' {
+		return "", fault.Invalid("path", "must be a path from the site's own top without . and .., such as /public/index.php")
+	}
+	return text, nil
+}
+
+// readable gives the snapshots of a READY backup as they are signed, and its repository.
+func (b *Backups) readable(ctx context.Context, organization contract.OrganizationID, id contract.SiteID, backup contract.BackupID) (files, database string, r Repository, err error) {
+	found, err := b.Get(ctx, organization, id, backup)
+	if err != nil {
+		return "", "", r, err
+	}
+	if found.State != Ready {
+		return "", "", r, ErrUnreadable
+	}
+	_, m, err := b.verified(found)
+	if err != nil {
+		b.log.ErrorContext(ctx, "the manifest of a backup is not what was signed", "backup", backup, "site", id, "err", err)
+		return "", "", r, ErrForged
+	}
+	if r, err = b.open(ctx, organization, id); err != nil {
+		return "", "", r, fmt.Errorf("open the repository of site %s: %w", id, err)
+	}
+	return m.GetContents().GetFilesSnapshot(), m.GetContents().GetDatabaseSnapshot(), r, nil
+}
