@@ -57,7 +57,7 @@ check: ## Generated code is clean, lint, vet, every module builds alone
 .PHONY: bench
 bench: ## Measure every promised figure; ONLY=name runs one, BENCH_JSON=file also writes JSON (root)
 	@packaging/setup/deps.sh test
-	@packaging/setup/tools.sh nfpm
+	@packaging/setup/tools.sh nfpm pebble versitygw
 	@$(MAKE) packages build
 	@go build -o bin/ ./packaging/bench/...
 	@bin/bench $(if $(ONLY),--only $(ONLY)) $(if $(BENCH_JSON),--json $(BENCH_JSON))
