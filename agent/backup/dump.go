@@ -44,7 +44,7 @@ var (
 // an end before.
 func dump(ctx context.Context, s *Inside, to io.Writer, begun chan struct{}) (*Dumped, error) {
 	begin := sync.OnceFunc(func() { close(begun) })
-	before, err := objects(ctx, s)
+	before, err := names(ctx, s)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +74,7 @@ func dump(ctx context.Context, s *Inside, to io.Writer, begun chan struct{}) (*D
 	if out.n-behind > MaxObjects {
 		return nil, task.Permanent(errObjects)
 	}
-	after, err := objects(ctx, s)
+	after, err := names(ctx, s)
 	if err != nil {
 		return nil, err
 	}
@@ -87,8 +87,8 @@ func dump(ctx context.Context, s *Inside, to io.Writer, begun chan struct{}) (*D
 	return &Dumped{SHA256: out.sum.Sum(nil), Bytes: out.n, Tables: tables.tables}, nil
 }
 
-func objects(ctx context.Context, s *Inside) (mariadb.Objects, error) {
-	return mariadb.OwnObjects(ctx, s.MariaDB, s.Handle.UnixUser(), s.Handle.DBName())
+func names(ctx context.Context, s *Inside) (mariadb.Names, error) {
+	return mariadb.NamesIn(ctx, s.MariaDB, s.Handle.UnixUser(), s.Handle.DBName())
 }
 
 // ignored leaves views out.

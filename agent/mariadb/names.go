@@ -11,24 +11,24 @@ import (
 	"chom.dev/proto/contract"
 )
 
-// Objects are what a schema holds, each kind by name in the order of bytes.
-type Objects struct {
+// Names are of what a schema holds, each kind by name in the order of bytes.
+type Names struct {
 	Tables   []string // sequences among them: they are renamed and dropped alike
 	Views    []string
 	Triggers []string
 	Routines []string // "PROCEDURE p", "FUNCTION f"
 }
 
-// OwnObjects asks the server what a site's schema holds. The one who asks is the
+// NamesIn asks the server what a site's schema holds. The one who asks is the
 // site's own user, whose process this must be: nobody else is let in by that name.
-func OwnObjects(ctx context.Context, socket string, user contract.UnixUser, schema contract.DBName) (o Objects, err error) {
+func NamesIn(ctx context.Context, socket string, user contract.UnixUser, schema contract.DBName) (o Names, err error) {
 	cfg := mysql.NewConfig()
 	cfg.User, cfg.Net, cfg.Addr, cfg.DBName = user.String(), "unix", socket, schema.String()
 	cfg.Logger = &mysql.NopLogger{} // what it would say comes back as an error as well
 	cfg.Timeout, cfg.ReadTimeout, cfg.WriteTimeout = 5*time.Second, time.Minute, time.Minute
 	connector, err := mysql.NewConnector(cfg)
 	if err != nil {
-		return Objects{}, fmt.Errorf("open mariadb: %w", err)
+		return Names{}, fmt.Errorf("open mariadb: %w", err)
 	}
 	db := sql.OpenDB(connector)
 	defer func() { _ = db.Close() }() // nothing is written through it
@@ -42,7 +42,7 @@ func OwnObjects(ctx context.Context, socket string, user contract.UnixUser, sche
 		{&o.Routines, "SELECT CONCAT(routine_type, ' ', routine_name) FROM information_schema.routines WHERE routine_schema = ? ORDER BY routine_type, BINARY routine_name"},
 	} {
 		if *ask.into, err = names(ctx, db, ask.query, schema); err != nil {
-			return Objects{}, fmt.Errorf("list objects of %s: %w", schema, err)
+			return Names{}, fmt.Errorf("list names in %s: %w", schema, err)
 		}
 	}
 	return o, nil
