@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
 )
@@ -52,7 +53,11 @@ func agentSurface(t *testing.T, r *attackRange) {
 		t.Errorf("systemd-analyze security gives %s, it was %.1f", level[1], exposure)
 	}
 
-	// Secrets: none in any log, argument or environment.
+	// Secrets: none in any log, argument or environment. Other attacks have tried this site's home page, which has to be found well
+	// again.
+	for ctx := timeout(t, time.Minute); get(t, a).GetState() != sitev1.State_STATE_ACTIVE && ctx.Err() == nil; {
+		time.Sleep(500 * time.Millisecond)
+	}
 	login, err := world.rig.Sites.CreateSiteLogin(t.Context(), &sitev1.CreateSiteLoginRequest{OrganizationId: a.GetOrganizationId(), SiteId: a.GetId()})
 	if err != nil {
 		t.Fatal(err)
