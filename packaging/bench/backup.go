@@ -95,7 +95,7 @@ func backups(ctx context.Context, b *bench) (_ []row, err error) {
 	if err != nil {
 		return nil, err
 	}
-	tar, err := hand.run(ctx, "tar", hand.handle, hand.endpoint+"/"+bucket+"/backup.tar.zst")
+	tar, err := hand.run(ctx, "tar", hand.handle)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +114,7 @@ func backups(ctx context.Context, b *bench) (_ []row, err error) {
 		{Name: "the same until the control plane has checked it", Value: first.checked.Seconds(), Unit: "s"},
 		{Name: "CPU of it on the host", Value: first.cpu, Unit: "s", Comparison: &comparison{With: by, Value: bare[1], Bar: atMost(1.15)}},
 		{Name: "backup after 1 % has changed", Value: second.took.Seconds(), Unit: "s", Comparison: &comparison{With: "the first", Value: first.took.Seconds(), Bar: atMost(0.1)}},
-		{Name: "the same", Value: second.took.Seconds(), Unit: "s", Comparison: &comparison{With: "tar and zstd to S3", Value: tar[0], Bar: atMost(0.2)}},
+		{Name: "the same", Value: second.took.Seconds(), Unit: "s", Comparison: &comparison{With: "tar and zstd to a local file, not sent", Value: tar[0], Bar: atMost(0.2)}},
 		{Name: "the same by restic by hand", Value: bareAgain[0], Unit: "s"},
 		{Name: "bytes that it adds", Value: second.stored, Unit: "MB", Comparison: &comparison{With: "the first", Value: first.stored, Bar: atMost(0.03)}},
 		{Name: "restore of all of it", Value: restored.Seconds(), Unit: "s", Comparison: &comparison{With: "restic restore and mariadb by hand", Value: bareRestore[0], Bar: atMost(1.2)}},
@@ -130,10 +130,10 @@ func backups(ctx context.Context, b *bench) (_ []row, err error) {
 
 // byHand is the shell's side: restic with an S3 on this machine.
 type byHand struct {
-	host          *lab.Host
-	handle        string
-	endpoint, url string
-	env           []string
+	host   *lab.Host
+	handle string
+	url    string
+	env    []string
 }
 
 func (s *stage) byHand(ctx context.Context, h *lab.Host) (*byHand, func(), error) {
@@ -154,7 +154,7 @@ func (s *stage) byHand(ctx context.Context, h *lab.Host) (*byHand, func(), error
 		return nil, nil, err
 	}
 	return &byHand{
-		host: h, endpoint: server.Endpoint, url: "s3:" + server.Endpoint + "/" + bucket,
+		host: h, url: "s3:" + server.Endpoint + "/" + bucket,
 		env: []string{"AWS_ACCESS_KEY_ID=" + server.AccessKey, "AWS_SECRET_ACCESS_KEY=" + server.SecretKey, "RESTIC_PASSWORD=of-the-bench"},
 	}, func() { server.Stop() }, nil
 }

@@ -6,7 +6,7 @@
 #   backup.sh change HANDLE ROUND             1 % of both
 #   backup.sh restic HANDLE URL               restic of the files, mariadb-dump piped into restic: seconds, CPU seconds
 #   backup.sh restore HANDLE URL              restic restore of the files, restic dump piped into mariadb: seconds
-#   backup.sh tar HANDLE URL                  tar and dump through zstd to a file, and that to S3: seconds
+#   backup.sh tar HANDLE                      tar and dump through zstd to a file, which is still to be sent: seconds
 #   backup.sh cpu HANDLE                      CPU seconds that the site and the agent have taken so far
 #   backup.sh memory SECONDS                  the most that the agent, its helper and restic have together: MiB
 #
@@ -19,7 +19,7 @@ stream() { openssl enc -aes-128-ctr -K "$(printf '%032x' "$1")" -iv 0 -nosalt -i
 common="--single-transaction --quick --skip-lock-tables --skip-dump-date --hex-blob --no-tablespaces"
 case $1 in
 fill)
-	command -v zstd >/dev/null || apt-get -qq -y install zstd >/dev/null
+	command -v zstd >/dev/null || { apt-get -qq update && apt-get -qq -y install zstd >/dev/null; }
 	# Three quarters are as dense as pictures, a quarter is text.
 	as "$2" bash -c "
 		mkdir -p $shell/public/filling && cd $shell/public/filling
@@ -58,7 +58,6 @@ restore)
 tar)
 	begin=$(now)
 	{ tar -C "$shell" -c public private; mariadb-dump $common "s$2"; } | zstd -q -3 >/var/tmp/backup.tar.zst
-	curl -sSf --aws-sigv4 aws:amz:us-east-1:s3 --user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" -T /var/tmp/backup.tar.zst "$3"
 	echo "$(now) $begin" | awk '{print $1 - $2}'
 	rm /var/tmp/backup.tar.zst
 	;;
