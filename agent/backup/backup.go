@@ -25,8 +25,8 @@
 //
 // A backup is two snapshots, of the files and of the database, that are read at the
 // same time. There is no snapshot of a dump that was not read to its end and found
-// to hold what the server has; whether a backup is complete in the repository, the
-// control plane finds out by itself.
+// to hold what the server has; whether a backup is complete in the repository, and
+// which files are in it, the control plane finds out by itself.
 //
 // Not here: which order comes when (package task), the steps of an order (package
 // site), and putting backups back.

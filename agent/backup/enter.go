@@ -190,7 +190,7 @@ func (s *Inside) Dump(options, names []string) run.Cmd {
 }
 
 // jobs of this package.
-var own = map[string]Job{"init": initialize, "backup": backup, "list": list, "fetch-files": fetchFiles, "fetch-database": fetchDatabase}
+var own = map[string]Job{"init": initialize, "backup": backup, "fetch-files": fetchFiles, "fetch-database": fetchDatabase}
 
 // Jobs are those of this package and more, for Enter.
 func Jobs(more map[string]Job) map[string]Job {
@@ -205,46 +205,6 @@ func initialize(ctx context.Context, s *Inside, _ json.RawMessage) (any, error) 
 		return nil, resticError(err)
 	}
 	return struct{}{}, nil
-}
-
-// ListOrder is the order of the job "list": what is in a snapshot of files.
-type ListOrder struct {
-	Snapshot string `json:"snapshot"`
-}
-
-// Listed is what it makes.
-type Listed struct {
-	Count  uint64 `json:"count"`
-	Bytes  uint64 `json:"bytes"`
-	SHA256 []byte `json:"sha256"`
-}
-
-func list(ctx context.Context, s *Inside, text json.RawMessage) (any, error) {
-	var o ListOrder
-	if err := json.Unmarshal(text, &o); err != nil {
-		return nil, err
-	}
-	if !snapshotID.MatchString(o.Snapshot) {
-		return nil, errors.New("the snapshot's id is none")
-	}
-	r, w := io.Pipe()
-	cmd := s.Restic("list", "ls", "--no-lock", o.Snapshot)
-	cmd.Stdout = w
-	ran := make(chan error, 1)
-	go func() {
-		_, err := cmd.Run(ctx)
-		w.CloseWithError(err) // the reader must not take a part for the whole
-		ran <- err
-	}()
-	l, err := contract.ReadListing(r)
-	_ = r.CloseWithError(err) // lets a restic go whose words nobody understands
-	if ran := <-ran; ran != nil {
-		return nil, resticError(ran)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return Listed{Count: l.Count(), Bytes: l.Bytes(), SHA256: l.SHA256()}, nil
 }
 
 // resticError says in words what restic means.

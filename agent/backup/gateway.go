@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"chom.dev/agent/task"
+	"chom.dev/proto/contract"
 )
 
 const (
@@ -263,7 +264,7 @@ func (m *Manager) ask(ctx context.Context, site task.Site, method, path string, 
 	if err != nil {
 		return nil, err
 	}
-	r.URL = &url.URL{Path: "/backup/v1/" + site.ID.String() + path}
+	r.URL = &url.URL{Path: contract.RepositoryPath + site.ID.String() + path}
 	if in != nil {
 		r.Body, r.ContentLength = in.Body, in.ContentLength
 		if r.ContentLength == 0 {

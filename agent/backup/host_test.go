@@ -135,7 +135,7 @@ func TestHelperOnHost(t *testing.T) {
 	})
 	site := task.Site{ID: contract.NewSiteID(), Organization: contract.NewOrganizationID(), Handle: h, UID: 28000}
 	repository := new(backuptest.Repository)
-	server := httptest.NewServer(http.StripPrefix("/backup/v1/"+site.ID.String(), repository))
+	server := httptest.NewServer(http.StripPrefix(contract.RepositoryPath+site.ID.String(), repository))
 	t.Cleanup(server.Close)
 	dir := "/var/lib/chom-agent/backup"
 	m, err := New(Config{
@@ -261,9 +261,8 @@ func TestHelperOnHost(t *testing.T) {
 		if c.Files.ID == "" || c.Database == nil || len(c.Database.Tables) != 10 || len(repository.Objects("snapshots")) != 2 || len(repository.Objects("locks")) != 0 {
 			t.Errorf("made %+v", c)
 		}
-		var l Listed
-		if err := do("list", ListOrder{c.Files.ID}, &l); err != nil || l.Count != 3 || l.Bytes != 1<<20 {
-			t.Errorf("listing is %+v, %v", l, err)
+		if l := listingAt(t, server, site, testKey, c.Files.ID); l.Count() != 3 || l.Bytes() != 1<<20 {
+			t.Errorf("%d files of %d bytes are in it", l.Count(), l.Bytes())
 		}
 	})
 	t.Run("another agent's job is ended before the next begins, with all that it has begun", func(t *testing.T) {

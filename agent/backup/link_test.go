@@ -97,9 +97,8 @@ func TestOverLink(t *testing.T) {
 	if err != nil || c.Files.Added < 30<<20 || packs < 3 {
 		t.Fatalf("after %d packs: %+v, %v", packs, c, err)
 	}
-	var listed Listed
-	if err := w.manager.Do(t.Context(), w.site, Work{Job: "list", Timeout: time.Minute, Order: ListOrder{c.Files.ID}}, nil, &listed); err != nil || listed.Count != 3 {
-		t.Errorf("listing: %+v, %v", listed, err)
+	if l := listingAt(t, w.server, w.site, linktest.RepositoryKey(w.site.ID.String()), c.Files.ID); l.Count() != 3 {
+		t.Errorf("%d files are in it", l.Count())
 	}
 	key, err := os.ReadFile(w.path("keys", w.site.Handle.String(), "key"))
 	if want := linktest.RepositoryKey(w.site.ID.String()); err != nil || string(bytes.TrimSpace(key)) != want {

@@ -21,7 +21,6 @@ import (
 type State struct {
 	Title    string    `json:"title,omitempty"` // of the home page, right before
 	Contents *Contents `json:"contents,omitempty"`
-	Listing  *Listed   `json:"listing,omitempty"` // of the files, read from the repository
 }
 
 // State reads it. Of a backup that was not begun there is an empty one.
@@ -80,12 +79,11 @@ func (m *Manager) stateFile(h contract.Handle, id contract.BackupID) string {
 
 // Report is a backup as the control plane is told of it.
 func (st State) Report(id contract.BackupID) (*backupv1.Report, error) {
-	if st.Contents == nil || st.Listing == nil {
+	if st.Contents == nil {
 		return nil, fmt.Errorf("backup %s is not complete", id)
 	}
 	c := &backupv1.Contents{
-		FilesSnapshot: st.Contents.Files.ID, FileCount: st.Listing.Count, FileBytes: st.Listing.Bytes, ListingSha256: st.Listing.SHA256,
-		PageTitle: st.Title,
+		FilesSnapshot: st.Contents.Files.ID, PageTitle: st.Title,
 	}
 	r := &backupv1.Report{
 		BackupId: id.String(), StartTime: timestamppb.New(st.Contents.Start), EndTime: timestamppb.New(st.Contents.End), Contents: c,

@@ -98,7 +98,7 @@ func newWorld(t *testing.T, withDatabase bool) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	prefix := "/backup/v1/" + w.site.ID.String()
+	prefix := contract.RepositoryPath + w.site.ID.String()
 	w.server = httptest.NewServer(http.StripPrefix(prefix, w.repository))
 	t.Cleanup(w.server.Close)
 	if withDatabase {
@@ -227,15 +227,31 @@ func (w *world) sql(statements string) string {
 // restic runs on the repository itself, as the control plane would.
 func (w *world) restic(args ...string) string {
 	w.t.Helper()
-	cmd := exec.Command(restic, append([]string{"--repo=rest:" + w.server.URL + "/backup/v1/" + w.site.ID.String() + "/", "--no-cache"}, args...)...)
-	cmd.Env = []string{"RESTIC_PASSWORD=" + testKey, "PATH=/usr/bin"}
+	return resticAt(w.t, w.server, w.site, testKey, args...)
+}
+
+func resticAt(t *testing.T, server *httptest.Server, site task.Site, key string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(restic, append([]string{"--repo=rest:" + server.URL + contract.RepositoryPath + site.ID.String() + "/", "--no-cache"}, args...)...)
+	cmd.Env = []string{"RESTIC_PASSWORD=" + key, "PATH=/usr/bin"}
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		w.t.Fatalf("restic %q: %v\n%s%s", args, err, out, stderr.String())
+		t.Fatalf("restic %q: %v\n%s%s", args, err, out, stderr.String())
 	}
 	return string(out)
+}
+
+// listingAt is what the control plane reads in a snapshot.
+func listingAt(t *testing.T, server *httptest.Server, site task.Site, key, snapshot string) *contract.Listing {
+	t.Helper()
+	l := new(contract.Listing)
+	text := resticAt(t, server, site, key, "ls", "--json", snapshot)
+	if err := contract.ReadListed(strings.NewReader(text), func(f contract.Listed) error { l.Add(f); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return l
 }
 
 func (w *world) init() {

@@ -5,13 +5,10 @@ import (
 	"net/http"
 	"strconv"
 
+	"chom.dev/proto/contract"
 	linkv1 "chom.dev/proto/gen/chom/link/v1"
 	"chom.dev/proto/gen/chom/link/v1/linkv1connect"
 )
-
-// EpochHeader carries the epoch on requests for repositories, which lie beside
-// LinkService on the same door.
-const EpochHeader = "Chom-Epoch"
 
 // FetchRepositoryKey asks for the key of a site's backups.
 func (l *Link) FetchRepositoryKey(ctx context.Context, req *linkv1.FetchRepositoryKeyRequest) (*linkv1.FetchRepositoryKeyResponse, error) {
@@ -35,6 +32,6 @@ func (l *Link) Repository(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
 	r.URL.Scheme, r.URL.Host, r.Host = "https", l.cfg.Address, ""
 	r.RequestURI = "" // it may have come in from somewhere
-	r.Header.Set(EpochHeader, strconv.FormatUint(s.epoch, 10))
+	r.Header.Set(contract.EpochHeader, strconv.FormatUint(s.epoch, 10))
 	return s.bulk.transport.RoundTrip(r)
 }

@@ -27,7 +27,7 @@ func TestRepository(t *testing.T) {
 	site := contract.NewSiteID().String()
 	ask := func() (*http.Response, error) {
 		return a.link.Repository(&http.Request{
-			Method: http.MethodPost, URL: &url.URL{Path: "/backup/v1/" + site + "/config"}, Header: http.Header{link.EpochHeader: {"999"}},
+			Method: http.MethodPost, URL: &url.URL{Path: "/backup/v1/" + site + "/config"}, Header: http.Header{contract.EpochHeader: {"999"}},
 			Body: io.NopCloser(strings.NewReader("x")), ContentLength: 1,
 		})
 	}

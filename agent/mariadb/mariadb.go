@@ -240,20 +240,7 @@ func probe(ctx context.Context, conn *sql.Conn, schema contract.DBName, user con
 }
 
 func grantsOf(ctx context.Context, conn *sql.Conn, u contract.UnixUser) ([]string, error) {
-	rows, err := conn.QueryContext(ctx, "SHOW GRANTS FOR "+account(u))
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close() // its error is rows.Err
-	var out []string
-	for rows.Next() {
-		var grant string
-		if err := rows.Scan(&grant); err != nil {
-			return nil, err
-		}
-		out = append(out, grant)
-	}
-	return out, rows.Err()
+	return texts(ctx, conn, "SHOW GRANTS FOR "+account(u))
 }
 
 // read sorts one line of SHOW GRANTS into what should be there and what not.

@@ -41,26 +41,9 @@ func NamesIn(ctx context.Context, socket string, user contract.UnixUser, schema 
 		{&o.Triggers, "SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema = ? ORDER BY BINARY trigger_name"},
 		{&o.Routines, "SELECT CONCAT(routine_type, ' ', routine_name) FROM information_schema.routines WHERE routine_schema = ? ORDER BY routine_type, BINARY routine_name"},
 	} {
-		if *ask.into, err = names(ctx, db, ask.query, schema); err != nil {
+		if *ask.into, err = texts(ctx, db, ask.query, schema.String()); err != nil {
 			return Names{}, fmt.Errorf("list names in %s: %w", schema, err)
 		}
 	}
 	return o, nil
-}
-
-func names(ctx context.Context, db *sql.DB, query string, schema contract.DBName) ([]string, error) {
-	rows, err := db.QueryContext(ctx, query, schema.String())
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close() // its error is rows.Err
-	var out []string
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			return nil, err
-		}
-		out = append(out, name)
-	}
-	return out, rows.Err()
 }

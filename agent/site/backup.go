@@ -34,7 +34,7 @@ func (s *Sites) Backup() task.Handler {
 		}
 		b := &backingUp{converge: c, id: id, limit: o}
 		return task.Plan{
-			Steps: []task.Step{b.repository(), b.contents(), b.check()},
+			Steps: []task.Step{b.repository(), b.contents()},
 			Report: func(r *orderv1.Result) error {
 				st, err := s.backups.State(c.handle, id)
 				if err != nil {
@@ -109,34 +109,6 @@ func (b *backingUp) hasDatabase(ctx context.Context) (bool, error) {
 		return false, task.Permanent(errors.New("the site's database is not there"))
 	}
 	return st.Schema, nil
-}
-
-// check reads from the repository what of the files has come there.
-func (b *backingUp) check() task.Step {
-	return task.Step{
-		Name: "check",
-		Probe: func(context.Context) (bool, string, error) {
-			st, err := b.backups.State(b.handle, b.id)
-			return st.Listing != nil, "", err
-		},
-		Do: func(ctx context.Context, log *task.Log) error {
-			st, err := b.backups.State(b.handle, b.id)
-			if err != nil {
-				return err
-			}
-			if st.Contents == nil {
-				return task.Permanent(errors.New("what the backup has made so far is lost"))
-			}
-			st.Listing = new(backup.Listed)
-			if err := b.backups.Do(ctx, b.site, backup.Work{
-				Job: "list", Timeout: b.limit.Timeout, Order: backup.ListOrder{Snapshot: st.Contents.Files.ID},
-			}, nil, st.Listing); err != nil {
-				return err
-			}
-			log.Note("%d files", st.Listing.Count)
-			return b.backups.Keep(b.handle, b.id, st)
-		},
-	}
 }
 
 // removeBackups destroys the key of the site's repository. What is in it is the

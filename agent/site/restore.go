@@ -23,9 +23,9 @@ import (
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
 )
 
-// Fetcher reads a site's backups out of its repository. Package backup does, as
+// fetcher reads a site's backups out of its repository. Package backup does, as
 // the site's user.
-type Fetcher interface {
+type fetcher interface {
 	// FetchFiles writes what a snapshot holds of public and private below dir,
 	// where both exist, empty, and belong to the site's user. Modes and times are
 	// as they were. Progress may be told any number of times.
@@ -64,7 +64,7 @@ type runner interface {
 // restore is one attempt at one site.
 type restore struct {
 	*restores
-	fetch    Fetcher
+	fetch    fetcher
 	site     task.Site
 	handle   contract.Handle
 	uid      int
@@ -440,8 +440,8 @@ func difference(have, want map[string]uint64) string {
 	return fmt.Sprintf("it has %d tables, not %d", len(have), len(want))
 }
 
-// Listed is what the helper that lists a site's files says of them.
-type Listed struct {
+// listed is what the helper that lists a site's files says of them.
+type listed struct {
 	Count, Bytes uint64
 	SHA256       []byte
 }
@@ -456,7 +456,7 @@ func (r *restore) compareFiles(ctx context.Context, _ *task.Log) error {
 	if err != nil {
 		return fmt.Errorf("list restored files: %w", err)
 	}
-	var got Listed
+	var got listed
 	if err := json.Unmarshal(res.Stdout, &got); err != nil {
 		return fmt.Errorf("list restored files: %w", err)
 	}

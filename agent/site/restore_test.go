@@ -381,7 +381,7 @@ func (s *scene) backup(t *testing.T, objects string) *backupv1.Manifest {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var l Listed
+	var l listed
 	if err := json.Unmarshal(res.Stdout, &l); err != nil {
 		t.Fatal(err)
 	}

@@ -21,7 +21,7 @@ func ListTree(ctx context.Context, dir string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return json.NewEncoder(out).Encode(Listed{Count: l.Count(), Bytes: l.Bytes(), SHA256: l.SHA256()})
+	return json.NewEncoder(out).Encode(listed{Count: l.Count(), Bytes: l.Bytes(), SHA256: l.SHA256()})
 }
 
 // DefineObjects is the helper that makes views, triggers and routines. It runs as

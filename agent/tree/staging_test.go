@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -248,8 +247,8 @@ func TestList(t *testing.T) {
 			line, _ := json.Marshal(map[string]any{"struct_type": "node", "type": n.kind, "path": n.path, "mode": n.mode, "size": n.size, "mtime": at})
 			lines.Write(append(line, '\n'))
 		}
-		want, err := contract.ReadListing(strings.NewReader(lines.String()))
-		if err != nil {
+		want := new(contract.Listing)
+		if err := contract.ReadListed(&lines, func(f contract.Listed) error { want.Add(f); return nil }); err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(got.SHA256(), want.SHA256()) || got.Count() != 8 || got.Bytes() != 5 {

@@ -3,6 +3,8 @@ package api
 import (
 	"bufio"
 	"context"
+	"io/fs"
+	"path"
 	"slices"
 
 	"connectrpc.com/connect"
@@ -91,16 +93,16 @@ func (s *backupService) BrowseBackup(ctx context.Context, r *backupv1.BrowseBack
 	answer := &backupv1.BrowseBackupResponse{NextPageToken: next}
 	for _, f := range found {
 		answer.Files = append(answer.Files, &backupv1.BackupFile{
-			Name: f.Name, Type: fileTypes[f.Type], Size: f.Size, Mode: uint32(f.Mode), ModifyTime: timestamppb.New(f.ModifiedAt),
+			Name: path.Base(f.Path), Type: fileTypes[f.Mode.Type()], Size: f.Size, Mode: uint32(f.Mode.Perm()), ModifyTime: timestamppb.New(f.MTime),
 		})
 	}
 	return answer, nil
 }
 
-var fileTypes = map[string]backupv1.BackupFile_Type{
-	"file":    backupv1.BackupFile_TYPE_FILE,
-	"dir":     backupv1.BackupFile_TYPE_DIRECTORY,
-	"symlink": backupv1.BackupFile_TYPE_LINK,
+var fileTypes = map[fs.FileMode]backupv1.BackupFile_Type{
+	0:              backupv1.BackupFile_TYPE_FILE,
+	fs.ModeDir:     backupv1.BackupFile_TYPE_DIRECTORY,
+	fs.ModeSymlink: backupv1.BackupFile_TYPE_LINK,
 }
 
 // pieceSize bounds a message of a download.

@@ -151,10 +151,10 @@ var ErrDamaged = errors.New("the repository is damaged")
 type Reader interface {
 	// Check reads whether all that the repository's snapshots name is there.
 	Check(ctx context.Context, r Repository) error
-	// List reads what a snapshot holds, as contract.ReadListing does. A snapshot that is not there is damage.
+	// List reads what a snapshot holds. One that is not there is damage.
 	List(ctx context.Context, r Repository, snapshot string) (*contract.Listing, error)
 	// Browse gives what is right in a directory of a snapshot, by name, until each fails. It says ErrNoFile where there is none.
-	Browse(ctx context.Context, r Repository, snapshot, dir string, each func(File) error) error
+	Browse(ctx context.Context, r Repository, snapshot, dir string, each func(contract.Listed) error) error
 	// Read writes a file of a snapshot, a directory as a tar archive.
 	Read(ctx context.Context, r Repository, snapshot, file string, to io.Writer) error
 	// PutManifest keeps a serialized SignedManifest, in the place of one with the same sequence.

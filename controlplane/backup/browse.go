@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"path"
-	"time"
 
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
@@ -15,15 +13,6 @@ import (
 	"chom.dev/controlplane/page"
 	"chom.dev/proto/contract"
 )
-
-// File is a file, a directory, a link or else in a backup. Its name is the site's own text.
-type File struct {
-	Name       string
-	Type       string // file, dir, symlink, or what else there is
-	Size       uint64
-	Mode       fs.FileMode // permissions alone
-	ModifiedAt time.Time
-}
 
 // Errors of reading in a backup.
 var (
@@ -39,7 +28,7 @@ var errEnough = errors.New("the page is full")
 
 // Browse lists a directory of a READY backup, a page at a time, and gives the token of the next page. The path begins at the
 // site's own top; empty is that.
-func (b *Backups) Browse(ctx context.Context, organization contract.OrganizationID, id contract.SiteID, backup contract.BackupID, dir string, size int32, token string) ([]File, string, error) {
+func (b *Backups) Browse(ctx context.Context, organization contract.OrganizationID, id contract.SiteID, backup contract.BackupID, dir string, size int32, token string) ([]contract.Listed, string, error) {
 	limit, err := page.Size(size)
 	if err != nil {
 		return nil, "", err
@@ -57,9 +46,9 @@ func (b *Backups) Browse(ctx context.Context, organization contract.Organization
 	if err != nil {
 		return nil, "", err
 	}
-	var all []File
-	err = b.config.Repositories.Browse(ctx, repository, files, dir, func(f File) error {
-		if after != "" && f.Name <= after {
+	var all []contract.Listed
+	err = b.config.Repositories.Browse(ctx, repository, files, dir, func(f contract.Listed) error {
+		if after != "" && path.Base(f.Path) <= after {
 			return nil
 		}
 		if all = append(all, f); len(all) > limit {
@@ -73,7 +62,7 @@ func (b *Backups) Browse(ctx context.Context, organization contract.Organization
 	next := ""
 	if len(all) > limit {
 		all = all[:limit]
-		next = query.TokenAt([]byte(all[limit-1].Name))
+		next = query.TokenAt([]byte(path.Base(all[limit-1].Path)))
 	}
 	return all, next, nil
 }
@@ -98,11 +87,11 @@ func (b *Backups) Download(ctx context.Context, organization contract.Organizati
 		snapshot, what = files, file
 		// restic says of a file that is not there only after a while, and in its own words.
 		found := errors.New("it is there")
-		err := b.config.Repositories.Browse(ctx, repository, files, path.Dir(file), func(f File) error {
-			if f.Name != path.Base(file) {
+		err := b.config.Repositories.Browse(ctx, repository, files, path.Dir(file), func(f contract.Listed) error {
+			if "/"+f.Path != file {
 				return nil
 			}
-			if f.Type != "file" && f.Type != "dir" {
+			if !f.Mode.IsRegular() && !f.Mode.IsDir() {
 				return fault.Conflict("only files and directories can be downloaded")
 			}
 			return found

@@ -3,6 +3,7 @@ package backup
 import (
 	"bytes"
 	"errors"
+	"path"
 	"strings"
 	"testing"
 
@@ -21,7 +22,7 @@ func TestBrowse(t *testing.T) {
 			page, next, err := w.Browse(t.Context(), w.ours, w.site, ready.ID, "/public", 2, token)
 			must(t, err)
 			for _, f := range page {
-				names = append(names, f.Name)
+				names = append(names, path.Base(f.Path))
 			}
 			if next == "" {
 				break

@@ -1,7 +1,6 @@
 package backup
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"database/sql"
@@ -60,7 +59,8 @@ func (b *Backups) check(ctx context.Context, c claimed) error {
 	return b.ready(ctx, c, sequence, usage)
 }
 
-// compare reads the repository and compares it with what the host said.
+// compare reads the repository and compares it with what the host said. What files there are it takes from there alone, and adds it
+// to the report.
 func (b *Backups) compare(ctx context.Context, repository Repository, c Backup) error {
 	if problem := unacceptable(c.ID, c.Report); problem != "" {
 		return wrong(problem)
@@ -83,9 +83,10 @@ func (b *Backups) compare(ctx context.Context, repository Repository, c Backup) 
 	if err != nil {
 		return err
 	}
-	if problem := differs(contents, files, database, needs); problem != "" {
+	if problem := differs(contents, database, needs); problem != "" {
 		return wrong(problem)
 	}
+	contents.FileCount, contents.FileBytes, contents.ListingSha256 = files.Count(), files.Bytes(), files.SHA256()
 	return nil
 }
 
@@ -103,14 +104,8 @@ func needsDatabase(ctx context.Context, q db.Querier, c Backup) (bool, error) {
 
 // differs says how a repository differs from what the host says that it put into it; empty when it does not. Database is nil where
 // the host names none.
-func differs(said *backupv1.Contents, files, database *contract.Listing, needsDatabase bool) string {
+func differs(said *backupv1.Contents, database *contract.Listing, needsDatabase bool) string {
 	switch {
-	case files.Count() != said.GetFileCount():
-		return fmt.Sprintf("the repository holds %d files, directories and links, and the host said %d", files.Count(), said.GetFileCount())
-	case files.Bytes() != said.GetFileBytes():
-		return fmt.Sprintf("the files in the repository have %d bytes, and the host said %d", files.Bytes(), said.GetFileBytes())
-	case !bytes.Equal(files.SHA256(), said.GetListingSha256()):
-		return "the files in the repository are not those that the host listed"
 	case database == nil && needsDatabase:
 		return "the database is missing"
 	case database == nil:
@@ -153,13 +148,18 @@ func (b *Backups) sign(ctx context.Context, c claimed) (manifest []byte, err err
 		if manifest, err = (proto.MarshalOptions{Deterministic: true}).Marshal(signed); err != nil {
 			return err
 		}
+		report, err := proto.Marshal(c.Report) // with what compare has read
+		if err != nil {
+			return err
+		}
 		n, err := tx.Exec(ctx, `
 			UPDATE backups
-			SET manifest = $4
+			SET manifest = $4,
+			    report = $5
 			WHERE organization_id = $1
 			  AND id = $2
 			  AND state = 'checking'
-			  AND claim = $3`, c.Organization, c.ID, c.claim, manifest)
+			  AND claim = $3`, c.Organization, c.ID, c.claim, manifest, report)
 		if err != nil {
 			return err
 		}

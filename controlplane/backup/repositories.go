@@ -35,10 +35,11 @@ func (r *Repositories) Check(ctx context.Context, of Repository) error {
 }
 
 // List implements Reader.
-func (r *Repositories) List(ctx context.Context, of Repository, snapshot string) (listing *contract.Listing, err error) {
-	err = r.restic.ReadList(ctx, of.place(), of.Key, snapshot, func(out io.Reader) error {
-		listing, err = contract.ReadListing(out)
-		return err
+func (r *Repositories) List(ctx context.Context, of Repository, snapshot string) (*contract.Listing, error) {
+	listing := new(contract.Listing)
+	err := r.restic.List(ctx, of.place(), of.Key, snapshot, "", func(f contract.Listed) error {
+		listing.Add(f)
+		return nil
 	})
 	if err != nil {
 		return nil, damage(err)
@@ -47,20 +48,21 @@ func (r *Repositories) List(ctx context.Context, of Repository, snapshot string)
 }
 
 // Browse implements Reader.
-func (r *Repositories) Browse(ctx context.Context, of Repository, snapshot, dir string, each func(File) error) error {
+func (r *Repositories) Browse(ctx context.Context, of Repository, snapshot, dir string, each func(contract.Listed) error) error {
 	there := dir == "/"
-	err := r.restic.List(ctx, of.place(), of.Key, snapshot, dir, func(n restic.Node) error {
-		if n.Path == dir {
-			if n.Type != "dir" {
+	err := r.restic.List(ctx, of.place(), of.Key, snapshot, dir, func(f contract.Listed) error {
+		at := "/" + f.Path
+		if at == dir {
+			if !f.Mode.IsDir() {
 				return ErrNoFile
 			}
 			there = true
 			return nil
 		}
-		if path.Dir(n.Path) != dir {
+		if path.Dir(at) != dir {
 			return nil
 		}
-		return each(File{Name: path.Base(n.Path), Type: n.Type, Size: n.Size, Mode: n.Mode.Perm(), ModifiedAt: n.MTime})
+		return each(f)
 	})
 	if err == nil && !there {
 		return ErrNoFile

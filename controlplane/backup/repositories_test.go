@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -64,16 +65,16 @@ func TestRepositories(t *testing.T) {
 	}
 	browse := func(dir string) (string, error) {
 		var out []string
-		err := s.Browse(ctx, r, snapshot, dir, func(f File) error {
-			out = append(out, fmt.Sprintf("%s %s %d %o", f.Type, f.Name, f.Size, f.Mode))
+		err := s.Browse(ctx, r, snapshot, dir, func(f contract.Listed) error {
+			out = append(out, fmt.Sprintf("%s %s %d", f.Mode, path.Base(f.Path), f.Size))
 			return nil
 		})
 		return strings.Join(out, "\n"), err
 	}
 	for dir, want := range map[string]string{
-		"/":           "dir private 0 700\ndir public 0 700",
-		"/public":     "file -rf 9 640\nfile index.php 5 640\nsymlink link 0 777\ndir own 0 700",
-		"/public/own": "file näme 2 640\nfile page.html 5 640",
+		"/":           "drwx------ private 0\ndrwx------ public 0",
+		"/public":     "-rw-r----- -rf 9\n-rw-r----- index.php 5\nLrwxrwxrwx link 0\ndrwx------ own 0",
+		"/public/own": "-rw-r----- näme 2\n-rw-r----- page.html 5",
 	} {
 		if got, err := browse(dir); err != nil || got != want {
 			t.Errorf("%s holds\n%s, %v", dir, got, err)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"path"
 	"strings"
 	"sync"
 	"testing"
@@ -184,11 +185,10 @@ func database() *contract.Listing {
 }
 
 func reportOf(id string) *backupv1.Report {
-	l := files()
 	return &backupv1.Report{
 		BackupId: id, StartTime: timestamppb.New(time.Unix(1700000000, 0)), EndTime: timestamppb.New(time.Unix(1700000060, 0)), AddedBytes: 17,
 		Contents: &backupv1.Contents{
-			FilesSnapshot: filesSnapshot, DatabaseSnapshot: databaseSnapshot, FileCount: l.Count(), FileBytes: l.Bytes(), ListingSha256: l.SHA256(),
+			FilesSnapshot: filesSnapshot, DatabaseSnapshot: databaseSnapshot,
 			Tables: []*backupv1.Table{{Name: "wp_posts", Rows: 3}}, DumpSha256: dump[:], DumpBytes: 4, PageTitle: "Shop",
 		},
 	}
@@ -248,12 +248,13 @@ func (s *shelf) PutManifest(_ context.Context, r Repository, sequence uint64, ma
 	return nil
 }
 
-func (s *shelf) Browse(_ context.Context, _ Repository, snapshot, dir string, each func(File) error) error {
+func (s *shelf) Browse(_ context.Context, _ Repository, snapshot, dir string, each func(contract.Listed) error) error {
 	if snapshot != filesSnapshot || dir != "/" && dir != "/public" {
 		return ErrNoFile
 	}
 	for _, name := range []string{"a", "b", "c"} {
-		if err := each(File{Name: name, Type: map[string]string{"a": "dir", "b": "file", "c": "symlink"}[name]}); err != nil {
+		mode := map[string]fs.FileMode{"a": fs.ModeDir, "c": fs.ModeSymlink}[name]
+		if err := each(contract.Listed{Path: path.Join(dir, name)[1:], Mode: mode}); err != nil {
 			return err
 		}
 	}

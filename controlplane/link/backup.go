@@ -24,10 +24,6 @@ type Backups interface {
 }
 
 const (
-	// backupPath is followed by a site's id and the path in its repository.
-	backupPath = "/backup/v1/"
-	// epochHeader carries what is a field of other calls.
-	epochHeader = "Chom-Epoch"
 	// backupsMax is for requests to repositories: restic makes five at once by default. They don't count among the calls, and
 	// calls don't count among them, so that neither keeps the other from its turn.
 	backupsMax = 8
@@ -37,9 +33,9 @@ const (
 )
 
 // errNoSession is for a request without an epoch.
-var errNoSession = fault.Invalid(epochHeader, "must be the epoch that Hello gave")
+var errNoSession = fault.Invalid(contract.EpochHeader, "must be the epoch that Hello gave")
 
-func isBackup(path string) bool { return strings.HasPrefix(path, backupPath) }
+func isBackup(path string) bool { return strings.HasPrefix(path, contract.RepositoryPath) }
 
 // backup is the way of a request to a repository. Its refusals are HTTP's: what a call says with FAILED_PRECONDITION (say
 // Hello again) is 412 here.
@@ -58,7 +54,7 @@ func (s *Server) backup(w http.ResponseWriter, r *http.Request, c *caller) {
 		case err == nil:
 			err = answer.fault()
 		}
-		shown := s.finish(r.Context(), c, backupPath, began, err)
+		shown := s.finish(r.Context(), c, contract.RepositoryPath, began, err)
 		switch {
 		case broken, caught != nil && answer.status != 0:
 			panic(http.ErrAbortHandler) // so that nobody takes half an answer for whole
@@ -84,15 +80,15 @@ func (s *Server) backup(w http.ResponseWriter, r *http.Request, c *caller) {
 func (s *Server) repositoryOf(r *http.Request, c *caller) (*site.Site, string, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), callFor)
 	defer cancel()
-	epoch, err := strconv.ParseUint(r.Header.Get(epochHeader), 10, 64)
-	if err != nil || len(r.Header.Values(epochHeader)) != 1 {
+	epoch, err := strconv.ParseUint(r.Header.Get(contract.EpochHeader), 10, 64)
+	if err != nil || len(r.Header.Values(contract.EpochHeader)) != 1 {
 		return nil, "", errNoSession
 	}
 	if err := s.wanted(ctx, c, epoch); err != nil {
 		return nil, "", err
 	}
 	// What has to be escaped is no path of ours.
-	path := strings.TrimPrefix(r.URL.Path, backupPath)
+	path := strings.TrimPrefix(r.URL.Path, contract.RepositoryPath)
 	text, below, ok := strings.Cut(path, "/")
 	id, err := contract.ParseSiteID(text)
 	if !ok || err != nil || r.URL.EscapedPath() != r.URL.Path || strings.Contains(path, "%") {

@@ -14,9 +14,9 @@ import (
 )
 
 // Listing is what a backup has of files: each one's path, type, mode, size and
-// time of change. Host and control plane make it each by itself, out of what
-// they read of the same snapshot, and a restore makes it of what it has written;
-// Contents.listing_sha256 binds the three. The zero value is an empty one.
+// time of change. The control plane makes it of the snapshot, and a restore of what
+// it has written; Contents.listing_sha256 binds the two. The zero value is an empty
+// one.
 type Listing struct {
 	lines []listed
 	bytes uint64
@@ -33,7 +33,8 @@ type Listed struct {
 }
 
 // Add puts a file into the listing. Of links neither mode nor time counts, and
-// of what is no regular file no size. Pipes, sockets and devices are left out.
+// of what is no regular file no size. Whatever else there is (pipes, sockets,
+// devices) is left out.
 func (l *Listing) Add(f Listed) {
 	path := utf8Path(f.Path)
 	var line string
@@ -87,14 +88,14 @@ func utf8Path(path string) string {
 	return b.String()
 }
 
-// maxListLine is far above a node of a path of 4096 bytes.
-const maxListLine = 1 << 20
+// maxListLine is far above a node with a path of 4096 bytes; its extended
+// attributes may be large.
+const maxListLine = 4 << 20
 
-// ReadListing reads what `restic ls --json` prints of a snapshot of a site's files.
-// The host makes them with relative paths, so that a snapshot's root is the
-// site's shell: it holds /public and /private.
-func ReadListing(r io.Reader) (*Listing, error) {
-	l := new(Listing)
+// ReadListed reads what `restic ls --json` prints of a snapshot of a site's files,
+// in its order, until each fails. Hosts make snapshots with relative paths, so that
+// a snapshot's root is the site's shell: it holds public and private.
+func ReadListed(r io.Reader, each func(Listed) error) error {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, 64<<10), maxListLine)
 	for lines.Scan() {
@@ -108,7 +109,7 @@ func ReadListing(r io.Reader) (*Listing, error) {
 			MTime   time.Time `json:"mtime"`
 		}
 		if err := json.Unmarshal(lines.Bytes(), &node); err != nil {
-			return nil, fmt.Errorf("read listing: %s: %w", strconv.Quote(head(lines.Text(), 80)), err)
+			return fmt.Errorf("read listing: %s: %w", strconv.Quote(head(lines.Text(), 80)), err)
 		}
 		path := strings.TrimPrefix(node.Path, "/")
 		if node.Struct != "node" && node.Message != "node" || path == "" {
@@ -122,14 +123,16 @@ func ReadListing(r io.Reader) (*Listing, error) {
 		case "symlink":
 			mode |= fs.ModeSymlink
 		default:
-			continue
+			mode |= fs.ModeIrregular
 		}
-		l.Add(Listed{Path: path, Mode: mode, Size: node.Size, MTime: node.MTime})
+		if err := each(Listed{Path: path, Mode: mode, Size: node.Size, MTime: node.MTime}); err != nil {
+			return err
+		}
 	}
 	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("read listing: %w", err)
+		return fmt.Errorf("read listing: %w", err)
 	}
-	return l, nil
+	return nil
 }
 
 func head(s string, n int) string { return s[:min(len(s), n)] }

@@ -2,6 +2,7 @@ package contract
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -58,15 +59,15 @@ func TestListing(t *testing.T) {
 	})
 }
 
-func TestReadListing(t *testing.T) {
+func TestReadListed(t *testing.T) {
 	node := func(kind, path string, mode uint32, size int) string {
 		return fmt.Sprintf(`{"name":"x","type":%q,"path":%q,"uid":1,"gid":1,"size":%d,"mode":%d,"mtime":"2026-11-26T10:00:00.5+01:00","struct_type":"node"}`+"\n", kind, path, size, mode)
 	}
 	in := `{"time":"2026-11-26T10:00:00Z","tree":"ff","paths":["/srv"],"short_id":"ab","struct_type":"snapshot"}` + "\n" +
 		node("dir", "/public", 0o750|uint32(fs.ModeDir), 0) + node("file", "/public/f", 0o644|uint32(fs.ModeSetuid), 3) +
 		node("symlink", "/public/l", 0o777|uint32(fs.ModeSymlink), 0) + node("fifo", "/public/p", 0o600|uint32(fs.ModeNamedPipe), 0)
-	got, err := ReadListing(strings.NewReader(in))
-	if err != nil {
+	got := new(Listing)
+	if err := ReadListed(strings.NewReader(in), func(f Listed) error { got.Add(f); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	at := time.Date(2026, 11, 26, 9, 0, 0, 5e8, time.UTC)
@@ -77,7 +78,11 @@ func TestReadListing(t *testing.T) {
 	if string(got.SHA256()) != string(want.SHA256()) || got.Count() != 3 || got.Bytes() != 3 {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
-	if _, err := ReadListing(strings.NewReader("Fatal: nothing\n")); err == nil {
+	enough := errors.New("enough")
+	if err := ReadListed(strings.NewReader(in), func(Listed) error { return enough }); !errors.Is(err, enough) {
+		t.Errorf("ended by its reader: %v", err)
+	}
+	if err := ReadListed(strings.NewReader("Fatal: nothing\n"), func(Listed) error { return nil }); err == nil {
 		t.Error("what is no JSON is taken")
 	}
 }

@@ -7,11 +7,11 @@ import (
 	"net/http"
 	"strconv"
 
-	"chom.dev/agent/link"
+	"chom.dev/proto/contract"
 	linkv1 "chom.dev/proto/gen/chom/link/v1"
 )
 
-const repositories = "/backup/v1/"
+const repositories = contract.RepositoryPath
 
 // RepositoryKey is the key that a site's host is given.
 func RepositoryKey(site string) string {
@@ -30,7 +30,7 @@ func (d *door) FetchRepositoryKey(ctx context.Context, req *linkv1.FetchReposito
 
 // repository lets in who would be let in to LinkService.
 func (d *door) repository(w http.ResponseWriter, r *http.Request) {
-	epoch, err := strconv.ParseUint(r.Header.Get(link.EpochHeader), 10, 64)
+	epoch, err := strconv.ParseUint(r.Header.Get(contract.EpochHeader), 10, 64)
 	if err != nil {
 		http.Error(w, "no epoch", http.StatusBadRequest)
 		return

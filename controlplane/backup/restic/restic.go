@@ -12,7 +12,6 @@
 package restic
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
@@ -54,8 +53,6 @@ const (
 	maxMemory = 2 << 30
 	// maxWords is as much as is kept of what the program prints.
 	maxWords = 16 << 10
-	// maxLine is far above a node with a path of 4096 bytes; its extended attributes may be large.
-	maxLine = 4 << 20
 	// maxIDs is how many snapshots are forgotten at once: arguments have a limit.
 	maxIDs = 500
 )
@@ -128,61 +125,23 @@ func (p *Program) Check(ctx context.Context, r store.Repository, key secret.Secr
 	return p.run(ctx, run{what: "check", repository: r, key: key, rights: store.ReadOnly, within: checkFor, args: args, failed: ErrDamaged})
 }
 
-// Node is a file, directory, link or else in a snapshot.
-type Node struct {
-	Path  string // from the snapshot's root: "/public/index.php"
-	Type  string // file, dir, symlink, or what else there is
-	Mode  fs.FileMode
-	Size  uint64
-	MTime time.Time
-}
-
-// List gives what is in a snapshot, in the program's order: all of it, or where a directory is named that and what is right in it.
-// It ends at each's first error.
-func (p *Program) List(ctx context.Context, r store.Repository, key secret.Secret, snapshot, dir string, each func(Node) error) error {
-	if dir != "" && !isPath(dir) {
-		return fmt.Errorf("%q is no path in a snapshot", dir)
-	}
-	return p.readList(ctx, r, key, snapshot, dir, func(out io.Reader) error {
-		lines := bufio.NewScanner(out)
-		lines.Buffer(make([]byte, 0, 64<<10), maxLine)
-		for lines.Scan() {
-			var node struct {
-				Node
-				Struct  string `json:"struct_type"`
-				Message string `json:"message_type"` // in newer releases
-			}
-			if err := json.Unmarshal(lines.Bytes(), &node); err != nil {
-				return fmt.Errorf("read a line of the list: %w", err)
-			}
-			if node.Struct != "node" && node.Message != "node" {
-				continue
-			}
-			if err := each(node.Node); err != nil {
-				return err
-			}
-		}
-		return lines.Err()
-	})
-}
-
-// ReadList is List for who reads the program's JSON: a line with the snapshot, and one for each node.
-func (p *Program) ReadList(ctx context.Context, r store.Repository, key secret.Secret, snapshot string, read func(io.Reader) error) error {
-	return p.readList(ctx, r, key, snapshot, "", read)
-}
-
-func (p *Program) readList(ctx context.Context, r store.Repository, key secret.Secret, snapshot, dir string, read func(io.Reader) error) error {
+// List gives what is in a snapshot of a site's files, in the program's order: all of it, or where a directory is named that and what
+// is right in it. It ends at each's first error.
+func (p *Program) List(ctx context.Context, r store.Repository, key secret.Secret, snapshot, dir string, each func(contract.Listed) error) error {
 	if err := isID(snapshot); err != nil {
 		return err
 	}
 	args := []string{"ls", "--json", "--no-lock", snapshot}
 	if dir != "" {
+		if !isPath(dir) {
+			return fmt.Errorf("%q is no path in a snapshot", dir)
+		}
 		args = append(args, dir)
 	}
 	var heard counted
 	err := p.run(ctx, run{
 		what: "list", repository: r, key: key, rights: store.ReadOnly, within: readFor, args: args,
-		read: func(out io.Reader) error { return read(io.TeeReader(out, &heard)) },
+		read: func(out io.Reader) error { return contract.ReadListed(io.TeeReader(out, &heard), each) },
 	})
 	if err == nil && heard == 0 {
 		// Some releases only warn of it, and succeed.

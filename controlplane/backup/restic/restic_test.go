@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/http/httptest"
 	"os"
@@ -110,18 +111,18 @@ func TestProgram(t *testing.T) {
 		}
 	})
 	t.Run("List gives what is in a snapshot", func(t *testing.T) {
-		found := map[string]restic.Node{}
-		if err := w.program.List(t.Context(), w.at, k, w.files, "", func(n restic.Node) error { found[n.Path] = n; return nil }); err != nil {
+		found := map[string]contract.Listed{}
+		if err := w.program.List(t.Context(), w.at, k, w.files, "", func(f contract.Listed) error { found[f.Path] = f; return nil }); err != nil {
 			t.Fatal(err)
 		}
-		if n := found["/public/index.php"]; n.Type != "file" || n.Size != 5 || n.Mode.Perm() != 0o640 || time.Since(n.MTime) > time.Hour {
+		if n := found["public/index.php"]; !n.Mode.IsRegular() || n.Size != 5 || n.Mode.Perm() != 0o640 || time.Since(n.MTime) > time.Hour {
 			t.Errorf("got %+v", n)
 		}
-		if len(found) != 3 || found["/public"].Type != "dir" || found["/public/link"].Type != "symlink" {
+		if len(found) != 3 || !found["public"].Mode.IsDir() || found["public/link"].Mode.Type() != fs.ModeSymlink {
 			t.Errorf("got %v", found)
 		}
 		enough := errors.New("enough")
-		if err := w.program.List(t.Context(), w.at, k, w.files, "", func(restic.Node) error { return enough }); !errors.Is(err, enough) {
+		if err := w.program.List(t.Context(), w.at, k, w.files, "", func(contract.Listed) error { return enough }); !errors.Is(err, enough) {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -139,7 +140,7 @@ func TestProgram(t *testing.T) {
 	})
 	t.Run("errors are in words, without the key", func(t *testing.T) {
 		for want, err := range map[string]error{
-			"no such snapshot":      w.program.List(t.Context(), w.at, k, nowhere, "", func(restic.Node) error { return nil }),
+			"no such snapshot":      w.program.List(t.Context(), w.at, k, nowhere, "", func(contract.Listed) error { return nil }),
 			"does not open it":      w.program.Check(t.Context(), w.at, secret.New([]byte("x")), ""),
 			"no repository":         w.program.Check(t.Context(), store.Repository{Organization: w.at.Organization, Site: contract.NewSiteID()}, k, ""),
 			"no snapshot's id":      w.program.Forget(t.Context(), w.at, k, "--all"),

@@ -122,7 +122,7 @@ func (a absent) List(context.Context, backup.Repository, string) (*contract.List
 	return nil, a.why
 }
 
-func (a absent) Browse(context.Context, backup.Repository, string, string, func(backup.File) error) error {
+func (a absent) Browse(context.Context, backup.Repository, string, string, func(contract.Listed) error) error {
 	return a.why
 }
 

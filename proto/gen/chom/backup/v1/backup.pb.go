@@ -308,20 +308,20 @@ func (x *Backup) GetTaskId() string {
 	return ""
 }
 
-// Contents is what is in a backup. The control plane reads from the repository itself what it can, and takes the host's word for
-// the rest.
+// Contents is what is in a backup. What files there are the control plane reads in the repository, and nobody has to say it; for
+// the rest it takes the host's word.
 type Contents struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The snapshot of the files: restic's id, 64 hexadecimal digits, which is a hash over all that is in it.
 	FilesSnapshot string `protobuf:"bytes,1,opt,name=files_snapshot,json=filesSnapshot,proto3" json:"files_snapshot,omitempty"`
 	// The snapshot of the database; empty for a site without one.
 	DatabaseSnapshot string `protobuf:"bytes,2,opt,name=database_snapshot,json=databaseSnapshot,proto3" json:"database_snapshot,omitempty"`
-	// How many files, directories and links the site has.
+	// How many files, directories and links the site has; unset before the backup is READY.
 	FileCount uint64 `protobuf:"varint,3,opt,name=file_count,json=fileCount,proto3" json:"file_count,omitempty"`
-	// How many bytes are in its files.
+	// How many bytes are in its files; unset before the backup is READY.
 	FileBytes uint64 `protobuf:"varint,4,opt,name=file_bytes,json=fileBytes,proto3" json:"file_bytes,omitempty"`
-	// SHA-256 over path, type, mode, size and time of change of each of them, in the order of their paths. What they contain is
-	// bound by the snapshot's id.
+	// SHA-256 over path, type, mode, size and time of change of each of them, in the order of their paths; unset before the backup is
+	// READY. What they contain is bound by the snapshot's id.
 	ListingSha256 []byte `protobuf:"bytes,5,opt,name=listing_sha256,json=listingSha256,proto3" json:"listing_sha256,omitempty"`
 	// The database's tables, by name.
 	Tables []*Table `protobuf:"bytes,6,rep,name=tables,proto3" json:"tables,omitempty"`
@@ -944,7 +944,7 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"file_count\x18\x03 \x01(\x04B\v\xbaH\b2\x06\x18\x80\x94\xeb\xdc\x03R\tfileCount\x12-\n" +
 	"\n" +
 	"file_bytes\x18\x04 \x01(\x04B\x0e\xbaH\v2\t\x18\x80\x80\x80\x80\x80\x80\x80\x02R\tfileBytes\x12.\n" +
-	"\x0elisting_sha256\x18\x05 \x01(\fB\a\xbaH\x04z\x02h R\rlistingSha256\x128\n" +
+	"\x0elisting_sha256\x18\x05 \x01(\fB\a\xbaH\x04z\x02\x18 R\rlistingSha256\x128\n" +
 	"\x06tables\x18\x06 \x03(\v2\x15.chom.backup.v1.TableB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x06tables\x12(\n" +
 	"\vdump_sha256\x18\a \x01(\fB\a\xbaH\x04z\x02\x18 R\n" +
 	"dumpSha256\x12-\n" +

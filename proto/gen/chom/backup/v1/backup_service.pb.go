@@ -1150,7 +1150,7 @@ const file_chom_backup_v1_backup_service_proto_rawDesc = "" +
 	"\tpage_size\x18\x05 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\"\x8a\x02\n" +
+	"page_token\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x90\x03R\tpageToken\"\x8a\x02\n" +
 	"\n" +
 	"BackupFile\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x123\n" +
