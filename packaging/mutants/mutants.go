@@ -368,4 +368,47 @@ var mutants = []mutant{
 		`			report.SetAside = found
 `, `			return report, nil
 `, "agent/nginx ^TestHTTPS$"},
+
+	// Backups: who reaches which, what counts as one, and what is restored.
+	{"backups: a host reaches the repository of another host's site", "controlplane/link/backup.go",
+		`held, err := s.sites.OnServer(ctx, c.agent.id, id)`, `held, err := s.sites.OnServer(ctx, c.agent.id, id)
+	if err != nil {
+		held, err = &site.Site{ID: id}, nil
+	}`, "controlplane/link ^TestBackups$"},
+	{"backups: a host of a former session adds to one", "controlplane/link/backup.go",
+		`if err := s.wanted(ctx, c, epoch); err != nil {`, `if err := s.wanted(ctx, c, epoch); err != nil && epoch == 0 {`, "controlplane/link ^TestBackups$"},
+	{"backups: a host removes history", "controlplane/backup/store/rest.go",
+		`c.rights == AppendOnly && n.kind != Locks:`, `c.rights == ReadOnly:`, "controlplane/backup/store ^TestRestic$/disk"},
+	{"backups: an object is what its sender says", "controlplane/backup/store/store.go",
+		`if v.want != "" && hex`, `if v.want == "?" && hex`, "controlplane/backup/store ^TestPut$/disk"},
+	{"backups: another object takes the place of one", "controlplane/backup/store/disk.go",
+		`	if err == nil && !same {`, `	if err == nil && !same && false {`, "controlplane/backup/store ^TestPut$/disk"},
+	{"backups: a site without its database is one", "controlplane/backup/check.go",
+		`case database == nil && needsDatabase:`, `case false:`, "controlplane/backup ^TestDiffers$/sqlite"},
+	{"backups: the repository is not checked", "controlplane/backup/check.go",
+		`if err := b.config.Repositories.Check(ctx, repository); err != nil {`, `if err := ctx.Err(); err != nil {`, "controlplane/backup ^TestDiffers$/sqlite"},
+	{"backups: a row commands a restore of another one", "controlplane/backup/restore.go",
+		`m.GetBackupId() != from.ID.String() || m.GetSequence() != from.Sequence {`, `false {`, "controlplane/backup ^TestRestoreRefuses$/sqlite"},
+	{"backups: a dump that breaks off counts", "agent/backup/scan.go",
+		`len(s.statement) > 0, !s.done:`, `len(s.statement) > 0:`, "agent/backup ^TestScan$"},
+	{"backups: the gateway lets everything be removed", "agent/backup/gateway.go",
+		`method == http.MethodDelete && lockPath.MatchString(path)`, `method == http.MethodDelete`, "agent/backup ^TestAllowed$"},
+	{"backups: a host restores what is signed for another site", "agent/site/restore.go",
+		`m.GetOrganizationId() != r.site.Organization.String() || m.GetSiteId() != r.site.ID.String():`, `false:`, "agent/site ^TestRestore$"},
+	{"backups: a host restores what nobody has signed", "proto/contract/sign.go",
+		`	if !valid {
+		return nil, ErrManifest
+	}`, `	_ = valid`, "proto/contract ^TestManifest$"},
+	{"backups: files are restored uncompared", "agent/site/restore.go",
+		`!bytes.Equal(got.SHA256, want.GetListingSha256()) {`, `false {`, "agent/site ^TestRestore$"},
+	{"backups: a table with other rows is restored", "agent/site/restore.go",
+		`if !maps.Equal(staged, want) {`, `if len(staged) != len(want) {`, "agent/site ^TestRestore$"},
+	{"backups: an import reaches other schemas", "agent/mariadb/scratch.go",
+		`" ON " + pattern(schema.String()) + ".* TO " + who},`, `" ON *.* TO " + who},`, "agent/mariadb ^TestImport$"},
+	{"own backups: a control plane that is in use is overwritten", "controlplane/db/export.go",
+		`		if used {`, `		if false && used {`, "controlplane/db ^TestExport$/sqlite"},
+	{"own backups: half of one is restored", "controlplane/db/export.go",
+		`if *m.Rows != rows {`, `if false {`, "controlplane/db ^TestExport$/sqlite"},
+	{"own backups: any certificate is believed to be forgotten", "controlplane/fleet/hello.go",
+		`!gap.Holds(who.Expires.Add(-pki.AgentLife)) {`, `false {`, "controlplane/fleet ^TestAdopt$/sqlite"},
 }

@@ -145,8 +145,13 @@ func number(b *backupv1.Backup) string {
 	return strconv.FormatUint(b.GetSequence(), 10)
 }
 
-// backup is the backup that an argument names, by its id or its number.
-func (c *client) backup(ctx context.Context, organization, site, named string) (*backupv1.Backup, error) {
+// namedBackup is the backup that the first two arguments name: of a site, by its id or its number.
+func (p *program) namedBackup(ctx context.Context, c *client, args []string) (*backupv1.Backup, error) {
+	organization, site, err := p.siteID(ctx, c, args[0])
+	if err != nil {
+		return nil, err
+	}
+	named := args[1]
 	if uuid.Validate(named) != nil {
 		all, _, err := c.allBackups(ctx, organization, site)
 		if err != nil {
@@ -169,11 +174,7 @@ func (p *program) backupShow() *cobra.Command {
 		Args:              exactly(2),
 		ValidArgsFunction: first(p.siteNames),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
-			organization, id, err := p.siteID(ctx, c, args[0])
-			if err != nil {
-				return err
-			}
-			b, err := c.backup(ctx, organization, id, args[1])
+			b, err := p.namedBackup(ctx, c, args)
 			if err != nil {
 				return err
 			}
@@ -230,18 +231,14 @@ func (p *program) backupBrowse() *cobra.Command {
 		Args:              cobra.RangeArgs(2, 3),
 		ValidArgsFunction: first(p.siteNames),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
-			organization, id, err := p.siteID(ctx, c, args[0])
-			if err != nil {
-				return err
-			}
-			b, err := c.backup(ctx, organization, id, args[1])
+			b, err := p.namedBackup(ctx, c, args)
 			if err != nil {
 				return err
 			}
 			dir := strings.TrimSuffix(append(args, "")[2], "/")
 			all, err := pages(func(token string) ([]*backupv1.BackupFile, string, error) {
 				page, err := c.Backups.BrowseBackup(ctx, &backupv1.BrowseBackupRequest{
-					OrganizationId: organization, SiteId: id, BackupId: b.GetId(), Path: dir, PageSize: largestPage, PageToken: token,
+					OrganizationId: b.GetOrganizationId(), SiteId: b.GetSiteId(), BackupId: b.GetId(), Path: dir, PageSize: largestPage, PageToken: token,
 				})
 				return page.GetFiles(), page.GetNextPageToken(), err
 			})
@@ -276,11 +273,7 @@ at the site's own top, which holds public and private.`,
 		Args:              cobra.RangeArgs(2, 3),
 		ValidArgsFunction: first(p.siteNames),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
-			organization, id, err := p.siteID(ctx, c, args[0])
-			if err != nil {
-				return err
-			}
-			b, err := c.backup(ctx, organization, id, args[1])
+			b, err := p.namedBackup(ctx, c, args)
 			if err != nil {
 				return err
 			}
@@ -288,7 +281,7 @@ at the site's own top, which holds public and private.`,
 				return usagef("%s is there already", to)
 			}
 			stream, err := c.Backups.DownloadBackup(ctx, &backupv1.DownloadBackupRequest{
-				OrganizationId: organization, SiteId: id, BackupId: b.GetId(), Path: strings.TrimSuffix(append(args, "")[2], "/"),
+				OrganizationId: b.GetOrganizationId(), SiteId: b.GetSiteId(), BackupId: b.GetId(), Path: strings.TrimSuffix(append(args, "")[2], "/"),
 			})
 			if err != nil {
 				return err
@@ -340,11 +333,7 @@ switched: all that is asked for is restored, or nothing. What is replaced is kep
 			if files && database {
 				return usagef("--files-only and --database-only: one of both")
 			}
-			organization, id, err := p.siteID(ctx, c, args[0])
-			if err != nil {
-				return err
-			}
-			b, err := c.backup(ctx, organization, id, args[1])
+			b, err := p.namedBackup(ctx, c, args)
 			if err != nil {
 				return err
 			}
@@ -359,7 +348,7 @@ switched: all that is asked for is restored, or nothing. What is replaced is kep
 				return err
 			}
 			made, err := c.Backups.RestoreBackup(ctx, &backupv1.RestoreBackupRequest{
-				OrganizationId: organization, SiteId: id, BackupId: b.GetId(), FilesOnly: files, DatabaseOnly: database,
+				OrganizationId: b.GetOrganizationId(), SiteId: b.GetSiteId(), BackupId: b.GetId(), FilesOnly: files, DatabaseOnly: database,
 			})
 			if err != nil {
 				return err

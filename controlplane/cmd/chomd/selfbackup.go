@@ -26,10 +26,10 @@ import (
 
 // ownBackup says where backups of the control plane itself go.
 type ownBackup struct {
-	BackupTo        string        `koanf:"own-backup-to"`
-	BackupRecipient string        `koanf:"own-backup-recipient"`
-	BackupEvery     time.Duration `koanf:"own-backup-every"`
-	BackupKeep      int           `koanf:"own-backup-keep"`
+	OwnBackupTo        string        `koanf:"own-backup-to"`
+	OwnBackupRecipient string        `koanf:"own-backup-recipient"`
+	OwnBackupEvery     time.Duration `koanf:"own-backup-every"`
+	OwnBackupKeep      int           `koanf:"own-backup-keep"`
 }
 
 func ownBackupFlags(f *pflag.FlagSet) {
@@ -40,30 +40,30 @@ func ownBackupFlags(f *pflag.FlagSet) {
 }
 
 func (c *ownBackup) checkOwnBackup(rule func(bool, string, string)) {
-	rule((c.BackupTo == "") == (c.BackupRecipient == ""), "own-backup-to", "and own-backup-recipient must be given together")
-	rule(c.BackupTo == "" || filepath.IsAbs(c.BackupTo), "own-backup-to", "must be an absolute path")
-	if c.BackupRecipient != "" {
+	rule((c.OwnBackupTo == "") == (c.OwnBackupRecipient == ""), "own-backup-to", "and own-backup-recipient must be given together")
+	rule(c.OwnBackupTo == "" || filepath.IsAbs(c.OwnBackupTo), "own-backup-to", "must be an absolute path")
+	if c.OwnBackupRecipient != "" {
 		_, err := c.recipients()
 		rule(err == nil, "own-backup-recipient", "must be public keys of age, such as age1..., separated by commas")
 	}
-	rule(c.BackupEvery >= time.Minute && c.BackupEvery <= 31*24*time.Hour, "own-backup-every", "must be 1m to 744h")
-	rule(c.BackupKeep >= 1 && c.BackupKeep <= 10000, "own-backup-keep", "must be 1 to 10000")
+	rule(c.OwnBackupEvery >= time.Minute && c.OwnBackupEvery <= 31*24*time.Hour, "own-backup-every", "must be 1m to 744h")
+	rule(c.OwnBackupKeep >= 1 && c.OwnBackupKeep <= 10000, "own-backup-keep", "must be 1 to 10000")
 }
 
 func (c *ownBackup) recipients() ([]age.Recipient, error) {
-	return age.ParseRecipients(strings.NewReader(strings.ReplaceAll(c.BackupRecipient, ",", "\n")))
+	return age.ParseRecipients(strings.NewReader(strings.ReplaceAll(c.OwnBackupRecipient, ",", "\n")))
 }
 
 // keeper makes backups of this control plane; nil when none are wanted.
 func (c *config) keeper(d *db.DB, log *slog.Logger, metrics prometheus.Registerer) (*selfbackup.Keeper, error) {
-	if c.BackupTo == "" {
+	if c.OwnBackupTo == "" {
 		return nil, nil
 	}
 	recipients, err := c.recipients()
 	if err != nil {
 		return nil, err
 	}
-	return selfbackup.NewKeeper(c.BackupTo, c.BackupEvery, c.BackupKeep, log, metrics, func(ctx context.Context, to io.Writer, now time.Time) (int64, error) {
+	return selfbackup.NewKeeper(c.OwnBackupTo, c.OwnBackupEvery, c.OwnBackupKeep, log, metrics, func(ctx context.Context, to io.Writer, now time.Time) (int64, error) {
 		files, err := c.ownFiles() // before the database: what is written down of the audit's ends must not be ahead of it
 		if err != nil {
 			return 0, err
@@ -113,7 +113,7 @@ func (c *config) secretsElsewhere() bool { return c.credential || c.SecretsKeyCo
 
 // backUp makes one backup now.
 func backUp(ctx context.Context, c config, out io.Writer, log *slog.Logger) (err error) {
-	if c.BackupTo == "" {
+	if c.OwnBackupTo == "" {
 		return wrongConfig{"own-backup-to: and own-backup-recipient say where to, and for whom"}
 	}
 	d, err := c.openExisting(ctx)
