@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	backupv1 "chom.dev/proto/gen/chom/backup/v1"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
 	taskv1 "chom.dev/proto/gen/chom/task/v1"
@@ -75,7 +77,7 @@ func backups(ctx context.Context, b *bench) (_ []row, err error) {
 		return nil, err
 	}
 
-	first, err := s.backUp(ctx, host, hand, site)
+	first, err := s.backUp(ctx, host, hand, site, false)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +89,7 @@ func backups(ctx context.Context, b *bench) (_ []row, err error) {
 	if _, err := hand.run(ctx, "change", hand.handle, "1"); err != nil {
 		return nil, err
 	}
-	second, err := s.backUp(ctx, host, hand, site)
+	second, err := s.backUp(ctx, host, hand, site, false)
 	if err != nil {
 		return nil, err
 	}
@@ -100,6 +102,13 @@ func backups(ctx context.Context, b *bench) (_ []row, err error) {
 		return nil, err
 	}
 	b.detail("second: CHOM %+v, by hand %v, tar %v", second, bareAgain, tar)
+	if _, err := hand.run(ctx, "change", hand.handle, "2"); err != nil {
+		return nil, err
+	}
+	visited, err := s.backUp(ctx, host, hand, site, true)
+	if err != nil {
+		return nil, err
+	}
 	restored, closed, err := s.restoreOf(ctx, host, site, second.id)
 	if err != nil {
 		return nil, err
@@ -120,7 +129,7 @@ func backups(ctx context.Context, b *bench) (_ []row, err error) {
 		{Name: "restore of all of it", Value: restored.Seconds(), Unit: "s", Comparison: &comparison{With: "restic restore and mariadb by hand", Value: bareRestore[0], Bar: atMost(1.2)}},
 		{Name: "of that the site is closed", Value: closed.Seconds(), Unit: "s"},
 		{Name: "memory of agent, helper and restic at most", Value: first.memory, Unit: "MiB", Bar: atMost(256)},
-		{Name: "p95 of the home page while it is backed up", Value: ms(first.visits), Unit: "ms", Comparison: &comparison{With: "idle", Value: ms(idle), Bar: atMost(1.5)}},
+		{Name: "p95 of the home page during a backup of 1 %", Value: ms(visited.visits), Unit: "ms", Comparison: &comparison{With: "idle", Value: ms(idle), Bar: atMost(1.5)}},
 	}
 	for i := range rows {
 		rows[i].Statistic, rows[i].Runs = "once", 1
@@ -188,10 +197,10 @@ type measuredBackup struct {
 	cpu           float64       // seconds on the host, without the database server's
 	stored        float64       // MB that the repository grew by
 	memory        float64       // MiB
-	visits        time.Duration // p95 of the home page meanwhile
+	visits        time.Duration // p95 of the home page meanwhile, for a visitor who takes processor time himself
 }
 
-func (s *stage) backUp(ctx context.Context, h *lab.Host, hand *byHand, site *sitev1.Site) (m measuredBackup, err error) {
+func (s *stage) backUp(ctx context.Context, h *lab.Host, hand *byHand, site *sitev1.Site, visited bool) (m measuredBackup, err error) {
 	ctx, cancel := context.WithTimeout(ctx, backupWithin)
 	defer cancel()
 	before, err := hand.run(ctx, "cpu", site.GetHandle())
@@ -205,27 +214,30 @@ func (s *stage) backUp(ctx context.Context, h *lab.Host, hand *byHand, site *sit
 		return m, err
 	}
 	m.id = made.GetBackup().GetId()
-	watching, stop := context.WithCancel(ctx)
-	visited := make(chan time.Duration, 1)
-	go func() {
-		p95, _ := s.visits(watching, h, site, 0) // what was seen until the end
-		visited <- p95
-	}()
-	remembered := make(chan float64, 1)
-	go func() {
-		most, err := hand.run(ctx, "memory", "20")
-		if err != nil {
-			most = []float64{0}
+	during, stop := context.WithCancel(ctx)
+	defer stop()
+	var beside errgroup.Group
+	if visited {
+		beside.Go(func() (err error) {
+			m.visits, err = s.visits(during, h, site, 0) // until the end
+			return err
+		})
+	}
+	beside.Go(func() error {
+		most, err := hand.run(ctx, "memory", site.GetHandle())
+		if err == nil {
+			m.memory = most[0]
 		}
-		remembered <- most[0]
-	}()
+		return err
+	})
 	_, err = s.WaitDone(ctx, &taskv1.Task{OrganizationId: site.GetOrganizationId(), Id: made.GetBackup().GetTaskId()})
-	m.took = time.Since(begin)
+	took := time.Since(begin)
 	stop()
-	m.visits = <-visited
-	if err != nil {
+	_, over := hand.run(ctx, "over", site.GetHandle())
+	if err = errors.Join(err, over, beside.Wait()); err != nil {
 		return m, err
 	}
+	m.took = took
 	for {
 		got, err := s.Backups.GetBackup(ctx, &backupv1.GetBackupRequest{OrganizationId: site.GetOrganizationId(), SiteId: site.GetId(), BackupId: m.id})
 		if err != nil {
@@ -240,7 +252,6 @@ func (s *stage) backUp(ctx context.Context, h *lab.Host, hand *byHand, site *sit
 		time.Sleep(100 * time.Millisecond)
 	}
 	m.checked = time.Since(begin)
-	m.memory = <-remembered
 	after, err := hand.run(ctx, "cpu", site.GetHandle())
 	if err != nil {
 		return m, err

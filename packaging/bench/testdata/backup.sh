@@ -8,7 +8,8 @@
 #   backup.sh restore HANDLE URL              restic restore of the files, restic dump piped into mariadb: seconds
 #   backup.sh tar HANDLE                      tar and dump through zstd to a file, which is still to be sent: seconds
 #   backup.sh cpu HANDLE                      CPU seconds that the site and the agent have taken so far
-#   backup.sh memory SECONDS                  the most that the agent, its helper and restic have together: MiB
+#   backup.sh memory HANDLE                   the most that the agent, its helper and restic have together, until it is over: MiB
+#   backup.sh over HANDLE                     it is
 #
 # AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and RESTIC_PASSWORD are of the bench's own S3.
 set -euo pipefail
@@ -66,11 +67,15 @@ cpu)
 	;;
 memory)
 	most=0
-	for _ in $(seq 1 $(($2 * 5))); do
+	rm -f /run/bench-over
+	until [ -e /run/bench-over ]; do
 		have=$(ps -eo rss=,comm=,args= | awk '$2 == "restic" || $2 == "mariadb-dump" || $3 ~ /chom-agent/ {s += $1} END {print int(s / 1024)}')
 		[ "$have" -gt "$most" ] && most=$have
 		sleep 0.2
 	done
 	echo "$most"
+	;;
+over)
+	touch /run/bench-over
 	;;
 esac
