@@ -292,6 +292,8 @@ func decide(o *orderv1.Order, h held, now time.Time) (order Order, site *journal
 		order.Kind = RestoreSite
 	case *orderv1.Order_UndoRestore:
 		order.Kind = UndoRestore
+	case *orderv1.Order_DrillSite:
+		order.Kind = DrillSite
 	default:
 		return no("the kind of order is unknown to this agent")
 	}
@@ -329,6 +331,8 @@ func handleOf(o *orderv1.Order) (handle string, named bool) {
 		return k.RestoreSite.GetHandle(), true
 	case *orderv1.Order_UndoRestore:
 		return k.UndoRestore.GetHandle(), true
+	case *orderv1.Order_DrillSite:
+		return k.DrillSite.GetHandle(), true
 	}
 	return "", false
 }

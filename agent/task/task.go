@@ -48,6 +48,8 @@ const (
 	RestoreSite Kind = "restore-site"
 	// UndoRestore gives a site back what a restore replaced.
 	UndoRestore Kind = "undo-restore"
+	// DrillSite restores a backup to a scratch place and looks at it there.
+	DrillSite Kind = "drill-site"
 )
 
 // Order is a verified order: signed by a key that we trust, meant for this

@@ -245,6 +245,15 @@ var rules = map[string]rule{
 	backupv1connect.BackupServiceListRestoresProcedure:   members(organization.Viewer, account.Read, ofSite),
 	backupv1connect.BackupServiceUndoRestoreProcedure:    members(organization.Admin, account.Manage, ofSite).seldom(), // whoever just restored the wrong one must not look for a second factor
 
+	backupv1connect.BackupServiceGetBackupStatusProcedure: members(organization.Viewer, account.Read, ofSite),
+	backupv1connect.BackupServiceDrillBackupProcedure:     members(organization.Member, account.Deploy, ofSite), // a site has one under way at a time
+	backupv1connect.BackupServiceListDrillsProcedure:      members(organization.Viewer, account.Read, ofSite),
+
+	backupv1connect.PolicyServiceCreatePolicyProcedure: members(organization.Admin, account.Manage, allSites),
+	backupv1connect.PolicyServiceListPoliciesProcedure: members(organization.Viewer, account.Read, allSites),
+	backupv1connect.PolicyServiceUpdatePolicyProcedure: members(organization.Admin, account.Manage, allSites),
+	backupv1connect.PolicyServiceDeletePolicyProcedure: members(organization.Admin, account.Manage, allSites),
+
 	taskv1connect.TaskServiceGetTaskProcedure:    members(organization.Viewer, account.Read, asReached),
 	taskv1connect.TaskServiceListTasksProcedure:  members(organization.Viewer, account.Read, asReached),
 	taskv1connect.TaskServiceCancelTaskProcedure: members(organization.Member, account.Deploy, asReached),
@@ -297,6 +306,7 @@ var files = []protoreflect.FileDescriptor{
 	fleetv1.File_chom_fleet_v1_server_service_proto,
 	domainv1.File_chom_domain_v1_claim_service_proto,
 	backupv1.File_chom_backup_v1_backup_service_proto,
+	backupv1.File_chom_backup_v1_policy_service_proto,
 	certificatev1.File_chom_certificate_v1_certificate_service_proto,
 	domainv1.File_chom_domain_v1_provider_service_proto,
 	sitev1.File_chom_site_v1_site_service_proto,

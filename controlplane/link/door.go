@@ -446,7 +446,7 @@ func isProcedure(path string) bool {
 		linkv1connect.LinkServiceReportProcedure, linkv1connect.LinkServiceRenewProcedure,
 		linkv1connect.LinkServiceIssuePlatformCertificateProcedure, linkv1connect.LinkServiceFetchCertificateProcedure,
 		linkv1connect.LinkServicePresentChallengeProcedure, linkv1connect.LinkServiceRemoveChallengeProcedure,
-		linkv1connect.LinkServiceFetchRepositoryKeyProcedure:
+		linkv1connect.LinkServiceFetchRepositoryKeyProcedure, linkv1connect.LinkServiceReportBackupProcedure:
 		return true
 	}
 	return false

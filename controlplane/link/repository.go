@@ -2,6 +2,9 @@ package link
 
 import (
 	"context"
+	"errors"
+
+	"connectrpc.com/connect"
 
 	"chom.dev/controlplane/fault"
 	"chom.dev/proto/contract"
@@ -28,4 +31,9 @@ func (s *Server) FetchRepositoryKey(ctx context.Context, req *linkv1.FetchReposi
 		return nil, err
 	}
 	return &linkv1.FetchRepositoryKeyResponse{Key: key}, nil
+}
+
+// ReportBackup takes in what came of a backup that a host began by itself.
+func (s *Server) ReportBackup(context.Context, *linkv1.ReportBackupRequest) (*linkv1.ReportBackupResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("not built yet"))
 }

@@ -47,7 +47,7 @@ type New struct {
 	Site         string // empty for work on the server itself
 	Kind         Kind
 	// Parameters is the kind's own message of package orderv1: *Noop, *PrepareServer,
-	// *ConvergeSite, *SiteLogin, *BackupSite, *RestoreSite or *UndoRestore.
+	// *ConvergeSite, *SiteLogin, *BackupSite, *RestoreSite, *UndoRestore or *DrillSite.
 	Parameters proto.Message
 	Generation uint64        // for ConvergeSite, else 0
 	Timeout    time.Duration // longest run of one attempt; 0 means 10 minutes, at most a day

@@ -66,6 +66,8 @@ func newParameters(k Kind) (proto.Message, error) {
 		return &orderv1.RestoreSite{}, nil
 	case UndoRestore:
 		return &orderv1.UndoRestore{}, nil
+	case DrillSite:
+		return &orderv1.DrillSite{}, nil
 	default:
 		return nil, fmt.Errorf("kind %q is not known", k)
 	}
@@ -107,6 +109,11 @@ func setKind(o *orderv1.Order, k Kind, parameters proto.Message) error {
 	case *orderv1.UndoRestore:
 		if k == UndoRestore && m != nil {
 			o.Kind = &orderv1.Order_UndoRestore{UndoRestore: m}
+			return nil
+		}
+	case *orderv1.DrillSite:
+		if k == DrillSite && m != nil {
+			o.Kind = &orderv1.Order_DrillSite{DrillSite: m}
 			return nil
 		}
 	}

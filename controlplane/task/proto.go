@@ -16,6 +16,7 @@ var kindProto = map[Kind]taskv1.Kind{
 	BackupSite:    taskv1.Kind_KIND_BACKUP_SITE,
 	RestoreSite:   taskv1.Kind_KIND_RESTORE_SITE,
 	UndoRestore:   taskv1.Kind_KIND_UNDO_RESTORE,
+	DrillSite:     taskv1.Kind_KIND_DRILL_SITE,
 }
 
 var stateProto = map[State]taskv1.State{

@@ -64,12 +64,13 @@ const (
 	BackupSite    Kind = "backup_site"
 	RestoreSite   Kind = "restore_site"
 	UndoRestore   Kind = "undo_restore"
+	DrillSite     Kind = "drill_site"
 )
 
 // aboutSite says whether a task of the kind is about one site.
 func (k Kind) aboutSite() bool {
 	switch k {
-	case ConvergeSite, SiteLogin, BackupSite, RestoreSite, UndoRestore:
+	case ConvergeSite, SiteLogin, BackupSite, RestoreSite, UndoRestore, DrillSite:
 		return true
 	}
 	return false

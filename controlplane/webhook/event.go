@@ -30,6 +30,9 @@ const (
 	TaskFailed          Type = "task.failed"
 	BackupReady         Type = "backup.ready"
 	BackupFailed        Type = "backup.failed"
+	BackupOverdue       Type = "backup.overdue"
+	DrillPassed         Type = "drill.passed"
+	DrillFailed         Type = "drill.failed"
 	RestoreDone         Type = "restore.done"
 	CertificateExpiring Type = "certificate.expiring"
 	MemberAdded         Type = "member.added"
@@ -46,7 +49,7 @@ const (
 
 // Types are all that a webhook can want, in order.
 var Types = []Type{
-	BackupFailed, BackupReady, CertificateExpiring, MemberAdded, MemberRemoved, MemberUpdated, OrganizationClosing, OrganizationUpdated, RestoreDone, SiteCreated, SiteDeleted, SiteRestored,
+	BackupFailed, BackupOverdue, BackupReady, CertificateExpiring, DrillFailed, DrillPassed, MemberAdded, MemberRemoved, MemberUpdated, OrganizationClosing, OrganizationUpdated, RestoreDone, SiteCreated, SiteDeleted, SiteRestored,
 	SiteResumed, SiteSuspended, SiteUpdated, TaskFailed, TokenCreated, TokenRevoked,
 }
 
@@ -60,12 +63,12 @@ type Event struct {
 // Object is what it happened to. Receivers ask the API for the rest: an event may be old when it arrives, and it holds nothing
 // that must not lie around with a receiver.
 type Object struct {
-	// Kind is the noun: "site", "backup", "restore", "task", "member", "token", "organization", "webhook".
+	// Kind is the noun: "site", "backup", "restore", "drill", "task", "member", "token", "organization", "webhook".
 	Kind string `json:"kind"`
 	// ID is the one that the API knows it by.
 	ID string `json:"id"`
 	// Name is that for people, as it was then; of a task its kind, of a member the e-mail address, of a
-	// backup and of a restore that of the site.
+	// backup, a restore and a drill that of the site.
 	Name string `json:"name"`
 }
 

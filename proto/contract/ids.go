@@ -21,6 +21,10 @@ type (
 	BackupID struct{ name[backupIDRule] }
 	// RestoreID names one time that a backup was put back.
 	RestoreID struct{ name[restoreIDRule] }
+	// DrillID names one rehearsal of a restore.
+	DrillID struct{ name[drillIDRule] }
+	// PolicyID names one backup policy of an organization.
+	PolicyID struct{ name[policyIDRule] }
 )
 
 // ParseOrganizationID accepts a canonical lower-case UUID.
@@ -59,6 +63,18 @@ func ParseRestoreID(s string) (RestoreID, error) {
 	return id, id.set(s)
 }
 
+// ParseDrillID accepts a canonical lower-case UUID.
+func ParseDrillID(s string) (DrillID, error) {
+	var id DrillID
+	return id, id.set(s)
+}
+
+// ParsePolicyID accepts a canonical lower-case UUID.
+func ParsePolicyID(s string) (PolicyID, error) {
+	var id PolicyID
+	return id, id.set(s)
+}
+
 // NewOrganizationID makes a fresh UUIDv7.
 func NewOrganizationID() OrganizationID {
 	return OrganizationID{name[organizationIDRule]{newUUID(time.Now())}}
@@ -79,6 +95,12 @@ func NewBackupID() BackupID { return BackupID{name[backupIDRule]{newUUID(time.No
 // NewRestoreID makes a fresh UUIDv7.
 func NewRestoreID() RestoreID { return RestoreID{name[restoreIDRule]{newUUID(time.Now())}} }
 
+// NewDrillID makes a fresh UUIDv7.
+func NewDrillID() DrillID { return DrillID{name[drillIDRule]{newUUID(time.Now())}} }
+
+// NewPolicyID makes a fresh UUIDv7.
+func NewPolicyID() PolicyID { return PolicyID{name[policyIDRule]{newUUID(time.Now())}} }
+
 type (
 	organizationIDRule struct{}
 	serverIDRule       struct{}
@@ -86,6 +108,8 @@ type (
 	taskIDRule         struct{}
 	backupIDRule       struct{}
 	restoreIDRule      struct{}
+	drillIDRule        struct{}
+	policyIDRule       struct{}
 )
 
 func (organizationIDRule) parse(s string) (string, error) { return parseUUID("organization id", s) }
@@ -94,6 +118,8 @@ func (siteIDRule) parse(s string) (string, error)         { return parseUUID("si
 func (taskIDRule) parse(s string) (string, error)         { return parseUUID("task id", s) }
 func (backupIDRule) parse(s string) (string, error)       { return parseUUID("backup id", s) }
 func (restoreIDRule) parse(s string) (string, error)      { return parseUUID("restore id", s) }
+func (drillIDRule) parse(s string) (string, error)        { return parseUUID("drill id", s) }
+func (policyIDRule) parse(s string) (string, error)       { return parseUUID("policy id", s) }
 
 const nilUUID = "00000000-0000-0000-0000-000000000000"
 

@@ -2,7 +2,7 @@
 
 -- Tasks have more kinds. A CHECK cannot be changed on both engines alike; a column with another one takes the place of the former.
 ALTER TABLE tasks ADD COLUMN kind_now TEXT NOT NULL DEFAULT 'noop' CHECK (kind_now IN (
-    'noop', 'prepare_server', 'converge_site', 'site_login', 'backup_site', 'restore_site', 'undo_restore'));
+    'noop', 'prepare_server', 'converge_site', 'site_login', 'backup_site', 'restore_site', 'undo_restore', 'drill_site'));
 UPDATE tasks SET kind_now = kind;
 ALTER TABLE tasks DROP COLUMN kind;
 ALTER TABLE tasks RENAME COLUMN kind_now TO kind;

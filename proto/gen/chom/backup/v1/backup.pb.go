@@ -11,6 +11,7 @@ import (
 	v1 "chom.dev/proto/gen/chom/site/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -143,6 +144,66 @@ func (x Reason) Number() protoreflect.EnumNumber {
 // Deprecated: Use Reason.Descriptor instead.
 func (Reason) EnumDescriptor() ([]byte, []int) {
 	return file_chom_backup_v1_backup_proto_rawDescGZIP(), []int{1}
+}
+
+// DrillState is a drill's life.
+//
+//	RUNNING -> PASSED
+//	       \-> FAILED
+type DrillState int32
+
+const (
+	// Never sent.
+	DrillState_DRILL_STATE_UNSPECIFIED DrillState = 0
+	// A host restores it to a scratch place, or is about to.
+	DrillState_DRILL_STATE_RUNNING DrillState = 1
+	// It came back as it was recorded, and its pages were served.
+	DrillState_DRILL_STATE_PASSED DrillState = 2
+	// It did not; `problem` says why.
+	DrillState_DRILL_STATE_FAILED DrillState = 3
+)
+
+// Enum value maps for DrillState.
+var (
+	DrillState_name = map[int32]string{
+		0: "DRILL_STATE_UNSPECIFIED",
+		1: "DRILL_STATE_RUNNING",
+		2: "DRILL_STATE_PASSED",
+		3: "DRILL_STATE_FAILED",
+	}
+	DrillState_value = map[string]int32{
+		"DRILL_STATE_UNSPECIFIED": 0,
+		"DRILL_STATE_RUNNING":     1,
+		"DRILL_STATE_PASSED":      2,
+		"DRILL_STATE_FAILED":      3,
+	}
+)
+
+func (x DrillState) Enum() *DrillState {
+	p := new(DrillState)
+	*p = x
+	return p
+}
+
+func (x DrillState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DrillState) Descriptor() protoreflect.EnumDescriptor {
+	return file_chom_backup_v1_backup_proto_enumTypes[2].Descriptor()
+}
+
+func (DrillState) Type() protoreflect.EnumType {
+	return &file_chom_backup_v1_backup_proto_enumTypes[2]
+}
+
+func (x DrillState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DrillState.Descriptor instead.
+func (DrillState) EnumDescriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_proto_rawDescGZIP(), []int{2}
 }
 
 // Backup is a restorable copy of a site at one moment: its files, its database, and what was wanted of it.
@@ -793,7 +854,12 @@ type Restore struct {
 	// It was undone: the site has again what the restore had replaced.
 	Undone bool `protobuf:"varint,11,opt,name=undone,proto3" json:"undone,omitempty"`
 	// Why it failed, in words: the site is as it was. Empty otherwise.
-	Problem       string `protobuf:"bytes,12,opt,name=problem,proto3" json:"problem,omitempty"`
+	Problem string `protobuf:"bytes,12,opt,name=problem,proto3" json:"problem,omitempty"`
+	// The backup that was made before it, of what it replaces; empty where that was not wanted. The restore begins once that is
+	// READY, and fails with it.
+	BeforeBackupId string `protobuf:"bytes,13,opt,name=before_backup_id,json=beforeBackupId,proto3" json:"before_backup_id,omitempty"`
+	// The tables that it restores; empty for all of them.
+	Tables        []string `protobuf:"bytes,14,rep,name=tables,proto3" json:"tables,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -912,11 +978,713 @@ func (x *Restore) GetProblem() string {
 	return ""
 }
 
+func (x *Restore) GetBeforeBackupId() string {
+	if x != nil {
+		return x.BeforeBackupId
+	}
+	return ""
+}
+
+func (x *Restore) GetTables() []string {
+	if x != nil {
+		return x.Tables
+	}
+	return nil
+}
+
+// Retention is how many of a site's READY backups are kept: the newest one of each of so many hours, days, weeks and months that
+// have one, in UTC. A backup that any of them keeps is kept, and so are the newest READY one, the newest one that a drill has
+// proven, and all that are younger than a day.
+type Retention struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of so many hours.
+	Hourly uint32 `protobuf:"varint,1,opt,name=hourly,proto3" json:"hourly,omitempty"`
+	// Of so many days.
+	Daily uint32 `protobuf:"varint,2,opt,name=daily,proto3" json:"daily,omitempty"`
+	// Of so many weeks (ISO 8601).
+	Weekly uint32 `protobuf:"varint,3,opt,name=weekly,proto3" json:"weekly,omitempty"`
+	// Of so many months.
+	Monthly       uint32 `protobuf:"varint,4,opt,name=monthly,proto3" json:"monthly,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Retention) Reset() {
+	*x = Retention{}
+	mi := &file_chom_backup_v1_backup_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Retention) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Retention) ProtoMessage() {}
+
+func (x *Retention) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Retention.ProtoReflect.Descriptor instead.
+func (*Retention) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Retention) GetHourly() uint32 {
+	if x != nil {
+		return x.Hourly
+	}
+	return 0
+}
+
+func (x *Retention) GetDaily() uint32 {
+	if x != nil {
+		return x.Daily
+	}
+	return 0
+}
+
+func (x *Retention) GetWeekly() uint32 {
+	if x != nil {
+		return x.Weekly
+	}
+	return 0
+}
+
+func (x *Retention) GetMonthly() uint32 {
+	if x != nil {
+		return x.Monthly
+	}
+	return 0
+}
+
+// Policy says when sites are backed up and what is kept of that. A site goes by the one that was chosen for it; otherwise by the
+// first, in the order of their `rank`, of whose tags it has one; otherwise by the platform's own: daily, and 7 daily, 5 weekly and 12
+// monthly ones are kept.
+type Policy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID; empty for the platform's own.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The organization; empty for the platform's own.
+	OrganizationId string `protobuf:"bytes,2,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// Name for people, unique in the organization.
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// The sites it is for: those that have one of these tags. A policy without tags is for the sites that choose it.
+	Tags []string `protobuf:"bytes,4,rep,name=tags,proto3" json:"tags,omitempty"`
+	// Which policy comes first, the lowest first; of two with the same, the older one.
+	Rank int32 `protobuf:"varint,5,opt,name=rank,proto3" json:"rank,omitempty"`
+	// Time between two backups of a site; unset makes none by itself.
+	Interval *durationpb.Duration `protobuf:"bytes,6,opt,name=interval,proto3" json:"interval,omitempty"`
+	// What is kept.
+	Retention *Retention `protobuf:"bytes,7,opt,name=retention,proto3" json:"retention,omitempty"`
+	// When it was made.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// When it was last changed.
+	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Policy) Reset() {
+	*x = Policy{}
+	mi := &file_chom_backup_v1_backup_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Policy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Policy) ProtoMessage() {}
+
+func (x *Policy) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Policy.ProtoReflect.Descriptor instead.
+func (*Policy) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Policy) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Policy) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *Policy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Policy) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *Policy) GetRank() int32 {
+	if x != nil {
+		return x.Rank
+	}
+	return 0
+}
+
+func (x *Policy) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *Policy) GetRetention() *Retention {
+	if x != nil {
+		return x.Retention
+	}
+	return nil
+}
+
+func (x *Policy) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *Policy) GetUpdateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdateTime
+	}
+	return nil
+}
+
+// Status is how well a site is backed up.
+type Status struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The policy that it goes by.
+	Policy *Policy `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	// When the next backup is due; unset where none is.
+	NextBackupTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=next_backup_time,json=nextBackupTime,proto3" json:"next_backup_time,omitempty"`
+	// The newest READY one; unset before the first.
+	LastBackup *Backup `protobuf:"bytes,3,opt,name=last_backup,json=lastBackup,proto3" json:"last_backup,omitempty"`
+	// The newest one that FAILED, if that is newer than the newest READY one; unset otherwise.
+	LastFailure *Backup `protobuf:"bytes,4,opt,name=last_failure,json=lastFailure,proto3" json:"last_failure,omitempty"`
+	// The newest drill; unset before the first.
+	LastDrill *Drill `protobuf:"bytes,5,opt,name=last_drill,json=lastDrill,proto3" json:"last_drill,omitempty"`
+	// The newest drill that PASSED: the last proven restore. Unset before the first.
+	LastProven *Drill `protobuf:"bytes,6,opt,name=last_proven,json=lastProven,proto3" json:"last_proven,omitempty"`
+	// Bytes that the site's repository takes, as last measured.
+	RepositoryBytes uint64 `protobuf:"varint,7,opt,name=repository_bytes,json=repositoryBytes,proto3" json:"repository_bytes,omitempty"`
+	// Since when all of the repository was read and found intact, piece by piece, at last; unset before it was once.
+	VerifyTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=verify_time,json=verifyTime,proto3" json:"verify_time,omitempty"`
+	// What is wrong with the site's backups, in words, and what to do; empty when nothing is.
+	Problem       string `protobuf:"bytes,9,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Status) Reset() {
+	*x = Status{}
+	mi := &file_chom_backup_v1_backup_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Status) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Status) ProtoMessage() {}
+
+func (x *Status) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Status.ProtoReflect.Descriptor instead.
+func (*Status) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Status) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *Status) GetNextBackupTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextBackupTime
+	}
+	return nil
+}
+
+func (x *Status) GetLastBackup() *Backup {
+	if x != nil {
+		return x.LastBackup
+	}
+	return nil
+}
+
+func (x *Status) GetLastFailure() *Backup {
+	if x != nil {
+		return x.LastFailure
+	}
+	return nil
+}
+
+func (x *Status) GetLastDrill() *Drill {
+	if x != nil {
+		return x.LastDrill
+	}
+	return nil
+}
+
+func (x *Status) GetLastProven() *Drill {
+	if x != nil {
+		return x.LastProven
+	}
+	return nil
+}
+
+func (x *Status) GetRepositoryBytes() uint64 {
+	if x != nil {
+		return x.RepositoryBytes
+	}
+	return 0
+}
+
+func (x *Status) GetVerifyTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.VerifyTime
+	}
+	return nil
+}
+
+func (x *Status) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+// Drill is a backup restored to a scratch place, served there, compared with what was recorded when it was made, and removed. The
+// site itself takes no part.
+type Drill struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,2,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The site.
+	SiteId string `protobuf:"bytes,3,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	// The backup.
+	BackupId string `protobuf:"bytes,4,opt,name=backup_id,json=backupId,proto3" json:"backup_id,omitempty"`
+	// Its life.
+	State DrillState `protobuf:"varint,5,opt,name=state,proto3,enum=chom.backup.v1.DrillState" json:"state,omitempty"`
+	// Why it FAILED, in words; empty otherwise.
+	Problem string `protobuf:"bytes,6,opt,name=problem,proto3" json:"problem,omitempty"`
+	// The task that does, or did, it.
+	TaskId string `protobuf:"bytes,7,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// When it was asked for.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// When it ended; unset before.
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// What was found; unset before it ended, and where the host could not say.
+	Evidence      *Evidence `protobuf:"bytes,10,opt,name=evidence,proto3" json:"evidence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drill) Reset() {
+	*x = Drill{}
+	mi := &file_chom_backup_v1_backup_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drill) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drill) ProtoMessage() {}
+
+func (x *Drill) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drill.ProtoReflect.Descriptor instead.
+func (*Drill) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Drill) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Drill) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *Drill) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+func (x *Drill) GetBackupId() string {
+	if x != nil {
+		return x.BackupId
+	}
+	return ""
+}
+
+func (x *Drill) GetState() DrillState {
+	if x != nil {
+		return x.State
+	}
+	return DrillState_DRILL_STATE_UNSPECIFIED
+}
+
+func (x *Drill) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *Drill) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *Drill) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *Drill) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+func (x *Drill) GetEvidence() *Evidence {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
+// Evidence is what a host found in a scratch place. It says nothing about right or wrong: the control plane compares it with the
+// signed manifest.
+type Evidence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When the host began.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// When it had looked at all of it.
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// How many files, directories and links were restored.
+	FileCount uint64 `protobuf:"varint,3,opt,name=file_count,json=fileCount,proto3" json:"file_count,omitempty"`
+	// How many bytes are in its files.
+	FileBytes uint64 `protobuf:"varint,4,opt,name=file_bytes,json=fileBytes,proto3" json:"file_bytes,omitempty"`
+	// As Contents.listing_sha256, over what was restored.
+	ListingSha256 []byte `protobuf:"bytes,5,opt,name=listing_sha256,json=listingSha256,proto3" json:"listing_sha256,omitempty"`
+	// SHA-256 of the dump that was imported.
+	DumpSha256 []byte `protobuf:"bytes,6,opt,name=dump_sha256,json=dumpSha256,proto3" json:"dump_sha256,omitempty"`
+	// The tables of the scratch database, by name, with the rows that were counted in it.
+	Tables []*Table `protobuf:"bytes,7,rep,name=tables,proto3" json:"tables,omitempty"`
+	// Pages that were asked for of the restored site, the home page first.
+	Pages         []*Page `protobuf:"bytes,8,rep,name=pages,proto3" json:"pages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Evidence) Reset() {
+	*x = Evidence{}
+	mi := &file_chom_backup_v1_backup_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Evidence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Evidence) ProtoMessage() {}
+
+func (x *Evidence) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
+func (*Evidence) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Evidence) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *Evidence) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+func (x *Evidence) GetFileCount() uint64 {
+	if x != nil {
+		return x.FileCount
+	}
+	return 0
+}
+
+func (x *Evidence) GetFileBytes() uint64 {
+	if x != nil {
+		return x.FileBytes
+	}
+	return 0
+}
+
+func (x *Evidence) GetListingSha256() []byte {
+	if x != nil {
+		return x.ListingSha256
+	}
+	return nil
+}
+
+func (x *Evidence) GetDumpSha256() []byte {
+	if x != nil {
+		return x.DumpSha256
+	}
+	return nil
+}
+
+func (x *Evidence) GetTables() []*Table {
+	if x != nil {
+		return x.Tables
+	}
+	return nil
+}
+
+func (x *Evidence) GetPages() []*Page {
+	if x != nil {
+		return x.Pages
+	}
+	return nil
+}
+
+// Page is an answer of a restored site.
+type Page struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was asked for, for example "/".
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// Status code; 0 when there was no answer.
+	HttpStatus uint32 `protobuf:"varint,2,opt,name=http_status,json=httpStatus,proto3" json:"http_status,omitempty"`
+	// Title of the page; empty when it showed none.
+	Title string `protobuf:"bytes,3,opt,name=title,proto3" json:"title,omitempty"`
+	// Bytes of its body.
+	BodyBytes uint64 `protobuf:"varint,4,opt,name=body_bytes,json=bodyBytes,proto3" json:"body_bytes,omitempty"`
+	// What went wrong, in words; empty when nothing did.
+	Problem       string `protobuf:"bytes,5,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Page) Reset() {
+	*x = Page{}
+	mi := &file_chom_backup_v1_backup_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Page) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Page) ProtoMessage() {}
+
+func (x *Page) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Page.ProtoReflect.Descriptor instead.
+func (*Page) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Page) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Page) GetHttpStatus() uint32 {
+	if x != nil {
+		return x.HttpStatus
+	}
+	return 0
+}
+
+func (x *Page) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *Page) GetBodyBytes() uint64 {
+	if x != nil {
+		return x.BodyBytes
+	}
+	return 0
+}
+
+func (x *Page) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+// DrillReport is what a host says of a drill.
+type DrillReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The drill.
+	DrillId string `protobuf:"bytes,1,opt,name=drill_id,json=drillId,proto3" json:"drill_id,omitempty"`
+	// What was found.
+	Evidence      *Evidence `protobuf:"bytes,2,opt,name=evidence,proto3" json:"evidence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillReport) Reset() {
+	*x = DrillReport{}
+	mi := &file_chom_backup_v1_backup_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillReport) ProtoMessage() {}
+
+func (x *DrillReport) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillReport.ProtoReflect.Descriptor instead.
+func (*DrillReport) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DrillReport) GetDrillId() string {
+	if x != nil {
+		return x.DrillId
+	}
+	return ""
+}
+
+func (x *DrillReport) GetEvidence() *Evidence {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
 var File_chom_backup_v1_backup_proto protoreflect.FileDescriptor
 
 const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\n" +
-	"\x1bchom/backup/v1/backup.proto\x12\x0echom.backup.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/site/v1/desired.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x04\n" +
+	"\x1bchom/backup/v1/backup.proto\x12\x0echom.backup.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/site/v1/desired.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x04\n" +
 	"\x06Backup\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x17\n" +
@@ -980,7 +1748,7 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\x0eSignedManifest\x12'\n" +
 	"\bmanifest\x18\x01 \x01(\fB\v\xbaH\bz\x06\x10\x01\x18\xc0\x9a\fR\bmanifest\x12%\n" +
 	"\tsignature\x18\x02 \x01(\fB\a\xbaH\x04z\x02h@R\tsignature\x12,\n" +
-	"\x06key_id\x18\x03 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{16}$R\x05keyId\"\xa4\x03\n" +
+	"\x06key_id\x18\x03 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{16}$R\x05keyId\"\xe6\x03\n" +
 	"\aRestore\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x17\n" +
@@ -996,7 +1764,78 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"undo_until\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\tundoUntil\x12\x16\n" +
 	"\x06undone\x18\v \x01(\bR\x06undone\x12\x18\n" +
-	"\aproblem\x18\f \x01(\tR\aproblem*h\n" +
+	"\aproblem\x18\f \x01(\tR\aproblem\x12(\n" +
+	"\x10before_backup_id\x18\r \x01(\tR\x0ebeforeBackupId\x12\x16\n" +
+	"\x06tables\x18\x0e \x03(\tR\x06tables\"\x92\x01\n" +
+	"\tRetention\x12 \n" +
+	"\x06hourly\x18\x01 \x01(\rB\b\xbaH\x05*\x03\x18\xd0\x05R\x06hourly\x12\x1e\n" +
+	"\x05daily\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\xee\x02R\x05daily\x12 \n" +
+	"\x06weekly\x18\x03 \x01(\rB\b\xbaH\x05*\x03\x18\x84\x02R\x06weekly\x12!\n" +
+	"\amonthly\x18\x04 \x01(\rB\a\xbaH\x04*\x02\x18xR\amonthly\"\xe7\x02\n" +
+	"\x06Policy\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
+	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x12\n" +
+	"\x04tags\x18\x04 \x03(\tR\x04tags\x12\x12\n" +
+	"\x04rank\x18\x05 \x01(\x05R\x04rank\x125\n" +
+	"\binterval\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\binterval\x127\n" +
+	"\tretention\x18\a \x01(\v2\x19.chom.backup.v1.RetentionR\tretention\x12;\n" +
+	"\vcreate_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12;\n" +
+	"\vupdate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"updateTime\"\xe2\x03\n" +
+	"\x06Status\x12.\n" +
+	"\x06policy\x18\x01 \x01(\v2\x16.chom.backup.v1.PolicyR\x06policy\x12D\n" +
+	"\x10next_backup_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x0enextBackupTime\x127\n" +
+	"\vlast_backup\x18\x03 \x01(\v2\x16.chom.backup.v1.BackupR\n" +
+	"lastBackup\x129\n" +
+	"\flast_failure\x18\x04 \x01(\v2\x16.chom.backup.v1.BackupR\vlastFailure\x124\n" +
+	"\n" +
+	"last_drill\x18\x05 \x01(\v2\x15.chom.backup.v1.DrillR\tlastDrill\x126\n" +
+	"\vlast_proven\x18\x06 \x01(\v2\x15.chom.backup.v1.DrillR\n" +
+	"lastProven\x12)\n" +
+	"\x10repository_bytes\x18\a \x01(\x04R\x0frepositoryBytes\x12;\n" +
+	"\vverify_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"verifyTime\x12\x18\n" +
+	"\aproblem\x18\t \x01(\tR\aproblem\"\x85\x03\n" +
+	"\x05Drill\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
+	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x17\n" +
+	"\asite_id\x18\x03 \x01(\tR\x06siteId\x12\x1b\n" +
+	"\tbackup_id\x18\x04 \x01(\tR\bbackupId\x120\n" +
+	"\x05state\x18\x05 \x01(\x0e2\x1a.chom.backup.v1.DrillStateR\x05state\x12\x18\n" +
+	"\aproblem\x18\x06 \x01(\tR\aproblem\x12\x17\n" +
+	"\atask_id\x18\a \x01(\tR\x06taskId\x12;\n" +
+	"\vcreate_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x125\n" +
+	"\bend_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x124\n" +
+	"\bevidence\x18\n" +
+	" \x01(\v2\x18.chom.backup.v1.EvidenceR\bevidence\"\xa1\x03\n" +
+	"\bEvidence\x129\n" +
+	"\n" +
+	"start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
+	"\bend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12*\n" +
+	"\n" +
+	"file_count\x18\x03 \x01(\x04B\v\xbaH\b2\x06\x18\x80\x94\xeb\xdc\x03R\tfileCount\x12-\n" +
+	"\n" +
+	"file_bytes\x18\x04 \x01(\x04B\x0e\xbaH\v2\t\x18\x80\x80\x80\x80\x80\x80\x80\x02R\tfileBytes\x12.\n" +
+	"\x0elisting_sha256\x18\x05 \x01(\fB\a\xbaH\x04z\x02\x18 R\rlistingSha256\x12(\n" +
+	"\vdump_sha256\x18\x06 \x01(\fB\a\xbaH\x04z\x02\x18 R\n" +
+	"dumpSha256\x128\n" +
+	"\x06tables\x18\a \x03(\v2\x15.chom.backup.v1.TableB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x06tables\x124\n" +
+	"\x05pages\x18\b \x03(\v2\x14.chom.backup.v1.PageB\b\xbaH\x05\x92\x01\x02\x10\x14R\x05pages\"\xc4\x01\n" +
+	"\x04Page\x12\x1e\n" +
+	"\x04path\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x10R\x04path\x12)\n" +
+	"\vhttp_status\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\xe7\aR\n" +
+	"httpStatus\x12\x1e\n" +
+	"\x05title\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\x05title\x12-\n" +
+	"\n" +
+	"body_bytes\x18\x04 \x01(\x04B\x0e\xbaH\v2\t\x18\x80\x80\x80\x80\x80\x80\x80\x02R\tbodyBytes\x12\"\n" +
+	"\aproblem\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\aproblem\"p\n" +
+	"\vDrillReport\x12#\n" +
+	"\bdrill_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\adrillId\x12<\n" +
+	"\bevidence\x18\x02 \x01(\v2\x18.chom.backup.v1.EvidenceB\x06\xbaH\x03\xc8\x01\x01R\bevidence*h\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSTATE_RUNNING\x10\x01\x12\x12\n" +
@@ -1007,7 +1846,13 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10REASON_REQUESTED\x10\x01\x12\x14\n" +
 	"\x10REASON_SCHEDULED\x10\x02\x12\x19\n" +
-	"\x15REASON_BEFORE_RESTORE\x10\x03B\xa7\x01\n" +
+	"\x15REASON_BEFORE_RESTORE\x10\x03*r\n" +
+	"\n" +
+	"DrillState\x12\x1b\n" +
+	"\x17DRILL_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13DRILL_STATE_RUNNING\x10\x01\x12\x16\n" +
+	"\x12DRILL_STATE_PASSED\x10\x02\x12\x16\n" +
+	"\x12DRILL_STATE_FAILED\x10\x03B\xa7\x01\n" +
 	"\x12com.chom.backup.v1B\vBackupProtoP\x01Z*chom.dev/proto/gen/chom/backup/v1;backupv1\xa2\x02\x03CBX\xaa\x02\x0eChom.Backup.V1\xca\x02\x0eChom\\Backup\\V1\xe2\x02\x1aChom\\Backup\\V1\\GPBMetadata\xea\x02\x10Chom::Backup::V1b\x06proto3"
 
 var (
@@ -1022,47 +1867,76 @@ func file_chom_backup_v1_backup_proto_rawDescGZIP() []byte {
 	return file_chom_backup_v1_backup_proto_rawDescData
 }
 
-var file_chom_backup_v1_backup_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_chom_backup_v1_backup_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_chom_backup_v1_backup_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_chom_backup_v1_backup_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_chom_backup_v1_backup_proto_goTypes = []any{
 	(State)(0),                     // 0: chom.backup.v1.State
 	(Reason)(0),                    // 1: chom.backup.v1.Reason
-	(*Backup)(nil),                 // 2: chom.backup.v1.Backup
-	(*Contents)(nil),               // 3: chom.backup.v1.Contents
-	(*Table)(nil),                  // 4: chom.backup.v1.Table
-	(*Report)(nil),                 // 5: chom.backup.v1.Report
-	(*Manifest)(nil),               // 6: chom.backup.v1.Manifest
-	(*SignedManifest)(nil),         // 7: chom.backup.v1.SignedManifest
-	(*Restore)(nil),                // 8: chom.backup.v1.Restore
-	(*timestamppb.Timestamp)(nil),  // 9: google.protobuf.Timestamp
-	(*v1.DesiredState)(nil),        // 10: chom.site.v1.DesiredState
-	(*v1.ObservedCertificate)(nil), // 11: chom.site.v1.ObservedCertificate
+	(DrillState)(0),                // 2: chom.backup.v1.DrillState
+	(*Backup)(nil),                 // 3: chom.backup.v1.Backup
+	(*Contents)(nil),               // 4: chom.backup.v1.Contents
+	(*Table)(nil),                  // 5: chom.backup.v1.Table
+	(*Report)(nil),                 // 6: chom.backup.v1.Report
+	(*Manifest)(nil),               // 7: chom.backup.v1.Manifest
+	(*SignedManifest)(nil),         // 8: chom.backup.v1.SignedManifest
+	(*Restore)(nil),                // 9: chom.backup.v1.Restore
+	(*Retention)(nil),              // 10: chom.backup.v1.Retention
+	(*Policy)(nil),                 // 11: chom.backup.v1.Policy
+	(*Status)(nil),                 // 12: chom.backup.v1.Status
+	(*Drill)(nil),                  // 13: chom.backup.v1.Drill
+	(*Evidence)(nil),               // 14: chom.backup.v1.Evidence
+	(*Page)(nil),                   // 15: chom.backup.v1.Page
+	(*DrillReport)(nil),            // 16: chom.backup.v1.DrillReport
+	(*timestamppb.Timestamp)(nil),  // 17: google.protobuf.Timestamp
+	(*v1.DesiredState)(nil),        // 18: chom.site.v1.DesiredState
+	(*v1.ObservedCertificate)(nil), // 19: chom.site.v1.ObservedCertificate
+	(*durationpb.Duration)(nil),    // 20: google.protobuf.Duration
 }
 var file_chom_backup_v1_backup_proto_depIdxs = []int32{
 	0,  // 0: chom.backup.v1.Backup.state:type_name -> chom.backup.v1.State
 	1,  // 1: chom.backup.v1.Backup.reason:type_name -> chom.backup.v1.Reason
-	9,  // 2: chom.backup.v1.Backup.create_time:type_name -> google.protobuf.Timestamp
-	9,  // 3: chom.backup.v1.Backup.start_time:type_name -> google.protobuf.Timestamp
-	9,  // 4: chom.backup.v1.Backup.end_time:type_name -> google.protobuf.Timestamp
-	9,  // 5: chom.backup.v1.Backup.check_time:type_name -> google.protobuf.Timestamp
-	3,  // 6: chom.backup.v1.Backup.contents:type_name -> chom.backup.v1.Contents
-	4,  // 7: chom.backup.v1.Contents.tables:type_name -> chom.backup.v1.Table
-	9,  // 8: chom.backup.v1.Report.start_time:type_name -> google.protobuf.Timestamp
-	9,  // 9: chom.backup.v1.Report.end_time:type_name -> google.protobuf.Timestamp
-	3,  // 10: chom.backup.v1.Report.contents:type_name -> chom.backup.v1.Contents
-	9,  // 11: chom.backup.v1.Manifest.start_time:type_name -> google.protobuf.Timestamp
-	9,  // 12: chom.backup.v1.Manifest.end_time:type_name -> google.protobuf.Timestamp
-	3,  // 13: chom.backup.v1.Manifest.contents:type_name -> chom.backup.v1.Contents
-	10, // 14: chom.backup.v1.Manifest.desired:type_name -> chom.site.v1.DesiredState
-	11, // 15: chom.backup.v1.Manifest.certificates:type_name -> chom.site.v1.ObservedCertificate
-	9,  // 16: chom.backup.v1.Restore.create_time:type_name -> google.protobuf.Timestamp
-	9,  // 17: chom.backup.v1.Restore.end_time:type_name -> google.protobuf.Timestamp
-	9,  // 18: chom.backup.v1.Restore.undo_until:type_name -> google.protobuf.Timestamp
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	17, // 2: chom.backup.v1.Backup.create_time:type_name -> google.protobuf.Timestamp
+	17, // 3: chom.backup.v1.Backup.start_time:type_name -> google.protobuf.Timestamp
+	17, // 4: chom.backup.v1.Backup.end_time:type_name -> google.protobuf.Timestamp
+	17, // 5: chom.backup.v1.Backup.check_time:type_name -> google.protobuf.Timestamp
+	4,  // 6: chom.backup.v1.Backup.contents:type_name -> chom.backup.v1.Contents
+	5,  // 7: chom.backup.v1.Contents.tables:type_name -> chom.backup.v1.Table
+	17, // 8: chom.backup.v1.Report.start_time:type_name -> google.protobuf.Timestamp
+	17, // 9: chom.backup.v1.Report.end_time:type_name -> google.protobuf.Timestamp
+	4,  // 10: chom.backup.v1.Report.contents:type_name -> chom.backup.v1.Contents
+	17, // 11: chom.backup.v1.Manifest.start_time:type_name -> google.protobuf.Timestamp
+	17, // 12: chom.backup.v1.Manifest.end_time:type_name -> google.protobuf.Timestamp
+	4,  // 13: chom.backup.v1.Manifest.contents:type_name -> chom.backup.v1.Contents
+	18, // 14: chom.backup.v1.Manifest.desired:type_name -> chom.site.v1.DesiredState
+	19, // 15: chom.backup.v1.Manifest.certificates:type_name -> chom.site.v1.ObservedCertificate
+	17, // 16: chom.backup.v1.Restore.create_time:type_name -> google.protobuf.Timestamp
+	17, // 17: chom.backup.v1.Restore.end_time:type_name -> google.protobuf.Timestamp
+	17, // 18: chom.backup.v1.Restore.undo_until:type_name -> google.protobuf.Timestamp
+	20, // 19: chom.backup.v1.Policy.interval:type_name -> google.protobuf.Duration
+	10, // 20: chom.backup.v1.Policy.retention:type_name -> chom.backup.v1.Retention
+	17, // 21: chom.backup.v1.Policy.create_time:type_name -> google.protobuf.Timestamp
+	17, // 22: chom.backup.v1.Policy.update_time:type_name -> google.protobuf.Timestamp
+	11, // 23: chom.backup.v1.Status.policy:type_name -> chom.backup.v1.Policy
+	17, // 24: chom.backup.v1.Status.next_backup_time:type_name -> google.protobuf.Timestamp
+	3,  // 25: chom.backup.v1.Status.last_backup:type_name -> chom.backup.v1.Backup
+	3,  // 26: chom.backup.v1.Status.last_failure:type_name -> chom.backup.v1.Backup
+	13, // 27: chom.backup.v1.Status.last_drill:type_name -> chom.backup.v1.Drill
+	13, // 28: chom.backup.v1.Status.last_proven:type_name -> chom.backup.v1.Drill
+	17, // 29: chom.backup.v1.Status.verify_time:type_name -> google.protobuf.Timestamp
+	2,  // 30: chom.backup.v1.Drill.state:type_name -> chom.backup.v1.DrillState
+	17, // 31: chom.backup.v1.Drill.create_time:type_name -> google.protobuf.Timestamp
+	17, // 32: chom.backup.v1.Drill.end_time:type_name -> google.protobuf.Timestamp
+	14, // 33: chom.backup.v1.Drill.evidence:type_name -> chom.backup.v1.Evidence
+	17, // 34: chom.backup.v1.Evidence.start_time:type_name -> google.protobuf.Timestamp
+	17, // 35: chom.backup.v1.Evidence.end_time:type_name -> google.protobuf.Timestamp
+	5,  // 36: chom.backup.v1.Evidence.tables:type_name -> chom.backup.v1.Table
+	15, // 37: chom.backup.v1.Evidence.pages:type_name -> chom.backup.v1.Page
+	14, // 38: chom.backup.v1.DrillReport.evidence:type_name -> chom.backup.v1.Evidence
+	39, // [39:39] is the sub-list for method output_type
+	39, // [39:39] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_chom_backup_v1_backup_proto_init() }
@@ -1075,8 +1949,8 @@ func file_chom_backup_v1_backup_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_backup_v1_backup_proto_rawDesc), len(file_chom_backup_v1_backup_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   7,
+			NumEnums:      3,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -788,7 +788,11 @@ type RestoreBackupRequest struct {
 	// Only the files; the database stays as it is.
 	FilesOnly bool `protobuf:"varint,4,opt,name=files_only,json=filesOnly,proto3" json:"files_only,omitempty"`
 	// Only the database; the files stay as they are.
-	DatabaseOnly  bool `protobuf:"varint,5,opt,name=database_only,json=databaseOnly,proto3" json:"database_only,omitempty"`
+	DatabaseOnly bool `protobuf:"varint,5,opt,name=database_only,json=databaseOnly,proto3" json:"database_only,omitempty"`
+	// Only these tables of the database; everything else stays as it is. Not together with files_only.
+	Tables []string `protobuf:"bytes,6,rep,name=tables,proto3" json:"tables,omitempty"`
+	// Make no backup of what is replaced. It can be undone for a day all the same.
+	WithoutBackup bool `protobuf:"varint,7,opt,name=without_backup,json=withoutBackup,proto3" json:"without_backup,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -854,6 +858,20 @@ func (x *RestoreBackupRequest) GetFilesOnly() bool {
 func (x *RestoreBackupRequest) GetDatabaseOnly() bool {
 	if x != nil {
 		return x.DatabaseOnly
+	}
+	return false
+}
+
+func (x *RestoreBackupRequest) GetTables() []string {
+	if x != nil {
+		return x.Tables
+	}
+	return nil
+}
+
+func (x *RestoreBackupRequest) GetWithoutBackup() bool {
+	if x != nil {
+		return x.WithoutBackup
 	}
 	return false
 }
@@ -1115,6 +1133,318 @@ func (x *UndoRestoreResponse) GetRestore() *Restore {
 	return nil
 }
 
+// GetBackupStatusRequest names the site.
+type GetBackupStatusRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The site.
+	SiteId        string `protobuf:"bytes,2,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetBackupStatusRequest) Reset() {
+	*x = GetBackupStatusRequest{}
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetBackupStatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetBackupStatusRequest) ProtoMessage() {}
+
+func (x *GetBackupStatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetBackupStatusRequest.ProtoReflect.Descriptor instead.
+func (*GetBackupStatusRequest) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *GetBackupStatusRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *GetBackupStatusRequest) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+// GetBackupStatusResponse holds the status.
+type GetBackupStatusResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The status.
+	Status        *Status `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetBackupStatusResponse) Reset() {
+	*x = GetBackupStatusResponse{}
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetBackupStatusResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetBackupStatusResponse) ProtoMessage() {}
+
+func (x *GetBackupStatusResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetBackupStatusResponse.ProtoReflect.Descriptor instead.
+func (*GetBackupStatusResponse) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *GetBackupStatusResponse) GetStatus() *Status {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+// DrillBackupRequest names the backup.
+type DrillBackupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The site.
+	SiteId string `protobuf:"bytes,2,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	// A READY backup of the site.
+	BackupId      string `protobuf:"bytes,3,opt,name=backup_id,json=backupId,proto3" json:"backup_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillBackupRequest) Reset() {
+	*x = DrillBackupRequest{}
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillBackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillBackupRequest) ProtoMessage() {}
+
+func (x *DrillBackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillBackupRequest.ProtoReflect.Descriptor instead.
+func (*DrillBackupRequest) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *DrillBackupRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *DrillBackupRequest) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+func (x *DrillBackupRequest) GetBackupId() string {
+	if x != nil {
+		return x.BackupId
+	}
+	return ""
+}
+
+// DrillBackupResponse holds the drill to be.
+type DrillBackupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// RUNNING; `task_id` is the task to watch.
+	Drill         *Drill `protobuf:"bytes,1,opt,name=drill,proto3" json:"drill,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillBackupResponse) Reset() {
+	*x = DrillBackupResponse{}
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillBackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillBackupResponse) ProtoMessage() {}
+
+func (x *DrillBackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillBackupResponse.ProtoReflect.Descriptor instead.
+func (*DrillBackupResponse) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *DrillBackupResponse) GetDrill() *Drill {
+	if x != nil {
+		return x.Drill
+	}
+	return nil
+}
+
+// ListDrillsRequest names the site.
+type ListDrillsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The site.
+	SiteId        string `protobuf:"bytes,2,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDrillsRequest) Reset() {
+	*x = ListDrillsRequest{}
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDrillsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDrillsRequest) ProtoMessage() {}
+
+func (x *ListDrillsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDrillsRequest.ProtoReflect.Descriptor instead.
+func (*ListDrillsRequest) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ListDrillsRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *ListDrillsRequest) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+// ListDrillsResponse holds the newest 100.
+type ListDrillsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The drills, newest first, without the tables of their evidence.
+	Drills        []*Drill `protobuf:"bytes,1,rep,name=drills,proto3" json:"drills,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDrillsResponse) Reset() {
+	*x = ListDrillsResponse{}
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDrillsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDrillsResponse) ProtoMessage() {}
+
+func (x *ListDrillsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDrillsResponse.ProtoReflect.Descriptor instead.
+func (*ListDrillsResponse) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListDrillsResponse) GetDrills() []*Drill {
+	if x != nil {
+		return x.Drills
+	}
+	return nil
+}
+
 var File_chom_backup_v1_backup_service_proto protoreflect.FileDescriptor
 
 const file_chom_backup_v1_backup_service_proto_rawDesc = "" +
@@ -1173,14 +1503,16 @@ const file_chom_backup_v1_backup_service_proto_rawDesc = "" +
 	"\tbackup_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bbackupId\x12-\n" +
 	"\x04path\x18\x04 \x01(\tB\x19\xbaH\x16\xd8\x01\x01r\x11\x18\x80 2\f^(/[^/\x00]+)+$R\x04path\",\n" +
 	"\x16DownloadBackupResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"\xd7\x01\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\xab\x02\n" +
 	"\x14RestoreBackupRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
 	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12%\n" +
 	"\tbackup_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bbackupId\x12\x1d\n" +
 	"\n" +
 	"files_only\x18\x04 \x01(\bR\tfilesOnly\x12#\n" +
-	"\rdatabase_only\x18\x05 \x01(\bR\fdatabaseOnly\"J\n" +
+	"\rdatabase_only\x18\x05 \x01(\bR\fdatabaseOnly\x12+\n" +
+	"\x06tables\x18\x06 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\xe8\a\x18\x01\"\x06r\x04\x10\x01\x18@R\x06tables\x12%\n" +
+	"\x0ewithout_backup\x18\a \x01(\bR\rwithoutBackup\"J\n" +
 	"\x15RestoreBackupResponse\x121\n" +
 	"\arestore\x18\x01 \x01(\v2\x17.chom.backup.v1.RestoreR\arestore\"k\n" +
 	"\x13ListRestoresRequest\x121\n" +
@@ -1194,7 +1526,23 @@ const file_chom_backup_v1_backup_service_proto_rawDesc = "" +
 	"\n" +
 	"restore_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trestoreId\"H\n" +
 	"\x13UndoRestoreResponse\x121\n" +
-	"\arestore\x18\x01 \x01(\v2\x17.chom.backup.v1.RestoreR\arestore2\x98\v\n" +
+	"\arestore\x18\x01 \x01(\v2\x17.chom.backup.v1.RestoreR\arestore\"n\n" +
+	"\x16GetBackupStatusRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
+	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\"I\n" +
+	"\x17GetBackupStatusResponse\x12.\n" +
+	"\x06status\x18\x01 \x01(\v2\x16.chom.backup.v1.StatusR\x06status\"\x91\x01\n" +
+	"\x12DrillBackupRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
+	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12%\n" +
+	"\tbackup_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bbackupId\"B\n" +
+	"\x13DrillBackupResponse\x12+\n" +
+	"\x05drill\x18\x01 \x01(\v2\x15.chom.backup.v1.DrillR\x05drill\"i\n" +
+	"\x11ListDrillsRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
+	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\"C\n" +
+	"\x12ListDrillsResponse\x12-\n" +
+	"\x06drills\x18\x01 \x03(\v2\x15.chom.backup.v1.DrillR\x06drills2\xa1\x0f\n" +
 	"\rBackupService\x12\xa5\x01\n" +
 	"\fCreateBackup\x12#.chom.backup.v1.CreateBackupRequest\x1a$.chom.backup.v1.CreateBackupResponse\"J\x82\xd3\xe4\x93\x02D:\x01*\"?/api/v1/organizations/{organization_id}/sites/{site_id}/backups\x12\xa5\x01\n" +
 	"\tGetBackup\x12 .chom.backup.v1.GetBackupRequest\x1a!.chom.backup.v1.GetBackupResponse\"S\x82\xd3\xe4\x93\x02M\x12K/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}\x12\x9f\x01\n" +
@@ -1203,7 +1551,11 @@ const file_chom_backup_v1_backup_service_proto_rawDesc = "" +
 	"\x0eDownloadBackup\x12%.chom.backup.v1.DownloadBackupRequest\x1a&.chom.backup.v1.DownloadBackupResponse\"\\\x82\xd3\xe4\x93\x02V\x12T/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}:download0\x01\x12\xbc\x01\n" +
 	"\rRestoreBackup\x12$.chom.backup.v1.RestoreBackupRequest\x1a%.chom.backup.v1.RestoreBackupResponse\"^\x82\xd3\xe4\x93\x02X:\x01*\"S/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}:restore\x12\xa3\x01\n" +
 	"\fListRestores\x12#.chom.backup.v1.ListRestoresRequest\x1a$.chom.backup.v1.ListRestoresResponse\"H\x82\xd3\xe4\x93\x02B\x12@/api/v1/organizations/{organization_id}/sites/{site_id}/restores\x12\xb5\x01\n" +
-	"\vUndoRestore\x12\".chom.backup.v1.UndoRestoreRequest\x1a#.chom.backup.v1.UndoRestoreResponse\"]\x82\xd3\xe4\x93\x02W:\x01*\"R/api/v1/organizations/{organization_id}/sites/{site_id}/restores/{restore_id}:undoB\xae\x01\n" +
+	"\vUndoRestore\x12\".chom.backup.v1.UndoRestoreRequest\x1a#.chom.backup.v1.UndoRestoreResponse\"]\x82\xd3\xe4\x93\x02W:\x01*\"R/api/v1/organizations/{organization_id}/sites/{site_id}/restores/{restore_id}:undo\x12\xb1\x01\n" +
+	"\x0fGetBackupStatus\x12&.chom.backup.v1.GetBackupStatusRequest\x1a'.chom.backup.v1.GetBackupStatusResponse\"M\x82\xd3\xe4\x93\x02G\x12E/api/v1/organizations/{organization_id}/sites/{site_id}/backup-status\x12\xb4\x01\n" +
+	"\vDrillBackup\x12\".chom.backup.v1.DrillBackupRequest\x1a#.chom.backup.v1.DrillBackupResponse\"\\\x82\xd3\xe4\x93\x02V:\x01*\"Q/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}:drill\x12\x9b\x01\n" +
+	"\n" +
+	"ListDrills\x12!.chom.backup.v1.ListDrillsRequest\x1a\".chom.backup.v1.ListDrillsResponse\"F\x82\xd3\xe4\x93\x02@\x12>/api/v1/organizations/{organization_id}/sites/{site_id}/drillsB\xae\x01\n" +
 	"\x12com.chom.backup.v1B\x12BackupServiceProtoP\x01Z*chom.dev/proto/gen/chom/backup/v1;backupv1\xa2\x02\x03CBX\xaa\x02\x0eChom.Backup.V1\xca\x02\x0eChom\\Backup\\V1\xe2\x02\x1aChom\\Backup\\V1\\GPBMetadata\xea\x02\x10Chom::Backup::V1b\x06proto3"
 
 var (
@@ -1219,61 +1571,78 @@ func file_chom_backup_v1_backup_service_proto_rawDescGZIP() []byte {
 }
 
 var file_chom_backup_v1_backup_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_chom_backup_v1_backup_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_chom_backup_v1_backup_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_chom_backup_v1_backup_service_proto_goTypes = []any{
-	(BackupFile_Type)(0),           // 0: chom.backup.v1.BackupFile.Type
-	(*CreateBackupRequest)(nil),    // 1: chom.backup.v1.CreateBackupRequest
-	(*CreateBackupResponse)(nil),   // 2: chom.backup.v1.CreateBackupResponse
-	(*GetBackupRequest)(nil),       // 3: chom.backup.v1.GetBackupRequest
-	(*GetBackupResponse)(nil),      // 4: chom.backup.v1.GetBackupResponse
-	(*ListBackupsRequest)(nil),     // 5: chom.backup.v1.ListBackupsRequest
-	(*ListBackupsResponse)(nil),    // 6: chom.backup.v1.ListBackupsResponse
-	(*BrowseBackupRequest)(nil),    // 7: chom.backup.v1.BrowseBackupRequest
-	(*BackupFile)(nil),             // 8: chom.backup.v1.BackupFile
-	(*BrowseBackupResponse)(nil),   // 9: chom.backup.v1.BrowseBackupResponse
-	(*DownloadBackupRequest)(nil),  // 10: chom.backup.v1.DownloadBackupRequest
-	(*DownloadBackupResponse)(nil), // 11: chom.backup.v1.DownloadBackupResponse
-	(*RestoreBackupRequest)(nil),   // 12: chom.backup.v1.RestoreBackupRequest
-	(*RestoreBackupResponse)(nil),  // 13: chom.backup.v1.RestoreBackupResponse
-	(*ListRestoresRequest)(nil),    // 14: chom.backup.v1.ListRestoresRequest
-	(*ListRestoresResponse)(nil),   // 15: chom.backup.v1.ListRestoresResponse
-	(*UndoRestoreRequest)(nil),     // 16: chom.backup.v1.UndoRestoreRequest
-	(*UndoRestoreResponse)(nil),    // 17: chom.backup.v1.UndoRestoreResponse
-	(*Backup)(nil),                 // 18: chom.backup.v1.Backup
-	(*timestamppb.Timestamp)(nil),  // 19: google.protobuf.Timestamp
-	(*Restore)(nil),                // 20: chom.backup.v1.Restore
+	(BackupFile_Type)(0),            // 0: chom.backup.v1.BackupFile.Type
+	(*CreateBackupRequest)(nil),     // 1: chom.backup.v1.CreateBackupRequest
+	(*CreateBackupResponse)(nil),    // 2: chom.backup.v1.CreateBackupResponse
+	(*GetBackupRequest)(nil),        // 3: chom.backup.v1.GetBackupRequest
+	(*GetBackupResponse)(nil),       // 4: chom.backup.v1.GetBackupResponse
+	(*ListBackupsRequest)(nil),      // 5: chom.backup.v1.ListBackupsRequest
+	(*ListBackupsResponse)(nil),     // 6: chom.backup.v1.ListBackupsResponse
+	(*BrowseBackupRequest)(nil),     // 7: chom.backup.v1.BrowseBackupRequest
+	(*BackupFile)(nil),              // 8: chom.backup.v1.BackupFile
+	(*BrowseBackupResponse)(nil),    // 9: chom.backup.v1.BrowseBackupResponse
+	(*DownloadBackupRequest)(nil),   // 10: chom.backup.v1.DownloadBackupRequest
+	(*DownloadBackupResponse)(nil),  // 11: chom.backup.v1.DownloadBackupResponse
+	(*RestoreBackupRequest)(nil),    // 12: chom.backup.v1.RestoreBackupRequest
+	(*RestoreBackupResponse)(nil),   // 13: chom.backup.v1.RestoreBackupResponse
+	(*ListRestoresRequest)(nil),     // 14: chom.backup.v1.ListRestoresRequest
+	(*ListRestoresResponse)(nil),    // 15: chom.backup.v1.ListRestoresResponse
+	(*UndoRestoreRequest)(nil),      // 16: chom.backup.v1.UndoRestoreRequest
+	(*UndoRestoreResponse)(nil),     // 17: chom.backup.v1.UndoRestoreResponse
+	(*GetBackupStatusRequest)(nil),  // 18: chom.backup.v1.GetBackupStatusRequest
+	(*GetBackupStatusResponse)(nil), // 19: chom.backup.v1.GetBackupStatusResponse
+	(*DrillBackupRequest)(nil),      // 20: chom.backup.v1.DrillBackupRequest
+	(*DrillBackupResponse)(nil),     // 21: chom.backup.v1.DrillBackupResponse
+	(*ListDrillsRequest)(nil),       // 22: chom.backup.v1.ListDrillsRequest
+	(*ListDrillsResponse)(nil),      // 23: chom.backup.v1.ListDrillsResponse
+	(*Backup)(nil),                  // 24: chom.backup.v1.Backup
+	(*timestamppb.Timestamp)(nil),   // 25: google.protobuf.Timestamp
+	(*Restore)(nil),                 // 26: chom.backup.v1.Restore
+	(*Status)(nil),                  // 27: chom.backup.v1.Status
+	(*Drill)(nil),                   // 28: chom.backup.v1.Drill
 }
 var file_chom_backup_v1_backup_service_proto_depIdxs = []int32{
-	18, // 0: chom.backup.v1.CreateBackupResponse.backup:type_name -> chom.backup.v1.Backup
-	18, // 1: chom.backup.v1.GetBackupResponse.backup:type_name -> chom.backup.v1.Backup
-	18, // 2: chom.backup.v1.ListBackupsResponse.backups:type_name -> chom.backup.v1.Backup
+	24, // 0: chom.backup.v1.CreateBackupResponse.backup:type_name -> chom.backup.v1.Backup
+	24, // 1: chom.backup.v1.GetBackupResponse.backup:type_name -> chom.backup.v1.Backup
+	24, // 2: chom.backup.v1.ListBackupsResponse.backups:type_name -> chom.backup.v1.Backup
 	0,  // 3: chom.backup.v1.BackupFile.type:type_name -> chom.backup.v1.BackupFile.Type
-	19, // 4: chom.backup.v1.BackupFile.modify_time:type_name -> google.protobuf.Timestamp
+	25, // 4: chom.backup.v1.BackupFile.modify_time:type_name -> google.protobuf.Timestamp
 	8,  // 5: chom.backup.v1.BrowseBackupResponse.files:type_name -> chom.backup.v1.BackupFile
-	20, // 6: chom.backup.v1.RestoreBackupResponse.restore:type_name -> chom.backup.v1.Restore
-	20, // 7: chom.backup.v1.ListRestoresResponse.restores:type_name -> chom.backup.v1.Restore
-	20, // 8: chom.backup.v1.UndoRestoreResponse.restore:type_name -> chom.backup.v1.Restore
-	1,  // 9: chom.backup.v1.BackupService.CreateBackup:input_type -> chom.backup.v1.CreateBackupRequest
-	3,  // 10: chom.backup.v1.BackupService.GetBackup:input_type -> chom.backup.v1.GetBackupRequest
-	5,  // 11: chom.backup.v1.BackupService.ListBackups:input_type -> chom.backup.v1.ListBackupsRequest
-	7,  // 12: chom.backup.v1.BackupService.BrowseBackup:input_type -> chom.backup.v1.BrowseBackupRequest
-	10, // 13: chom.backup.v1.BackupService.DownloadBackup:input_type -> chom.backup.v1.DownloadBackupRequest
-	12, // 14: chom.backup.v1.BackupService.RestoreBackup:input_type -> chom.backup.v1.RestoreBackupRequest
-	14, // 15: chom.backup.v1.BackupService.ListRestores:input_type -> chom.backup.v1.ListRestoresRequest
-	16, // 16: chom.backup.v1.BackupService.UndoRestore:input_type -> chom.backup.v1.UndoRestoreRequest
-	2,  // 17: chom.backup.v1.BackupService.CreateBackup:output_type -> chom.backup.v1.CreateBackupResponse
-	4,  // 18: chom.backup.v1.BackupService.GetBackup:output_type -> chom.backup.v1.GetBackupResponse
-	6,  // 19: chom.backup.v1.BackupService.ListBackups:output_type -> chom.backup.v1.ListBackupsResponse
-	9,  // 20: chom.backup.v1.BackupService.BrowseBackup:output_type -> chom.backup.v1.BrowseBackupResponse
-	11, // 21: chom.backup.v1.BackupService.DownloadBackup:output_type -> chom.backup.v1.DownloadBackupResponse
-	13, // 22: chom.backup.v1.BackupService.RestoreBackup:output_type -> chom.backup.v1.RestoreBackupResponse
-	15, // 23: chom.backup.v1.BackupService.ListRestores:output_type -> chom.backup.v1.ListRestoresResponse
-	17, // 24: chom.backup.v1.BackupService.UndoRestore:output_type -> chom.backup.v1.UndoRestoreResponse
-	17, // [17:25] is the sub-list for method output_type
-	9,  // [9:17] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	26, // 6: chom.backup.v1.RestoreBackupResponse.restore:type_name -> chom.backup.v1.Restore
+	26, // 7: chom.backup.v1.ListRestoresResponse.restores:type_name -> chom.backup.v1.Restore
+	26, // 8: chom.backup.v1.UndoRestoreResponse.restore:type_name -> chom.backup.v1.Restore
+	27, // 9: chom.backup.v1.GetBackupStatusResponse.status:type_name -> chom.backup.v1.Status
+	28, // 10: chom.backup.v1.DrillBackupResponse.drill:type_name -> chom.backup.v1.Drill
+	28, // 11: chom.backup.v1.ListDrillsResponse.drills:type_name -> chom.backup.v1.Drill
+	1,  // 12: chom.backup.v1.BackupService.CreateBackup:input_type -> chom.backup.v1.CreateBackupRequest
+	3,  // 13: chom.backup.v1.BackupService.GetBackup:input_type -> chom.backup.v1.GetBackupRequest
+	5,  // 14: chom.backup.v1.BackupService.ListBackups:input_type -> chom.backup.v1.ListBackupsRequest
+	7,  // 15: chom.backup.v1.BackupService.BrowseBackup:input_type -> chom.backup.v1.BrowseBackupRequest
+	10, // 16: chom.backup.v1.BackupService.DownloadBackup:input_type -> chom.backup.v1.DownloadBackupRequest
+	12, // 17: chom.backup.v1.BackupService.RestoreBackup:input_type -> chom.backup.v1.RestoreBackupRequest
+	14, // 18: chom.backup.v1.BackupService.ListRestores:input_type -> chom.backup.v1.ListRestoresRequest
+	16, // 19: chom.backup.v1.BackupService.UndoRestore:input_type -> chom.backup.v1.UndoRestoreRequest
+	18, // 20: chom.backup.v1.BackupService.GetBackupStatus:input_type -> chom.backup.v1.GetBackupStatusRequest
+	20, // 21: chom.backup.v1.BackupService.DrillBackup:input_type -> chom.backup.v1.DrillBackupRequest
+	22, // 22: chom.backup.v1.BackupService.ListDrills:input_type -> chom.backup.v1.ListDrillsRequest
+	2,  // 23: chom.backup.v1.BackupService.CreateBackup:output_type -> chom.backup.v1.CreateBackupResponse
+	4,  // 24: chom.backup.v1.BackupService.GetBackup:output_type -> chom.backup.v1.GetBackupResponse
+	6,  // 25: chom.backup.v1.BackupService.ListBackups:output_type -> chom.backup.v1.ListBackupsResponse
+	9,  // 26: chom.backup.v1.BackupService.BrowseBackup:output_type -> chom.backup.v1.BrowseBackupResponse
+	11, // 27: chom.backup.v1.BackupService.DownloadBackup:output_type -> chom.backup.v1.DownloadBackupResponse
+	13, // 28: chom.backup.v1.BackupService.RestoreBackup:output_type -> chom.backup.v1.RestoreBackupResponse
+	15, // 29: chom.backup.v1.BackupService.ListRestores:output_type -> chom.backup.v1.ListRestoresResponse
+	17, // 30: chom.backup.v1.BackupService.UndoRestore:output_type -> chom.backup.v1.UndoRestoreResponse
+	19, // 31: chom.backup.v1.BackupService.GetBackupStatus:output_type -> chom.backup.v1.GetBackupStatusResponse
+	21, // 32: chom.backup.v1.BackupService.DrillBackup:output_type -> chom.backup.v1.DrillBackupResponse
+	23, // 33: chom.backup.v1.BackupService.ListDrills:output_type -> chom.backup.v1.ListDrillsResponse
+	23, // [23:34] is the sub-list for method output_type
+	12, // [12:23] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_chom_backup_v1_backup_service_proto_init() }
@@ -1288,7 +1657,7 @@ func file_chom_backup_v1_backup_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_backup_v1_backup_service_proto_rawDesc), len(file_chom_backup_v1_backup_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -8,6 +8,7 @@ package linkv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	v14 "chom.dev/proto/gen/chom/backup/v1"
 	v1 "chom.dev/proto/gen/chom/fleet/v1"
 	v12 "chom.dev/proto/gen/chom/order/v1"
 	v11 "chom.dev/proto/gen/chom/site/v1"
@@ -2508,11 +2509,148 @@ func (x *FetchRepositoryKeyResponse) GetKey() string {
 	return ""
 }
 
+// ReportBackupRequest is about one backup.
+type ReportBackupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From HelloResponse.
+	Epoch uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// The site.
+	SiteId string `protobuf:"bytes,2,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	// The backup, a UUID that the agent chose before it began.
+	BackupId string `protobuf:"bytes,3,opt,name=backup_id,json=backupId,proto3" json:"backup_id,omitempty"`
+	// When it was due.
+	DueTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=due_time,json=dueTime,proto3" json:"due_time,omitempty"`
+	// What the site was converged to then.
+	Generation uint64 `protobuf:"varint,5,opt,name=generation,proto3" json:"generation,omitempty"`
+	// What was made; unset when there is none.
+	Report *v14.Report `protobuf:"bytes,6,opt,name=report,proto3" json:"report,omitempty"`
+	// Why there is none, in words; empty otherwise.
+	Error         string `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportBackupRequest) Reset() {
+	*x = ReportBackupRequest{}
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportBackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportBackupRequest) ProtoMessage() {}
+
+func (x *ReportBackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportBackupRequest.ProtoReflect.Descriptor instead.
+func (*ReportBackupRequest) Descriptor() ([]byte, []int) {
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ReportBackupRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *ReportBackupRequest) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+func (x *ReportBackupRequest) GetBackupId() string {
+	if x != nil {
+		return x.BackupId
+	}
+	return ""
+}
+
+func (x *ReportBackupRequest) GetDueTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DueTime
+	}
+	return nil
+}
+
+func (x *ReportBackupRequest) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *ReportBackupRequest) GetReport() *v14.Report {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+func (x *ReportBackupRequest) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+// ReportBackupResponse is empty: it is taken in.
+type ReportBackupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportBackupResponse) Reset() {
+	*x = ReportBackupResponse{}
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportBackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportBackupResponse) ProtoMessage() {}
+
+func (x *ReportBackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportBackupResponse.ProtoReflect.Descriptor instead.
+func (*ReportBackupResponse) Descriptor() ([]byte, []int) {
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{40}
+}
+
 var File_chom_link_v1_link_service_proto protoreflect.FileDescriptor
 
 const file_chom_link_v1_link_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1fchom/link/v1/link_service.proto\x12\fchom.link.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/fleet/v1/server.proto\x1a\x19chom/order/v1/order.proto\x1a\x1achom/site/v1/desired.proto\x1a\x17chom/task/v1/task.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x01\n" +
+	"\x1fchom/link/v1/link_service.proto\x12\fchom.link.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1bchom/backup/v1/backup.proto\x1a\x1achom/fleet/v1/server.proto\x1a\x19chom/order/v1/order.proto\x1a\x1achom/site/v1/desired.proto\x1a\x17chom/task/v1/task.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x01\n" +
 	"\rEnrollRequest\x12 \n" +
 	"\x05token\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x05token\x12-\n" +
@@ -2678,10 +2816,21 @@ const file_chom_link_v1_link_service_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12!\n" +
 	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\"3\n" +
 	"\x1aFetchRepositoryKeyResponse\x12\x15\n" +
-	"\x03key\x18\x01 \x01(\tB\x03\x80\x01\x01R\x03key2\xa0\x01\n" +
+	"\x03key\x18\x01 \x01(\tB\x03\x80\x01\x01R\x03key\"\xa4\x02\n" +
+	"\x13ReportBackupRequest\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12!\n" +
+	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12%\n" +
+	"\tbackup_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bbackupId\x12=\n" +
+	"\bdue_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\adueTime\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x05 \x01(\x04R\n" +
+	"generation\x12.\n" +
+	"\x06report\x18\x06 \x01(\v2\x16.chom.backup.v1.ReportR\x06report\x12\x1e\n" +
+	"\x05error\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05error\"\x16\n" +
+	"\x14ReportBackupResponse2\xa0\x01\n" +
 	"\x11EnrollmentService\x12C\n" +
 	"\x06Enroll\x12\x1b.chom.link.v1.EnrollRequest\x1a\x1c.chom.link.v1.EnrollResponse\x12F\n" +
-	"\aRecover\x12\x1c.chom.link.v1.RecoverRequest\x1a\x1d.chom.link.v1.RecoverResponse2\xe3\x06\n" +
+	"\aRecover\x12\x1c.chom.link.v1.RecoverRequest\x1a\x1d.chom.link.v1.RecoverResponse2\xba\a\n" +
 	"\vLinkService\x12@\n" +
 	"\x05Hello\x12\x1a.chom.link.v1.HelloRequest\x1a\x1b.chom.link.v1.HelloResponse\x12B\n" +
 	"\x05Watch\x12\x1a.chom.link.v1.WatchRequest\x1a\x1b.chom.link.v1.WatchResponse0\x01\x12=\n" +
@@ -2692,7 +2841,8 @@ const file_chom_link_v1_link_service_proto_rawDesc = "" +
 	"\x10FetchCertificate\x12%.chom.link.v1.FetchCertificateRequest\x1a&.chom.link.v1.FetchCertificateResponse\x12a\n" +
 	"\x10PresentChallenge\x12%.chom.link.v1.PresentChallengeRequest\x1a&.chom.link.v1.PresentChallengeResponse\x12^\n" +
 	"\x0fRemoveChallenge\x12$.chom.link.v1.RemoveChallengeRequest\x1a%.chom.link.v1.RemoveChallengeResponse\x12g\n" +
-	"\x12FetchRepositoryKey\x12'.chom.link.v1.FetchRepositoryKeyRequest\x1a(.chom.link.v1.FetchRepositoryKeyResponseB\x9e\x01\n" +
+	"\x12FetchRepositoryKey\x12'.chom.link.v1.FetchRepositoryKeyRequest\x1a(.chom.link.v1.FetchRepositoryKeyResponse\x12U\n" +
+	"\fReportBackup\x12!.chom.link.v1.ReportBackupRequest\x1a\".chom.link.v1.ReportBackupResponseB\x9e\x01\n" +
 	"\x10com.chom.link.v1B\x10LinkServiceProtoP\x01Z&chom.dev/proto/gen/chom/link/v1;linkv1\xa2\x02\x03CLX\xaa\x02\fChom.Link.V1\xca\x02\fChom\\Link\\V1\xe2\x02\x18Chom\\Link\\V1\\GPBMetadata\xea\x02\x0eChom::Link::V1b\x06proto3"
 
 var (
@@ -2707,7 +2857,7 @@ func file_chom_link_v1_link_service_proto_rawDescGZIP() []byte {
 	return file_chom_link_v1_link_service_proto_rawDescData
 }
 
-var file_chom_link_v1_link_service_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_chom_link_v1_link_service_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_chom_link_v1_link_service_proto_goTypes = []any{
 	(*EnrollRequest)(nil),                    // 0: chom.link.v1.EnrollRequest
 	(*Identity)(nil),                         // 1: chom.link.v1.Identity
@@ -2748,77 +2898,84 @@ var file_chom_link_v1_link_service_proto_goTypes = []any{
 	(*RemoveChallengeResponse)(nil),          // 36: chom.link.v1.RemoveChallengeResponse
 	(*FetchRepositoryKeyRequest)(nil),        // 37: chom.link.v1.FetchRepositoryKeyRequest
 	(*FetchRepositoryKeyResponse)(nil),       // 38: chom.link.v1.FetchRepositoryKeyResponse
-	(*v1.Facts)(nil),                         // 39: chom.fleet.v1.Facts
-	(*v11.ObservedState)(nil),                // 40: chom.site.v1.ObservedState
-	(*durationpb.Duration)(nil),              // 41: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),            // 42: google.protobuf.Timestamp
-	(*v12.SignedOrder)(nil),                  // 43: chom.order.v1.SignedOrder
-	(*v12.Result)(nil),                       // 44: chom.order.v1.Result
-	(v13.StepState)(0),                       // 45: chom.task.v1.StepState
+	(*ReportBackupRequest)(nil),              // 39: chom.link.v1.ReportBackupRequest
+	(*ReportBackupResponse)(nil),             // 40: chom.link.v1.ReportBackupResponse
+	(*v1.Facts)(nil),                         // 41: chom.fleet.v1.Facts
+	(*v11.ObservedState)(nil),                // 42: chom.site.v1.ObservedState
+	(*durationpb.Duration)(nil),              // 43: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),            // 44: google.protobuf.Timestamp
+	(*v12.SignedOrder)(nil),                  // 45: chom.order.v1.SignedOrder
+	(*v12.Result)(nil),                       // 46: chom.order.v1.Result
+	(v13.StepState)(0),                       // 47: chom.task.v1.StepState
+	(*v14.Report)(nil),                       // 48: chom.backup.v1.Report
 }
 var file_chom_link_v1_link_service_proto_depIdxs = []int32{
-	39, // 0: chom.link.v1.EnrollRequest.facts:type_name -> chom.fleet.v1.Facts
+	41, // 0: chom.link.v1.EnrollRequest.facts:type_name -> chom.fleet.v1.Facts
 	1,  // 1: chom.link.v1.EnrollResponse.identity:type_name -> chom.link.v1.Identity
 	1,  // 2: chom.link.v1.RecoverResponse.identity:type_name -> chom.link.v1.Identity
-	39, // 3: chom.link.v1.HelloRequest.facts:type_name -> chom.fleet.v1.Facts
+	41, // 3: chom.link.v1.HelloRequest.facts:type_name -> chom.fleet.v1.Facts
 	5,  // 4: chom.link.v1.HelloRequest.journal:type_name -> chom.link.v1.JournalEntry
-	40, // 5: chom.link.v1.HelloRequest.sites:type_name -> chom.site.v1.ObservedState
-	41, // 6: chom.link.v1.HelloResponse.heartbeat_interval:type_name -> google.protobuf.Duration
-	42, // 7: chom.link.v1.HelloResponse.server_time:type_name -> google.protobuf.Timestamp
+	42, // 5: chom.link.v1.HelloRequest.sites:type_name -> chom.site.v1.ObservedState
+	43, // 6: chom.link.v1.HelloResponse.heartbeat_interval:type_name -> google.protobuf.Duration
+	44, // 7: chom.link.v1.HelloResponse.server_time:type_name -> google.protobuf.Timestamp
 	5,  // 8: chom.link.v1.HelloResponse.resend:type_name -> chom.link.v1.JournalEntry
 	8,  // 9: chom.link.v1.HelloResponse.issuance:type_name -> chom.link.v1.Issuance
 	9,  // 10: chom.link.v1.Issuance.issuers:type_name -> chom.link.v1.Issuer
 	12, // 11: chom.link.v1.WatchResponse.message:type_name -> chom.link.v1.LinkMessage
-	43, // 12: chom.link.v1.LinkMessage.offer:type_name -> chom.order.v1.SignedOrder
+	45, // 12: chom.link.v1.LinkMessage.offer:type_name -> chom.order.v1.SignedOrder
 	13, // 13: chom.link.v1.LinkMessage.cancel:type_name -> chom.link.v1.Cancel
 	14, // 14: chom.link.v1.LinkMessage.drain:type_name -> chom.link.v1.Drain
 	15, // 15: chom.link.v1.LinkMessage.keep_alive:type_name -> chom.link.v1.KeepAlive
-	41, // 16: chom.link.v1.Drain.window:type_name -> google.protobuf.Duration
+	43, // 16: chom.link.v1.Drain.window:type_name -> google.protobuf.Duration
 	12, // 17: chom.link.v1.PollResponse.messages:type_name -> chom.link.v1.LinkMessage
-	42, // 18: chom.link.v1.TaskEvent.time:type_name -> google.protobuf.Timestamp
+	44, // 18: chom.link.v1.TaskEvent.time:type_name -> google.protobuf.Timestamp
 	19, // 19: chom.link.v1.TaskEvent.accepted:type_name -> chom.link.v1.Accepted
 	20, // 20: chom.link.v1.TaskEvent.step_started:type_name -> chom.link.v1.StepStarted
 	21, // 21: chom.link.v1.TaskEvent.step_ended:type_name -> chom.link.v1.StepEnded
 	22, // 22: chom.link.v1.TaskEvent.log:type_name -> chom.link.v1.LogText
-	44, // 23: chom.link.v1.TaskEvent.result:type_name -> chom.order.v1.Result
-	45, // 24: chom.link.v1.StepEnded.state:type_name -> chom.task.v1.StepState
+	46, // 23: chom.link.v1.TaskEvent.result:type_name -> chom.order.v1.Result
+	47, // 24: chom.link.v1.StepEnded.state:type_name -> chom.task.v1.StepState
 	5,  // 25: chom.link.v1.ReportRequest.running:type_name -> chom.link.v1.JournalEntry
 	18, // 26: chom.link.v1.ReportRequest.events:type_name -> chom.link.v1.TaskEvent
-	39, // 27: chom.link.v1.ReportRequest.facts:type_name -> chom.fleet.v1.Facts
-	40, // 28: chom.link.v1.ReportRequest.sites:type_name -> chom.site.v1.ObservedState
+	41, // 27: chom.link.v1.ReportRequest.facts:type_name -> chom.fleet.v1.Facts
+	42, // 28: chom.link.v1.ReportRequest.sites:type_name -> chom.site.v1.ObservedState
 	24, // 29: chom.link.v1.ReportRequest.samples:type_name -> chom.link.v1.Sample
 	26, // 30: chom.link.v1.ReportResponse.refused:type_name -> chom.link.v1.RefusedEvent
-	42, // 31: chom.link.v1.ReportResponse.server_time:type_name -> google.protobuf.Timestamp
+	44, // 31: chom.link.v1.ReportResponse.server_time:type_name -> google.protobuf.Timestamp
 	1,  // 32: chom.link.v1.RenewResponse.identity:type_name -> chom.link.v1.Identity
-	0,  // 33: chom.link.v1.EnrollmentService.Enroll:input_type -> chom.link.v1.EnrollRequest
-	3,  // 34: chom.link.v1.EnrollmentService.Recover:input_type -> chom.link.v1.RecoverRequest
-	6,  // 35: chom.link.v1.LinkService.Hello:input_type -> chom.link.v1.HelloRequest
-	10, // 36: chom.link.v1.LinkService.Watch:input_type -> chom.link.v1.WatchRequest
-	16, // 37: chom.link.v1.LinkService.Poll:input_type -> chom.link.v1.PollRequest
-	23, // 38: chom.link.v1.LinkService.Report:input_type -> chom.link.v1.ReportRequest
-	27, // 39: chom.link.v1.LinkService.Renew:input_type -> chom.link.v1.RenewRequest
-	29, // 40: chom.link.v1.LinkService.IssuePlatformCertificate:input_type -> chom.link.v1.IssuePlatformCertificateRequest
-	31, // 41: chom.link.v1.LinkService.FetchCertificate:input_type -> chom.link.v1.FetchCertificateRequest
-	33, // 42: chom.link.v1.LinkService.PresentChallenge:input_type -> chom.link.v1.PresentChallengeRequest
-	35, // 43: chom.link.v1.LinkService.RemoveChallenge:input_type -> chom.link.v1.RemoveChallengeRequest
-	37, // 44: chom.link.v1.LinkService.FetchRepositoryKey:input_type -> chom.link.v1.FetchRepositoryKeyRequest
-	2,  // 45: chom.link.v1.EnrollmentService.Enroll:output_type -> chom.link.v1.EnrollResponse
-	4,  // 46: chom.link.v1.EnrollmentService.Recover:output_type -> chom.link.v1.RecoverResponse
-	7,  // 47: chom.link.v1.LinkService.Hello:output_type -> chom.link.v1.HelloResponse
-	11, // 48: chom.link.v1.LinkService.Watch:output_type -> chom.link.v1.WatchResponse
-	17, // 49: chom.link.v1.LinkService.Poll:output_type -> chom.link.v1.PollResponse
-	25, // 50: chom.link.v1.LinkService.Report:output_type -> chom.link.v1.ReportResponse
-	28, // 51: chom.link.v1.LinkService.Renew:output_type -> chom.link.v1.RenewResponse
-	30, // 52: chom.link.v1.LinkService.IssuePlatformCertificate:output_type -> chom.link.v1.IssuePlatformCertificateResponse
-	32, // 53: chom.link.v1.LinkService.FetchCertificate:output_type -> chom.link.v1.FetchCertificateResponse
-	34, // 54: chom.link.v1.LinkService.PresentChallenge:output_type -> chom.link.v1.PresentChallengeResponse
-	36, // 55: chom.link.v1.LinkService.RemoveChallenge:output_type -> chom.link.v1.RemoveChallengeResponse
-	38, // 56: chom.link.v1.LinkService.FetchRepositoryKey:output_type -> chom.link.v1.FetchRepositoryKeyResponse
-	45, // [45:57] is the sub-list for method output_type
-	33, // [33:45] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	44, // 33: chom.link.v1.ReportBackupRequest.due_time:type_name -> google.protobuf.Timestamp
+	48, // 34: chom.link.v1.ReportBackupRequest.report:type_name -> chom.backup.v1.Report
+	0,  // 35: chom.link.v1.EnrollmentService.Enroll:input_type -> chom.link.v1.EnrollRequest
+	3,  // 36: chom.link.v1.EnrollmentService.Recover:input_type -> chom.link.v1.RecoverRequest
+	6,  // 37: chom.link.v1.LinkService.Hello:input_type -> chom.link.v1.HelloRequest
+	10, // 38: chom.link.v1.LinkService.Watch:input_type -> chom.link.v1.WatchRequest
+	16, // 39: chom.link.v1.LinkService.Poll:input_type -> chom.link.v1.PollRequest
+	23, // 40: chom.link.v1.LinkService.Report:input_type -> chom.link.v1.ReportRequest
+	27, // 41: chom.link.v1.LinkService.Renew:input_type -> chom.link.v1.RenewRequest
+	29, // 42: chom.link.v1.LinkService.IssuePlatformCertificate:input_type -> chom.link.v1.IssuePlatformCertificateRequest
+	31, // 43: chom.link.v1.LinkService.FetchCertificate:input_type -> chom.link.v1.FetchCertificateRequest
+	33, // 44: chom.link.v1.LinkService.PresentChallenge:input_type -> chom.link.v1.PresentChallengeRequest
+	35, // 45: chom.link.v1.LinkService.RemoveChallenge:input_type -> chom.link.v1.RemoveChallengeRequest
+	37, // 46: chom.link.v1.LinkService.FetchRepositoryKey:input_type -> chom.link.v1.FetchRepositoryKeyRequest
+	39, // 47: chom.link.v1.LinkService.ReportBackup:input_type -> chom.link.v1.ReportBackupRequest
+	2,  // 48: chom.link.v1.EnrollmentService.Enroll:output_type -> chom.link.v1.EnrollResponse
+	4,  // 49: chom.link.v1.EnrollmentService.Recover:output_type -> chom.link.v1.RecoverResponse
+	7,  // 50: chom.link.v1.LinkService.Hello:output_type -> chom.link.v1.HelloResponse
+	11, // 51: chom.link.v1.LinkService.Watch:output_type -> chom.link.v1.WatchResponse
+	17, // 52: chom.link.v1.LinkService.Poll:output_type -> chom.link.v1.PollResponse
+	25, // 53: chom.link.v1.LinkService.Report:output_type -> chom.link.v1.ReportResponse
+	28, // 54: chom.link.v1.LinkService.Renew:output_type -> chom.link.v1.RenewResponse
+	30, // 55: chom.link.v1.LinkService.IssuePlatformCertificate:output_type -> chom.link.v1.IssuePlatformCertificateResponse
+	32, // 56: chom.link.v1.LinkService.FetchCertificate:output_type -> chom.link.v1.FetchCertificateResponse
+	34, // 57: chom.link.v1.LinkService.PresentChallenge:output_type -> chom.link.v1.PresentChallengeResponse
+	36, // 58: chom.link.v1.LinkService.RemoveChallenge:output_type -> chom.link.v1.RemoveChallengeResponse
+	38, // 59: chom.link.v1.LinkService.FetchRepositoryKey:output_type -> chom.link.v1.FetchRepositoryKeyResponse
+	40, // 60: chom.link.v1.LinkService.ReportBackup:output_type -> chom.link.v1.ReportBackupResponse
+	48, // [48:61] is the sub-list for method output_type
+	35, // [35:48] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_chom_link_v1_link_service_proto_init() }
@@ -2845,7 +3002,7 @@ func file_chom_link_v1_link_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_link_v1_link_service_proto_rawDesc), len(file_chom_link_v1_link_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   39,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

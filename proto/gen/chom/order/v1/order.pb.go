@@ -193,6 +193,7 @@ type Order struct {
 	//	*Order_BackupSite
 	//	*Order_RestoreSite
 	//	*Order_UndoRestore
+	//	*Order_DrillSite
 	Kind          isOrder_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -375,6 +376,15 @@ func (x *Order) GetUndoRestore() *UndoRestore {
 	return nil
 }
 
+func (x *Order) GetDrillSite() *DrillSite {
+	if x != nil {
+		if x, ok := x.Kind.(*Order_DrillSite); ok {
+			return x.DrillSite
+		}
+	}
+	return nil
+}
+
 type isOrder_Kind interface {
 	isOrder_Kind()
 }
@@ -414,6 +424,11 @@ type Order_UndoRestore struct {
 	UndoRestore *UndoRestore `protobuf:"bytes,26,opt,name=undo_restore,json=undoRestore,proto3,oneof"`
 }
 
+type Order_DrillSite struct {
+	// Restore a backup to a scratch place, and look at it there.
+	DrillSite *DrillSite `protobuf:"bytes,27,opt,name=drill_site,json=drillSite,proto3,oneof"`
+}
+
 func (*Order_Noop) isOrder_Kind() {}
 
 func (*Order_PrepareServer) isOrder_Kind() {}
@@ -427,6 +442,8 @@ func (*Order_BackupSite) isOrder_Kind() {}
 func (*Order_RestoreSite) isOrder_Kind() {}
 
 func (*Order_UndoRestore) isOrder_Kind() {}
+
+func (*Order_DrillSite) isOrder_Kind() {}
 
 // Noop walks through journal and link and changes nothing on the host.
 type Noop struct {
@@ -697,7 +714,9 @@ type RestoreSite struct {
 	// Restore the files.
 	Files bool `protobuf:"varint,4,opt,name=files,proto3" json:"files,omitempty"`
 	// Restore the database.
-	Database      bool `protobuf:"varint,5,opt,name=database,proto3" json:"database,omitempty"`
+	Database bool `protobuf:"varint,5,opt,name=database,proto3" json:"database,omitempty"`
+	// Of the database only these tables; empty for all of it.
+	Tables        []string `protobuf:"bytes,6,rep,name=tables,proto3" json:"tables,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -767,6 +786,77 @@ func (x *RestoreSite) GetDatabase() bool {
 	return false
 }
 
+func (x *RestoreSite) GetTables() []string {
+	if x != nil {
+		return x.Tables
+	}
+	return nil
+}
+
+// DrillSite restores a backup of a site to a scratch place on the site's host, serves it there to nobody, looks at it, and removes it.
+type DrillSite struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The site's handle; the agent compares it with its own registry.
+	Handle string `protobuf:"bytes,1,opt,name=handle,proto3" json:"handle,omitempty"`
+	// The drill, a UUID.
+	DrillId string `protobuf:"bytes,2,opt,name=drill_id,json=drillId,proto3" json:"drill_id,omitempty"`
+	// What the backup is. The agent restores only what is signed for the site.
+	Manifest      *v11.SignedManifest `protobuf:"bytes,3,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillSite) Reset() {
+	*x = DrillSite{}
+	mi := &file_chom_order_v1_order_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillSite) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillSite) ProtoMessage() {}
+
+func (x *DrillSite) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_order_v1_order_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillSite.ProtoReflect.Descriptor instead.
+func (*DrillSite) Descriptor() ([]byte, []int) {
+	return file_chom_order_v1_order_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *DrillSite) GetHandle() string {
+	if x != nil {
+		return x.Handle
+	}
+	return ""
+}
+
+func (x *DrillSite) GetDrillId() string {
+	if x != nil {
+		return x.DrillId
+	}
+	return ""
+}
+
+func (x *DrillSite) GetManifest() *v11.SignedManifest {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
 // UndoRestore gives a site back what a restore replaced, and keeps what was restored in its place: undone twice, nothing has
 // changed.
 type UndoRestore struct {
@@ -783,7 +873,7 @@ type UndoRestore struct {
 
 func (x *UndoRestore) Reset() {
 	*x = UndoRestore{}
-	mi := &file_chom_order_v1_order_proto_msgTypes[8]
+	mi := &file_chom_order_v1_order_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -795,7 +885,7 @@ func (x *UndoRestore) String() string {
 func (*UndoRestore) ProtoMessage() {}
 
 func (x *UndoRestore) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_order_v1_order_proto_msgTypes[8]
+	mi := &file_chom_order_v1_order_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -808,7 +898,7 @@ func (x *UndoRestore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRestore.ProtoReflect.Descriptor instead.
 func (*UndoRestore) Descriptor() ([]byte, []int) {
-	return file_chom_order_v1_order_proto_rawDescGZIP(), []int{8}
+	return file_chom_order_v1_order_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UndoRestore) GetHandle() string {
@@ -845,14 +935,16 @@ type Result struct {
 	// wanted or of the host. The control plane then waits for hours, not minutes, before it asks again.
 	Permanent bool `protobuf:"varint,4,opt,name=permanent,proto3" json:"permanent,omitempty"`
 	// What was made, for BackupSite.
-	Backup        *v11.Report `protobuf:"bytes,5,opt,name=backup,proto3" json:"backup,omitempty"`
+	Backup *v11.Report `protobuf:"bytes,5,opt,name=backup,proto3" json:"backup,omitempty"`
+	// What was found, for DrillSite.
+	Drill         *v11.DrillReport `protobuf:"bytes,6,opt,name=drill,proto3" json:"drill,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_chom_order_v1_order_proto_msgTypes[9]
+	mi := &file_chom_order_v1_order_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -864,7 +956,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_order_v1_order_proto_msgTypes[9]
+	mi := &file_chom_order_v1_order_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -877,7 +969,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_chom_order_v1_order_proto_rawDescGZIP(), []int{9}
+	return file_chom_order_v1_order_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Result) GetOutcome() Outcome {
@@ -915,6 +1007,13 @@ func (x *Result) GetBackup() *v11.Report {
 	return nil
 }
 
+func (x *Result) GetDrill() *v11.DrillReport {
+	if x != nil {
+		return x.Drill
+	}
+	return nil
+}
+
 var File_chom_order_v1_order_proto protoreflect.FileDescriptor
 
 const file_chom_order_v1_order_proto_rawDesc = "" +
@@ -923,7 +1022,7 @@ const file_chom_order_v1_order_proto_rawDesc = "" +
 	"\vSignedOrder\x12!\n" +
 	"\x05order\x18\x01 \x01(\fB\v\xbaH\bz\x06\x10\x01\x18\x80\x80\x10R\x05order\x12%\n" +
 	"\tsignature\x18\x02 \x01(\fB\a\xbaH\x04z\x02h@R\tsignature\x12,\n" +
-	"\x06key_id\x18\x03 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{16}$R\x05keyId\"\xc3\a\n" +
+	"\x06key_id\x18\x03 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{16}$R\x05keyId\"\xfe\a\n" +
 	"\x05Order\x12\x1f\n" +
 	"\x06schema\x18\x01 \x01(\rB\a\xbaH\x04*\x02\b\x01R\x06schema\x12!\n" +
 	"\atask_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\x12%\n" +
@@ -947,7 +1046,9 @@ const file_chom_order_v1_order_proto_rawDesc = "" +
 	"\vbackup_site\x18\x18 \x01(\v2\x19.chom.order.v1.BackupSiteH\x00R\n" +
 	"backupSite\x12?\n" +
 	"\frestore_site\x18\x19 \x01(\v2\x1a.chom.order.v1.RestoreSiteH\x00R\vrestoreSite\x12?\n" +
-	"\fundo_restore\x18\x1a \x01(\v2\x1a.chom.order.v1.UndoRestoreH\x00R\vundoRestoreB\r\n" +
+	"\fundo_restore\x18\x1a \x01(\v2\x1a.chom.order.v1.UndoRestoreH\x00R\vundoRestore\x129\n" +
+	"\n" +
+	"drill_site\x18\x1b \x01(\v2\x18.chom.order.v1.DrillSiteH\x00R\tdrillSiteB\r\n" +
 	"\x04kind\x12\x05\xbaH\x02\b\x01\"q\n" +
 	"\x04Noop\x12\x1d\n" +
 	"\x05steps\x18\x01 \x01(\rB\a\xbaH\x04*\x02\x18dR\x05steps\x12J\n" +
@@ -964,26 +1065,32 @@ const file_chom_order_v1_order_proto_rawDesc = "" +
 	"\n" +
 	"BackupSite\x12-\n" +
 	"\x06handle\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[a-z2-7]{10}$R\x06handle\x12%\n" +
-	"\tbackup_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bbackupId\"\xdb\x01\n" +
+	"\tbackup_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bbackupId\"\x88\x02\n" +
 	"\vRestoreSite\x12-\n" +
 	"\x06handle\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[a-z2-7]{10}$R\x06handle\x12'\n" +
 	"\n" +
 	"restore_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trestoreId\x12B\n" +
 	"\bmanifest\x18\x03 \x01(\v2\x1e.chom.backup.v1.SignedManifestB\x06\xbaH\x03\xc8\x01\x01R\bmanifest\x12\x14\n" +
 	"\x05files\x18\x04 \x01(\bR\x05files\x12\x1a\n" +
-	"\bdatabase\x18\x05 \x01(\bR\bdatabase\"}\n" +
+	"\bdatabase\x18\x05 \x01(\bR\bdatabase\x12+\n" +
+	"\x06tables\x18\x06 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\xe8\a\x18\x01\"\x06r\x04\x10\x01\x18@R\x06tables\"\xa3\x01\n" +
+	"\tDrillSite\x12-\n" +
+	"\x06handle\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[a-z2-7]{10}$R\x06handle\x12#\n" +
+	"\bdrill_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\adrillId\x12B\n" +
+	"\bmanifest\x18\x03 \x01(\v2\x1e.chom.backup.v1.SignedManifestB\x06\xbaH\x03\xc8\x01\x01R\bmanifest\"}\n" +
 	"\vUndoRestore\x12-\n" +
 	"\x06handle\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[a-z2-7]{10}$R\x06handle\x12'\n" +
 	"\n" +
 	"restore_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\trestoreId\x12\x16\n" +
-	"\x06undone\x18\x03 \x01(\bR\x06undone\"\xed\x01\n" +
+	"\x06undone\x18\x03 \x01(\bR\x06undone\"\xa0\x02\n" +
 	"\x06Result\x12<\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x16.chom.order.v1.OutcomeB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\aoutcome\x12\x1e\n" +
 	"\x05error\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05error\x127\n" +
 	"\bobserved\x18\x03 \x01(\v2\x1b.chom.site.v1.ObservedStateR\bobserved\x12\x1c\n" +
 	"\tpermanent\x18\x04 \x01(\bR\tpermanent\x12.\n" +
-	"\x06backup\x18\x05 \x01(\v2\x16.chom.backup.v1.ReportR\x06backup*\x8f\x01\n" +
+	"\x06backup\x18\x05 \x01(\v2\x16.chom.backup.v1.ReportR\x06backup\x121\n" +
+	"\x05drill\x18\x06 \x01(\v2\x1b.chom.backup.v1.DrillReportR\x05drill*\x8f\x01\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11OUTCOME_SUCCEEDED\x10\x01\x12\x12\n" +
@@ -1007,7 +1114,7 @@ func file_chom_order_v1_order_proto_rawDescGZIP() []byte {
 }
 
 var file_chom_order_v1_order_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_chom_order_v1_order_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_chom_order_v1_order_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_chom_order_v1_order_proto_goTypes = []any{
 	(Outcome)(0),                  // 0: chom.order.v1.Outcome
 	(*SignedOrder)(nil),           // 1: chom.order.v1.SignedOrder
@@ -1018,38 +1125,43 @@ var file_chom_order_v1_order_proto_goTypes = []any{
 	(*SiteLogin)(nil),             // 6: chom.order.v1.SiteLogin
 	(*BackupSite)(nil),            // 7: chom.order.v1.BackupSite
 	(*RestoreSite)(nil),           // 8: chom.order.v1.RestoreSite
-	(*UndoRestore)(nil),           // 9: chom.order.v1.UndoRestore
-	(*Result)(nil),                // 10: chom.order.v1.Result
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 12: google.protobuf.Duration
-	(*v1.DesiredState)(nil),       // 13: chom.site.v1.DesiredState
-	(*v11.SignedManifest)(nil),    // 14: chom.backup.v1.SignedManifest
-	(*v1.ObservedState)(nil),      // 15: chom.site.v1.ObservedState
-	(*v11.Report)(nil),            // 16: chom.backup.v1.Report
+	(*DrillSite)(nil),             // 9: chom.order.v1.DrillSite
+	(*UndoRestore)(nil),           // 10: chom.order.v1.UndoRestore
+	(*Result)(nil),                // 11: chom.order.v1.Result
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
+	(*v1.DesiredState)(nil),       // 14: chom.site.v1.DesiredState
+	(*v11.SignedManifest)(nil),    // 15: chom.backup.v1.SignedManifest
+	(*v1.ObservedState)(nil),      // 16: chom.site.v1.ObservedState
+	(*v11.Report)(nil),            // 17: chom.backup.v1.Report
+	(*v11.DrillReport)(nil),       // 18: chom.backup.v1.DrillReport
 }
 var file_chom_order_v1_order_proto_depIdxs = []int32{
-	11, // 0: chom.order.v1.Order.issue_time:type_name -> google.protobuf.Timestamp
-	11, // 1: chom.order.v1.Order.expire_time:type_name -> google.protobuf.Timestamp
-	12, // 2: chom.order.v1.Order.timeout:type_name -> google.protobuf.Duration
+	12, // 0: chom.order.v1.Order.issue_time:type_name -> google.protobuf.Timestamp
+	12, // 1: chom.order.v1.Order.expire_time:type_name -> google.protobuf.Timestamp
+	13, // 2: chom.order.v1.Order.timeout:type_name -> google.protobuf.Duration
 	3,  // 3: chom.order.v1.Order.noop:type_name -> chom.order.v1.Noop
 	4,  // 4: chom.order.v1.Order.prepare_server:type_name -> chom.order.v1.PrepareServer
 	5,  // 5: chom.order.v1.Order.converge_site:type_name -> chom.order.v1.ConvergeSite
 	6,  // 6: chom.order.v1.Order.site_login:type_name -> chom.order.v1.SiteLogin
 	7,  // 7: chom.order.v1.Order.backup_site:type_name -> chom.order.v1.BackupSite
 	8,  // 8: chom.order.v1.Order.restore_site:type_name -> chom.order.v1.RestoreSite
-	9,  // 9: chom.order.v1.Order.undo_restore:type_name -> chom.order.v1.UndoRestore
-	12, // 10: chom.order.v1.Noop.step_duration:type_name -> google.protobuf.Duration
-	13, // 11: chom.order.v1.ConvergeSite.desired:type_name -> chom.site.v1.DesiredState
-	11, // 12: chom.order.v1.SiteLogin.expire_time:type_name -> google.protobuf.Timestamp
-	14, // 13: chom.order.v1.RestoreSite.manifest:type_name -> chom.backup.v1.SignedManifest
-	0,  // 14: chom.order.v1.Result.outcome:type_name -> chom.order.v1.Outcome
-	15, // 15: chom.order.v1.Result.observed:type_name -> chom.site.v1.ObservedState
-	16, // 16: chom.order.v1.Result.backup:type_name -> chom.backup.v1.Report
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	10, // 9: chom.order.v1.Order.undo_restore:type_name -> chom.order.v1.UndoRestore
+	9,  // 10: chom.order.v1.Order.drill_site:type_name -> chom.order.v1.DrillSite
+	13, // 11: chom.order.v1.Noop.step_duration:type_name -> google.protobuf.Duration
+	14, // 12: chom.order.v1.ConvergeSite.desired:type_name -> chom.site.v1.DesiredState
+	12, // 13: chom.order.v1.SiteLogin.expire_time:type_name -> google.protobuf.Timestamp
+	15, // 14: chom.order.v1.RestoreSite.manifest:type_name -> chom.backup.v1.SignedManifest
+	15, // 15: chom.order.v1.DrillSite.manifest:type_name -> chom.backup.v1.SignedManifest
+	0,  // 16: chom.order.v1.Result.outcome:type_name -> chom.order.v1.Outcome
+	16, // 17: chom.order.v1.Result.observed:type_name -> chom.site.v1.ObservedState
+	17, // 18: chom.order.v1.Result.backup:type_name -> chom.backup.v1.Report
+	18, // 19: chom.order.v1.Result.drill:type_name -> chom.backup.v1.DrillReport
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_chom_order_v1_order_proto_init() }
@@ -1065,6 +1177,7 @@ func file_chom_order_v1_order_proto_init() {
 		(*Order_BackupSite)(nil),
 		(*Order_RestoreSite)(nil),
 		(*Order_UndoRestore)(nil),
+		(*Order_DrillSite)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1072,7 +1185,7 @@ func file_chom_order_v1_order_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_order_v1_order_proto_rawDesc), len(file_chom_order_v1_order_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

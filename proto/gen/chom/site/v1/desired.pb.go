@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -221,9 +222,11 @@ type DesiredState struct {
 	// Those of `domains` that send visitors on to the first of them, permanently, with path and query kept.
 	RedirectDomains []string `protobuf:"bytes,11,rep,name=redirect_domains,json=redirectDomains,proto3" json:"redirect_domains,omitempty"`
 	// What is served by HTTPS. Unset means nothing is.
-	Https         *Https `protobuf:"bytes,12,opt,name=https,proto3" json:"https,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Https *Https `protobuf:"bytes,12,opt,name=https,proto3" json:"https,omitempty"`
+	// When the host makes backups of the site by itself. Unset means never.
+	BackupSchedule *BackupSchedule `protobuf:"bytes,13,opt,name=backup_schedule,json=backupSchedule,proto3" json:"backup_schedule,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *DesiredState) Reset() {
@@ -340,6 +343,69 @@ func (x *DesiredState) GetHttps() *Https {
 	return nil
 }
 
+func (x *DesiredState) GetBackupSchedule() *BackupSchedule {
+	if x != nil {
+		return x.BackupSchedule
+	}
+	return nil
+}
+
+// BackupSchedule says when a host makes backups of a site by itself, also while the control plane is away: one is due at each
+// moment that lies `offset` after a multiple of `interval` since 1970-01-01T00:00:00Z. Of those that were missed one is made up for.
+type BackupSchedule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Time between two.
+	Interval *durationpb.Duration `protobuf:"bytes,1,opt,name=interval,proto3" json:"interval,omitempty"`
+	// Below the interval. The control plane spreads the sites over it, so that those of a host and of a store take turns.
+	Offset        *durationpb.Duration `protobuf:"bytes,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupSchedule) Reset() {
+	*x = BackupSchedule{}
+	mi := &file_chom_site_v1_desired_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupSchedule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupSchedule) ProtoMessage() {}
+
+func (x *BackupSchedule) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_site_v1_desired_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupSchedule.ProtoReflect.Descriptor instead.
+func (*BackupSchedule) Descriptor() ([]byte, []int) {
+	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *BackupSchedule) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *BackupSchedule) GetOffset() *durationpb.Duration {
+	if x != nil {
+		return x.Offset
+	}
+	return nil
+}
+
 // Https says which of a site's names get certificates, and from where. A name has one of its own: what keeps one name from
 // having a certificate keeps no other one.
 type Https struct {
@@ -362,7 +428,7 @@ type Https struct {
 
 func (x *Https) Reset() {
 	*x = Https{}
-	mi := &file_chom_site_v1_desired_proto_msgTypes[1]
+	mi := &file_chom_site_v1_desired_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -374,7 +440,7 @@ func (x *Https) String() string {
 func (*Https) ProtoMessage() {}
 
 func (x *Https) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_site_v1_desired_proto_msgTypes[1]
+	mi := &file_chom_site_v1_desired_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -387,7 +453,7 @@ func (x *Https) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Https.ProtoReflect.Descriptor instead.
 func (*Https) Descriptor() ([]byte, []int) {
-	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{1}
+	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Https) GetAcme() []*AcmeDomain {
@@ -438,7 +504,7 @@ type AcmeDomain struct {
 
 func (x *AcmeDomain) Reset() {
 	*x = AcmeDomain{}
-	mi := &file_chom_site_v1_desired_proto_msgTypes[2]
+	mi := &file_chom_site_v1_desired_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -450,7 +516,7 @@ func (x *AcmeDomain) String() string {
 func (*AcmeDomain) ProtoMessage() {}
 
 func (x *AcmeDomain) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_site_v1_desired_proto_msgTypes[2]
+	mi := &file_chom_site_v1_desired_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -463,7 +529,7 @@ func (x *AcmeDomain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcmeDomain.ProtoReflect.Descriptor instead.
 func (*AcmeDomain) Descriptor() ([]byte, []int) {
-	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{2}
+	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *AcmeDomain) GetName() string {
@@ -496,7 +562,7 @@ type UploadedCertificate struct {
 
 func (x *UploadedCertificate) Reset() {
 	*x = UploadedCertificate{}
-	mi := &file_chom_site_v1_desired_proto_msgTypes[3]
+	mi := &file_chom_site_v1_desired_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -508,7 +574,7 @@ func (x *UploadedCertificate) String() string {
 func (*UploadedCertificate) ProtoMessage() {}
 
 func (x *UploadedCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_site_v1_desired_proto_msgTypes[3]
+	mi := &file_chom_site_v1_desired_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -521,7 +587,7 @@ func (x *UploadedCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadedCertificate.ProtoReflect.Descriptor instead.
 func (*UploadedCertificate) Descriptor() ([]byte, []int) {
-	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{3}
+	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *UploadedCertificate) GetId() string {
@@ -563,7 +629,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_chom_site_v1_desired_proto_msgTypes[4]
+	mi := &file_chom_site_v1_desired_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -575,7 +641,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_site_v1_desired_proto_msgTypes[4]
+	mi := &file_chom_site_v1_desired_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -588,7 +654,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{4}
+	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Limits) GetCpuPercent() uint32 {
@@ -634,7 +700,7 @@ type Archive struct {
 
 func (x *Archive) Reset() {
 	*x = Archive{}
-	mi := &file_chom_site_v1_desired_proto_msgTypes[5]
+	mi := &file_chom_site_v1_desired_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -646,7 +712,7 @@ func (x *Archive) String() string {
 func (*Archive) ProtoMessage() {}
 
 func (x *Archive) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_site_v1_desired_proto_msgTypes[5]
+	mi := &file_chom_site_v1_desired_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -659,7 +725,7 @@ func (x *Archive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Archive.ProtoReflect.Descriptor instead.
 func (*Archive) Descriptor() ([]byte, []int) {
-	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{5}
+	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Archive) GetVersion() string {
@@ -713,7 +779,7 @@ type ObservedState struct {
 
 func (x *ObservedState) Reset() {
 	*x = ObservedState{}
-	mi := &file_chom_site_v1_desired_proto_msgTypes[6]
+	mi := &file_chom_site_v1_desired_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -725,7 +791,7 @@ func (x *ObservedState) String() string {
 func (*ObservedState) ProtoMessage() {}
 
 func (x *ObservedState) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_site_v1_desired_proto_msgTypes[6]
+	mi := &file_chom_site_v1_desired_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -738,7 +804,7 @@ func (x *ObservedState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObservedState.ProtoReflect.Descriptor instead.
 func (*ObservedState) Descriptor() ([]byte, []int) {
-	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{6}
+	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ObservedState) GetSiteId() string {
@@ -841,7 +907,7 @@ type ObservedCertificate struct {
 
 func (x *ObservedCertificate) Reset() {
 	*x = ObservedCertificate{}
-	mi := &file_chom_site_v1_desired_proto_msgTypes[7]
+	mi := &file_chom_site_v1_desired_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -853,7 +919,7 @@ func (x *ObservedCertificate) String() string {
 func (*ObservedCertificate) ProtoMessage() {}
 
 func (x *ObservedCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_site_v1_desired_proto_msgTypes[7]
+	mi := &file_chom_site_v1_desired_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -866,7 +932,7 @@ func (x *ObservedCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObservedCertificate.ProtoReflect.Descriptor instead.
 func (*ObservedCertificate) Descriptor() ([]byte, []int) {
-	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{7}
+	return file_chom_site_v1_desired_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ObservedCertificate) GetDomain() string {
@@ -943,7 +1009,7 @@ var File_chom_site_v1_desired_proto protoreflect.FileDescriptor
 
 const file_chom_site_v1_desired_proto_rawDesc = "" +
 	"\n" +
-	"\x1achom/site/v1/desired.proto\x12\fchom.site.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd1\x05\n" +
+	"\x1achom/site/v1/desired.proto\x12\fchom.site.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x98\x06\n" +
 	"\fDesiredState\x12!\n" +
 	"\asite_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x121\n" +
 	"\x0forganization_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12-\n" +
@@ -960,10 +1026,14 @@ const file_chom_site_v1_desired_proto_rawDesc = "" +
 	"\aarchive\x18\n" +
 	" \x01(\v2\x15.chom.site.v1.ArchiveR\aarchive\x12>\n" +
 	"\x10redirect_domains\x18\v \x03(\tB\x13\xbaH\x10\x92\x01\r\x10d\x18\x01\"\ar\x05\x10\x01\x18\xfd\x01R\x0fredirectDomains\x12)\n" +
-	"\x05https\x18\f \x01(\v2\x13.chom.site.v1.HttpsR\x05https\x1a;\n" +
+	"\x05https\x18\f \x01(\v2\x13.chom.site.v1.HttpsR\x05https\x12E\n" +
+	"\x0fbackup_schedule\x18\r \x01(\v2\x1c.chom.site.v1.BackupScheduleR\x0ebackupSchedule\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa2\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9f\x01\n" +
+	"\x0eBackupSchedule\x12I\n" +
+	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x05\b\x80\xbd\xa3\x012\x03\b\x84\aR\binterval\x12B\n" +
+	"\x06offset\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\x1a\x05\b\x80\xbd\xa3\x012\x00R\x06offset\"\xa2\x02\n" +
 	"\x05Https\x126\n" +
 	"\x04acme\x18\x01 \x03(\v2\x18.chom.site.v1.AcmeDomainB\b\xbaH\x05\x92\x01\x02\x10dR\x04acme\x12>\n" +
 	"\x10platform_domains\x18\x02 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\n" +
@@ -1055,43 +1125,48 @@ func file_chom_site_v1_desired_proto_rawDescGZIP() []byte {
 }
 
 var file_chom_site_v1_desired_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_chom_site_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_chom_site_v1_desired_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_chom_site_v1_desired_proto_goTypes = []any{
 	(Phase)(0),                    // 0: chom.site.v1.Phase
 	(Challenge)(0),                // 1: chom.site.v1.Challenge
 	(CertificateSource)(0),        // 2: chom.site.v1.CertificateSource
 	(*DesiredState)(nil),          // 3: chom.site.v1.DesiredState
-	(*Https)(nil),                 // 4: chom.site.v1.Https
-	(*AcmeDomain)(nil),            // 5: chom.site.v1.AcmeDomain
-	(*UploadedCertificate)(nil),   // 6: chom.site.v1.UploadedCertificate
-	(*Limits)(nil),                // 7: chom.site.v1.Limits
-	(*Archive)(nil),               // 8: chom.site.v1.Archive
-	(*ObservedState)(nil),         // 9: chom.site.v1.ObservedState
-	(*ObservedCertificate)(nil),   // 10: chom.site.v1.ObservedCertificate
-	nil,                           // 11: chom.site.v1.DesiredState.SettingsEntry
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*BackupSchedule)(nil),        // 4: chom.site.v1.BackupSchedule
+	(*Https)(nil),                 // 5: chom.site.v1.Https
+	(*AcmeDomain)(nil),            // 6: chom.site.v1.AcmeDomain
+	(*UploadedCertificate)(nil),   // 7: chom.site.v1.UploadedCertificate
+	(*Limits)(nil),                // 8: chom.site.v1.Limits
+	(*Archive)(nil),               // 9: chom.site.v1.Archive
+	(*ObservedState)(nil),         // 10: chom.site.v1.ObservedState
+	(*ObservedCertificate)(nil),   // 11: chom.site.v1.ObservedCertificate
+	nil,                           // 12: chom.site.v1.DesiredState.SettingsEntry
+	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
 }
 var file_chom_site_v1_desired_proto_depIdxs = []int32{
 	0,  // 0: chom.site.v1.DesiredState.phase:type_name -> chom.site.v1.Phase
-	11, // 1: chom.site.v1.DesiredState.settings:type_name -> chom.site.v1.DesiredState.SettingsEntry
-	7,  // 2: chom.site.v1.DesiredState.limits:type_name -> chom.site.v1.Limits
-	8,  // 3: chom.site.v1.DesiredState.archive:type_name -> chom.site.v1.Archive
-	4,  // 4: chom.site.v1.DesiredState.https:type_name -> chom.site.v1.Https
-	5,  // 5: chom.site.v1.Https.acme:type_name -> chom.site.v1.AcmeDomain
-	6,  // 6: chom.site.v1.Https.uploaded:type_name -> chom.site.v1.UploadedCertificate
-	1,  // 7: chom.site.v1.AcmeDomain.challenge:type_name -> chom.site.v1.Challenge
-	0,  // 8: chom.site.v1.ObservedState.phase:type_name -> chom.site.v1.Phase
-	12, // 9: chom.site.v1.ObservedState.observe_time:type_name -> google.protobuf.Timestamp
-	10, // 10: chom.site.v1.ObservedState.certificates:type_name -> chom.site.v1.ObservedCertificate
-	2,  // 11: chom.site.v1.ObservedCertificate.source:type_name -> chom.site.v1.CertificateSource
-	12, // 12: chom.site.v1.ObservedCertificate.not_before:type_name -> google.protobuf.Timestamp
-	12, // 13: chom.site.v1.ObservedCertificate.not_after:type_name -> google.protobuf.Timestamp
-	12, // 14: chom.site.v1.ObservedCertificate.next_try_time:type_name -> google.protobuf.Timestamp
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	12, // 1: chom.site.v1.DesiredState.settings:type_name -> chom.site.v1.DesiredState.SettingsEntry
+	8,  // 2: chom.site.v1.DesiredState.limits:type_name -> chom.site.v1.Limits
+	9,  // 3: chom.site.v1.DesiredState.archive:type_name -> chom.site.v1.Archive
+	5,  // 4: chom.site.v1.DesiredState.https:type_name -> chom.site.v1.Https
+	4,  // 5: chom.site.v1.DesiredState.backup_schedule:type_name -> chom.site.v1.BackupSchedule
+	13, // 6: chom.site.v1.BackupSchedule.interval:type_name -> google.protobuf.Duration
+	13, // 7: chom.site.v1.BackupSchedule.offset:type_name -> google.protobuf.Duration
+	6,  // 8: chom.site.v1.Https.acme:type_name -> chom.site.v1.AcmeDomain
+	7,  // 9: chom.site.v1.Https.uploaded:type_name -> chom.site.v1.UploadedCertificate
+	1,  // 10: chom.site.v1.AcmeDomain.challenge:type_name -> chom.site.v1.Challenge
+	0,  // 11: chom.site.v1.ObservedState.phase:type_name -> chom.site.v1.Phase
+	14, // 12: chom.site.v1.ObservedState.observe_time:type_name -> google.protobuf.Timestamp
+	11, // 13: chom.site.v1.ObservedState.certificates:type_name -> chom.site.v1.ObservedCertificate
+	2,  // 14: chom.site.v1.ObservedCertificate.source:type_name -> chom.site.v1.CertificateSource
+	14, // 15: chom.site.v1.ObservedCertificate.not_before:type_name -> google.protobuf.Timestamp
+	14, // 16: chom.site.v1.ObservedCertificate.not_after:type_name -> google.protobuf.Timestamp
+	14, // 17: chom.site.v1.ObservedCertificate.next_try_time:type_name -> google.protobuf.Timestamp
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_chom_site_v1_desired_proto_init() }
@@ -1105,7 +1180,7 @@ func file_chom_site_v1_desired_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_site_v1_desired_proto_rawDesc), len(file_chom_site_v1_desired_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -290,9 +290,13 @@ type Site struct {
 	// How it is served by HTTPS.
 	Https *HttpsOptions `protobuf:"bytes,24,opt,name=https,proto3" json:"https,omitempty"`
 	// Each of its names, the preview name last: how far it is, what was measured, and what to do. A list of sites leaves this out.
-	Names         []*SiteName `protobuf:"bytes,25,rep,name=names,proto3" json:"names,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Names []*SiteName `protobuf:"bytes,25,rep,name=names,proto3" json:"names,omitempty"`
+	// Words that its organization sorts it by, in the order of the alphabet. Policies go by them.
+	Tags []string `protobuf:"bytes,26,rep,name=tags,proto3" json:"tags,omitempty"`
+	// The backup policy that was chosen for it; empty lets its tags choose.
+	BackupPolicyId string `protobuf:"bytes,27,opt,name=backup_policy_id,json=backupPolicyId,proto3" json:"backup_policy_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Site) Reset() {
@@ -500,6 +504,20 @@ func (x *Site) GetNames() []*SiteName {
 	return nil
 }
 
+func (x *Site) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *Site) GetBackupPolicyId() string {
+	if x != nil {
+		return x.BackupPolicyId
+	}
+	return ""
+}
+
 // HttpsOptions say how a site is served by HTTPS. That it is follows from its names: each gets a certificate as soon as it
 // leads to the site.
 type HttpsOptions struct {
@@ -688,7 +706,7 @@ var File_chom_site_v1_site_proto protoreflect.FileDescriptor
 
 const file_chom_site_v1_site_proto_rawDesc = "" +
 	"\n" +
-	"\x17chom/site/v1/site.proto\x12\fchom.site.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/domain/v1/claim.proto\x1a\x1achom/site/v1/desired.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x92\b\n" +
+	"\x17chom/site/v1/site.proto\x12\fchom.site.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/domain/v1/claim.proto\x1a\x1achom/site/v1/desired.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd0\b\n" +
 	"\x04Site\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x1b\n" +
@@ -722,7 +740,9 @@ const file_chom_site_v1_site_proto_rawDesc = "" +
 	"\x0epreview_domain\x18\x16 \x01(\tR\rpreviewDomain\x12)\n" +
 	"\x10redirect_domains\x18\x17 \x03(\tR\x0fredirectDomains\x120\n" +
 	"\x05https\x18\x18 \x01(\v2\x1a.chom.site.v1.HttpsOptionsR\x05https\x12,\n" +
-	"\x05names\x18\x19 \x03(\v2\x16.chom.site.v1.SiteNameR\x05names\x1a;\n" +
+	"\x05names\x18\x19 \x03(\v2\x16.chom.site.v1.SiteNameR\x05names\x12\x12\n" +
+	"\x04tags\x18\x1a \x03(\tR\x04tags\x12(\n" +
+	"\x10backup_policy_id\x18\x1b \x01(\tR\x0ebackupPolicyId\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"h\n" +

@@ -48,9 +48,13 @@ type CreateSiteRequest struct {
 	// Those of `domains` that send visitors on to the primary one. Not the primary one itself, and no wildcard.
 	RedirectDomains []string `protobuf:"bytes,9,rep,name=redirect_domains,json=redirectDomains,proto3" json:"redirect_domains,omitempty"`
 	// How it is served by HTTPS; unset means the defaults.
-	Https         *HttpsOptions `protobuf:"bytes,10,opt,name=https,proto3" json:"https,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Https *HttpsOptions `protobuf:"bytes,10,opt,name=https,proto3" json:"https,omitempty"`
+	// Words to sort it by. Policies go by them.
+	Tags []string `protobuf:"bytes,11,rep,name=tags,proto3" json:"tags,omitempty"`
+	// The backup policy to go by, a UUID; empty lets its tags choose.
+	BackupPolicyId string `protobuf:"bytes,12,opt,name=backup_policy_id,json=backupPolicyId,proto3" json:"backup_policy_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *CreateSiteRequest) Reset() {
@@ -151,6 +155,20 @@ func (x *CreateSiteRequest) GetHttps() *HttpsOptions {
 		return x.Https
 	}
 	return nil
+}
+
+func (x *CreateSiteRequest) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *CreateSiteRequest) GetBackupPolicyId() string {
+	if x != nil {
+		return x.BackupPolicyId
+	}
+	return ""
 }
 
 // CreateSiteResponse names the new site and the task that installs it.
@@ -481,7 +499,8 @@ type UpdateSiteRequest struct {
 	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
 	// The site.
 	SiteId string `protobuf:"bytes,2,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
-	// Which of the fields below to change: "domains", "redirect_domains", "https", "settings", "limits". Settings are merged by key.
+	// Which of the fields below to change: "domains", "redirect_domains", "https", "settings", "limits", "tags",
+	// "backup_policy_id". Settings are merged by key.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,3,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// New names, the primary one first.
 	Domains []string `protobuf:"bytes,4,rep,name=domains,proto3" json:"domains,omitempty"`
@@ -494,9 +513,13 @@ type UpdateSiteRequest struct {
 	// Those of the names that send visitors on to the primary one.
 	RedirectDomains []string `protobuf:"bytes,8,rep,name=redirect_domains,json=redirectDomains,proto3" json:"redirect_domains,omitempty"`
 	// How it is served by HTTPS.
-	Https         *HttpsOptions `protobuf:"bytes,9,opt,name=https,proto3" json:"https,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Https *HttpsOptions `protobuf:"bytes,9,opt,name=https,proto3" json:"https,omitempty"`
+	// Words to sort it by, instead of those that it has.
+	Tags []string `protobuf:"bytes,10,rep,name=tags,proto3" json:"tags,omitempty"`
+	// The backup policy to go by, a UUID; empty lets its tags choose.
+	BackupPolicyId string `protobuf:"bytes,11,opt,name=backup_policy_id,json=backupPolicyId,proto3" json:"backup_policy_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *UpdateSiteRequest) Reset() {
@@ -590,6 +613,20 @@ func (x *UpdateSiteRequest) GetHttps() *HttpsOptions {
 		return x.Https
 	}
 	return nil
+}
+
+func (x *UpdateSiteRequest) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *UpdateSiteRequest) GetBackupPolicyId() string {
+	if x != nil {
+		return x.BackupPolicyId
+	}
+	return ""
 }
 
 // UpdateSiteResponse holds the site as it is now wanted.
@@ -1302,7 +1339,7 @@ var File_chom_site_v1_site_service_proto protoreflect.FileDescriptor
 
 const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1fchom/site/v1/site_service.proto\x12\fchom.site.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/site/v1/desired.proto\x1a\x17chom/site/v1/site.proto\x1a\x17chom/task/v1/task.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\x05\n" +
+	"\x1fchom/site/v1/site_service.proto\x12\fchom.site.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/site/v1/desired.proto\x1a\x17chom/site/v1/site.proto\x1a\x17chom/task/v1/task.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\x05\n" +
 	"\x11CreateSiteRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x121\n" +
 	"\x04name\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x182\x16^[a-z][a-z0-9-]{0,62}$R\x04name\x121\n" +
@@ -1315,7 +1352,9 @@ const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"request_id\x18\b \x01(\tB\a\xbaH\x04r\x02\x18@R\trequestId\x12<\n" +
 	"\x10redirect_domains\x18\t \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10d\"\ar\x05\x10\x01\x18\xfd\x01R\x0fredirectDomains\x120\n" +
 	"\x05https\x18\n" +
-	" \x01(\v2\x1a.chom.site.v1.HttpsOptionsR\x05https\x1a;\n" +
+	" \x01(\v2\x1a.chom.site.v1.HttpsOptionsR\x05https\x12=\n" +
+	"\x04tags\x18\v \x03(\tB)\xbaH&\x92\x01#\x10\x14\x18\x01\"\x1dr\x1b2\x19^[a-z0-9][a-z0-9-]{0,30}$R\x04tags\x125\n" +
+	"\x10backup_policy_id\x18\f \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\x0ebackupPolicyId\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"d\n" +
@@ -1340,7 +1379,7 @@ const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"\tserver_id\x18\b \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\bserverId\"e\n" +
 	"\x11ListSitesResponse\x12(\n" +
 	"\x05sites\x18\x01 \x03(\v2\x12.chom.site.v1.SiteR\x05sites\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xde\x04\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd4\x05\n" +
 	"\x11UpdateSiteRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
 	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12C\n" +
@@ -1351,7 +1390,10 @@ const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"\x06limits\x18\x06 \x01(\v2\x14.chom.site.v1.LimitsR\x06limits\x12.\n" +
 	"\x04etag\x18\a \x01(\tB\x1a\xbaH\x17r\x152\x13^[A-Za-z0-9]{0,64}$R\x04etag\x12<\n" +
 	"\x10redirect_domains\x18\b \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10d\"\ar\x05\x10\x01\x18\xfd\x01R\x0fredirectDomains\x120\n" +
-	"\x05https\x18\t \x01(\v2\x1a.chom.site.v1.HttpsOptionsR\x05https\x1a;\n" +
+	"\x05https\x18\t \x01(\v2\x1a.chom.site.v1.HttpsOptionsR\x05https\x12=\n" +
+	"\x04tags\x18\n" +
+	" \x03(\tB)\xbaH&\x92\x01#\x10\x14\x18\x01\"\x1dr\x1b2\x19^[a-z0-9][a-z0-9-]{0,30}$R\x04tags\x125\n" +
+	"\x10backup_policy_id\x18\v \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\x0ebackupPolicyId\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"d\n" +

@@ -42,6 +42,8 @@ const (
 	Kind_KIND_RESTORE_SITE Kind = 6
 	// Gives a site back what a restore replaced.
 	Kind_KIND_UNDO_RESTORE Kind = 7
+	// Restore a backup to a scratch place, and look at it there.
+	Kind_KIND_DRILL_SITE Kind = 8
 )
 
 // Enum value maps for Kind.
@@ -55,6 +57,7 @@ var (
 		5: "KIND_BACKUP_SITE",
 		6: "KIND_RESTORE_SITE",
 		7: "KIND_UNDO_RESTORE",
+		8: "KIND_DRILL_SITE",
 	}
 	Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED":    0,
@@ -65,6 +68,7 @@ var (
 		"KIND_BACKUP_SITE":    5,
 		"KIND_RESTORE_SITE":   6,
 		"KIND_UNDO_RESTORE":   7,
+		"KIND_DRILL_SITE":     8,
 	}
 )
 
@@ -611,7 +615,7 @@ const file_chom_task_v1_task_proto_rawDesc = "" +
 	"\aLogLine\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
-	"\x04text\x18\x03 \x01(\tR\x04text*\xb5\x01\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text*\xca\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tKIND_NOOP\x10\x01\x12\x17\n" +
@@ -620,7 +624,8 @@ const file_chom_task_v1_task_proto_rawDesc = "" +
 	"\x0fKIND_SITE_LOGIN\x10\x04\x12\x14\n" +
 	"\x10KIND_BACKUP_SITE\x10\x05\x12\x15\n" +
 	"\x11KIND_RESTORE_SITE\x10\x06\x12\x15\n" +
-	"\x11KIND_UNDO_RESTORE\x10\a*\xb9\x01\n" +
+	"\x11KIND_UNDO_RESTORE\x10\a\x12\x13\n" +
+	"\x0fKIND_DRILL_SITE\x10\b*\xb9\x01\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTATE_QUEUED\x10\x01\x12\x11\n" +

@@ -56,6 +56,15 @@ const (
 	// BackupServiceUndoRestoreProcedure is the fully-qualified name of the BackupService's UndoRestore
 	// RPC.
 	BackupServiceUndoRestoreProcedure = "/chom.backup.v1.BackupService/UndoRestore"
+	// BackupServiceGetBackupStatusProcedure is the fully-qualified name of the BackupService's
+	// GetBackupStatus RPC.
+	BackupServiceGetBackupStatusProcedure = "/chom.backup.v1.BackupService/GetBackupStatus"
+	// BackupServiceDrillBackupProcedure is the fully-qualified name of the BackupService's DrillBackup
+	// RPC.
+	BackupServiceDrillBackupProcedure = "/chom.backup.v1.BackupService/DrillBackup"
+	// BackupServiceListDrillsProcedure is the fully-qualified name of the BackupService's ListDrills
+	// RPC.
+	BackupServiceListDrillsProcedure = "/chom.backup.v1.BackupService/ListDrills"
 )
 
 // BackupServiceClient is a client for the chom.backup.v1.BackupService service.
@@ -78,6 +87,13 @@ type BackupServiceClient interface {
 	// UndoRestore gives a site back what its newest restore replaced, within a day of it. What was restored is kept in its place, so
 	// that this can be undone in the same way.
 	UndoRestore(context.Context, *v1.UndoRestoreRequest) (*v1.UndoRestoreResponse, error)
+	// GetBackupStatus tells how well a site is backed up: its policy, its newest backup, and the last proven restore.
+	GetBackupStatus(context.Context, *v1.GetBackupStatusRequest) (*v1.GetBackupStatusResponse, error)
+	// DrillBackup has a READY backup restored to a scratch place now, served there, and compared. The site takes no part. Each site has
+	// a drill every week by itself.
+	DrillBackup(context.Context, *v1.DrillBackupRequest) (*v1.DrillBackupResponse, error)
+	// ListDrills returns a site's drills, newest first.
+	ListDrills(context.Context, *v1.ListDrillsRequest) (*v1.ListDrillsResponse, error)
 }
 
 // NewBackupServiceClient constructs a client for the chom.backup.v1.BackupService service. By
@@ -139,19 +155,40 @@ func NewBackupServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(backupServiceMethods.ByName("UndoRestore")),
 			connect.WithClientOptions(opts...),
 		),
+		getBackupStatus: connect.NewClient[v1.GetBackupStatusRequest, v1.GetBackupStatusResponse](
+			httpClient,
+			baseURL+BackupServiceGetBackupStatusProcedure,
+			connect.WithSchema(backupServiceMethods.ByName("GetBackupStatus")),
+			connect.WithClientOptions(opts...),
+		),
+		drillBackup: connect.NewClient[v1.DrillBackupRequest, v1.DrillBackupResponse](
+			httpClient,
+			baseURL+BackupServiceDrillBackupProcedure,
+			connect.WithSchema(backupServiceMethods.ByName("DrillBackup")),
+			connect.WithClientOptions(opts...),
+		),
+		listDrills: connect.NewClient[v1.ListDrillsRequest, v1.ListDrillsResponse](
+			httpClient,
+			baseURL+BackupServiceListDrillsProcedure,
+			connect.WithSchema(backupServiceMethods.ByName("ListDrills")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // backupServiceClient implements BackupServiceClient.
 type backupServiceClient struct {
-	createBackup   *connect.Client[v1.CreateBackupRequest, v1.CreateBackupResponse]
-	getBackup      *connect.Client[v1.GetBackupRequest, v1.GetBackupResponse]
-	listBackups    *connect.Client[v1.ListBackupsRequest, v1.ListBackupsResponse]
-	browseBackup   *connect.Client[v1.BrowseBackupRequest, v1.BrowseBackupResponse]
-	downloadBackup *connect.Client[v1.DownloadBackupRequest, v1.DownloadBackupResponse]
-	restoreBackup  *connect.Client[v1.RestoreBackupRequest, v1.RestoreBackupResponse]
-	listRestores   *connect.Client[v1.ListRestoresRequest, v1.ListRestoresResponse]
-	undoRestore    *connect.Client[v1.UndoRestoreRequest, v1.UndoRestoreResponse]
+	createBackup    *connect.Client[v1.CreateBackupRequest, v1.CreateBackupResponse]
+	getBackup       *connect.Client[v1.GetBackupRequest, v1.GetBackupResponse]
+	listBackups     *connect.Client[v1.ListBackupsRequest, v1.ListBackupsResponse]
+	browseBackup    *connect.Client[v1.BrowseBackupRequest, v1.BrowseBackupResponse]
+	downloadBackup  *connect.Client[v1.DownloadBackupRequest, v1.DownloadBackupResponse]
+	restoreBackup   *connect.Client[v1.RestoreBackupRequest, v1.RestoreBackupResponse]
+	listRestores    *connect.Client[v1.ListRestoresRequest, v1.ListRestoresResponse]
+	undoRestore     *connect.Client[v1.UndoRestoreRequest, v1.UndoRestoreResponse]
+	getBackupStatus *connect.Client[v1.GetBackupStatusRequest, v1.GetBackupStatusResponse]
+	drillBackup     *connect.Client[v1.DrillBackupRequest, v1.DrillBackupResponse]
+	listDrills      *connect.Client[v1.ListDrillsRequest, v1.ListDrillsResponse]
 }
 
 // CreateBackup calls chom.backup.v1.BackupService.CreateBackup.
@@ -222,6 +259,33 @@ func (c *backupServiceClient) UndoRestore(ctx context.Context, req *v1.UndoResto
 	return nil, err
 }
 
+// GetBackupStatus calls chom.backup.v1.BackupService.GetBackupStatus.
+func (c *backupServiceClient) GetBackupStatus(ctx context.Context, req *v1.GetBackupStatusRequest) (*v1.GetBackupStatusResponse, error) {
+	response, err := c.getBackupStatus.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// DrillBackup calls chom.backup.v1.BackupService.DrillBackup.
+func (c *backupServiceClient) DrillBackup(ctx context.Context, req *v1.DrillBackupRequest) (*v1.DrillBackupResponse, error) {
+	response, err := c.drillBackup.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListDrills calls chom.backup.v1.BackupService.ListDrills.
+func (c *backupServiceClient) ListDrills(ctx context.Context, req *v1.ListDrillsRequest) (*v1.ListDrillsResponse, error) {
+	response, err := c.listDrills.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // BackupServiceHandler is an implementation of the chom.backup.v1.BackupService service.
 type BackupServiceHandler interface {
 	// CreateBackup has a site's host make a backup now. A site has one under way at a time.
@@ -242,6 +306,13 @@ type BackupServiceHandler interface {
 	// UndoRestore gives a site back what its newest restore replaced, within a day of it. What was restored is kept in its place, so
 	// that this can be undone in the same way.
 	UndoRestore(context.Context, *v1.UndoRestoreRequest) (*v1.UndoRestoreResponse, error)
+	// GetBackupStatus tells how well a site is backed up: its policy, its newest backup, and the last proven restore.
+	GetBackupStatus(context.Context, *v1.GetBackupStatusRequest) (*v1.GetBackupStatusResponse, error)
+	// DrillBackup has a READY backup restored to a scratch place now, served there, and compared. The site takes no part. Each site has
+	// a drill every week by itself.
+	DrillBackup(context.Context, *v1.DrillBackupRequest) (*v1.DrillBackupResponse, error)
+	// ListDrills returns a site's drills, newest first.
+	ListDrills(context.Context, *v1.ListDrillsRequest) (*v1.ListDrillsResponse, error)
 }
 
 // NewBackupServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -299,6 +370,24 @@ func NewBackupServiceHandler(svc BackupServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(backupServiceMethods.ByName("UndoRestore")),
 		connect.WithHandlerOptions(opts...),
 	)
+	backupServiceGetBackupStatusHandler := connect.NewUnaryHandlerSimple(
+		BackupServiceGetBackupStatusProcedure,
+		svc.GetBackupStatus,
+		connect.WithSchema(backupServiceMethods.ByName("GetBackupStatus")),
+		connect.WithHandlerOptions(opts...),
+	)
+	backupServiceDrillBackupHandler := connect.NewUnaryHandlerSimple(
+		BackupServiceDrillBackupProcedure,
+		svc.DrillBackup,
+		connect.WithSchema(backupServiceMethods.ByName("DrillBackup")),
+		connect.WithHandlerOptions(opts...),
+	)
+	backupServiceListDrillsHandler := connect.NewUnaryHandlerSimple(
+		BackupServiceListDrillsProcedure,
+		svc.ListDrills,
+		connect.WithSchema(backupServiceMethods.ByName("ListDrills")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/chom.backup.v1.BackupService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case BackupServiceCreateBackupProcedure:
@@ -317,6 +406,12 @@ func NewBackupServiceHandler(svc BackupServiceHandler, opts ...connect.HandlerOp
 			backupServiceListRestoresHandler.ServeHTTP(w, r)
 		case BackupServiceUndoRestoreProcedure:
 			backupServiceUndoRestoreHandler.ServeHTTP(w, r)
+		case BackupServiceGetBackupStatusProcedure:
+			backupServiceGetBackupStatusHandler.ServeHTTP(w, r)
+		case BackupServiceDrillBackupProcedure:
+			backupServiceDrillBackupHandler.ServeHTTP(w, r)
+		case BackupServiceListDrillsProcedure:
+			backupServiceListDrillsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -356,4 +451,16 @@ func (UnimplementedBackupServiceHandler) ListRestores(context.Context, *v1.ListR
 
 func (UnimplementedBackupServiceHandler) UndoRestore(context.Context, *v1.UndoRestoreRequest) (*v1.UndoRestoreResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.backup.v1.BackupService.UndoRestore is not implemented"))
+}
+
+func (UnimplementedBackupServiceHandler) GetBackupStatus(context.Context, *v1.GetBackupStatusRequest) (*v1.GetBackupStatusResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.backup.v1.BackupService.GetBackupStatus is not implemented"))
+}
+
+func (UnimplementedBackupServiceHandler) DrillBackup(context.Context, *v1.DrillBackupRequest) (*v1.DrillBackupResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.backup.v1.BackupService.DrillBackup is not implemented"))
+}
+
+func (UnimplementedBackupServiceHandler) ListDrills(context.Context, *v1.ListDrillsRequest) (*v1.ListDrillsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.backup.v1.BackupService.ListDrills is not implemented"))
 }

@@ -66,6 +66,9 @@ const (
 	// LinkServiceFetchRepositoryKeyProcedure is the fully-qualified name of the LinkService's
 	// FetchRepositoryKey RPC.
 	LinkServiceFetchRepositoryKeyProcedure = "/chom.link.v1.LinkService/FetchRepositoryKey"
+	// LinkServiceReportBackupProcedure is the fully-qualified name of the LinkService's ReportBackup
+	// RPC.
+	LinkServiceReportBackupProcedure = "/chom.link.v1.LinkService/ReportBackup"
 )
 
 // EnrollmentServiceClient is a client for the chom.link.v1.EnrollmentService service.
@@ -205,6 +208,9 @@ type LinkServiceClient interface {
 	// service on the same door, below /backup/v1/<site id>/, and speaks restic's REST protocol, version 2: a host adds to it and
 	// reads it, and removes nothing but locks.
 	FetchRepositoryKey(context.Context, *v1.FetchRepositoryKeyRequest) (*v1.FetchRepositoryKeyResponse, error)
+	// ReportBackup tells what came of a backup that a host began by itself, as the site's schedule has it. The agent repeats it until it
+	// is answered; said twice, it has no further effect. ABORTED means that another backup of the site is under way: come again.
+	ReportBackup(context.Context, *v1.ReportBackupRequest) (*v1.ReportBackupResponse, error)
 }
 
 // NewLinkServiceClient constructs a client for the chom.link.v1.LinkService service. By default, it
@@ -278,6 +284,12 @@ func NewLinkServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(linkServiceMethods.ByName("FetchRepositoryKey")),
 			connect.WithClientOptions(opts...),
 		),
+		reportBackup: connect.NewClient[v1.ReportBackupRequest, v1.ReportBackupResponse](
+			httpClient,
+			baseURL+LinkServiceReportBackupProcedure,
+			connect.WithSchema(linkServiceMethods.ByName("ReportBackup")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -293,6 +305,7 @@ type linkServiceClient struct {
 	presentChallenge         *connect.Client[v1.PresentChallengeRequest, v1.PresentChallengeResponse]
 	removeChallenge          *connect.Client[v1.RemoveChallengeRequest, v1.RemoveChallengeResponse]
 	fetchRepositoryKey       *connect.Client[v1.FetchRepositoryKeyRequest, v1.FetchRepositoryKeyResponse]
+	reportBackup             *connect.Client[v1.ReportBackupRequest, v1.ReportBackupResponse]
 }
 
 // Hello calls chom.link.v1.LinkService.Hello.
@@ -381,6 +394,15 @@ func (c *linkServiceClient) FetchRepositoryKey(ctx context.Context, req *v1.Fetc
 	return nil, err
 }
 
+// ReportBackup calls chom.link.v1.LinkService.ReportBackup.
+func (c *linkServiceClient) ReportBackup(ctx context.Context, req *v1.ReportBackupRequest) (*v1.ReportBackupResponse, error) {
+	response, err := c.reportBackup.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // LinkServiceHandler is an implementation of the chom.link.v1.LinkService service.
 type LinkServiceHandler interface {
 	// Hello opens a new epoch and compares the agent's journal with the control plane's rows.
@@ -406,6 +428,9 @@ type LinkServiceHandler interface {
 	// service on the same door, below /backup/v1/<site id>/, and speaks restic's REST protocol, version 2: a host adds to it and
 	// reads it, and removes nothing but locks.
 	FetchRepositoryKey(context.Context, *v1.FetchRepositoryKeyRequest) (*v1.FetchRepositoryKeyResponse, error)
+	// ReportBackup tells what came of a backup that a host began by itself, as the site's schedule has it. The agent repeats it until it
+	// is answered; said twice, it has no further effect. ABORTED means that another backup of the site is under way: come again.
+	ReportBackup(context.Context, *v1.ReportBackupRequest) (*v1.ReportBackupResponse, error)
 }
 
 // NewLinkServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -475,6 +500,12 @@ func NewLinkServiceHandler(svc LinkServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(linkServiceMethods.ByName("FetchRepositoryKey")),
 		connect.WithHandlerOptions(opts...),
 	)
+	linkServiceReportBackupHandler := connect.NewUnaryHandlerSimple(
+		LinkServiceReportBackupProcedure,
+		svc.ReportBackup,
+		connect.WithSchema(linkServiceMethods.ByName("ReportBackup")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/chom.link.v1.LinkService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case LinkServiceHelloProcedure:
@@ -497,6 +528,8 @@ func NewLinkServiceHandler(svc LinkServiceHandler, opts ...connect.HandlerOption
 			linkServiceRemoveChallengeHandler.ServeHTTP(w, r)
 		case LinkServiceFetchRepositoryKeyProcedure:
 			linkServiceFetchRepositoryKeyHandler.ServeHTTP(w, r)
+		case LinkServiceReportBackupProcedure:
+			linkServiceReportBackupHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -544,4 +577,8 @@ func (UnimplementedLinkServiceHandler) RemoveChallenge(context.Context, *v1.Remo
 
 func (UnimplementedLinkServiceHandler) FetchRepositoryKey(context.Context, *v1.FetchRepositoryKeyRequest) (*v1.FetchRepositoryKeyResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.link.v1.LinkService.FetchRepositoryKey is not implemented"))
+}
+
+func (UnimplementedLinkServiceHandler) ReportBackup(context.Context, *v1.ReportBackupRequest) (*v1.ReportBackupResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.link.v1.LinkService.ReportBackup is not implemented"))
 }

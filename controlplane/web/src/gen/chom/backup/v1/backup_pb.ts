@@ -7,15 +7,15 @@ import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
 import type { DesiredState, ObservedCertificate } from "../../site/v1/desired_pb.js";
 import { file_chom_site_v1_desired } from "../../site/v1/desired_pb.js";
-import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file chom/backup/v1/backup.proto.
  */
 export const file_chom_backup_v1_backup: GenFile = /*@__PURE__*/
-  fileDesc("ChtjaG9tL2JhY2t1cC92MS9iYWNrdXAucHJvdG8SDmNob20uYmFja3VwLnYxIsADCgZCYWNrdXASCgoCaWQYASABKAkSFwoPb3JnYW5pemF0aW9uX2lkGAIgASgJEg8KB3NpdGVfaWQYAyABKAkSEAoIc2VxdWVuY2UYBCABKAQSJAoFc3RhdGUYBSABKA4yFS5jaG9tLmJhY2t1cC52MS5TdGF0ZRImCgZyZWFzb24YBiABKA4yFi5jaG9tLmJhY2t1cC52MS5SZWFzb24SDwoHcHJvYmxlbRgHIAEoCRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmNoZWNrX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKCGNvbnRlbnRzGAwgASgLMhguY2hvbS5iYWNrdXAudjEuQ29udGVudHMSEwoLYWRkZWRfYnl0ZXMYDSABKAQSDwoHdGFza19pZBgOIAEoCSLmAgoIQ29udGVudHMSLQoOZmlsZXNfc25hcHNob3QYASABKAlCFbpIEnIQMg5eWzAtOWEtZl17NjR9JBIzChFkYXRhYmFzZV9zbmFwc2hvdBgCIAEoCUIYukgV2AEBchAyDl5bMC05YS1mXXs2NH0kEh8KCmZpbGVfY291bnQYAyABKARCC7pICDIGGICU69wDEiIKCmZpbGVfYnl0ZXMYBCABKARCDrpICzIJGICAgICAgIACEh8KDmxpc3Rpbmdfc2hhMjU2GAUgASgMQge6SAR6AhggEjAKBnRhYmxlcxgGIAMoCzIVLmNob20uYmFja3VwLnYxLlRhYmxlQgm6SAaSAQMQkE4SHAoLZHVtcF9zaGEyNTYYByABKAxCB7pIBHoCGCASIgoKZHVtcF9ieXRlcxgIIAEoBEIOukgLMgkYgICAgICAgAISHAoKcGFnZV90aXRsZRgJIAEoCUIIukgFcgMYgAQiPAoFVGFibGUSFwoEbmFtZRgBIAEoCUIJukgGcgQQARhAEhoKBHJvd3MYAiABKARCDLpICTIHGICglKWNHSLsAQoGUmVwb3J0EhsKCWJhY2t1cF9pZBgBIAEoCUIIukgFcgOwAQESNgoKc3RhcnRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCBrpIA8gBARI0CghlbmRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCBrpIA8gBARIyCghjb250ZW50cxgEIAEoCzIYLmNob20uYmFja3VwLnYxLkNvbnRlbnRzQga6SAPIAQESIwoLYWRkZWRfYnl0ZXMYBSABKARCDrpICzIJGICAgICAgIACIs0DCghNYW5pZmVzdBIXCgZzY2hlbWEYASABKA1CB7pIBCoCCAESIQoPb3JnYW5pemF0aW9uX2lkGAIgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAMgASgJQgi6SAVyA7ABARIbCgliYWNrdXBfaWQYBCABKAlCCLpIBXIDsAEBEhkKCHNlcXVlbmNlGAUgASgEQge6SAQyAigBEiAKD3ByZXZpb3VzX3NoYTI1NhgGIAEoDEIHukgEegIYIBI2CgpzdGFydF90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEIGukgDyAEBEjQKCGVuZF90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEIGukgDyAEBEjIKCGNvbnRlbnRzGAkgASgLMhguY2hvbS5iYWNrdXAudjEuQ29udGVudHNCBrpIA8gBARIrCgdkZXNpcmVkGAogASgLMhouY2hvbS5zaXRlLnYxLkRlc2lyZWRTdGF0ZRJBCgxjZXJ0aWZpY2F0ZXMYCyADKAsyIS5jaG9tLnNpdGUudjEuT2JzZXJ2ZWRDZXJ0aWZpY2F0ZUIIukgFkgECEG4icgoOU2lnbmVkTWFuaWZlc3QSHQoIbWFuaWZlc3QYASABKAxCC7pICHoGEAEYwJoMEhoKCXNpZ25hdHVyZRgCIAEoDEIHukgEegJoQBIlCgZrZXlfaWQYAyABKAlCFbpIEnIQMg5eWzAtOWEtZl17MTZ9JCK0AgoHUmVzdG9yZRIKCgJpZBgBIAEoCRIXCg9vcmdhbml6YXRpb25faWQYAiABKAkSDwoHc2l0ZV9pZBgDIAEoCRIRCgliYWNrdXBfaWQYBCABKAkSDQoFZmlsZXMYBSABKAgSEAoIZGF0YWJhc2UYBiABKAgSDwoHdGFza19pZBgHIAEoCRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVuZG9fdW50aWwYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBnVuZG9uZRgLIAEoCBIPCgdwcm9ibGVtGAwgASgJKmgKBVN0YXRlEhUKEVNUQVRFX1VOU1BFQ0lGSUVEEAASEQoNU1RBVEVfUlVOTklORxABEhIKDlNUQVRFX0NIRUNLSU5HEAISDwoLU1RBVEVfUkVBRFkQAxIQCgxTVEFURV9GQUlMRUQQBCpnCgZSZWFzb24SFgoSUkVBU09OX1VOU1BFQ0lGSUVEEAASFAoQUkVBU09OX1JFUVVFU1RFRBABEhQKEFJFQVNPTl9TQ0hFRFVMRUQQAhIZChVSRUFTT05fQkVGT1JFX1JFU1RPUkUQA2IGcHJvdG8z", [file_buf_validate_validate, file_chom_site_v1_desired, file_google_protobuf_timestamp]);
+  fileDesc("ChtjaG9tL2JhY2t1cC92MS9iYWNrdXAucHJvdG8SDmNob20uYmFja3VwLnYxIsADCgZCYWNrdXASCgoCaWQYASABKAkSFwoPb3JnYW5pemF0aW9uX2lkGAIgASgJEg8KB3NpdGVfaWQYAyABKAkSEAoIc2VxdWVuY2UYBCABKAQSJAoFc3RhdGUYBSABKA4yFS5jaG9tLmJhY2t1cC52MS5TdGF0ZRImCgZyZWFzb24YBiABKA4yFi5jaG9tLmJhY2t1cC52MS5SZWFzb24SDwoHcHJvYmxlbRgHIAEoCRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmNoZWNrX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKCGNvbnRlbnRzGAwgASgLMhguY2hvbS5iYWNrdXAudjEuQ29udGVudHMSEwoLYWRkZWRfYnl0ZXMYDSABKAQSDwoHdGFza19pZBgOIAEoCSLmAgoIQ29udGVudHMSLQoOZmlsZXNfc25hcHNob3QYASABKAlCFbpIEnIQMg5eWzAtOWEtZl17NjR9JBIzChFkYXRhYmFzZV9zbmFwc2hvdBgCIAEoCUIYukgV2AEBchAyDl5bMC05YS1mXXs2NH0kEh8KCmZpbGVfY291bnQYAyABKARCC7pICDIGGICU69wDEiIKCmZpbGVfYnl0ZXMYBCABKARCDrpICzIJGICAgICAgIACEh8KDmxpc3Rpbmdfc2hhMjU2GAUgASgMQge6SAR6AhggEjAKBnRhYmxlcxgGIAMoCzIVLmNob20uYmFja3VwLnYxLlRhYmxlQgm6SAaSAQMQkE4SHAoLZHVtcF9zaGEyNTYYByABKAxCB7pIBHoCGCASIgoKZHVtcF9ieXRlcxgIIAEoBEIOukgLMgkYgICAgICAgAISHAoKcGFnZV90aXRsZRgJIAEoCUIIukgFcgMYgAQiPAoFVGFibGUSFwoEbmFtZRgBIAEoCUIJukgGcgQQARhAEhoKBHJvd3MYAiABKARCDLpICTIHGICglKWNHSLsAQoGUmVwb3J0EhsKCWJhY2t1cF9pZBgBIAEoCUIIukgFcgOwAQESNgoKc3RhcnRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCBrpIA8gBARI0CghlbmRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCBrpIA8gBARIyCghjb250ZW50cxgEIAEoCzIYLmNob20uYmFja3VwLnYxLkNvbnRlbnRzQga6SAPIAQESIwoLYWRkZWRfYnl0ZXMYBSABKARCDrpICzIJGICAgICAgIACIs0DCghNYW5pZmVzdBIXCgZzY2hlbWEYASABKA1CB7pIBCoCCAESIQoPb3JnYW5pemF0aW9uX2lkGAIgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAMgASgJQgi6SAVyA7ABARIbCgliYWNrdXBfaWQYBCABKAlCCLpIBXIDsAEBEhkKCHNlcXVlbmNlGAUgASgEQge6SAQyAigBEiAKD3ByZXZpb3VzX3NoYTI1NhgGIAEoDEIHukgEegIYIBI2CgpzdGFydF90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEIGukgDyAEBEjQKCGVuZF90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEIGukgDyAEBEjIKCGNvbnRlbnRzGAkgASgLMhguY2hvbS5iYWNrdXAudjEuQ29udGVudHNCBrpIA8gBARIrCgdkZXNpcmVkGAogASgLMhouY2hvbS5zaXRlLnYxLkRlc2lyZWRTdGF0ZRJBCgxjZXJ0aWZpY2F0ZXMYCyADKAsyIS5jaG9tLnNpdGUudjEuT2JzZXJ2ZWRDZXJ0aWZpY2F0ZUIIukgFkgECEG4icgoOU2lnbmVkTWFuaWZlc3QSHQoIbWFuaWZlc3QYASABKAxCC7pICHoGEAEYwJoMEhoKCXNpZ25hdHVyZRgCIAEoDEIHukgEegJoQBIlCgZrZXlfaWQYAyABKAlCFbpIEnIQMg5eWzAtOWEtZl17MTZ9JCLeAgoHUmVzdG9yZRIKCgJpZBgBIAEoCRIXCg9vcmdhbml6YXRpb25faWQYAiABKAkSDwoHc2l0ZV9pZBgDIAEoCRIRCgliYWNrdXBfaWQYBCABKAkSDQoFZmlsZXMYBSABKAgSEAoIZGF0YWJhc2UYBiABKAgSDwoHdGFza19pZBgHIAEoCRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVuZG9fdW50aWwYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBnVuZG9uZRgLIAEoCBIPCgdwcm9ibGVtGAwgASgJEhgKEGJlZm9yZV9iYWNrdXBfaWQYDSABKAkSDgoGdGFibGVzGA4gAygJInIKCVJldGVudGlvbhIYCgZob3VybHkYASABKA1CCLpIBSoDGNAFEhcKBWRhaWx5GAIgASgNQgi6SAUqAxjuAhIYCgZ3ZWVrbHkYAyABKA1CCLpIBSoDGIQCEhgKB21vbnRobHkYBCABKA1CB7pIBCoCGHgilAIKBlBvbGljeRIKCgJpZBgBIAEoCRIXCg9vcmdhbml6YXRpb25faWQYAiABKAkSDAoEbmFtZRgDIAEoCRIMCgR0YWdzGAQgAygJEgwKBHJhbmsYBSABKAUSKwoIaW50ZXJ2YWwYBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLAoJcmV0ZW50aW9uGAcgASgLMhkuY2hvbS5iYWNrdXAudjEuUmV0ZW50aW9uEi8KC2NyZWF0ZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi9AIKBlN0YXR1cxImCgZwb2xpY3kYASABKAsyFi5jaG9tLmJhY2t1cC52MS5Qb2xpY3kSNAoQbmV4dF9iYWNrdXBfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKwoLbGFzdF9iYWNrdXAYAyABKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXASLAoMbGFzdF9mYWlsdXJlGAQgASgLMhYuY2hvbS5iYWNrdXAudjEuQmFja3VwEikKCmxhc3RfZHJpbGwYBSABKAsyFS5jaG9tLmJhY2t1cC52MS5EcmlsbBIqCgtsYXN0X3Byb3ZlbhgGIAEoCzIVLmNob20uYmFja3VwLnYxLkRyaWxsEhgKEHJlcG9zaXRvcnlfYnl0ZXMYByABKAQSLwoLdmVyaWZ5X3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB3Byb2JsZW0YCSABKAkiqAIKBURyaWxsEgoKAmlkGAEgASgJEhcKD29yZ2FuaXphdGlvbl9pZBgCIAEoCRIPCgdzaXRlX2lkGAMgASgJEhEKCWJhY2t1cF9pZBgEIAEoCRIpCgVzdGF0ZRgFIAEoDjIaLmNob20uYmFja3VwLnYxLkRyaWxsU3RhdGUSDwoHcHJvYmxlbRgGIAEoCRIPCgd0YXNrX2lkGAcgASgJEi8KC2NyZWF0ZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKgoIZXZpZGVuY2UYCiABKAsyGC5jaG9tLmJhY2t1cC52MS5FdmlkZW5jZSLNAgoIRXZpZGVuY2USLgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEh8KCmZpbGVfY291bnQYAyABKARCC7pICDIGGICU69wDEiIKCmZpbGVfYnl0ZXMYBCABKARCDrpICzIJGICAgICAgIACEh8KDmxpc3Rpbmdfc2hhMjU2GAUgASgMQge6SAR6AhggEhwKC2R1bXBfc2hhMjU2GAYgASgMQge6SAR6AhggEjAKBnRhYmxlcxgHIAMoCzIVLmNob20uYmFja3VwLnYxLlRhYmxlQgm6SAaSAQMQkE4SLQoFcGFnZXMYCCADKAsyFC5jaG9tLmJhY2t1cC52MS5QYWdlQgi6SAWSAQIQFCKXAQoEUGFnZRIYCgRwYXRoGAEgASgJQgq6SAdyBRABGIAQEh0KC2h0dHBfc3RhdHVzGAIgASgNQgi6SAUqAxjnBxIXCgV0aXRsZRgDIAEoCUIIukgFcgMYgAQSIgoKYm9keV9ieXRlcxgEIAEoBEIOukgLMgkYgICAgICAgAISGQoHcHJvYmxlbRgFIAEoCUIIukgFcgMYgAgiXQoLRHJpbGxSZXBvcnQSGgoIZHJpbGxfaWQYASABKAlCCLpIBXIDsAEBEjIKCGV2aWRlbmNlGAIgASgLMhguY2hvbS5iYWNrdXAudjEuRXZpZGVuY2VCBrpIA8gBASpoCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhEKDVNUQVRFX1JVTk5JTkcQARISCg5TVEFURV9DSEVDS0lORxACEg8KC1NUQVRFX1JFQURZEAMSEAoMU1RBVEVfRkFJTEVEEAQqZwoGUmVhc29uEhYKElJFQVNPTl9VTlNQRUNJRklFRBAAEhQKEFJFQVNPTl9SRVFVRVNURUQQARIUChBSRUFTT05fU0NIRURVTEVEEAISGQoVUkVBU09OX0JFRk9SRV9SRVNUT1JFEAMqcgoKRHJpbGxTdGF0ZRIbChdEUklMTF9TVEFURV9VTlNQRUNJRklFRBAAEhcKE0RSSUxMX1NUQVRFX1JVTk5JTkcQARIWChJEUklMTF9TVEFURV9QQVNTRUQQAhIWChJEUklMTF9TVEFURV9GQUlMRUQQA2IGcHJvdG8z", [file_buf_validate_validate, file_chom_site_v1_desired, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * Backup is a restorable copy of a site at one moment: its files, its database, and what was wanted of it.
@@ -502,6 +502,21 @@ export type Restore = Message<"chom.backup.v1.Restore"> & {
    * @generated from field: string problem = 12;
    */
   problem: string;
+
+  /**
+   * The backup that was made before it, of what it replaces; empty where that was not wanted. The restore begins once that is
+   * READY, and fails with it.
+   *
+   * @generated from field: string before_backup_id = 13;
+   */
+  beforeBackupId: string;
+
+  /**
+   * The tables that it restores; empty for all of them.
+   *
+   * @generated from field: repeated string tables = 14;
+   */
+  tables: string[];
 };
 
 /**
@@ -510,6 +525,439 @@ export type Restore = Message<"chom.backup.v1.Restore"> & {
  */
 export const RestoreSchema: GenMessage<Restore> = /*@__PURE__*/
   messageDesc(file_chom_backup_v1_backup, 6);
+
+/**
+ * Retention is how many of a site's READY backups are kept: the newest one of each of so many hours, days, weeks and months that
+ * have one, in UTC. A backup that any of them keeps is kept, and so are the newest READY one, the newest one that a drill has
+ * proven, and all that are younger than a day.
+ *
+ * @generated from message chom.backup.v1.Retention
+ */
+export type Retention = Message<"chom.backup.v1.Retention"> & {
+  /**
+   * Of so many hours.
+   *
+   * @generated from field: uint32 hourly = 1;
+   */
+  hourly: number;
+
+  /**
+   * Of so many days.
+   *
+   * @generated from field: uint32 daily = 2;
+   */
+  daily: number;
+
+  /**
+   * Of so many weeks (ISO 8601).
+   *
+   * @generated from field: uint32 weekly = 3;
+   */
+  weekly: number;
+
+  /**
+   * Of so many months.
+   *
+   * @generated from field: uint32 monthly = 4;
+   */
+  monthly: number;
+};
+
+/**
+ * Describes the message chom.backup.v1.Retention.
+ * Use `create(RetentionSchema)` to create a new message.
+ */
+export const RetentionSchema: GenMessage<Retention> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup, 7);
+
+/**
+ * Policy says when sites are backed up and what is kept of that. A site goes by the one that was chosen for it; otherwise by the
+ * first, in the order of their `rank`, of whose tags it has one; otherwise by the platform's own: daily, and 7 daily, 5 weekly and 12
+ * monthly ones are kept.
+ *
+ * @generated from message chom.backup.v1.Policy
+ */
+export type Policy = Message<"chom.backup.v1.Policy"> & {
+  /**
+   * UUID; empty for the platform's own.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * The organization; empty for the platform's own.
+   *
+   * @generated from field: string organization_id = 2;
+   */
+  organizationId: string;
+
+  /**
+   * Name for people, unique in the organization.
+   *
+   * @generated from field: string name = 3;
+   */
+  name: string;
+
+  /**
+   * The sites it is for: those that have one of these tags. A policy without tags is for the sites that choose it.
+   *
+   * @generated from field: repeated string tags = 4;
+   */
+  tags: string[];
+
+  /**
+   * Which policy comes first, the lowest first; of two with the same, the older one.
+   *
+   * @generated from field: int32 rank = 5;
+   */
+  rank: number;
+
+  /**
+   * Time between two backups of a site; unset makes none by itself.
+   *
+   * @generated from field: google.protobuf.Duration interval = 6;
+   */
+  interval?: Duration;
+
+  /**
+   * What is kept.
+   *
+   * @generated from field: chom.backup.v1.Retention retention = 7;
+   */
+  retention?: Retention;
+
+  /**
+   * When it was made.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 8;
+   */
+  createTime?: Timestamp;
+
+  /**
+   * When it was last changed.
+   *
+   * @generated from field: google.protobuf.Timestamp update_time = 9;
+   */
+  updateTime?: Timestamp;
+};
+
+/**
+ * Describes the message chom.backup.v1.Policy.
+ * Use `create(PolicySchema)` to create a new message.
+ */
+export const PolicySchema: GenMessage<Policy> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup, 8);
+
+/**
+ * Status is how well a site is backed up.
+ *
+ * @generated from message chom.backup.v1.Status
+ */
+export type Status = Message<"chom.backup.v1.Status"> & {
+  /**
+   * The policy that it goes by.
+   *
+   * @generated from field: chom.backup.v1.Policy policy = 1;
+   */
+  policy?: Policy;
+
+  /**
+   * When the next backup is due; unset where none is.
+   *
+   * @generated from field: google.protobuf.Timestamp next_backup_time = 2;
+   */
+  nextBackupTime?: Timestamp;
+
+  /**
+   * The newest READY one; unset before the first.
+   *
+   * @generated from field: chom.backup.v1.Backup last_backup = 3;
+   */
+  lastBackup?: Backup;
+
+  /**
+   * The newest one that FAILED, if that is newer than the newest READY one; unset otherwise.
+   *
+   * @generated from field: chom.backup.v1.Backup last_failure = 4;
+   */
+  lastFailure?: Backup;
+
+  /**
+   * The newest drill; unset before the first.
+   *
+   * @generated from field: chom.backup.v1.Drill last_drill = 5;
+   */
+  lastDrill?: Drill;
+
+  /**
+   * The newest drill that PASSED: the last proven restore. Unset before the first.
+   *
+   * @generated from field: chom.backup.v1.Drill last_proven = 6;
+   */
+  lastProven?: Drill;
+
+  /**
+   * Bytes that the site's repository takes, as last measured.
+   *
+   * @generated from field: uint64 repository_bytes = 7;
+   */
+  repositoryBytes: bigint;
+
+  /**
+   * Since when all of the repository was read and found intact, piece by piece, at last; unset before it was once.
+   *
+   * @generated from field: google.protobuf.Timestamp verify_time = 8;
+   */
+  verifyTime?: Timestamp;
+
+  /**
+   * What is wrong with the site's backups, in words, and what to do; empty when nothing is.
+   *
+   * @generated from field: string problem = 9;
+   */
+  problem: string;
+};
+
+/**
+ * Describes the message chom.backup.v1.Status.
+ * Use `create(StatusSchema)` to create a new message.
+ */
+export const StatusSchema: GenMessage<Status> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup, 9);
+
+/**
+ * Drill is a backup restored to a scratch place, served there, compared with what was recorded when it was made, and removed. The
+ * site itself takes no part.
+ *
+ * @generated from message chom.backup.v1.Drill
+ */
+export type Drill = Message<"chom.backup.v1.Drill"> & {
+  /**
+   * UUID.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * The organization.
+   *
+   * @generated from field: string organization_id = 2;
+   */
+  organizationId: string;
+
+  /**
+   * The site.
+   *
+   * @generated from field: string site_id = 3;
+   */
+  siteId: string;
+
+  /**
+   * The backup.
+   *
+   * @generated from field: string backup_id = 4;
+   */
+  backupId: string;
+
+  /**
+   * Its life.
+   *
+   * @generated from field: chom.backup.v1.DrillState state = 5;
+   */
+  state: DrillState;
+
+  /**
+   * Why it FAILED, in words; empty otherwise.
+   *
+   * @generated from field: string problem = 6;
+   */
+  problem: string;
+
+  /**
+   * The task that does, or did, it.
+   *
+   * @generated from field: string task_id = 7;
+   */
+  taskId: string;
+
+  /**
+   * When it was asked for.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 8;
+   */
+  createTime?: Timestamp;
+
+  /**
+   * When it ended; unset before.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 9;
+   */
+  endTime?: Timestamp;
+
+  /**
+   * What was found; unset before it ended, and where the host could not say.
+   *
+   * @generated from field: chom.backup.v1.Evidence evidence = 10;
+   */
+  evidence?: Evidence;
+};
+
+/**
+ * Describes the message chom.backup.v1.Drill.
+ * Use `create(DrillSchema)` to create a new message.
+ */
+export const DrillSchema: GenMessage<Drill> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup, 10);
+
+/**
+ * Evidence is what a host found in a scratch place. It says nothing about right or wrong: the control plane compares it with the
+ * signed manifest.
+ *
+ * @generated from message chom.backup.v1.Evidence
+ */
+export type Evidence = Message<"chom.backup.v1.Evidence"> & {
+  /**
+   * When the host began.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 1;
+   */
+  startTime?: Timestamp;
+
+  /**
+   * When it had looked at all of it.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 2;
+   */
+  endTime?: Timestamp;
+
+  /**
+   * How many files, directories and links were restored.
+   *
+   * @generated from field: uint64 file_count = 3;
+   */
+  fileCount: bigint;
+
+  /**
+   * How many bytes are in its files.
+   *
+   * @generated from field: uint64 file_bytes = 4;
+   */
+  fileBytes: bigint;
+
+  /**
+   * As Contents.listing_sha256, over what was restored.
+   *
+   * @generated from field: bytes listing_sha256 = 5;
+   */
+  listingSha256: Uint8Array;
+
+  /**
+   * SHA-256 of the dump that was imported.
+   *
+   * @generated from field: bytes dump_sha256 = 6;
+   */
+  dumpSha256: Uint8Array;
+
+  /**
+   * The tables of the scratch database, by name, with the rows that were counted in it.
+   *
+   * @generated from field: repeated chom.backup.v1.Table tables = 7;
+   */
+  tables: Table[];
+
+  /**
+   * Pages that were asked for of the restored site, the home page first.
+   *
+   * @generated from field: repeated chom.backup.v1.Page pages = 8;
+   */
+  pages: Page[];
+};
+
+/**
+ * Describes the message chom.backup.v1.Evidence.
+ * Use `create(EvidenceSchema)` to create a new message.
+ */
+export const EvidenceSchema: GenMessage<Evidence> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup, 11);
+
+/**
+ * Page is an answer of a restored site.
+ *
+ * @generated from message chom.backup.v1.Page
+ */
+export type Page = Message<"chom.backup.v1.Page"> & {
+  /**
+   * What was asked for, for example "/".
+   *
+   * @generated from field: string path = 1;
+   */
+  path: string;
+
+  /**
+   * Status code; 0 when there was no answer.
+   *
+   * @generated from field: uint32 http_status = 2;
+   */
+  httpStatus: number;
+
+  /**
+   * Title of the page; empty when it showed none.
+   *
+   * @generated from field: string title = 3;
+   */
+  title: string;
+
+  /**
+   * Bytes of its body.
+   *
+   * @generated from field: uint64 body_bytes = 4;
+   */
+  bodyBytes: bigint;
+
+  /**
+   * What went wrong, in words; empty when nothing did.
+   *
+   * @generated from field: string problem = 5;
+   */
+  problem: string;
+};
+
+/**
+ * Describes the message chom.backup.v1.Page.
+ * Use `create(PageSchema)` to create a new message.
+ */
+export const PageSchema: GenMessage<Page> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup, 12);
+
+/**
+ * DrillReport is what a host says of a drill.
+ *
+ * @generated from message chom.backup.v1.DrillReport
+ */
+export type DrillReport = Message<"chom.backup.v1.DrillReport"> & {
+  /**
+   * The drill.
+   *
+   * @generated from field: string drill_id = 1;
+   */
+  drillId: string;
+
+  /**
+   * What was found.
+   *
+   * @generated from field: chom.backup.v1.Evidence evidence = 2;
+   */
+  evidence?: Evidence;
+};
+
+/**
+ * Describes the message chom.backup.v1.DrillReport.
+ * Use `create(DrillReportSchema)` to create a new message.
+ */
+export const DrillReportSchema: GenMessage<DrillReport> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup, 13);
 
 /**
  * State is a backup's life.
@@ -602,4 +1050,48 @@ export enum Reason {
  */
 export const ReasonSchema: GenEnum<Reason> = /*@__PURE__*/
   enumDesc(file_chom_backup_v1_backup, 1);
+
+/**
+ * DrillState is a drill's life.
+ *
+ * 	RUNNING -> PASSED
+ * 	       \-> FAILED
+ *
+ * @generated from enum chom.backup.v1.DrillState
+ */
+export enum DrillState {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: DRILL_STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * A host restores it to a scratch place, or is about to.
+   *
+   * @generated from enum value: DRILL_STATE_RUNNING = 1;
+   */
+  RUNNING = 1,
+
+  /**
+   * It came back as it was recorded, and its pages were served.
+   *
+   * @generated from enum value: DRILL_STATE_PASSED = 2;
+   */
+  PASSED = 2,
+
+  /**
+   * It did not; `problem` says why.
+   *
+   * @generated from enum value: DRILL_STATE_FAILED = 3;
+   */
+  FAILED = 3,
+}
+
+/**
+ * Describes the enum chom.backup.v1.DrillState.
+ */
+export const DrillStateSchema: GenEnum<DrillState> = /*@__PURE__*/
+  enumDesc(file_chom_backup_v1_backup, 2);
 

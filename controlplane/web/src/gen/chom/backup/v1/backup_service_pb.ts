@@ -5,7 +5,7 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
-import type { Backup, Restore } from "./backup_pb.js";
+import type { Backup, Drill, Restore, Status } from "./backup_pb.js";
 import { file_chom_backup_v1_backup } from "./backup_pb.js";
 import { file_google_api_annotations } from "../../../google/api/annotations_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chom/backup/v1/backup_service.proto.
  */
 export const file_chom_backup_v1_backup_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNjaG9tL2JhY2t1cC92MS9iYWNrdXBfc2VydmljZS5wcm90bxIOY2hvbS5iYWNrdXAudjEiUwoTQ3JlYXRlQmFja3VwUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBIj4KFENyZWF0ZUJhY2t1cFJlc3BvbnNlEiYKBmJhY2t1cBgBIAEoCzIWLmNob20uYmFja3VwLnYxLkJhY2t1cCJtChBHZXRCYWNrdXBSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQESGwoJYmFja3VwX2lkGAMgASgJQgi6SAVyA7ABASI7ChFHZXRCYWNrdXBSZXNwb25zZRImCgZiYWNrdXAYASABKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXAijwEKEkxpc3RCYWNrdXBzUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBEh0KCXBhZ2Vfc2l6ZRgDIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAQgASgJQgi6SAVyAxiQAyJxChNMaXN0QmFja3Vwc1Jlc3BvbnNlEicKB2JhY2t1cHMYASADKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXASFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhgKEHJlcG9zaXRvcnlfYnl0ZXMYAyABKAQi1gEKE0Jyb3dzZUJhY2t1cFJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABARIbCgliYWNrdXBfaWQYAyABKAlCCLpIBXIDsAEBEicKBHBhdGgYBCABKAlCGbpIFtgBAXIRGIAgMgxeKC9bXi8AXSspKyQSHQoJcGFnZV9zaXplGAUgASgFQgq6SAcaBRj0AygAEhwKCnBhZ2VfdG9rZW4YBiABKAlCCLpIBXIDGJADIuYBCgpCYWNrdXBGaWxlEgwKBG5hbWUYASABKAkSLQoEdHlwZRgCIAEoDjIfLmNob20uYmFja3VwLnYxLkJhY2t1cEZpbGUuVHlwZRIMCgRzaXplGAMgASgEEgwKBG1vZGUYBCABKA0SLwoLbW9kaWZ5X3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIk4KBFR5cGUSFAoQVFlQRV9VTlNQRUNJRklFRBAAEg0KCVRZUEVfRklMRRABEhIKDlRZUEVfRElSRUNUT1JZEAISDQoJVFlQRV9MSU5LEAMiWgoUQnJvd3NlQmFja3VwUmVzcG9uc2USKQoFZmlsZXMYASADKAsyGi5jaG9tLmJhY2t1cC52MS5CYWNrdXBGaWxlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKbAQoVRG93bmxvYWRCYWNrdXBSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQESGwoJYmFja3VwX2lkGAMgASgJQgi6SAVyA7ABARInCgRwYXRoGAQgASgJQhm6SBbYAQFyERiAIDIMXigvW14vAF0rKSskIiYKFkRvd25sb2FkQmFja3VwUmVzcG9uc2USDAoEZGF0YRgBIAEoDCKcAQoUUmVzdG9yZUJhY2t1cFJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABARIbCgliYWNrdXBfaWQYAyABKAlCCLpIBXIDsAEBEhIKCmZpbGVzX29ubHkYBCABKAgSFQoNZGF0YWJhc2Vfb25seRgFIAEoCCJBChVSZXN0b3JlQmFja3VwUmVzcG9uc2USKAoHcmVzdG9yZRgBIAEoCzIXLmNob20uYmFja3VwLnYxLlJlc3RvcmUiUwoTTGlzdFJlc3RvcmVzUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBIkEKFExpc3RSZXN0b3Jlc1Jlc3BvbnNlEikKCHJlc3RvcmVzGAEgAygLMhcuY2hvbS5iYWNrdXAudjEuUmVzdG9yZSJwChJVbmRvUmVzdG9yZVJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABARIcCgpyZXN0b3JlX2lkGAMgASgJQgi6SAVyA7ABASI/ChNVbmRvUmVzdG9yZVJlc3BvbnNlEigKB3Jlc3RvcmUYASABKAsyFy5jaG9tLmJhY2t1cC52MS5SZXN0b3JlMpgLCg1CYWNrdXBTZXJ2aWNlEqUBCgxDcmVhdGVCYWNrdXASIy5jaG9tLmJhY2t1cC52MS5DcmVhdGVCYWNrdXBSZXF1ZXN0GiQuY2hvbS5iYWNrdXAudjEuQ3JlYXRlQmFja3VwUmVzcG9uc2UiSoLT5JMCRDoBKiI/L2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzEqUBCglHZXRCYWNrdXASIC5jaG9tLmJhY2t1cC52MS5HZXRCYWNrdXBSZXF1ZXN0GiEuY2hvbS5iYWNrdXAudjEuR2V0QmFja3VwUmVzcG9uc2UiU4LT5JMCTRJLL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzL3tiYWNrdXBfaWR9Ep8BCgtMaXN0QmFja3VwcxIiLmNob20uYmFja3VwLnYxLkxpc3RCYWNrdXBzUmVxdWVzdBojLmNob20uYmFja3VwLnYxLkxpc3RCYWNrdXBzUmVzcG9uc2UiR4LT5JMCQRI/L2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzErUBCgxCcm93c2VCYWNrdXASIy5jaG9tLmJhY2t1cC52MS5Ccm93c2VCYWNrdXBSZXF1ZXN0GiQuY2hvbS5iYWNrdXAudjEuQnJvd3NlQmFja3VwUmVzcG9uc2UiWoLT5JMCVBJSL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzL3tiYWNrdXBfaWR9OmJyb3dzZRK/AQoORG93bmxvYWRCYWNrdXASJS5jaG9tLmJhY2t1cC52MS5Eb3dubG9hZEJhY2t1cFJlcXVlc3QaJi5jaG9tLmJhY2t1cC52MS5Eb3dubG9hZEJhY2t1cFJlc3BvbnNlIlyC0+STAlYSVC9hcGkvdjEvb3JnYW5pemF0aW9ucy97b3JnYW5pemF0aW9uX2lkfS9zaXRlcy97c2l0ZV9pZH0vYmFja3Vwcy97YmFja3VwX2lkfTpkb3dubG9hZDABErwBCg1SZXN0b3JlQmFja3VwEiQuY2hvbS5iYWNrdXAudjEuUmVzdG9yZUJhY2t1cFJlcXVlc3QaJS5jaG9tLmJhY2t1cC52MS5SZXN0b3JlQmFja3VwUmVzcG9uc2UiXoLT5JMCWDoBKiJTL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzL3tiYWNrdXBfaWR9OnJlc3RvcmUSowEKDExpc3RSZXN0b3JlcxIjLmNob20uYmFja3VwLnYxLkxpc3RSZXN0b3Jlc1JlcXVlc3QaJC5jaG9tLmJhY2t1cC52MS5MaXN0UmVzdG9yZXNSZXNwb25zZSJIgtPkkwJCEkAvYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9L3Jlc3RvcmVzErUBCgtVbmRvUmVzdG9yZRIiLmNob20uYmFja3VwLnYxLlVuZG9SZXN0b3JlUmVxdWVzdBojLmNob20uYmFja3VwLnYxLlVuZG9SZXN0b3JlUmVzcG9uc2UiXYLT5JMCVzoBKiJSL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9yZXN0b3Jlcy97cmVzdG9yZV9pZH06dW5kb2IGcHJvdG8z", [file_buf_validate_validate, file_chom_backup_v1_backup, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("CiNjaG9tL2JhY2t1cC92MS9iYWNrdXBfc2VydmljZS5wcm90bxIOY2hvbS5iYWNrdXAudjEiUwoTQ3JlYXRlQmFja3VwUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBIj4KFENyZWF0ZUJhY2t1cFJlc3BvbnNlEiYKBmJhY2t1cBgBIAEoCzIWLmNob20uYmFja3VwLnYxLkJhY2t1cCJtChBHZXRCYWNrdXBSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQESGwoJYmFja3VwX2lkGAMgASgJQgi6SAVyA7ABASI7ChFHZXRCYWNrdXBSZXNwb25zZRImCgZiYWNrdXAYASABKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXAijwEKEkxpc3RCYWNrdXBzUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBEh0KCXBhZ2Vfc2l6ZRgDIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAQgASgJQgi6SAVyAxiQAyJxChNMaXN0QmFja3Vwc1Jlc3BvbnNlEicKB2JhY2t1cHMYASADKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXASFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhgKEHJlcG9zaXRvcnlfYnl0ZXMYAyABKAQi1gEKE0Jyb3dzZUJhY2t1cFJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABARIbCgliYWNrdXBfaWQYAyABKAlCCLpIBXIDsAEBEicKBHBhdGgYBCABKAlCGbpIFtgBAXIRGIAgMgxeKC9bXi8AXSspKyQSHQoJcGFnZV9zaXplGAUgASgFQgq6SAcaBRj0AygAEhwKCnBhZ2VfdG9rZW4YBiABKAlCCLpIBXIDGJADIuYBCgpCYWNrdXBGaWxlEgwKBG5hbWUYASABKAkSLQoEdHlwZRgCIAEoDjIfLmNob20uYmFja3VwLnYxLkJhY2t1cEZpbGUuVHlwZRIMCgRzaXplGAMgASgEEgwKBG1vZGUYBCABKA0SLwoLbW9kaWZ5X3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIk4KBFR5cGUSFAoQVFlQRV9VTlNQRUNJRklFRBAAEg0KCVRZUEVfRklMRRABEhIKDlRZUEVfRElSRUNUT1JZEAISDQoJVFlQRV9MSU5LEAMiWgoUQnJvd3NlQmFja3VwUmVzcG9uc2USKQoFZmlsZXMYASADKAsyGi5jaG9tLmJhY2t1cC52MS5CYWNrdXBGaWxlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKbAQoVRG93bmxvYWRCYWNrdXBSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQESGwoJYmFja3VwX2lkGAMgASgJQgi6SAVyA7ABARInCgRwYXRoGAQgASgJQhm6SBbYAQFyERiAIDIMXigvW14vAF0rKSskIiYKFkRvd25sb2FkQmFja3VwUmVzcG9uc2USDAoEZGF0YRgBIAEoDCLZAQoUUmVzdG9yZUJhY2t1cFJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABARIbCgliYWNrdXBfaWQYAyABKAlCCLpIBXIDsAEBEhIKCmZpbGVzX29ubHkYBCABKAgSFQoNZGF0YWJhc2Vfb25seRgFIAEoCBIjCgZ0YWJsZXMYBiADKAlCE7pIEJIBDRDoBxgBIgZyBBABGEASFgoOd2l0aG91dF9iYWNrdXAYByABKAgiQQoVUmVzdG9yZUJhY2t1cFJlc3BvbnNlEigKB3Jlc3RvcmUYASABKAsyFy5jaG9tLmJhY2t1cC52MS5SZXN0b3JlIlMKE0xpc3RSZXN0b3Jlc1JlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABASJBChRMaXN0UmVzdG9yZXNSZXNwb25zZRIpCghyZXN0b3JlcxgBIAMoCzIXLmNob20uYmFja3VwLnYxLlJlc3RvcmUicAoSVW5kb1Jlc3RvcmVSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQESHAoKcmVzdG9yZV9pZBgDIAEoCUIIukgFcgOwAQEiPwoTVW5kb1Jlc3RvcmVSZXNwb25zZRIoCgdyZXN0b3JlGAEgASgLMhcuY2hvbS5iYWNrdXAudjEuUmVzdG9yZSJWChZHZXRCYWNrdXBTdGF0dXNSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQEiQQoXR2V0QmFja3VwU3RhdHVzUmVzcG9uc2USJgoGc3RhdHVzGAEgASgLMhYuY2hvbS5iYWNrdXAudjEuU3RhdHVzIm8KEkRyaWxsQmFja3VwUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBEhsKCWJhY2t1cF9pZBgDIAEoCUIIukgFcgOwAQEiOwoTRHJpbGxCYWNrdXBSZXNwb25zZRIkCgVkcmlsbBgBIAEoCzIVLmNob20uYmFja3VwLnYxLkRyaWxsIlEKEUxpc3REcmlsbHNSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQEiOwoSTGlzdERyaWxsc1Jlc3BvbnNlEiUKBmRyaWxscxgBIAMoCzIVLmNob20uYmFja3VwLnYxLkRyaWxsMqEPCg1CYWNrdXBTZXJ2aWNlEqUBCgxDcmVhdGVCYWNrdXASIy5jaG9tLmJhY2t1cC52MS5DcmVhdGVCYWNrdXBSZXF1ZXN0GiQuY2hvbS5iYWNrdXAudjEuQ3JlYXRlQmFja3VwUmVzcG9uc2UiSoLT5JMCRDoBKiI/L2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzEqUBCglHZXRCYWNrdXASIC5jaG9tLmJhY2t1cC52MS5HZXRCYWNrdXBSZXF1ZXN0GiEuY2hvbS5iYWNrdXAudjEuR2V0QmFja3VwUmVzcG9uc2UiU4LT5JMCTRJLL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzL3tiYWNrdXBfaWR9Ep8BCgtMaXN0QmFja3VwcxIiLmNob20uYmFja3VwLnYxLkxpc3RCYWNrdXBzUmVxdWVzdBojLmNob20uYmFja3VwLnYxLkxpc3RCYWNrdXBzUmVzcG9uc2UiR4LT5JMCQRI/L2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzErUBCgxCcm93c2VCYWNrdXASIy5jaG9tLmJhY2t1cC52MS5Ccm93c2VCYWNrdXBSZXF1ZXN0GiQuY2hvbS5iYWNrdXAudjEuQnJvd3NlQmFja3VwUmVzcG9uc2UiWoLT5JMCVBJSL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzL3tiYWNrdXBfaWR9OmJyb3dzZRK/AQoORG93bmxvYWRCYWNrdXASJS5jaG9tLmJhY2t1cC52MS5Eb3dubG9hZEJhY2t1cFJlcXVlc3QaJi5jaG9tLmJhY2t1cC52MS5Eb3dubG9hZEJhY2t1cFJlc3BvbnNlIlyC0+STAlYSVC9hcGkvdjEvb3JnYW5pemF0aW9ucy97b3JnYW5pemF0aW9uX2lkfS9zaXRlcy97c2l0ZV9pZH0vYmFja3Vwcy97YmFja3VwX2lkfTpkb3dubG9hZDABErwBCg1SZXN0b3JlQmFja3VwEiQuY2hvbS5iYWNrdXAudjEuUmVzdG9yZUJhY2t1cFJlcXVlc3QaJS5jaG9tLmJhY2t1cC52MS5SZXN0b3JlQmFja3VwUmVzcG9uc2UiXoLT5JMCWDoBKiJTL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzL3tiYWNrdXBfaWR9OnJlc3RvcmUSowEKDExpc3RSZXN0b3JlcxIjLmNob20uYmFja3VwLnYxLkxpc3RSZXN0b3Jlc1JlcXVlc3QaJC5jaG9tLmJhY2t1cC52MS5MaXN0UmVzdG9yZXNSZXNwb25zZSJIgtPkkwJCEkAvYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9L3Jlc3RvcmVzErUBCgtVbmRvUmVzdG9yZRIiLmNob20uYmFja3VwLnYxLlVuZG9SZXN0b3JlUmVxdWVzdBojLmNob20uYmFja3VwLnYxLlVuZG9SZXN0b3JlUmVzcG9uc2UiXYLT5JMCVzoBKiJSL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9yZXN0b3Jlcy97cmVzdG9yZV9pZH06dW5kbxKxAQoPR2V0QmFja3VwU3RhdHVzEiYuY2hvbS5iYWNrdXAudjEuR2V0QmFja3VwU3RhdHVzUmVxdWVzdBonLmNob20uYmFja3VwLnYxLkdldEJhY2t1cFN0YXR1c1Jlc3BvbnNlIk2C0+STAkcSRS9hcGkvdjEvb3JnYW5pemF0aW9ucy97b3JnYW5pemF0aW9uX2lkfS9zaXRlcy97c2l0ZV9pZH0vYmFja3VwLXN0YXR1cxK0AQoLRHJpbGxCYWNrdXASIi5jaG9tLmJhY2t1cC52MS5EcmlsbEJhY2t1cFJlcXVlc3QaIy5jaG9tLmJhY2t1cC52MS5EcmlsbEJhY2t1cFJlc3BvbnNlIlyC0+STAlY6ASoiUS9hcGkvdjEvb3JnYW5pemF0aW9ucy97b3JnYW5pemF0aW9uX2lkfS9zaXRlcy97c2l0ZV9pZH0vYmFja3Vwcy97YmFja3VwX2lkfTpkcmlsbBKbAQoKTGlzdERyaWxscxIhLmNob20uYmFja3VwLnYxLkxpc3REcmlsbHNSZXF1ZXN0GiIuY2hvbS5iYWNrdXAudjEuTGlzdERyaWxsc1Jlc3BvbnNlIkaC0+STAkASPi9hcGkvdjEvb3JnYW5pemF0aW9ucy97b3JnYW5pemF0aW9uX2lkfS9zaXRlcy97c2l0ZV9pZH0vZHJpbGxzYgZwcm90bzM", [file_buf_validate_validate, file_chom_backup_v1_backup, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
  * CreateBackupRequest names the site.
@@ -477,6 +477,20 @@ export type RestoreBackupRequest = Message<"chom.backup.v1.RestoreBackupRequest"
    * @generated from field: bool database_only = 5;
    */
   databaseOnly: boolean;
+
+  /**
+   * Only these tables of the database; everything else stays as it is. Not together with files_only.
+   *
+   * @generated from field: repeated string tables = 6;
+   */
+  tables: string[];
+
+  /**
+   * Make no backup of what is replaced. It can be undone for a day all the same.
+   *
+   * @generated from field: bool without_backup = 7;
+   */
+  withoutBackup: boolean;
 };
 
 /**
@@ -613,6 +627,160 @@ export const UndoRestoreResponseSchema: GenMessage<UndoRestoreResponse> = /*@__P
   messageDesc(file_chom_backup_v1_backup_service, 16);
 
 /**
+ * GetBackupStatusRequest names the site.
+ *
+ * @generated from message chom.backup.v1.GetBackupStatusRequest
+ */
+export type GetBackupStatusRequest = Message<"chom.backup.v1.GetBackupStatusRequest"> & {
+  /**
+   * The organization.
+   *
+   * @generated from field: string organization_id = 1;
+   */
+  organizationId: string;
+
+  /**
+   * The site.
+   *
+   * @generated from field: string site_id = 2;
+   */
+  siteId: string;
+};
+
+/**
+ * Describes the message chom.backup.v1.GetBackupStatusRequest.
+ * Use `create(GetBackupStatusRequestSchema)` to create a new message.
+ */
+export const GetBackupStatusRequestSchema: GenMessage<GetBackupStatusRequest> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup_service, 17);
+
+/**
+ * GetBackupStatusResponse holds the status.
+ *
+ * @generated from message chom.backup.v1.GetBackupStatusResponse
+ */
+export type GetBackupStatusResponse = Message<"chom.backup.v1.GetBackupStatusResponse"> & {
+  /**
+   * The status.
+   *
+   * @generated from field: chom.backup.v1.Status status = 1;
+   */
+  status?: Status;
+};
+
+/**
+ * Describes the message chom.backup.v1.GetBackupStatusResponse.
+ * Use `create(GetBackupStatusResponseSchema)` to create a new message.
+ */
+export const GetBackupStatusResponseSchema: GenMessage<GetBackupStatusResponse> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup_service, 18);
+
+/**
+ * DrillBackupRequest names the backup.
+ *
+ * @generated from message chom.backup.v1.DrillBackupRequest
+ */
+export type DrillBackupRequest = Message<"chom.backup.v1.DrillBackupRequest"> & {
+  /**
+   * The organization.
+   *
+   * @generated from field: string organization_id = 1;
+   */
+  organizationId: string;
+
+  /**
+   * The site.
+   *
+   * @generated from field: string site_id = 2;
+   */
+  siteId: string;
+
+  /**
+   * A READY backup of the site.
+   *
+   * @generated from field: string backup_id = 3;
+   */
+  backupId: string;
+};
+
+/**
+ * Describes the message chom.backup.v1.DrillBackupRequest.
+ * Use `create(DrillBackupRequestSchema)` to create a new message.
+ */
+export const DrillBackupRequestSchema: GenMessage<DrillBackupRequest> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup_service, 19);
+
+/**
+ * DrillBackupResponse holds the drill to be.
+ *
+ * @generated from message chom.backup.v1.DrillBackupResponse
+ */
+export type DrillBackupResponse = Message<"chom.backup.v1.DrillBackupResponse"> & {
+  /**
+   * RUNNING; `task_id` is the task to watch.
+   *
+   * @generated from field: chom.backup.v1.Drill drill = 1;
+   */
+  drill?: Drill;
+};
+
+/**
+ * Describes the message chom.backup.v1.DrillBackupResponse.
+ * Use `create(DrillBackupResponseSchema)` to create a new message.
+ */
+export const DrillBackupResponseSchema: GenMessage<DrillBackupResponse> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup_service, 20);
+
+/**
+ * ListDrillsRequest names the site.
+ *
+ * @generated from message chom.backup.v1.ListDrillsRequest
+ */
+export type ListDrillsRequest = Message<"chom.backup.v1.ListDrillsRequest"> & {
+  /**
+   * The organization.
+   *
+   * @generated from field: string organization_id = 1;
+   */
+  organizationId: string;
+
+  /**
+   * The site.
+   *
+   * @generated from field: string site_id = 2;
+   */
+  siteId: string;
+};
+
+/**
+ * Describes the message chom.backup.v1.ListDrillsRequest.
+ * Use `create(ListDrillsRequestSchema)` to create a new message.
+ */
+export const ListDrillsRequestSchema: GenMessage<ListDrillsRequest> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup_service, 21);
+
+/**
+ * ListDrillsResponse holds the newest 100.
+ *
+ * @generated from message chom.backup.v1.ListDrillsResponse
+ */
+export type ListDrillsResponse = Message<"chom.backup.v1.ListDrillsResponse"> & {
+  /**
+   * The drills, newest first, without the tables of their evidence.
+   *
+   * @generated from field: repeated chom.backup.v1.Drill drills = 1;
+   */
+  drills: Drill[];
+};
+
+/**
+ * Describes the message chom.backup.v1.ListDrillsResponse.
+ * Use `create(ListDrillsResponseSchema)` to create a new message.
+ */
+export const ListDrillsResponseSchema: GenMessage<ListDrillsResponse> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup_service, 22);
+
+/**
  * BackupService makes backups of sites and puts them back.
  *
  * @generated from service chom.backup.v1.BackupService
@@ -699,6 +867,37 @@ export const BackupService: GenService<{
     methodKind: "unary";
     input: typeof UndoRestoreRequestSchema;
     output: typeof UndoRestoreResponseSchema;
+  },
+  /**
+   * GetBackupStatus tells how well a site is backed up: its policy, its newest backup, and the last proven restore.
+   *
+   * @generated from rpc chom.backup.v1.BackupService.GetBackupStatus
+   */
+  getBackupStatus: {
+    methodKind: "unary";
+    input: typeof GetBackupStatusRequestSchema;
+    output: typeof GetBackupStatusResponseSchema;
+  },
+  /**
+   * DrillBackup has a READY backup restored to a scratch place now, served there, and compared. The site takes no part. Each site has
+   * a drill every week by itself.
+   *
+   * @generated from rpc chom.backup.v1.BackupService.DrillBackup
+   */
+  drillBackup: {
+    methodKind: "unary";
+    input: typeof DrillBackupRequestSchema;
+    output: typeof DrillBackupResponseSchema;
+  },
+  /**
+   * ListDrills returns a site's drills, newest first.
+   *
+   * @generated from rpc chom.backup.v1.BackupService.ListDrills
+   */
+  listDrills: {
+    methodKind: "unary";
+    input: typeof ListDrillsRequestSchema;
+    output: typeof ListDrillsResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_chom_backup_v1_backup_service, 0);

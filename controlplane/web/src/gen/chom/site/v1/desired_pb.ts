@@ -5,15 +5,15 @@
 import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
-import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file chom/site/v1/desired.proto.
  */
 export const file_chom_site_v1_desired: GenFile = /*@__PURE__*/
-  fileDesc("ChpjaG9tL3NpdGUvdjEvZGVzaXJlZC5wcm90bxIMY2hvbS5zaXRlLnYxItAECgxEZXNpcmVkU3RhdGUSGQoHc2l0ZV9pZBgBIAEoCUIIukgFcgOwAQESIQoPb3JnYW5pemF0aW9uX2lkGAIgASgJQgi6SAVyA7ABARIlCgZoYW5kbGUYAyABKAlCFbpIEnIQMg5eW2EtejItN117MTB9JBIbCgpnZW5lcmF0aW9uGAQgASgEQge6SAQyAigBEi4KBXBoYXNlGAUgASgOMhMuY2hvbS5zaXRlLnYxLlBoYXNlQgq6SAeCAQQQASAAEisKBHR5cGUYBiABKAlCHbpIGnIYMhZeW2Etel1bYS16MC05LV17MCwzMH0kEiYKB2RvbWFpbnMYByADKAlCFbpIEpIBDwgBEGQYASIHcgUQARj9ARJnCghzZXR0aW5ncxgIIAMoCzIoLmNob20uc2l0ZS52MS5EZXNpcmVkU3RhdGUuU2V0dGluZ3NFbnRyeUIrukgomgElEDIiGnIYMhZeW2Etel1bYS16MC05X117MCw2Mn0kKgVyAxiAIBIkCgZsaW1pdHMYCSABKAsyFC5jaG9tLnNpdGUudjEuTGltaXRzEiYKB2FyY2hpdmUYCiABKAsyFS5jaG9tLnNpdGUudjEuQXJjaGl2ZRItChByZWRpcmVjdF9kb21haW5zGAsgAygJQhO6SBCSAQ0QZBgBIgdyBRABGP0BEiIKBWh0dHBzGAwgASgLMhMuY2hvbS5zaXRlLnYxLkh0dHBzGi8KDVNldHRpbmdzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASLkAQoFSHR0cHMSMAoEYWNtZRgBIAMoCzIYLmNob20uc2l0ZS52MS5BY21lRG9tYWluQgi6SAWSAQIQZBItChBwbGF0Zm9ybV9kb21haW5zGAIgAygJQhO6SBCSAQ0QChgBIgdyBRABGP0BEj0KCHVwbG9hZGVkGAMgAygLMiEuY2hvbS5zaXRlLnYxLlVwbG9hZGVkQ2VydGlmaWNhdGVCCLpIBZIBAhAUEigKFGhzdHNfbWF4X2FnZV9zZWNvbmRzGAQgASgNQgq6SAcqBRiAzokeEhEKCWtlZXBfaHR0cBgFIAEoCCJeCgpBY21lRG9tYWluEhgKBG5hbWUYASABKAlCCrpIB3IFEAEY/QESNgoJY2hhbGxlbmdlGAIgASgOMhcuY2hvbS5zaXRlLnYxLkNoYWxsZW5nZUIKukgHggEEEAEgACJsChNVcGxvYWRlZENlcnRpZmljYXRlEhQKAmlkGAEgASgJQgi6SAVyA7ABARIXCgZzaGEyNTYYAiABKAxCB7pIBHoCaCASJgoHZG9tYWlucxgDIAMoCUIVukgSkgEPCAEQZBgBIgdyBRABGP0BIoQBCgZMaW1pdHMSHQoLY3B1X3BlcmNlbnQYASABKA1CCLpIBSoDGIAyEiIKDG1lbW9yeV9ieXRlcxgCIAEoBEIMukgJMgcYgICAgIAgEhgKBXRhc2tzGAMgASgNQgm6SAYqBBiAgAISHQoLcGhwX3dvcmtlcnMYBCABKA1CCLpIBSoDGIAIIngKB0FyY2hpdmUSOgoHdmVyc2lvbhgBIAEoCUIpukgmciQyIl5bMC05QS1aYS16XVswLTlBLVphLXouK34tXXswLDYyfSQSGAoDdXJsGAIgASgJQgu6SAhyBhiAEIgBARIXCgZzaGEyNTYYAyABKAxCB7pIBHoCaCAi9QIKDU9ic2VydmVkU3RhdGUSGQoHc2l0ZV9pZBgBIAEoCUIIukgFcgOwAQESEgoKZ2VuZXJhdGlvbhgCIAEoBBIsCgVwaGFzZRgDIAEoDjITLmNob20uc2l0ZS52MS5QaGFzZUIIukgFggECEAESHQoLaHR0cF9zdGF0dXMYBCABKA1CCLpIBSoDGOcHEhwKCnBhZ2VfdGl0bGUYBSABKAlCCLpIBXIDGIAEEhwKC2FwcF92ZXJzaW9uGAYgASgJQge6SARyAhhAEhwKC3BocF92ZXJzaW9uGAcgASgJQge6SARyAhggEjAKDG9ic2VydmVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGQoHcHJvYmxlbRgJIAEoCUIIukgFcgMYgAgSQQoMY2VydGlmaWNhdGVzGAogAygLMiEuY2hvbS5zaXRlLnYxLk9ic2VydmVkQ2VydGlmaWNhdGVCCLpIBZIBAhBuIu0CChNPYnNlcnZlZENlcnRpZmljYXRlEhoKBmRvbWFpbhgBIAEoCUIKukgHcgUQARj9ARINCgV2YWxpZBgCIAEoCBI5CgZzb3VyY2UYAyABKA4yHy5jaG9tLnNpdGUudjEuQ2VydGlmaWNhdGVTb3VyY2VCCLpIBYIBAhABEhgKBmlzc3VlchgEIAEoCUIIukgFcgMYgAISFwoGc2hhMjU2GAUgASgMQge6SAR6AhggEi4KCm5vdF9iZWZvcmUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCW5vdF9hZnRlchgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGQoHcHJvYmxlbRgIIAEoCUIIukgFcgMYgAgSMQoNbmV4dF90cnlfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIZmFpbHVyZXMYCiABKA0qagoFUGhhc2USFQoRUEhBU0VfVU5TUEVDSUZJRUQQABIQCgxQSEFTRV9BQ1RJVkUQARITCg9QSEFTRV9TVVNQRU5ERUQQAhIRCg1QSEFTRV9UUkFTSEVEEAMSEAoMUEhBU0VfQUJTRU5UEAQqUwoJQ2hhbGxlbmdlEhkKFUNIQUxMRU5HRV9VTlNQRUNJRklFRBAAEhUKEUNIQUxMRU5HRV9IVFRQXzAxEAESFAoQQ0hBTExFTkdFX0ROU18wMRACKpYBChFDZXJ0aWZpY2F0ZVNvdXJjZRIiCh5DRVJUSUZJQ0FURV9TT1VSQ0VfVU5TUEVDSUZJRUQQABIbChdDRVJUSUZJQ0FURV9TT1VSQ0VfQUNNRRABEh8KG0NFUlRJRklDQVRFX1NPVVJDRV9VUExPQURFRBACEh8KG0NFUlRJRklDQVRFX1NPVVJDRV9QTEFURk9STRADYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp]);
+  fileDesc("ChpjaG9tL3NpdGUvdjEvZGVzaXJlZC5wcm90bxIMY2hvbS5zaXRlLnYxIocFCgxEZXNpcmVkU3RhdGUSGQoHc2l0ZV9pZBgBIAEoCUIIukgFcgOwAQESIQoPb3JnYW5pemF0aW9uX2lkGAIgASgJQgi6SAVyA7ABARIlCgZoYW5kbGUYAyABKAlCFbpIEnIQMg5eW2EtejItN117MTB9JBIbCgpnZW5lcmF0aW9uGAQgASgEQge6SAQyAigBEi4KBXBoYXNlGAUgASgOMhMuY2hvbS5zaXRlLnYxLlBoYXNlQgq6SAeCAQQQASAAEisKBHR5cGUYBiABKAlCHbpIGnIYMhZeW2Etel1bYS16MC05LV17MCwzMH0kEiYKB2RvbWFpbnMYByADKAlCFbpIEpIBDwgBEGQYASIHcgUQARj9ARJnCghzZXR0aW5ncxgIIAMoCzIoLmNob20uc2l0ZS52MS5EZXNpcmVkU3RhdGUuU2V0dGluZ3NFbnRyeUIrukgomgElEDIiGnIYMhZeW2Etel1bYS16MC05X117MCw2Mn0kKgVyAxiAIBIkCgZsaW1pdHMYCSABKAsyFC5jaG9tLnNpdGUudjEuTGltaXRzEiYKB2FyY2hpdmUYCiABKAsyFS5jaG9tLnNpdGUudjEuQXJjaGl2ZRItChByZWRpcmVjdF9kb21haW5zGAsgAygJQhO6SBCSAQ0QZBgBIgdyBRABGP0BEiIKBWh0dHBzGAwgASgLMhMuY2hvbS5zaXRlLnYxLkh0dHBzEjUKD2JhY2t1cF9zY2hlZHVsZRgNIAEoCzIcLmNob20uc2l0ZS52MS5CYWNrdXBTY2hlZHVsZRovCg1TZXR0aW5nc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEijQEKDkJhY2t1cFNjaGVkdWxlEj8KCGludGVydmFsGAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQhK6SA+qAQwiBQiAvaMBMgMIhAcSOgoGb2Zmc2V0GAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQg+6SAyqAQkaBQiAvaMBMgAi5AEKBUh0dHBzEjAKBGFjbWUYASADKAsyGC5jaG9tLnNpdGUudjEuQWNtZURvbWFpbkIIukgFkgECEGQSLQoQcGxhdGZvcm1fZG9tYWlucxgCIAMoCUITukgQkgENEAoYASIHcgUQARj9ARI9Cgh1cGxvYWRlZBgDIAMoCzIhLmNob20uc2l0ZS52MS5VcGxvYWRlZENlcnRpZmljYXRlQgi6SAWSAQIQFBIoChRoc3RzX21heF9hZ2Vfc2Vjb25kcxgEIAEoDUIKukgHKgUYgM6JHhIRCglrZWVwX2h0dHAYBSABKAgiXgoKQWNtZURvbWFpbhIYCgRuYW1lGAEgASgJQgq6SAdyBRABGP0BEjYKCWNoYWxsZW5nZRgCIAEoDjIXLmNob20uc2l0ZS52MS5DaGFsbGVuZ2VCCrpIB4IBBBABIAAibAoTVXBsb2FkZWRDZXJ0aWZpY2F0ZRIUCgJpZBgBIAEoCUIIukgFcgOwAQESFwoGc2hhMjU2GAIgASgMQge6SAR6AmggEiYKB2RvbWFpbnMYAyADKAlCFbpIEpIBDwgBEGQYASIHcgUQARj9ASKEAQoGTGltaXRzEh0KC2NwdV9wZXJjZW50GAEgASgNQgi6SAUqAxiAMhIiCgxtZW1vcnlfYnl0ZXMYAiABKARCDLpICTIHGICAgICAIBIYCgV0YXNrcxgDIAEoDUIJukgGKgQYgIACEh0KC3BocF93b3JrZXJzGAQgASgNQgi6SAUqAxiACCJ4CgdBcmNoaXZlEjoKB3ZlcnNpb24YASABKAlCKbpIJnIkMiJeWzAtOUEtWmEtel1bMC05QS1aYS16Lit+LV17MCw2Mn0kEhgKA3VybBgCIAEoCUILukgIcgYYgBCIAQESFwoGc2hhMjU2GAMgASgMQge6SAR6AmggIvUCCg1PYnNlcnZlZFN0YXRlEhkKB3NpdGVfaWQYASABKAlCCLpIBXIDsAEBEhIKCmdlbmVyYXRpb24YAiABKAQSLAoFcGhhc2UYAyABKA4yEy5jaG9tLnNpdGUudjEuUGhhc2VCCLpIBYIBAhABEh0KC2h0dHBfc3RhdHVzGAQgASgNQgi6SAUqAxjnBxIcCgpwYWdlX3RpdGxlGAUgASgJQgi6SAVyAxiABBIcCgthcHBfdmVyc2lvbhgGIAEoCUIHukgEcgIYQBIcCgtwaHBfdmVyc2lvbhgHIAEoCUIHukgEcgIYIBIwCgxvYnNlcnZlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhkKB3Byb2JsZW0YCSABKAlCCLpIBXIDGIAIEkEKDGNlcnRpZmljYXRlcxgKIAMoCzIhLmNob20uc2l0ZS52MS5PYnNlcnZlZENlcnRpZmljYXRlQgi6SAWSAQIQbiLtAgoTT2JzZXJ2ZWRDZXJ0aWZpY2F0ZRIaCgZkb21haW4YASABKAlCCrpIB3IFEAEY/QESDQoFdmFsaWQYAiABKAgSOQoGc291cmNlGAMgASgOMh8uY2hvbS5zaXRlLnYxLkNlcnRpZmljYXRlU291cmNlQgi6SAWCAQIQARIYCgZpc3N1ZXIYBCABKAlCCLpIBXIDGIACEhcKBnNoYTI1NhgFIAEoDEIHukgEegIYIBIuCgpub3RfYmVmb3JlGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBItCglub3RfYWZ0ZXIYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhkKB3Byb2JsZW0YCCABKAlCCLpIBXIDGIAIEjEKDW5leHRfdHJ5X3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGZhaWx1cmVzGAogASgNKmoKBVBoYXNlEhUKEVBIQVNFX1VOU1BFQ0lGSUVEEAASEAoMUEhBU0VfQUNUSVZFEAESEwoPUEhBU0VfU1VTUEVOREVEEAISEQoNUEhBU0VfVFJBU0hFRBADEhAKDFBIQVNFX0FCU0VOVBAEKlMKCUNoYWxsZW5nZRIZChVDSEFMTEVOR0VfVU5TUEVDSUZJRUQQABIVChFDSEFMTEVOR0VfSFRUUF8wMRABEhQKEENIQUxMRU5HRV9ETlNfMDEQAiqWAQoRQ2VydGlmaWNhdGVTb3VyY2USIgoeQ0VSVElGSUNBVEVfU09VUkNFX1VOU1BFQ0lGSUVEEAASGwoXQ0VSVElGSUNBVEVfU09VUkNFX0FDTUUQARIfChtDRVJUSUZJQ0FURV9TT1VSQ0VfVVBMT0FERUQQAhIfChtDRVJUSUZJQ0FURV9TT1VSQ0VfUExBVEZPUk0QA2IGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * DesiredState is everything an agent needs to know of one site. Each change is a whole new
@@ -105,6 +105,13 @@ export type DesiredState = Message<"chom.site.v1.DesiredState"> & {
    * @generated from field: chom.site.v1.Https https = 12;
    */
   https?: Https;
+
+  /**
+   * When the host makes backups of the site by itself. Unset means never.
+   *
+   * @generated from field: chom.site.v1.BackupSchedule backup_schedule = 13;
+   */
+  backupSchedule?: BackupSchedule;
 };
 
 /**
@@ -113,6 +120,35 @@ export type DesiredState = Message<"chom.site.v1.DesiredState"> & {
  */
 export const DesiredStateSchema: GenMessage<DesiredState> = /*@__PURE__*/
   messageDesc(file_chom_site_v1_desired, 0);
+
+/**
+ * BackupSchedule says when a host makes backups of a site by itself, also while the control plane is away: one is due at each
+ * moment that lies `offset` after a multiple of `interval` since 1970-01-01T00:00:00Z. Of those that were missed one is made up for.
+ *
+ * @generated from message chom.site.v1.BackupSchedule
+ */
+export type BackupSchedule = Message<"chom.site.v1.BackupSchedule"> & {
+  /**
+   * Time between two.
+   *
+   * @generated from field: google.protobuf.Duration interval = 1;
+   */
+  interval?: Duration;
+
+  /**
+   * Below the interval. The control plane spreads the sites over it, so that those of a host and of a store take turns.
+   *
+   * @generated from field: google.protobuf.Duration offset = 2;
+   */
+  offset?: Duration;
+};
+
+/**
+ * Describes the message chom.site.v1.BackupSchedule.
+ * Use `create(BackupScheduleSchema)` to create a new message.
+ */
+export const BackupScheduleSchema: GenMessage<BackupSchedule> = /*@__PURE__*/
+  messageDesc(file_chom_site_v1_desired, 1);
 
 /**
  * Https says which of a site's names get certificates, and from where. A name has one of its own: what keeps one name from
@@ -164,7 +200,7 @@ export type Https = Message<"chom.site.v1.Https"> & {
  * Use `create(HttpsSchema)` to create a new message.
  */
 export const HttpsSchema: GenMessage<Https> = /*@__PURE__*/
-  messageDesc(file_chom_site_v1_desired, 1);
+  messageDesc(file_chom_site_v1_desired, 2);
 
 /**
  * AcmeDomain is a name to obtain certificates for.
@@ -192,7 +228,7 @@ export type AcmeDomain = Message<"chom.site.v1.AcmeDomain"> & {
  * Use `create(AcmeDomainSchema)` to create a new message.
  */
 export const AcmeDomainSchema: GenMessage<AcmeDomain> = /*@__PURE__*/
-  messageDesc(file_chom_site_v1_desired, 2);
+  messageDesc(file_chom_site_v1_desired, 3);
 
 /**
  * UploadedCertificate names a certificate that an organization uploaded. Chain and key are fetched by LinkService.FetchCertificate:
@@ -228,7 +264,7 @@ export type UploadedCertificate = Message<"chom.site.v1.UploadedCertificate"> & 
  * Use `create(UploadedCertificateSchema)` to create a new message.
  */
 export const UploadedCertificateSchema: GenMessage<UploadedCertificate> = /*@__PURE__*/
-  messageDesc(file_chom_site_v1_desired, 3);
+  messageDesc(file_chom_site_v1_desired, 4);
 
 /**
  * Limits bound what one site can take from its host; they become properties of its systemd slice
@@ -271,7 +307,7 @@ export type Limits = Message<"chom.site.v1.Limits"> & {
  * Use `create(LimitsSchema)` to create a new message.
  */
 export const LimitsSchema: GenMessage<Limits> = /*@__PURE__*/
-  messageDesc(file_chom_site_v1_desired, 4);
+  messageDesc(file_chom_site_v1_desired, 5);
 
 /**
  * Archive names an application's release file. An agent never uses one whose checksum differs.
@@ -306,7 +342,7 @@ export type Archive = Message<"chom.site.v1.Archive"> & {
  * Use `create(ArchiveSchema)` to create a new message.
  */
 export const ArchiveSchema: GenMessage<Archive> = /*@__PURE__*/
-  messageDesc(file_chom_site_v1_desired, 5);
+  messageDesc(file_chom_site_v1_desired, 6);
 
 /**
  * ObservedState is what an agent measured of one site. It is data, not a right: nothing may follow
@@ -391,7 +427,7 @@ export type ObservedState = Message<"chom.site.v1.ObservedState"> & {
  * Use `create(ObservedStateSchema)` to create a new message.
  */
 export const ObservedStateSchema: GenMessage<ObservedState> = /*@__PURE__*/
-  messageDesc(file_chom_site_v1_desired, 6);
+  messageDesc(file_chom_site_v1_desired, 7);
 
 /**
  * ObservedCertificate is what a TLS handshake for one name met, and how getting the next one goes.
@@ -476,7 +512,7 @@ export type ObservedCertificate = Message<"chom.site.v1.ObservedCertificate"> & 
  * Use `create(ObservedCertificateSchema)` to create a new message.
  */
 export const ObservedCertificateSchema: GenMessage<ObservedCertificate> = /*@__PURE__*/
-  messageDesc(file_chom_site_v1_desired, 7);
+  messageDesc(file_chom_site_v1_desired, 8);
 
 /**
  * Phase is what a site is wanted to be, or was found to be, on its host.
