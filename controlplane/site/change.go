@@ -18,18 +18,25 @@ import (
 
 // Change says what to change of a site; nil leaves a part as it is.
 type Change struct {
-	Domains   []string          // the whole new list; a name that leaves it leaves the redirects too
-	Redirects []string          // the whole new list
-	HTTPS     *HTTPS            // the whole new options
-	Settings  map[string]string // merged over the present ones
-	Limits    *Limits           // the whole new limits
-	ETag      string            // what the caller saw: the change is for nothing else; empty for any
+	Domains   []string           // the whole new list; a name that leaves it leaves the redirects too
+	Redirects []string           // the whole new list
+	HTTPS     *HTTPS             // the whole new options
+	Settings  map[string]string  // merged over the present ones
+	Limits    *Limits            // the whole new limits
+	Tags      *[]string          // the whole new list
+	Policy    *contract.PolicyID // the zero value lets its tags choose
+	ETag      string             // what the caller saw: the change is for nothing else; empty for any
 }
 
-// Update changes what is wanted of a site. Errors: ErrNotFound, ErrInTrash, ErrChanged, organization.ErrClosing, a fault of kind Invalid that names the field, a
-// Conflict that names the domain which another site has.
+// Update changes what is wanted of a site. Where its host has nothing to learn from that, there is no task. Errors: ErrNotFound,
+// ErrInTrash, ErrChanged, ErrNoPolicy, organization.ErrClosing, a fault of kind Invalid that names the field, a Conflict that names
+// the domain which another site has.
 func (s *Sites) Update(ctx context.Context, organization contract.OrganizationID, id contract.SiteID, change Change) (*Site, task.Task, error) {
-	return s.change(ctx, organization, id, "site.update", func(tx *db.Tx, site *Site) (string, error) {
+	carryOut := s.carryOut
+	if change.labels() {
+		carryOut = s.relabel
+	}
+	return s.change(ctx, organization, id, "site.update", carryOut, func(tx *db.Tx, site *Site) (string, error) {
 		if err := changeable(site); err != nil {
 			return "", err
 		}
@@ -82,6 +89,21 @@ func (s *Sites) Update(ctx context.Context, organization contract.OrganizationID
 			site.Wanted.Limits = *change.Limits
 			what = append(what, "limits")
 		}
+		if change.Tags != nil {
+			tags, err := ParseTags(*change.Tags)
+			if err != nil {
+				return "", err
+			}
+			site.Tags = tags
+			what = append(what, "tags: "+cmp.Or(strings.Join(tags, " "), "none"))
+		}
+		if change.Policy != nil {
+			site.Policy = *change.Policy
+			if err := s.mayChoose(ctx, tx, site); err != nil {
+				return "", err
+			}
+			what = append(what, "backup policy: "+cmp.Or(site.Policy.String(), "as its tags say"))
+		}
 		if len(what) == 0 {
 			return "", fault.Invalid("update_mask", "must name at least one of: "+strings.Join(parts, ", "))
 		}
@@ -89,9 +111,14 @@ func (s *Sites) Update(ctx context.Context, organization contract.OrganizationID
 	})
 }
 
+// labels says whether nothing is changed but what a site's host learns only if another schedule follows.
+func (c Change) labels() bool {
+	return c.Domains == nil && c.Redirects == nil && c.HTTPS == nil && c.Settings == nil && c.Limits == nil
+}
+
 // Suspend stops a site; visitors get a 503 page. On a suspended site it tries again what the host did not do.
 func (s *Sites) Suspend(ctx context.Context, organization contract.OrganizationID, id contract.SiteID) (*Site, task.Task, error) {
-	return s.change(ctx, organization, id, "site.suspend", func(_ *db.Tx, site *Site) (string, error) {
+	return s.change(ctx, organization, id, "site.suspend", s.carryOut, func(_ *db.Tx, site *Site) (string, error) {
 		if err := living(site); err != nil {
 			return "", err
 		}
@@ -102,7 +129,7 @@ func (s *Sites) Suspend(ctx context.Context, organization contract.OrganizationI
 
 // Resume serves a suspended site again. On one that is not suspended it tries again what the host did not do.
 func (s *Sites) Resume(ctx context.Context, organization contract.OrganizationID, id contract.SiteID) (*Site, task.Task, error) {
-	return s.change(ctx, organization, id, "site.resume", func(_ *db.Tx, site *Site) (string, error) {
+	return s.change(ctx, organization, id, "site.resume", s.carryOut, func(_ *db.Tx, site *Site) (string, error) {
 		if err := changeable(site); err != nil {
 			return "", err
 		}
@@ -114,7 +141,7 @@ func (s *Sites) Resume(ctx context.Context, organization contract.OrganizationID
 // Delete puts a site into the trash, where it keeps its names. On one that is there already it tries again what the host did
 // not do; its time does not begin anew.
 func (s *Sites) Delete(ctx context.Context, organization contract.OrganizationID, id contract.SiteID) (*Site, task.Task, error) {
-	return s.change(ctx, organization, id, "site.delete", func(_ *db.Tx, site *Site) (string, error) {
+	return s.change(ctx, organization, id, "site.delete", s.carryOut, func(_ *db.Tx, site *Site) (string, error) {
 		switch site.Wanted.Phase {
 		case Absent:
 			return "", ErrPurging
@@ -129,7 +156,7 @@ func (s *Sites) Delete(ctx context.Context, organization contract.OrganizationID
 
 // Restore takes a site out of the trash and serves it again.
 func (s *Sites) Restore(ctx context.Context, organization contract.OrganizationID, id contract.SiteID) (*Site, task.Task, error) {
-	return s.change(ctx, organization, id, "site.restore", func(_ *db.Tx, site *Site) (string, error) {
+	return s.change(ctx, organization, id, "site.restore", s.carryOut, func(_ *db.Tx, site *Site) (string, error) {
 		switch site.Wanted.Phase {
 		case Absent:
 			return "", ErrPurging
@@ -176,9 +203,9 @@ func open(site *Site) error {
 }
 
 // change is the way of all changes: read, decide, number, write, order, record, in one transaction. decide alters the site
-// and says in words what it did.
+// and says in words what it did; carryOut writes it, and gives the task that it ordered, if any.
 func (s *Sites) change(ctx context.Context, organization contract.OrganizationID, id contract.SiteID, action string,
-	decide func(*db.Tx, *Site) (string, error),
+	carryOut func(context.Context, *db.Tx, *Site) (task.Task, error), decide func(*db.Tx, *Site) (string, error),
 ) (*Site, task.Task, error) {
 	var changed *Site
 	var ordered task.Task
@@ -192,10 +219,7 @@ func (s *Sites) change(ctx context.Context, organization contract.OrganizationID
 		if err != nil {
 			return err
 		}
-		if err := s.renew(ctx, tx, site); err != nil {
-			return err
-		}
-		if ordered, err = s.converge(ctx, tx, site); err != nil {
+		if ordered, err = carryOut(ctx, tx, site); err != nil {
 			return err
 		}
 		changed = site
@@ -210,6 +234,14 @@ func (s *Sites) change(ctx context.Context, organization contract.OrganizationID
 		return nil, task.Task{}, fmt.Errorf("%s %s: %w", strings.Replace(action, "site.", "", 1)+" site", id, err)
 	}
 	return changed, ordered, nil
+}
+
+// carryOut gives what is wanted of a site a number, and has its host do it.
+func (s *Sites) carryOut(ctx context.Context, tx *db.Tx, site *Site) (task.Task, error) {
+	if err := s.renew(ctx, tx, site); err != nil {
+		return task.Task{}, err
+	}
+	return s.converge(ctx, tx, site)
 }
 
 // converge writes what is wanted of a site and the task that brings its host there. A newer task of a site ends those that
@@ -236,7 +268,7 @@ func (s *Sites) converge(ctx context.Context, tx *db.Tx, site *Site) (task.Task,
 }
 
 // parts are what an update mask may name.
-var parts = []string{"domains", "redirect_domains", "https", "settings", "limits"}
+var parts = []string{"domains", "redirect_domains", "https", "settings", "limits", "tags", "backup_policy_id"}
 
 // CheckMask refuses an update mask that names what cannot be changed, nothing, or a thing twice.
 func CheckMask(paths []string) error {

@@ -30,6 +30,9 @@ type Request struct {
 	HTTPS     HTTPS    `json:",omitzero"`
 	Settings  map[string]string
 	Limits    Limits
+	Tags      []string `json:",omitempty"`
+	// Policy is the backup policy that is chosen for it; the zero value lets its tags choose.
+	Policy contract.PolicyID `json:",omitzero"`
 	// Server to hold it; the zero value lets the fleet choose.
 	Server contract.ServerID
 	// RequestID is the caller's own id for the request, may be empty.
@@ -42,7 +45,8 @@ var requestIDPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$`)
 //
 // A repeat with the same request id and the same content returns the first one's site and task; one with other content is
 // ErrRequestID. Other errors: a fault of kind Invalid that names the field, ErrNameTaken, a Conflict that names the domain
-// which another site has, organization.ErrNotFound and ErrClosing, and what the fleet says when no server can take it.
+// which another site has, ErrNoPolicy,
+// organization.ErrNotFound and ErrClosing, and what the fleet says when no server can take it.
 func (s *Sites) Create(ctx context.Context, n Request) (*Site, task.Task, error) {
 	wanted, err := s.parse(n)
 	if err != nil {
@@ -154,9 +158,16 @@ func (s *Sites) create(ctx context.Context, tx *db.Tx, n Request, wanted Wanted,
 		Server:       server,
 		Name:         n.Name,
 		Wanted:       wanted,
+		Policy:       n.Policy,
 		CreatedAt:    now,
 		UpdatedAt:    now,
 		owner:        organization.Active,
+	}
+	if made.Tags, err = ParseTags(n.Tags); err != nil {
+		return nil, task.Task{}, err
+	}
+	if err := s.mayChoose(ctx, tx, made); err != nil {
+		return nil, task.Task{}, err
 	}
 	if err := insert(ctx, tx, made, n.RequestID, hash); err != nil {
 		return nil, task.Task{}, err

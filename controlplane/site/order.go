@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	orderv1 "chom.dev/proto/gen/chom/order/v1"
@@ -46,6 +47,9 @@ func (s *Site) desired() *sitev1.DesiredState {
 			PhpWorkers:  w.Limits.PHPWorkers,
 		},
 	}
+	if w.Schedule.Interval > 0 {
+		d.BackupSchedule = &sitev1.BackupSchedule{Interval: durationpb.New(w.Schedule.Interval), Offset: durationpb.New(w.Schedule.Offset)}
+	}
 	if w.Archive != nil {
 		d.Archive = &sitev1.Archive{Version: w.Archive.Version, Url: w.Archive.URL, Sha256: w.Archive.SHA256[:]}
 	}
@@ -69,6 +73,7 @@ func parseDesired(b []byte) (w Wanted, c certificates, err error) {
 			Tasks:       d.GetLimits().GetTasks(),
 			PHPWorkers:  d.GetLimits().GetPhpWorkers(),
 		},
+		Schedule: Schedule{Interval: d.GetBackupSchedule().GetInterval().AsDuration(), Offset: d.GetBackupSchedule().GetOffset().AsDuration()},
 	}
 	if w.Type, err = contract.ParseSiteType(d.GetType()); err != nil {
 		return w, c, fmt.Errorf("read desired state: %w", err)

@@ -88,6 +88,7 @@ func (s *Sites) purge(ctx context.Context, organization contract.OrganizationID,
 			return nil
 		}
 		site.Wanted.Phase = Absent
+		site.Policy = contract.PolicyID{} // which may go now
 		site.UpdatedAt = db.Time(db.Micros(now))
 		if err := s.renew(ctx, tx, site); err != nil {
 			return err

@@ -19,11 +19,13 @@ const (
 )
 
 // Run does what time brings, until ctx ends: it has sites removed whose time in the trash is over, orders those again
-// whose last task failed, follows what becomes of organizations, and looks whether names lead to their sites.
+// whose last task failed, follows what becomes of organizations and of
+// their backup policies, and looks whether names lead to their sites.
 func (s *Sites) Run(ctx context.Context) error {
 	var g errgroup.Group
 	g.Go(func() error { return s.keepTime(ctx) })
 	g.Go(func() error { return s.follow(ctx) })
+	g.Go(func() error { return s.followPolicies(ctx) })
 	g.Go(func() error { return s.watchNames(ctx) })
 	return g.Wait()
 }

@@ -25,6 +25,9 @@ import (
 func (s *Sites) renew(ctx context.Context, tx *db.Tx, site *Site) error {
 	site.Wanted.Frozen = site.owner != organization.Active
 	site.Wanted.Generation, site.failures = nextGeneration(site), 0
+	if err := s.schedule(ctx, tx, site); err != nil {
+		return err
+	}
 	preview, err := s.preview(ctx, tx, site)
 	if err != nil {
 		return err

@@ -213,6 +213,27 @@ func parseRedirects(given []string, domains []contract.Domain) ([]contract.Domai
 	return redirects, nil
 }
 
+// maxTags is how many words a site, or a policy, has at most.
+const maxTags = 20
+
+var tagPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,30}$`)
+
+// ParseTags checks words that a caller gave, and puts them in the order of the alphabet. Errors name the field as tags.
+func ParseTags(given []string) ([]string, error) {
+	if len(given) > maxTags {
+		return nil, fault.Invalid("tags", "must hold at most 20 words")
+	}
+	for i, tag := range given {
+		if !tagPattern.MatchString(tag) {
+			return nil, fault.Invalid(fmt.Sprintf("tags[%d]", i), "must be 1 to 31 lower-case letters, digits and hyphens, not beginning with a hyphen")
+		}
+		if slices.Contains(given[:i], tag) {
+			return nil, fault.Invalid(fmt.Sprintf("tags[%d]", i), "is in the list twice")
+		}
+	}
+	return slices.Sorted(slices.Values(given)), nil
+}
+
 // maxHSTS is two years: what browsers' lists ask for at most.
 const maxHSTS = 63072000
 

@@ -36,9 +36,12 @@ package site
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"log/slog"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -70,6 +73,10 @@ type Site struct {
 	Server       contract.ServerID
 	Name         string
 	Wanted       Wanted
+	// Tags are words that its organization sorts it by, in the order of the alphabet.
+	Tags []string
+	// Policy is the backup policy that was chosen for it; the zero value lets its tags choose.
+	Policy contract.PolicyID
 	// Served are the names that its host answers to in this generation, the primary one first.
 	Served    []contract.Domain
 	Observed  *Observed // nil before the first report
@@ -84,6 +91,7 @@ type Site struct {
 	certificates  certificates
 	lastTaskState task.State // of LastTask; empty when there is none
 	owner         organization.State
+	revision      int64     // of the policies that its schedule follows from; 0 where it follows from none
 	failures      int       // of tasks for this generation, in a row
 	againAt       time.Time // when it is ordered again by itself; zero when its last task has not failed
 }
@@ -100,6 +108,13 @@ type Wanted struct {
 	Settings   map[string]string
 	Limits     Limits
 	Archive    *Archive // nil for types that install no application
+	Schedule   Schedule // of backups that its host makes by itself
+}
+
+// Schedule says when a site's host makes backups of it by itself: at each moment that lies Offset after a multiple of Interval since
+// 1970-01-01T00:00:00Z. Its zero value means never.
+type Schedule struct {
+	Interval, Offset time.Duration
 }
 
 // HTTPS says how a site is served by HTTPS, which it is as soon as its names have certificates.
@@ -198,7 +213,15 @@ func (s *Site) HasDatabase() bool {
 }
 
 // ETag names what is wanted of the site: it changes with each change of that, and with nothing that happens on the host.
-func (s *Site) ETag() string { return strconv.FormatUint(s.Wanted.Generation, 10) }
+func (s *Site) ETag() string {
+	tag := strconv.FormatUint(s.Wanted.Generation, 10)
+	if len(s.Tags) == 0 && s.Policy.IsZero() {
+		return tag
+	}
+	// Its host may have nothing to learn from a change of these.
+	sum := sha256.Sum256([]byte(strings.Join(s.Tags, " ") + "\n" + s.Policy.String()))
+	return tag + "x" + hex.EncodeToString(sum[:8])
+}
 
 // Errors.
 var (
@@ -209,6 +232,8 @@ var (
 	ErrNotInTrash = fault.Conflict("the site is not in the trash")
 	ErrChanged    = fault.Changed("the site was changed meanwhile: look at it again, then decide anew")
 	ErrPurging    = fault.Conflict("the site is being removed for good")
+	// ErrNoPolicy says that the organization has not the backup policy which is to be chosen.
+	ErrNoPolicy = fault.NotFound("backup policy")
 
 	errChecking = fault.Limited("the organization checks a site already: try again when that is done", checkWithin)
 )
@@ -258,6 +283,13 @@ type Config struct {
 	// WantAddresses has the organization's DNS providers lead a site's names to addresses; it is told all of both in each change,
 	// and none once the site is gone.
 	WantAddresses func(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, site contract.SiteID, names []contract.Domain, addresses []netip.Addr) error
+	// HasPolicy says whether an organization has a backup policy, and keeps it until the transaction ends.
+	HasPolicy func(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, id contract.PolicyID) (bool, error)
+	// Schedule says when the host of a site makes backups of it, as its organization's policies are now. It is nil where no backups
+	// are made.
+	Schedule func(ctx context.Context, tx *db.Tx, site *Site) (Schedule, error)
+	// PoliciesTopic is what Listen hears when an organization's policies have changed.
+	PoliciesTopic string
 	// Uploads are the certificates that were uploaded for a site.
 	Uploads func(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, site contract.SiteID) ([]Upload, error)
 	// Measured takes in what a host measured of a site's certificates.

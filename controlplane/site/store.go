@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -40,7 +41,10 @@ const selected = `
 	       s.created_at,
 	       s.updated_at,
 	       s.trashed_at,
-	       s.purge_at`
+	       s.purge_at,
+	       s.tags,
+	       COALESCE(s.backup_policy_id, ''),
+	       s.policy_revision`
 
 const around = `
 	JOIN organizations o ON o.id = s.organization_id
@@ -49,12 +53,13 @@ const around = `
 func scan(row interface{ Scan(...any) error }) (*Site, error) {
 	var s Site
 	var desired, observed []byte
-	var phase, served, lastProblem string
+	var phase, served, lastProblem, tags, policy string
 	var frozen bool
 	var generation, observedGeneration, created, updated int64
 	var trashed, purge, again sql.NullInt64
 	if err := row.Scan(&s.Organization, &s.ID, &s.Handle, &s.Server, &s.Name, &desired, &served, &phase, &frozen, &s.owner, &generation, &observed, &observedGeneration,
-		&lastProblem, &s.failures, &again, &s.LastTask, &s.lastTaskState, &created, &updated, &trashed, &purge); err != nil {
+		&lastProblem, &s.failures, &again, &s.LastTask, &s.lastTaskState, &created, &updated, &trashed, &purge,
+		&tags, &policy, &s.revision); err != nil {
 		return nil, err
 	}
 	var err error
@@ -63,6 +68,12 @@ func scan(row interface{ Scan(...any) error }) (*Site, error) {
 	}
 	if s.Served, err = splitNames(served); err != nil {
 		return nil, fmt.Errorf("site %s: %w", s.ID, err)
+	}
+	s.Tags = strings.Fields(tags)
+	if policy != "" {
+		if s.Policy, err = contract.ParsePolicyID(policy); err != nil {
+			return nil, fmt.Errorf("site %s: %w", s.ID, err)
+		}
 	}
 	s.Wanted.Phase, s.Wanted.Frozen, s.Wanted.Generation = Phase(phase), frozen, uint64(generation)
 	if observed != nil {
@@ -153,11 +164,13 @@ func insert(ctx context.Context, tx *db.Tx, s *Site, requestID string, requestHa
 	if _, err := tx.Exec(ctx, `
 		INSERT INTO sites (
 			organization_id, id, handle, server_id, name, type, request_id, request_hash,
-			desired, served, phase, frozen, generation, observed_generation, problem, last_task_id, created_at, updated_at, pending)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $13, $10, FALSE, $11, 0, '', '', $12, $12, $14)`,
+			desired, served, phase, frozen, generation, observed_generation, problem, last_task_id, created_at, updated_at, pending,
+			tags, backup_policy_id, policy_revision)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $13, $10, FALSE, $11, 0, '', '', $12, $12, $14, $15, $16, $17)`,
 		s.Organization, s.ID, s.Handle, s.Server, s.Name, s.Wanted.Type,
 		sql.NullString{String: requestID, Valid: requestID != ""}, requestHash,
-		desired, string(s.Wanted.Phase), int64(s.Wanted.Generation), db.Micros(s.CreatedAt), joinNames(s.Served), len(s.Pending()) > 0); err != nil {
+		desired, string(s.Wanted.Phase), int64(s.Wanted.Generation), db.Micros(s.CreatedAt), joinNames(s.Served), len(s.Pending()) > 0,
+		strings.Join(s.Tags, " "), nullPolicy(s.Policy), s.revision); err != nil {
 		return fmt.Errorf("insert site: %w", err)
 	}
 	return nil
@@ -183,11 +196,15 @@ func update(ctx context.Context, tx *db.Tx, s *Site) error {
 		    last_task_id = $7,
 		    updated_at = $8,
 		    trashed_at = $9,
-		    purge_at = $10
+		    purge_at = $10,
+		    tags = $14,
+		    backup_policy_id = $15,
+		    policy_revision = $16
 		WHERE organization_id = $1
 		  AND id = $2`,
 		s.Organization, s.ID, desired, string(s.Wanted.Phase), s.Wanted.Frozen, int64(s.Wanted.Generation), s.LastTask,
-		db.Micros(s.UpdatedAt), db.NullMicros(s.TrashedAt), db.NullMicros(s.PurgeAt), s.failures, joinNames(s.Served), len(s.Pending()) > 0)
+		db.Micros(s.UpdatedAt), db.NullMicros(s.TrashedAt), db.NullMicros(s.PurgeAt), s.failures, joinNames(s.Served), len(s.Pending()) > 0,
+		strings.Join(s.Tags, " "), nullPolicy(s.Policy), s.revision)
 	if err != nil {
 		return fmt.Errorf("update site %s: %w", s.ID, err)
 	}
@@ -195,4 +212,24 @@ func update(ctx context.Context, tx *db.Tx, s *Site) error {
 		return ErrNotFound
 	}
 	return nil
+}
+
+// label writes what its host need not know of a site.
+func label(ctx context.Context, tx *db.Tx, s *Site) error {
+	if _, err := tx.Exec(ctx, `
+		UPDATE sites
+		SET tags = $3,
+		    backup_policy_id = $4,
+		    policy_revision = $5,
+		    updated_at = $6
+		WHERE organization_id = $1
+		  AND id = $2`,
+		s.Organization, s.ID, strings.Join(s.Tags, " "), nullPolicy(s.Policy), s.revision, db.Micros(s.UpdatedAt)); err != nil {
+		return fmt.Errorf("label site %s: %w", s.ID, err)
+	}
+	return nil
+}
+
+func nullPolicy(id contract.PolicyID) sql.NullString {
+	return sql.NullString{String: id.String(), Valid: !id.IsZero()}
 }
