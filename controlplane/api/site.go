@@ -48,7 +48,11 @@ func (s *siteService) CreateSite(ctx context.Context, r *sitev1.CreateSiteReques
 		Limits:       limitsOf(r.GetLimits()),
 		Redirects:    r.GetRedirectDomains(),
 		HTTPS:        httpsOf(r.GetHttps()),
+		Tags:         r.GetTags(),
 		RequestID:    r.GetRequestId(),
+	}
+	if wanted.Policy, err = policyOf(r); err != nil {
+		return nil, err
 	}
 	if r.GetServerId() != "" {
 		if wanted.Server, err = contract.ParseServerID(r.GetServerId()); err != nil {
@@ -126,6 +130,15 @@ func (s *siteService) UpdateSite(ctx context.Context, r *sitev1.UpdateSiteReques
 		case "limits":
 			limits := limitsOf(r.GetLimits())
 			change.Limits = &limits
+		case "tags":
+			tags := r.GetTags()
+			change.Tags = &tags
+		case "backup_policy_id":
+			policy, err := policyOf(r)
+			if err != nil {
+				return nil, err
+			}
+			change.Policy = &policy
 		}
 	}
 	changed, task, err := s.change(ctx, r, func(organization contract.OrganizationID, id contract.SiteID) (*site.Site, task.Task, error) {
@@ -223,7 +236,21 @@ func (s *siteService) change(ctx context.Context, r interface {
 	if err != nil {
 		return nil, nil, err
 	}
+	if ordered.ID == "" { // its host has nothing to learn
+		return shown, nil, nil
+	}
 	return shown, ordered.Proto(), nil
+}
+
+// policyOf is the backup policy that a request chooses for a site; the zero value lets its tags choose.
+func policyOf(r interface{ GetBackupPolicyId() string }) (id contract.PolicyID, err error) {
+	if r.GetBackupPolicyId() == "" {
+		return id, nil
+	}
+	if id, err = contract.ParsePolicyID(r.GetBackupPolicyId()); err != nil {
+		return id, invalid("backup_policy_id", err)
+	}
+	return id, nil
 }
 
 // message is a site with its names, each with how far it is.
@@ -292,16 +319,18 @@ func siteMessage(s *site.Site) *sitev1.Site {
 			Tasks:       s.Wanted.Limits.Tasks,
 			PhpWorkers:  s.Wanted.Limits.PHPWorkers,
 		},
-		State:      siteStates[s.State],
-		Problem:    s.Problem,
-		Generation: s.Wanted.Generation,
-		Url:        s.URL(time.Now()),
-		CreateTime: timestamppb.New(s.CreatedAt),
-		UpdateTime: timestamppb.New(s.UpdatedAt),
-		LastTaskId: s.LastTask,
-		Handle:     s.Handle.String(),
-		Etag:       s.ETag(),
-		Https:      &sitev1.HttpsOptions{HstsMaxAgeSeconds: s.Wanted.HTTPS.HSTS, KeepHttp: s.Wanted.HTTPS.KeepHTTP},
+		State:          siteStates[s.State],
+		Problem:        s.Problem,
+		Generation:     s.Wanted.Generation,
+		Url:            s.URL(time.Now()),
+		CreateTime:     timestamppb.New(s.CreatedAt),
+		UpdateTime:     timestamppb.New(s.UpdatedAt),
+		LastTaskId:     s.LastTask,
+		Handle:         s.Handle.String(),
+		Etag:           s.ETag(),
+		Https:          &sitev1.HttpsOptions{HstsMaxAgeSeconds: s.Wanted.HTTPS.HSTS, KeepHttp: s.Wanted.HTTPS.KeepHTTP},
+		Tags:           s.Tags,
+		BackupPolicyId: s.Policy.String(),
 	}
 	for _, domain := range s.Wanted.Domains {
 		m.Domains = append(m.Domains, domain.String())

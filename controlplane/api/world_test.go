@@ -84,6 +84,7 @@ type tenant struct {
 	claim, provider              string
 	certificate                  string // uploaded
 	backup, restore              string // of the site
+	policy                       string // that nobody has chosen
 	owner, admin, member, viewer string // texts of tokens
 }
 
@@ -96,7 +97,7 @@ func newWorld(t testing.TB, d *db.DB) *world {
 	must(t, err)
 	tasks, err := task.NewTasks(d, signer, log, prometheus.NewRegistry(), task.OnEnd(task.ConvergeSite, site.Ended))
 	must(t, err)
-	servers, sites := fleet.New(d, log), site.New(d, tasks, log, site.Config{AnyName: true})
+	servers, sites := fleet.New(d, log), site.New(d, tasks, log, site.Config{AnyName: true, HasPolicy: backup.HasPolicy})
 	w.accounts = accounttest.New(t, d, func(c *account.Config) { c.URL = publicURL })
 	accounts := w.accounts.Accounts
 	w.organizations, w.tokens, w.sites = organization.New(d, organization.Config{URL: publicURL}), w.accounts.Tokens, sites
@@ -197,6 +198,10 @@ func newTenant(t testing.TB, w *world, sites *site.Sites, name string) tenant {
 	made.claim = claim.ID
 	made.certificate = w.upload(t, made.organization, made.site)
 	made.backup, made.restore = w.restored(t, o.ID, s.ID)
+	called := "nightly"
+	policy, err := w.config.Backups.CreatePolicy(ctx, o.ID, backup.PolicyChange{Name: &called})
+	must(t, err)
+	made.policy = policy.ID.String()
 	must(t, db.InTx(ctx, w.db, func(tx *db.Tx) error {
 		return certificate.Observe(ctx, tx, o.ID, s.ID, time.Now(), []*sitev1.ObservedCertificate{{Domain: name + ".example.com", Problem: "on its way"}})
 	}))
@@ -323,7 +328,7 @@ func whole(t testing.TB, d *db.DB) {
 func (w *world) effects(t *testing.T) map[string]int {
 	t.Helper()
 	counts := map[string]int{}
-	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens", "invitations", "member_sites", "token_sites", "webhooks", "webhook_deliveries", "mails", "claims", "uploaded_certificates", "dns_providers", "dns_zones", "dns_records", "backups", "restores", "repositories"} {
+	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens", "invitations", "member_sites", "token_sites", "webhooks", "webhook_deliveries", "mails", "claims", "uploaded_certificates", "dns_providers", "dns_zones", "dns_records", "backups", "restores", "repositories", "backup_policies"} {
 		var n int
 		must(t, w.db.Reader().QueryRow(t.Context(), `SELECT COUNT(*) FROM `+table).Scan(&n))
 		counts[table] = n
@@ -361,7 +366,7 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	for name, value := range map[string]string{
 		"webhook_id": about.webhook, "delivery_id": about.delivery, "mail_id": w.mail, "recipient": "new@example.com", "url": "https://example.com/", "description": "new",
 		"organization_id": about.organization, "site_id": about.site, "task_id": about.task, "server_id": w.server,
-		"account_id": about.account, "invitation_id": about.invitation, "token_id": about.token, "claim_id": about.claim, "provider_id": about.provider, "certificate_id": about.certificate, "backup_id": about.backup, "restore_id": about.restore, "chain": w.chain, "key": w.key, "reason": "they asked for help",
+		"account_id": about.account, "invitation_id": about.invitation, "token_id": about.token, "claim_id": about.claim, "provider_id": about.provider, "certificate_id": about.certificate, "backup_id": about.backup, "restore_id": about.restore, "policy_id": about.policy, "chain": w.chain, "key": w.key, "reason": "they asked for help",
 		"name": "new-name", "email": "new@example.com", "type": "static",
 		"setup_secret": "chomsetup_" + strings.Repeat("A", 43), "password": accounttest.Password, "code": "000000", "user_code": "BCDF-GHJK",
 		"credential": "{}", "session_id": about.site, "passkey_id": about.site, "login_token": bearerOf("chomlogin_"),
@@ -400,7 +405,7 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 			request.Set(field, protoreflect.ValueOfEnum(1)) // viewer, read
 		}
 	}
-	for _, part := range []string{"domains", "redirect_domains", "require_second_factor", "site_ids", "description"} {
+	for _, part := range []string{"domains", "redirect_domains", "require_second_factor", "site_ids", "description", "rank"} {
 		if fields.ByName(protoreflect.Name(part)) != nil {
 			addMask(request, part)
 		}

@@ -45,6 +45,8 @@ type wanted struct {
 	title, adminUser, adminEmail, locale string
 	cpu, tasks, workers                  uint32
 	memory                               string
+	tags                                 []string
+	policy                               string
 }
 
 func (w *wanted) flags(cmd *cobra.Command) {
@@ -62,6 +64,18 @@ func (w *wanted) flags(cmd *cobra.Command) {
 	f.StringVar(&w.memory, "memory", "", "memory limit, for example 512M (the default) or 2G")
 	f.Uint32Var(&w.tasks, "max-tasks", 0, "limit of processes and threads (default 256)")
 	f.Uint32Var(&w.workers, "php-workers", 0, "PHP worker processes (default 5)")
+	f.StringSliceVar(&w.tags, "tag", nil, "word to sort the site by, for example shop; several times for more. Backup policies go by them")
+	f.StringVar(&w.policy, "backup-policy", "", "backup policy that the site goes by (default as its tags say: chom backup policy --help)")
+}
+
+// labels are the tags that flags say, without empty ones, and the id of the policy.
+func (w *wanted) labels(ctx context.Context, c *client, organization string) (tags []string, policy string, err error) {
+	tags = slices.DeleteFunc(w.tags, func(tag string) bool { return tag == "" })
+	if w.policy == "" {
+		return tags, "", nil
+	}
+	chosen, err := c.ownPolicy(ctx, organization, w.policy)
+	return tags, chosen.GetId(), err
 }
 
 func (w *wanted) values() (map[string]string, error) {
@@ -186,6 +200,9 @@ A WordPress site has no password to hand out: sign in to it with chom site login
 				return err
 			}
 		}
+		if create.Tags, create.BackupPolicyId, err = w.labels(ctx, c, organization); err != nil {
+			return err
+		}
 		made, err := c.Sites.CreateSite(ctx, create)
 		if err != nil {
 			return err
@@ -193,6 +210,7 @@ A WordPress site has no password to hand out: sign in to it with chom site login
 		return p.finishSite(ctx, c, made)
 	})
 	w.flags(cmd)
+	completeFlag(cmd, "backup-policy", p.policyNames)
 	cmd.Flags().StringVar(&siteType, "type", "", "site type: wordpress or static")
 	cmd.Flags().StringVar(&server, "server", "", "name or id of the server to hold it; left out, the fleet chooses")
 	completeFlag(cmd, "type", fixed("static", "wordpress"))
@@ -205,12 +223,14 @@ func (p *program) siteUpdate() *cobra.Command {
 	var w wanted
 	cmd := &cobra.Command{
 		Use:   "update NAME",
-		Short: "Change a site's domains, HTTPS, settings or limits",
-		Long: `Update changes what is named and leaves the rest. Domains and those that redirect are replaced as a whole; settings are merged
-by key. --redirect-domain "" has none of them redirect.`,
+		Short: "Change a site's domains, HTTPS, settings, limits, tags or backup policy",
+		Long: `Update changes what is named and leaves the rest. Domains, those that redirect, and tags are replaced as a whole; settings are
+merged by key. --redirect-domain "" has none of them redirect, --tag "" takes all tags away, and --backup-policy "" lets the tags
+choose.`,
 		Example: `  chom site update blog --domain blog.example.com --domain news.example.com
   chom site update blog --domain example.com --domain www.example.com --redirect-domain www.example.com --hsts 8760h
-  chom site update blog --memory 1G --php-workers 10`,
+  chom site update blog --memory 1G --php-workers 10
+  chom site update blog --tag shop --tag eu`,
 		Args:              exactly(1),
 		ValidArgsFunction: first(p.siteNames),
 	}
@@ -256,6 +276,14 @@ by key. --redirect-domain "" has none of them redirect.`,
 			update.Limits = limits
 			update.UpdateMask.Paths = append(update.UpdateMask.Paths, "limits")
 		}
+		if update.Tags, update.BackupPolicyId, err = w.labels(ctx, c, organization); err != nil {
+			return err
+		}
+		for _, label := range []struct{ flag, field string }{{"tag", "tags"}, {"backup-policy", "backup_policy_id"}} {
+			if cmd.Flags().Changed(label.flag) {
+				update.UpdateMask.Paths = append(update.UpdateMask.Paths, label.field)
+			}
+		}
 		if len(update.UpdateMask.Paths) == 0 {
 			return usagef("nothing to change")
 		}
@@ -266,6 +294,7 @@ by key. --redirect-domain "" has none of them redirect.`,
 		return p.finishSite(ctx, c, answer)
 	})
 	w.flags(cmd)
+	completeFlag(cmd, "backup-policy", p.policyNames)
 	return p.organizationFlag(p.waitFlag(cmd))
 }
 
@@ -314,7 +343,8 @@ func (p *program) siteDelete() *cobra.Command {
 // finishSite follows a change if that is wanted and shows the site as it is then.
 func (p *program) finishSite(ctx context.Context, c *client, answer changed) error {
 	site, task := answer.GetSite(), answer.GetTask()
-	if p.wait {
+	wait := p.wait && task != nil // without one its host has nothing to learn
+	if wait {
 		var err error
 		if task, err = p.follow(ctx, c, task, false); err != nil {
 			return err
@@ -329,7 +359,7 @@ func (p *program) finishSite(ctx context.Context, c *client, answer changed) err
 	if err := p.print(shown, nil, func() error { return p.printSite(site) }); err != nil {
 		return err
 	}
-	if p.wait {
+	if wait {
 		return failure(task)
 	}
 	return nil
@@ -466,6 +496,8 @@ func (p *program) printSite(s *sitev1.Site) error {
 		{"preview", s.GetPreviewDomain()},
 		{"https", https},
 		{"settings", strings.Join(settings, " ")},
+		{"tags", strings.Join(s.GetTags(), " ")},
+		{"backup policy", s.GetBackupPolicyId()},
 		{"server", s.GetServerId()},
 		{"handle", s.GetHandle()},
 		{"generation", fmt.Sprint(s.GetGeneration())},
