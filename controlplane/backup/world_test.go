@@ -55,11 +55,9 @@ func newWorld(t *testing.T, d *db.DB) *world {
 	w.tasks, err = task.NewTasks(d, signer, log, prometheus.NewRegistry(), task.OnEnd(task.ConvergeSite, site.Ended),
 		task.OnEnd(task.BackupSite, Ended), task.OnEnd(task.RestoreSite, RestoreEnded), task.OnEnd(task.UndoRestore, UndoEnded))
 	must(t, err)
-	w.sites = site.New(d, w.tasks, log, site.Config{
-		AnyName: true, WordPress: &site.Archive{Version: "6.8.1", URL: "http://mirror.example/wp.tar.gz"},
-	})
 	w.Backups, err = New(d, log, Config{Keys: secrettest.New(), Signer: signer, Repositories: w.stored})
 	must(t, err)
+	w.sites = w.newSites(w.Schedule())
 	w.enrol(t, d)
 	for name, id := range map[string]*contract.OrganizationID{"acme": &w.ours, "other": &w.theirs} {
 		made, err := organization.New(d, organization.Config{}).Create(t.Context(), name, name+"@example.com")
@@ -75,6 +73,14 @@ func newWorld(t *testing.T, d *db.DB) *world {
 		}
 	})
 	return w
+}
+
+// newSites are the sites as a process has them that was just started.
+func (w *world) newSites(schedule func(context.Context, *db.Tx, *site.Site) (site.Schedule, error)) *site.Sites {
+	return site.New(w.db, w.tasks, w.log, site.Config{
+		AnyName: true, WordPress: &site.Archive{Version: "6.8.1", URL: "http://mirror.example/wp.tar.gz"},
+		HasPolicy: HasPolicy, Schedule: schedule, PoliciesTopic: PoliciesTopic,
+	})
 }
 
 func (w *world) enrol(t *testing.T, d *db.DB) {
