@@ -156,8 +156,8 @@ func (b *Backups) takeIn(ctx context.Context, tx *db.Tx, of *site.Site, id contr
 	return toCheck(ctx, tx, made, r.GetReport(), now)
 }
 
-// newer refuses a backup that was begun before the site's newest one: what is kept of the past goes by these times, and no host adds
-// to the past.
+// newer refuses a backup that was begun before the site's newest one, but for the time that an order takes at most, while which the
+// host may have waited to tell of it: what is kept of the past goes by these times, and no host adds to the past.
 func newer(ctx context.Context, tx *db.Tx, of *site.Site, r *backupv1.Report) error {
 	rows, err := tx.Query(ctx, columns+`
 		WHERE organization_id = $1
@@ -179,8 +179,8 @@ func newer(ctx context.Context, tx *db.Tx, of *site.Site, r *backupv1.Report) er
 	if all[0].CheckedAt.Before(begun) {
 		begun = all[0].CheckedAt
 	}
-	if r.GetStartTime().AsTime().Before(begun) {
-		return fault.Invalid("report", "must not be of a backup that was begun before the site's newest one")
+	if r.GetStartTime().AsTime().Before(begun.Add(-backupWithin - startWithin)) {
+		return fault.Invalid("report", "must not be of a backup that was begun long before the site's newest one")
 	}
 	return nil
 }

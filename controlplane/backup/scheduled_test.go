@@ -111,7 +111,7 @@ func TestReported(t *testing.T) {
 				t.Errorf("while one runs: %v", err)
 			}
 			w.reported(t, failing())
-			w.work(t, well)
+			w.work(t, with(func(made *backupv1.Report) { made.StartTime, made.EndTime = timestamppb.Now(), timestamppb.Now() }))
 			if err := w.Reported(t.Context(), w.ours, w.site, r); !errors.Is(err, ErrUnderWay) {
 				t.Errorf("while one is checked: %v", err)
 			}
@@ -141,7 +141,7 @@ func TestReported(t *testing.T) {
 					r.BackupId = theirs.BackupId
 					r.Report.BackupId = theirs.BackupId
 				},
-				"report: must not be of a backup that was begun before the site's newest one": func(r *linkv1.ReportBackupRequest) {
+				"report: must not be of a backup that was begun long before the site's newest one": func(r *linkv1.ReportBackupRequest) {
 					old := time.Now().Add(-30 * 24 * time.Hour)
 					id := contract.NewBackupIDAt(old).String()
 					r.BackupId, r.Report.BackupId = id, id

@@ -39,6 +39,7 @@ type Client struct {
 	Claims        domainv1connect.ClaimServiceClient
 	Certificates  certificatev1connect.CertificateServiceClient
 	Backups       backupv1connect.BackupServiceClient
+	Policies      backupv1connect.PolicyServiceClient
 	DNSProviders  domainv1connect.DnsProviderServiceClient
 	Mails         mailv1connect.MailServiceClient
 	Servers       fleetv1connect.ServerServiceClient
@@ -69,6 +70,7 @@ func NewWith(http connect.HTTPClient, url, token string, options ...connect.Clie
 		Webhooks:      webhookv1connect.NewWebhookServiceClient(http, url, options...),
 		Claims:        domainv1connect.NewClaimServiceClient(http, url, options...),
 		Backups:       backupv1connect.NewBackupServiceClient(http, url, options...),
+		Policies:      backupv1connect.NewPolicyServiceClient(http, url, options...),
 		Certificates:  certificatev1connect.NewCertificateServiceClient(http, url, options...),
 		DNSProviders:  domainv1connect.NewDnsProviderServiceClient(http, url, options...),
 		Mails:         mailv1connect.NewMailServiceClient(http, url, options...),
