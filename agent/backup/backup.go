@@ -5,6 +5,7 @@
 //	<Dir>/<handle>/key            0600, destroyed with the site
 //	<Dir>/<handle>/locks          what restic has locked and not unlocked
 //	<Dir>/<handle>/<backup>.json  what has come of a backup, so that it goes on after a crash
+//	<Dir>/<handle>/schedule.json  the backups that the host makes by itself, and has not told of
 //
 // Whatever reads or writes a site's files or its database does so as the site's
 // own user, in a unit that has no network. The agent, which has one, gives it a
@@ -110,6 +111,8 @@ type Manager struct {
 	cfg Config
 
 	requests chan struct{} // holds a token for each that is under way
+
+	schedules sync.Mutex // while one is read and written, or removed
 
 	mu   sync.Mutex
 	busy map[contract.Handle]bool
@@ -277,6 +280,8 @@ func (m *Manager) Remove(h contract.Handle) error {
 	if h.IsZero() {
 		return errors.New("remove backups: no handle")
 	}
+	m.schedules.Lock()
+	defer m.schedules.Unlock()
 	for _, dir := range []string{m.cfg.RunDir, m.cfg.Dir} {
 		if err := os.RemoveAll(filepath.Join(dir, h.String())); err != nil {
 			return fmt.Errorf("remove backups of %s: %w", h, err)

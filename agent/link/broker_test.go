@@ -27,6 +27,11 @@ func (hanging) FetchCertificate(ctx context.Context, _ *linkv1.FetchCertificateR
 	return nil, ctx.Err()
 }
 
+func (hanging) ReportBackup(ctx context.Context, _ *linkv1.ReportBackupRequest) (*linkv1.ReportBackupResponse, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
 func (hanging) PresentChallenge(ctx context.Context, _ *linkv1.PresentChallengeRequest) (*linkv1.PresentChallengeResponse, error) {
 	<-ctx.Done()
 	return nil, ctx.Err()
@@ -47,6 +52,10 @@ func TestBrokered(t *testing.T) {
 			_, err := l.FetchCertificate(ctx, new(linkv1.FetchCertificateRequest))
 			return err
 		},
+		"report": func(ctx context.Context, l *Link) error {
+			_, err := l.ReportBackup(ctx, new(linkv1.ReportBackupRequest))
+			return err
+		},
 		"present": func(ctx context.Context, l *Link) error {
 			_, err := l.PresentChallenge(ctx, new(linkv1.PresentChallengeRequest))
 			return err
@@ -61,7 +70,7 @@ func TestBrokered(t *testing.T) {
 		l.connected(&session{Link: l, client: hanging{}})
 		return l
 	}
-	for name, within := range map[string]time.Duration{"issue": 20 * time.Second, "fetch": 20 * time.Second, "present": 150 * time.Second, "remove": 150 * time.Second} {
+	for name, within := range map[string]time.Duration{"issue": 20 * time.Second, "fetch": 20 * time.Second, "report": 20 * time.Second, "present": 150 * time.Second, "remove": 150 * time.Second} {
 		t.Run(name+" is given its time", func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()

@@ -18,6 +18,14 @@ func (l *Link) FetchRepositoryKey(ctx context.Context, req *linkv1.FetchReposito
 	})
 }
 
+// ReportBackup tells what came of a backup that the host made by itself.
+func (l *Link) ReportBackup(ctx context.Context, req *linkv1.ReportBackupRequest) (*linkv1.ReportBackupResponse, error) {
+	return brokered(ctx, l, l.brokers.signing, func(ctx context.Context, c linkv1connect.LinkServiceClient, epoch uint64) (*linkv1.ReportBackupResponse, error) {
+		req.Epoch = epoch
+		return c.ReportBackup(ctx, req)
+	})
+}
+
 // Repository sends a request for a site's backups to the control plane: the
 // request's URL has a path alone. It goes over a connection of its own, since what
 // it carries is large and heartbeats must not wait behind it, and fails with

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"chom.dev/agent/backup"
 	"chom.dev/agent/task"
@@ -20,23 +21,14 @@ func (s *Sites) Backup() task.Handler {
 		if err != nil {
 			return task.Plan{}, err
 		}
-		c, err := s.parse(o, o.Site.Desired)
+		b, err := s.backup(o.Site, id, o.Timeout)
 		if err != nil {
 			return task.Plan{}, err
 		}
-		switch p := c.desired.GetPhase(); p {
-		case sitev1.Phase_PHASE_ACTIVE, sitev1.Phase_PHASE_SUSPENDED, sitev1.Phase_PHASE_TRASHED:
-		default:
-			return task.Plan{}, fmt.Errorf("there is nothing to back up: the site is %s", p)
-		}
-		if o.Site.Converged == 0 {
-			return task.Plan{}, errors.New("there is nothing to back up: the site was never made")
-		}
-		b := &backingUp{converge: c, id: id, limit: o}
 		return task.Plan{
-			Steps: []task.Step{b.repository(), b.contents()},
+			Steps: b.steps(),
 			Report: func(r *orderv1.Result) error {
-				st, err := s.backups.State(c.handle, id)
+				st, err := s.backups.State(b.handle, id)
 				if err != nil {
 					return err
 				}
@@ -50,9 +42,28 @@ func (s *Sites) Backup() task.Handler {
 // backingUp is one attempt at one backup.
 type backingUp struct {
 	*converge
-	id    contract.BackupID
-	limit task.Order
+	id     contract.BackupID
+	within time.Duration
 }
+
+// backup refuses a site of which there can be none.
+func (s *Sites) backup(site task.Site, id contract.BackupID, within time.Duration) (*backingUp, error) {
+	c, err := s.parse(task.Order{Site: site}, site.Desired)
+	if err != nil {
+		return nil, err
+	}
+	switch p := c.desired.GetPhase(); p {
+	case sitev1.Phase_PHASE_ACTIVE, sitev1.Phase_PHASE_SUSPENDED, sitev1.Phase_PHASE_TRASHED:
+	default:
+		return nil, fmt.Errorf("there is nothing to back up: the site is %s", p)
+	}
+	if site.Converged == 0 {
+		return nil, errors.New("there is nothing to back up: the site was never made")
+	}
+	return &backingUp{converge: c, id: id, within: within}, nil
+}
+
+func (b *backingUp) steps() []task.Step { return []task.Step{b.repository(), b.contents()} }
 
 // repository makes the site's repository before its first backup.
 func (b *backingUp) repository() task.Step {
@@ -63,7 +74,7 @@ func (b *backingUp) repository() task.Step {
 			return there, "", err
 		},
 		Do: func(ctx context.Context, _ *task.Log) error {
-			return b.backups.Do(ctx, b.site, backup.Work{Job: "init", Timeout: b.limit.Timeout}, nil, nil)
+			return b.backups.Do(ctx, b.site, backup.Work{Job: "init", Timeout: b.within}, nil, nil)
 		},
 	}
 }
@@ -88,7 +99,7 @@ func (b *backingUp) contents() task.Step {
 			st := backup.State{Title: measure(ctx, b.nginx, b.domains[0]).GetPageTitle()}
 			st.Contents = new(backup.Contents)
 			if err := b.backups.Do(ctx, b.site, backup.Work{
-				Job: "backup", Timeout: b.limit.Timeout, Order: backup.ContentsOrder{Backup: b.id.String(), Database: database},
+				Job: "backup", Timeout: b.within, Order: backup.ContentsOrder{Backup: b.id.String(), Database: database},
 			}, func(p backup.Progress) { log.Printf("%s", p) }, st.Contents); err != nil {
 				return err
 			}

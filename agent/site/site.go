@@ -7,7 +7,8 @@
 //	TRASHED    nginx (gone), cron, php, processes; files, database and certificates stay
 //	ABSENT     as TRASHED, then certificates, keys of backups, tree, database, slice, user: nothing is left
 //
-// A site can also be made what it was at a backup: see Restore.
+// A site can also be made what it was at a backup: see Restore. Backups are made by
+// order, and by the host itself as the sites' schedules have it: see KeepSchedules.
 //
 // Certificates other than that of the preview name come later, from package
 // certificate, and are taken into use by Secure.

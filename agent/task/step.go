@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
 	"strings"
@@ -143,11 +144,42 @@ func probe(ctx context.Context, e *Engine, s Step) (done bool, note string, err 
 
 // guarded lets a handler's panic end its own attempt and nothing else.
 func (e *Engine) guarded(step string, f func() error) (err error) {
+	return guarded(e.cfg.Log, step, f)
+}
+
+func guarded(log *slog.Logger, step string, f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			e.cfg.Log.Error("step panicked", "step", step, "panic", p, "stack", string(debug.Stack()))
+			log.Error("step panicked", "step", step, "panic", p, "stack", string(debug.Stack()))
 			err = Permanent(fmt.Errorf("internal error: %v", p))
 		}
 	}()
 	return f()
+}
+
+// Perform does steps that no order asks for, each once unless its effect is there
+// already. What they print nobody reads.
+func Perform(ctx context.Context, log *slog.Logger, steps ...Step) error {
+	for _, s := range steps {
+		if err := guarded(log, s.Name, func() error { return perform(ctx, s) }); err != nil {
+			return fmt.Errorf("%s: %w", s.Name, err)
+		}
+	}
+	return nil
+}
+
+func perform(ctx context.Context, s Step) error {
+	if s.Probe != nil {
+		if done, _, err := s.Probe(ctx); done || err != nil {
+			return err
+		}
+	}
+	if err := s.Do(ctx, &Log{print: func(string) {}}); err != nil || s.Probe == nil {
+		return err
+	}
+	done, note, err := s.Probe(ctx)
+	if err == nil && !done {
+		return fmt.Errorf("%w: %s", errNoEffect, note)
+	}
+	return err
 }

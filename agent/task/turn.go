@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -13,13 +14,14 @@ type turns struct {
 	mu    sync.Mutex
 	queue map[string]chan struct{} // holds a token while somebody has the turn
 	users map[string]int           // who have it or wait for it
+	yield map[string]func()        // tells somebody who has it and gives way that another one waits
 }
 
 // take waits for a turn. Give it back with what it returns.
 func (t *turns) take(ctx context.Context, name string) (give func(), err error) {
 	t.mu.Lock()
 	if t.queue == nil {
-		t.queue, t.users = map[string]chan struct{}{}, map[string]int{}
+		t.queue, t.users, t.yield = map[string]chan struct{}{}, map[string]int{}, map[string]func(){}
 	}
 	turn := t.queue[name]
 	if turn == nil {
@@ -27,6 +29,9 @@ func (t *turns) take(ctx context.Context, name string) (give func(), err error) 
 		t.queue[name] = turn
 	}
 	t.users[name]++
+	if tell := t.yield[name]; tell != nil {
+		tell()
+	}
 	t.mu.Unlock()
 	leave := func() {
 		t.mu.Lock()
@@ -43,6 +48,26 @@ func (t *turns) take(ctx context.Context, name string) (give func(), err error) 
 		leave()
 		return nil, ctx.Err()
 	}
+}
+
+// takeYielding waits for a turn, and has somebody told when another one waits for it.
+func (t *turns) takeYielding(ctx context.Context, name string, tell func()) (func(), error) {
+	give, err := t.take(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.yield[name] = tell
+	if t.users[name] > 1 {
+		tell()
+	}
+	return func() {
+		t.mu.Lock()
+		delete(t.yield, name)
+		t.mu.Unlock()
+		give()
+	}, nil
 }
 
 // inTurn does an attempt while nobody else is at its site.
@@ -65,6 +90,28 @@ func (e *Engine) Between(ctx context.Context, id contract.SiteID, do func(Site) 
 		return err
 	}
 	defer give()
+	return e.at(id, do)
+}
+
+// ErrYielded is why the context of GivingWay ends before the one it was given.
+var ErrYielded = errors.New("gave way to an order of the site")
+
+// GivingWay is Between for what takes long: its context is canceled with ErrYielded
+// as the cause once an order, or somebody else, waits for the site. It is then up to
+// do to return soon.
+func (e *Engine) GivingWay(ctx context.Context, id contract.SiteID, do func(context.Context, Site) error) error {
+	working, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	give, err := e.turns.takeYielding(ctx, id.String(), func() { stop(ErrYielded) })
+	if err != nil {
+		return err
+	}
+	defer give()
+	return e.at(id, func(s Site) error { return do(working, s) })
+}
+
+// at does something at a site whose turn it is.
+func (e *Engine) at(id contract.SiteID, do func(Site) error) error {
 	rec, found, err := e.cfg.Journal.Site(id)
 	if err != nil || !found || rec.Gone {
 		return err

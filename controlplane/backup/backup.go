@@ -10,6 +10,9 @@
 //	             |  or its report is no good   |  or could not be read for a day
 //	             +-------------> FAILED <------+
 //
+// One that a host made by itself, as the site's schedule has it, nobody ordered: Reported takes it in when the host tells of it, and it
+// begins its life as CHECKING or FAILED.
+//
 // A site has one backup under way at a time, from RUNNING to the end of CHECKING. Each READY one has a signed manifest
 // (chom.backup.v1.Manifest), numbered by its sequence and bound to the one before; it stands in the row and in the repository. The
 // number is given before the repository is asked to keep the manifest, so that two manifests never have the same one: a backup that

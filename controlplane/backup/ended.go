@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -48,9 +49,17 @@ func Ended(ctx context.Context, tx *db.Tx, t task.Task, result *orderv1.Result) 
 		}
 		return nil
 	}
-	report, err := proto.Marshal(result.GetBackup())
-	if err != nil {
+	if err := toCheck(ctx, tx, b, result.GetBackup(), t.Ended); err != nil {
 		return fmt.Errorf("end of task %s: %w", t.ID, err)
+	}
+	return nil
+}
+
+// toCheck has a backup checked that the host has made.
+func toCheck(ctx context.Context, tx *db.Tx, b Backup, made *backupv1.Report, now time.Time) error {
+	report, err := proto.Marshal(made)
+	if err != nil {
+		return err
 	}
 	if _, err := tx.Exec(ctx, `
 		UPDATE backups
@@ -59,8 +68,8 @@ func Ended(ctx context.Context, tx *db.Tx, t task.Task, result *orderv1.Result) 
 		    checking_at = $4,
 		    check_at = $4
 		WHERE organization_id = $1
-		  AND id = $2`, b.Organization, b.ID, report, db.Micros(t.Ended)); err != nil {
-		return fmt.Errorf("end of task %s: %w", t.ID, err)
+		  AND id = $2`, b.Organization, b.ID, report, db.Micros(now)); err != nil {
+		return err
 	}
 	tx.Notify(topic, b.ID.String())
 	return nil

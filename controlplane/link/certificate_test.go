@@ -2,19 +2,24 @@ package link_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/db/dbtest"
+	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/link"
 	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/pki"
 	"chom.dev/controlplane/site"
 	"chom.dev/proto/contract"
+	backupv1 "chom.dev/proto/gen/chom/backup/v1"
 	linkv1 "chom.dev/proto/gen/chom/link/v1"
 )
 
@@ -23,6 +28,7 @@ type shelf struct {
 	platform *pki.Platform
 	asked    []string
 	within   time.Duration // that the last call had
+	refuses  error         // what Reported says
 }
 
 func (s *shelf) Issuance() *linkv1.Issuance {
@@ -67,6 +73,11 @@ func (s *shelf) Key(_ context.Context, o contract.OrganizationID, site contract.
 	return strings.Repeat("k", 43), nil
 }
 
+func (s *shelf) Reported(_ context.Context, o contract.OrganizationID, site contract.SiteID, r *linkv1.ReportBackupRequest) error {
+	s.asked = append(s.asked, "backup "+o.String()+" "+site.String()+" "+r.GetError())
+	return s.refuses
+}
+
 func TestCertificates(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		given := &shelf{platform: must(pki.OpenPlatform(t.TempDir(), "preview.example", time.Now()))}
@@ -100,6 +111,10 @@ func TestCertificates(t *testing.T) {
 			},
 			"key": func(h *host, site, _ string) error {
 				_, err := h.client.FetchRepositoryKey(t.Context(), &linkv1.FetchRepositoryKeyRequest{Epoch: h.epoch, SiteId: site})
+				return err
+			},
+			"backup": func(h *host, site, _ string) error {
+				_, err := h.client.ReportBackup(t.Context(), backupReport(h, site))
 				return err
 			},
 			"present": func(h *host, site, name string) error {
@@ -148,6 +163,36 @@ func TestCertificates(t *testing.T) {
 				t.Errorf("asked for %v", given.asked)
 			}
 		})
+		t.Run("what a report meets is said so that the agent knows whether to come again", func(t *testing.T) {
+			defer func() { given.refuses = nil }()
+			for want, err := range map[connect.Code]error{
+				connect.CodeAborted:           fault.Conflict("a backup is under way"),
+				connect.CodeInvalidArgument:   fault.Invalid("due_time", "must be past"),
+				connect.CodeNotFound:          fault.NotFound("site"),
+				connect.CodeResourceExhausted: fault.Limited("too many", time.Minute),
+				connect.CodeInternal:          errors.New("the database broke"),
+			} {
+				given.refuses = err
+				wantCode(t, calls["backup"](mine, made.ID.String(), ""), want)
+			}
+			given.refuses = nil
+			r := backupReport(mine, made.ID.String())
+			r.Epoch--
+			_, err := mine.client.ReportBackup(t.Context(), r)
+			wantCode(t, err, connect.CodeFailedPrecondition)
+		})
+		t.Run("a report of a database with as many tables as one may have is taken", func(t *testing.T) {
+			r := backupReport(mine, made.ID.String())
+			r.Error, r.Report = "", &backupv1.Report{
+				BackupId: r.BackupId, StartTime: timestamppb.Now(), EndTime: timestamppb.Now(), Contents: &backupv1.Contents{FilesSnapshot: strings.Repeat("f", 64)},
+			}
+			for i := range 10000 {
+				r.Report.Contents.Tables = append(r.Report.Contents.Tables, &backupv1.Table{Name: fmt.Sprintf("%064d", i), Rows: 1 << 35})
+			}
+			if _, err := mine.client.ReportBackup(t.Context(), r); err != nil {
+				t.Error(err)
+			}
+		})
 		t.Run("a site in the trash proves nothing any more", func(t *testing.T) {
 			if _, _, err := w.sites.Delete(t.Context(), owner.ID, made.ID); err != nil {
 				t.Fatal(err)
@@ -155,4 +200,10 @@ func TestCertificates(t *testing.T) {
 			wantCode(t, calls["present"](mine, made.ID.String(), "shop.example.com"), connect.CodeNotFound)
 		})
 	})
+}
+
+func backupReport(h *host, site string) *linkv1.ReportBackupRequest {
+	return &linkv1.ReportBackupRequest{
+		Epoch: h.epoch, SiteId: site, BackupId: contract.NewBackupID().String(), DueTime: timestamppb.Now(), Generation: 1, Error: "the disk is full",
+	}
 }

@@ -49,6 +49,8 @@ const (
 var maxBody = map[string]int{
 	linkv1connect.LinkServiceHelloProcedure:  4 << 20,
 	linkv1connect.LinkServiceReportProcedure: 4 << 20,
+	// A backup names its database's tables, ten thousand at most.
+	linkv1connect.LinkServiceReportBackupProcedure: 1 << 20,
 }
 
 // answerFor is how long the methods may take that wait for somebody else.

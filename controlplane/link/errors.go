@@ -22,6 +22,7 @@ var codes = map[fault.Kind]connect.Code{
 	fault.KindDenied:          connect.CodePermissionDenied,
 	fault.KindNotFound:        connect.CodeNotFound,
 	fault.KindConflict:        connect.CodeFailedPrecondition,
+	fault.KindLimited:         connect.CodeResourceExhausted,
 	fault.KindUnavailable:     connect.CodeUnavailable,
 }
 
@@ -54,7 +55,7 @@ func toConnect(err error) (shown *connect.Error, hidden bool) {
 	switch {
 	case isFault:
 		shown = connect.NewError(codes[f.Kind()], errors.New(f.Error()))
-		if f.Kind() == fault.KindUnavailable {
+		if f.Kind() == fault.KindUnavailable || f.Kind() == fault.KindLimited {
 			retryAfter(shown, f.RetryAfter())
 		}
 	case errors.Is(err, errReplaced):

@@ -3,6 +3,8 @@ package contract
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -92,6 +94,9 @@ func NewTaskID() TaskID { return TaskID{name[taskIDRule]{newUUID(time.Now())}} }
 // NewBackupID makes a fresh UUIDv7.
 func NewBackupID() BackupID { return BackupID{name[backupIDRule]{newUUID(time.Now())}} }
 
+// NewBackupIDAt makes a fresh UUIDv7 for those who have a better clock than the host's.
+func NewBackupIDAt(now time.Time) BackupID { return BackupID{name[backupIDRule]{newUUID(now)}} }
+
 // NewRestoreID makes a fresh UUIDv7.
 func NewRestoreID() RestoreID { return RestoreID{name[restoreIDRule]{newUUID(time.Now())}} }
 
@@ -100,6 +105,19 @@ func NewDrillID() DrillID { return DrillID{name[drillIDRule]{newUUID(time.Now())
 
 // NewPolicyID makes a fresh UUIDv7.
 func NewPolicyID() PolicyID { return PolicyID{name[policyIDRule]{newUUID(time.Now())}} }
+
+// Born is when the id was made, to the millisecond, by the clock of whoever made it; zero for one that is not of version 7.
+func (id BackupID) Born() time.Time {
+	digits := strings.ReplaceAll(id.String(), "-", "")
+	if len(digits) != 32 || digits[12] != '7' {
+		return time.Time{}
+	}
+	ms, err := strconv.ParseInt(digits[:12], 16, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}
 
 type (
 	organizationIDRule struct{}

@@ -137,6 +137,7 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	g.Go(func() error { return hands.sites.Probe(ctx, engine) })
 	g.Go(func() error { return hands.sites.Settle(ctx, engine) })
 	g.Go(func() error { return hands.sites.ForgetRestores(ctx, engine, &now) })
+	g.Go(func() error { return hands.sites.KeepSchedules(ctx, engine, lnk, &now) })
 	g.Go(func() error {
 		hands.refresh(ctx, log)
 		return certs.Run(ctx)
