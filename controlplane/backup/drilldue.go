@@ -40,8 +40,9 @@ type drillable struct {
 	failed       bool              // that one did
 }
 
-// dueDrill is when a site is to have a drill, of those that each site has in a while. Sites that had theirs together drift apart, and
-// none comes late: the last fourteenth of the while is left for waiting until it is its turn.
+// dueDrill is when a site is to have a drill, of those that each site has every so often. Each site has moments of its own for that,
+// six sevenths of it apart, so that the drills of a fleet are spread over all the time whenever they began. The next one after a drill
+// is it, unless that is almost at once; the last fourteenth is left for waiting until it is the site's turn.
 func dueDrill(every time.Duration, of drillable) time.Time {
 	switch {
 	case of.last.IsZero():
@@ -49,7 +50,10 @@ func dueDrill(every time.Duration, of drillable) time.Time {
 	case of.failed:
 		return of.last.Add(min(drillAgain, every))
 	}
-	return of.last.Add(every - every/14 - spread(of.site, every/7))
+	period := every / 7 * 6
+	soonest := of.last.Add(every / 14)
+	passed := (time.Duration(soonest.UnixNano()) - spread(of.site, period)) % period
+	return soonest.Add((period - passed) % period)
 }
 
 // spread is a part of a while that differs from site to site and is always the same for each.
@@ -60,10 +64,16 @@ func spread(site contract.SiteID, within time.Duration) time.Duration {
 }
 
 // dueDrills are the sites that are to have one now, those that wait longest first.
-func dueDrills(now time.Time, every time.Duration, all []drillable) []drillable {
-	due := slices.DeleteFunc(slices.Clone(all), func(of drillable) bool { return now.Before(dueDrill(every, of)) })
+func dueDrills(now time.Time, every time.Duration, all []drillable) (due []drillable) {
+	since := map[contract.SiteID]time.Time{}
+	for _, of := range all {
+		if at := dueDrill(every, of); !now.Before(at) {
+			since[of.site] = at
+			due = append(due, of)
+		}
+	}
 	slices.SortFunc(due, func(a, b drillable) int {
-		return cmp.Or(dueDrill(every, a).Compare(dueDrill(every, b)), cmp.Compare(a.site.String(), b.site.String()))
+		return cmp.Or(since[a.site].Compare(since[b.site]), cmp.Compare(a.site.String(), b.site.String()))
 	})
 	return due
 }
@@ -213,7 +223,7 @@ func (b *Backups) drillables(ctx context.Context, now time.Time) ([]drillable, e
 		              WHERE r.organization_id = s.organization_id
 		                AND r.site_id = s.id
 		                AND r.state = 'ready')`,
-		db.Micros(now.Add(-fleet.OnlineFor)), db.Micros(now.Add(fleet.OnlineFor)), db.Micros(now.Add(-min(drillAgain, every/2))), db.Micros(now.Add(ahead)))
+		db.Micros(now.Add(-fleet.OnlineFor)), db.Micros(now.Add(fleet.OnlineFor)), db.Micros(now.Add(-min(drillAgain, every/14))), db.Micros(now.Add(ahead)))
 	if err != nil {
 		return nil, fmt.Errorf("look for sites to drill: %w", err)
 	}
