@@ -112,7 +112,9 @@ func newWorld(t testing.TB, d *db.DB) *world {
 	certificates, err := certificate.New(d, log, w.certificates)
 	must(t, err)
 	w.chain, w.key = certificatetest.New(t).Files(t, certificatetest.Leaf("new.example.com", "*.example.com"))
-	backups, err := backup.New(d, log, backup.Config{Keys: secrettest.New(), Signer: signer})
+	backups, err := backup.New(d, log, backup.Config{
+		Keys: secrettest.New(), Signer: signer, Tasks: tasks, Mails: mails, Organizations: w.organizations, Metrics: prometheus.NewRegistry(), PublicURL: publicURL,
+	})
 	must(t, err)
 	providers := newProviders(d, log)
 	w.config = Config{
@@ -328,7 +330,7 @@ func whole(t testing.TB, d *db.DB) {
 func (w *world) effects(t *testing.T) map[string]int {
 	t.Helper()
 	counts := map[string]int{}
-	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens", "invitations", "member_sites", "token_sites", "webhooks", "webhook_deliveries", "mails", "claims", "uploaded_certificates", "dns_providers", "dns_zones", "dns_records", "backups", "restores", "repositories", "backup_policies"} {
+	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens", "invitations", "member_sites", "token_sites", "webhooks", "webhook_deliveries", "mails", "claims", "uploaded_certificates", "dns_providers", "dns_zones", "dns_records", "backups", "restores", "drills", "repositories", "backup_policies"} {
 		var n int
 		must(t, w.db.Reader().QueryRow(t.Context(), `SELECT COUNT(*) FROM `+table).Scan(&n))
 		counts[table] = n

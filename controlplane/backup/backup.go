@@ -28,6 +28,18 @@
 //
 // While a backup is made or a restore goes on, no other one of either begins.
 //
+// A drill rehearses that. The host restores a READY backup to a scratch place, serves it there, and says what it found; what that
+// says of the backup is decided here, by the signed manifest. Run begins the drills of each site, about once a week; who looks after
+// an organization is mailed when one fails:
+//
+//	Drill -> RUNNING --the host says what it found--> PASSED: it is what was recorded
+//	            |                                |
+//	            |  the host could not do it,     |  it is not
+//	            |  or was stopped                |
+//	            +------------> FAILED <----------+
+//
+// A drill keeps nothing else from beginning: a backup waits for its end on the host, and a restore stops it.
+//
 // A repository is made with a site's first backup and encrypted by a key that only the control plane and the site's host have. It
 // outlives the site's row: Run removes it once that is gone.
 //
@@ -38,17 +50,22 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	backupv1 "chom.dev/proto/gen/chom/backup/v1"
 
 	"chom.dev/controlplane/clock"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/notify"
 	"chom.dev/controlplane/secret"
+	"chom.dev/controlplane/task"
 	"chom.dev/proto/contract"
 )
 
@@ -183,15 +200,41 @@ type Config struct {
 	Repositories Reader
 	// Off says, in words for people, why no backup is made here; empty where they are.
 	Off string
+	// DrillEvery is how often each site has a drill by itself; 0 for never.
+	DrillEvery time.Duration
+
+	Tasks         tasks
+	Mails         mails
+	Organizations organizations
+	Metrics       prometheus.Registerer
+	// PublicURL is under which people reach the control plane: http(s)://HOST[:PORT].
+	PublicURL string
 }
 
-// Backups keep them. They are safe for concurrent use. Run must run beside them, and tasks must call Ended, RestoreEnded and
-// UndoEnded.
+// tasks are a task.Tasks.
+type tasks interface {
+	Cancel(ctx context.Context, tx *db.Tx, organization, id string) (task.Task, error)
+}
+
+// mails are a notify.Mails.
+type mails interface {
+	Enqueue(ctx context.Context, tx *db.Tx, mail notify.Mail) error
+}
+
+// organizations are an organization.Organizations.
+type organizations interface {
+	// Contacts are the name of an organization and the addresses of its owners and admins.
+	Contacts(ctx context.Context, tx *db.Tx, id contract.OrganizationID) (name string, to []contract.Email, err error)
+}
+
+// Backups keep them. They are safe for concurrent use. Run must run beside them, and tasks must call Ended, RestoreEnded, UndoEnded
+// and DrillEnded.
 type Backups struct {
-	db     *db.DB
-	log    *slog.Logger
-	config Config
-	wake   chan struct{} // something is due now
+	db      *db.DB
+	log     *slog.Logger
+	config  Config
+	metrics drillMetrics
+	wake    chan struct{} // something is due now
 
 	mu   sync.Mutex
 	wall clock.Wall
@@ -202,7 +245,11 @@ func New(d *db.DB, log *slog.Logger, c Config) (*Backups, error) {
 	if len(c.Signer) != ed25519.PrivateKeySize {
 		return nil, errors.New("prepare backups: the signer is not an Ed25519 key")
 	}
-	return &Backups{db: d, log: log, config: c, wake: make(chan struct{}, workers)}, nil
+	made := &Backups{db: d, log: log, config: c, metrics: newDrillMetrics(), wake: make(chan struct{}, workers)}
+	if err := made.metrics.register(c.Metrics); err != nil {
+		return nil, fmt.Errorf("prepare backups: %w", err)
+	}
+	return made, nil
 }
 
 // limits of orders. They are bounds for a host that hangs, far above what an honest one takes.

@@ -124,15 +124,22 @@ func fail(ctx context.Context, tx *db.Tx, b Backup, problem string) error {
 
 // publish tells webhooks of something that belongs to a site.
 func publish(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, site contract.SiteID, what webhook.Type, kind, id string) error {
-	var name string
+	name, err := nameOf(ctx, tx, organization, site)
+	if err != nil {
+		return err
+	}
+	return webhook.Publish(ctx, tx, webhook.Event{Organization: organization, Type: what, Object: webhook.Object{Kind: kind, ID: id, Name: name}})
+}
+
+func nameOf(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, site contract.SiteID) (name string, err error) {
 	if err := tx.QueryRow(ctx, `
 		SELECT name
 		FROM sites
 		WHERE organization_id = $1
 		  AND id = $2`, organization, site).Scan(&name); err != nil {
-		return fmt.Errorf("read the name of site %s: %w", site, err)
+		return "", fmt.Errorf("read the name of site %s: %w", site, err)
 	}
-	return webhook.Publish(ctx, tx, webhook.Event{Organization: organization, Type: what, Object: webhook.Object{Kind: kind, ID: id, Name: name}})
+	return name, nil
 }
 
 // RestoreEnded takes in how the task of a restore ended. Package task calls it (task.OnEnd).

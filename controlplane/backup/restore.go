@@ -48,6 +48,9 @@ func (b *Backups) Restore(ctx context.Context, organization contract.Organizatio
 		if err := free(ctx, tx, organization, id, false); err != nil {
 			return err
 		}
+		if err := b.stopDrill(ctx, tx, organization, id); err != nil {
+			return err
+		}
 		made, err = b.restore(ctx, tx, of, from, parts)
 		return err
 	}, db.ReadCommitted()) // the site's row is locked before anything is decided
@@ -148,6 +151,9 @@ func (b *Backups) Undo(ctx context.Context, organization contract.OrganizationID
 			return err
 		}
 		if err := free(ctx, tx, organization, id, false); err != nil {
+			return err
+		}
+		if err := b.stopDrill(ctx, tx, organization, id); err != nil {
 			return err
 		}
 		now := time.Now()

@@ -34,7 +34,7 @@ func restAfter(tries int) time.Duration {
 	return rest - rnd.N(rest/4) // what failed together is not tried again together
 }
 
-// Run checks backups, and removes the repositories of sites that are gone, until ctx ends.
+// Run checks backups, begins the drills that are due, and removes the repositories of sites that are gone, until ctx ends.
 func (b *Backups) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -56,6 +56,16 @@ func (b *Backups) Run(ctx context.Context) error {
 	g.Go(func() error {
 		return b.loop(ctx, nil, "repositories of sites that are gone can't be looked for", func(ctx context.Context, now time.Time) (bool, error) {
 			return false, b.removeGone(ctx, now)
+		})
+	})
+	g.Go(func() error {
+		var counted time.Time
+		return b.loop(ctx, nil, "drills can't be begun", func(ctx context.Context, now time.Time) (bool, error) {
+			if err := b.beginDrills(ctx, now); err != nil || now.Sub(counted).Abs() < countEvery {
+				return false, err
+			}
+			counted = now
+			return false, b.countProven(ctx, now)
 		})
 	})
 	return g.Wait()

@@ -26,12 +26,18 @@ import (
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fleet"
+	"chom.dev/controlplane/notify"
 	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/pki"
 	"chom.dev/controlplane/secret/secrettest"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
 	"chom.dev/proto/contract"
+)
+
+const (
+	publicURL = "https://chom.example.com"
+	week      = 7 * 24 * time.Hour
 )
 
 // world is a control plane with one server, two organizations, each with a site, and the hand of that server's agent.
@@ -41,6 +47,7 @@ type world struct {
 	sites           *site.Sites
 	stored          *shelf
 	signer          ed25519.PrivateKey
+	metrics         *prometheus.Registry
 	server          contract.ServerID
 	ours, theirs    contract.OrganizationID
 	site, theirSite contract.SiteID
@@ -51,16 +58,25 @@ func newWorld(t *testing.T, d *db.DB) *world {
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	_, signer, err := ed25519.GenerateKey(nil)
 	must(t, err)
-	w := &world{stored: &shelf{manifests: map[contract.SiteID]map[uint64][]byte{}}, signer: signer}
+	w := &world{stored: &shelf{manifests: map[contract.SiteID]map[uint64][]byte{}}, signer: signer, metrics: prometheus.NewRegistry()}
 	w.tasks, err = task.NewTasks(d, signer, log, prometheus.NewRegistry(), task.OnEnd(task.ConvergeSite, site.Ended),
-		task.OnEnd(task.BackupSite, Ended), task.OnEnd(task.RestoreSite, RestoreEnded), task.OnEnd(task.UndoRestore, UndoEnded))
+		task.OnEnd(task.BackupSite, Ended), task.OnEnd(task.RestoreSite, RestoreEnded), task.OnEnd(task.UndoRestore, UndoEnded),
+		task.OnEnd(task.DrillSite, func(ctx context.Context, tx *db.Tx, t task.Task, result *orderv1.Result) error {
+			return w.DrillEnded(ctx, tx, t, result)
+		}))
 	must(t, err)
-	w.Backups, err = New(d, log, Config{Keys: secrettest.New(), Signer: signer, Repositories: w.stored})
+	keys, organizations := secrettest.New(), organization.New(d, organization.Config{})
+	mails, err := notify.New(d, keys, log, w.metrics, notify.Config{PublicURL: publicURL})
+	must(t, err)
+	w.Backups, err = New(d, log, Config{
+		Keys: keys, Signer: signer, Repositories: w.stored, DrillEvery: week, Tasks: w.tasks, Mails: mails, Organizations: organizations, Metrics: w.metrics,
+		PublicURL: publicURL,
+	})
 	must(t, err)
 	w.sites = w.newSites(w.Schedule())
 	w.enrol(t, d)
 	for name, id := range map[string]*contract.OrganizationID{"acme": &w.ours, "other": &w.theirs} {
-		made, err := organization.New(d, organization.Config{}).Create(t.Context(), name, name+"@example.com")
+		made, err := organizations.Create(t.Context(), name, name+"@example.com")
 		must(t, err)
 		*id = made.ID
 	}
@@ -153,6 +169,9 @@ func well(o *orderv1.Order) *orderv1.Result {
 	if order := o.GetBackupSite(); order != nil {
 		result.Backup = reportOf(order.BackupId)
 	}
+	if order := o.GetDrillSite(); order != nil {
+		result.Drill = found(order.DrillId)
+	}
 	return result
 }
 
@@ -196,6 +215,19 @@ func reportOf(id string) *backupv1.Report {
 		Contents: &backupv1.Contents{
 			FilesSnapshot: filesSnapshot, DatabaseSnapshot: databaseSnapshot,
 			Tables: []*backupv1.Table{{Name: "wp_posts", Rows: 3}}, DumpSha256: dump[:], DumpBytes: 4, PageTitle: "Shop",
+		},
+	}
+}
+
+// found is what a host finds in a scratch place to which a backup of the site was restored.
+func found(drill string) *backupv1.DrillReport {
+	return &backupv1.DrillReport{
+		DrillId: drill,
+		Evidence: &backupv1.Evidence{
+			StartTime: timestamppb.New(time.Unix(1700000100, 0)), EndTime: timestamppb.New(time.Unix(1700000160, 0)),
+			FileCount: files().Count(), FileBytes: files().Bytes(), ListingSha256: files().SHA256(), DumpSha256: dump[:],
+			Tables: []*backupv1.Table{{Name: "wp_posts", Rows: 3}},
+			Pages:  []*backupv1.Page{{Path: "/", HttpStatus: 200, Title: "Shop", BodyBytes: 4711}},
 		},
 	}
 }

@@ -19,6 +19,7 @@ const (
 	TemplateCertificateEnding    = "certificate_ending"
 	TemplateCertificateEnded     = "certificate_ended"
 	TemplateCertificateLost      = "certificate_lost"
+	TemplateDrillFailed          = "drill_failed"
 	TemplateTest                 = "test"
 )
 
@@ -94,5 +95,6 @@ var catalog = map[string]mailKind{
 	TemplateCertificateEnding:    {[]string{"organization", "site", "domain", "time", "problem", "advice", "link"}, ofSites, maxLife},
 	TemplateCertificateEnded:     {[]string{"organization", "site", "domain", "time", "problem", "advice", "link"}, ofSites, maxLife},
 	TemplateCertificateLost:      {[]string{"organization", "site", "domain", "time", "problem", "advice", "link"}, ofSites, maxLife},
+	TemplateDrillFailed:          {[]string{"organization", "site", "time", "problem", "link"}, ofSites, maxLife},
 	TemplateTest:                 {nil, fromMembers, time.Hour},
 }

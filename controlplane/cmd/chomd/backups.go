@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +9,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -28,6 +28,8 @@ type backupsConfig struct {
 	BackupS3Region      string `koanf:"backup-s3-region"`
 	BackupS3Credentials string `koanf:"backup-s3-credentials"`
 	Restic              string `koanf:"restic"`
+
+	DrillEvery time.Duration `koanf:"drill-every"`
 }
 
 func backupsFlags(f *pflag.FlagSet) {
@@ -36,6 +38,7 @@ func backupsFlags(f *pflag.FlagSet) {
 	f.String("backup-s3-region", "", "its region, where the provider has some")
 	f.String("backup-s3-credentials", "", "file with the access key's id on its first line and the secret key on its second, which only this user may read")
 	f.String("restic", "", "the restic program, 0.14 or newer, by which backups are checked (default /usr/bin/restic or /usr/local/bin/restic)")
+	f.Duration("drill-every", 7*24*time.Hour, "how often a backup of each site is restored to a scratch place on its server to prove that it can be, 1h to 8760h; 0 for never by itself")
 }
 
 func (c *backupsConfig) checkBackups(rule func(bool, string, string)) {
@@ -47,6 +50,7 @@ func (c *backupsConfig) checkBackups(rule func(bool, string, string)) {
 		rule(err == nil, "backup-s3", "must be https://ENDPOINT/BUCKET or https://ENDPOINT/BUCKET/PREFIX")
 	}
 	rule(c.Restic == "" || filepath.IsAbs(c.Restic), "restic", "must be an absolute path")
+	rule(c.DrillEvery == 0 || c.DrillEvery >= time.Hour && c.DrillEvery <= 8760*time.Hour, "drill-every", "must be 1h to 8760h, or 0")
 }
 
 // bucket opens the bucket, without a word to it.
@@ -90,14 +94,14 @@ func (c *config) openStore(ctx context.Context) (store.Store, error) {
 	return bucket, nil
 }
 
-// openBackups gives the backups of sites, and the way of hosts to their repositories. Without restic there are none, and people
-// who ask for one hear why.
-func (c *config) openBackups(ctx context.Context, d *db.DB, keys *secret.Keyring, signer ed25519.PrivateKey, log *slog.Logger) (*backup.Backups, *store.Server, error) {
+// openBackups gives the backups of sites, and the way of hosts to their repositories; settings are what this does not add. Without
+// restic there are none, and people who ask for one hear why.
+func (c *config) openBackups(ctx context.Context, d *db.DB, log *slog.Logger, settings backup.Config) (*backup.Backups, *store.Server, error) {
 	kept, err := c.openStore(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	settings := backup.Config{Keys: keys, Signer: signer}
+	settings.DrillEvery = c.DrillEvery
 	read, err := backup.NewRepositories(kept, c.Restic, log)
 	if err != nil {
 		log.WarnContext(ctx, "sites are not backed up", "err", err)

@@ -20,6 +20,8 @@ import (
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
+	orderv1 "chom.dev/proto/gen/chom/order/v1"
+
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/api"
 	"chom.dev/controlplane/audit"
@@ -126,14 +128,20 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 		return err
 	}
 	servers := fleet.New(d, log)
+	var backups *backup.Backups // which tasks and they need of each other
 	tasks, err := task.NewTasks(d, authority.Signer(), log, registry,
 		task.OnEnd(task.ConvergeSite, site.EndedWith(certs.Observe)), task.OnEnd(task.PrepareServer, fleet.PrepareEnded),
 		task.OnEnd(task.BackupSite, backup.Ended), task.OnEnd(task.RestoreSite, backup.RestoreEnded), task.OnEnd(task.UndoRestore, backup.UndoEnded),
+		task.OnEnd(task.DrillSite, func(ctx context.Context, tx *db.Tx, t task.Task, result *orderv1.Result) error {
+			return backups.DrillEnded(ctx, tx, t, result)
+		}),
 		task.Retain(c.TaskRetention))
 	if err != nil {
 		return err
 	}
-	backups, repositories, err := c.openBackups(ctx, d, keyring, authority.Signer(), log)
+	backups, repositories, err := c.openBackups(ctx, d, log, backup.Config{
+		Keys: keyring, Signer: authority.Signer(), Tasks: tasks, Mails: mails, Organizations: organizations, Metrics: registry, PublicURL: address.URL,
+	})
 	if err != nil {
 		return err
 	}
