@@ -7,7 +7,8 @@
 //	TRASHED    nginx (gone), cron, php, processes; files, database and certificates stay
 //	ABSENT     as TRASHED, then certificates, keys of backups, tree, database, slice, user: nothing is left
 //
-// A site can also be made what it was at a backup: see Restore.
+// A site can also be made what it was at a backup: see Restore. Whether it could be,
+// Drill finds out beside it.
 //
 // Certificates other than that of the preview name come later, from package
 // certificate, and are taken into use by Secure.
@@ -56,6 +57,7 @@ type Sites struct {
 	shells   tree.Shells
 	archives *archives
 	restores *restores
+	drills   *drills
 	agent    string // our own program, for the helper that empties trees
 	log      *slog.Logger
 }
@@ -75,6 +77,7 @@ func New(sd *systemd.Host, web *nginx.Manager, fpm *php.Manager, db *mariadb.Ser
 		plugins:  plugins,
 		shells:   tree.Host(),
 		restores: &restores{restoreJournal{RestoreDir}, tree.Host(), db, mariadb.Socket, sd, agent},
+		drills:   &drills{tree.Host(), sd, backups, agent, mariadb.Socket, phpRuns},
 		archives: newArchives(ArchiveDir),
 		agent:    agent,
 		log:      log,
