@@ -140,15 +140,16 @@ func (p *Private) End(ctx context.Context) error {
 		return nil
 	}
 	_, said := p.db.ExecContext(ctx, "SHUTDOWN")
+	defer func() { _ = p.Close() }() // of connections that have nobody at their other end
 	select {
 	case err := <-p.ended:
 		p.ended = nil
-		return errors.Join(err, p.Close())
+		return err
 	case <-time.After(privateWithin):
 	case <-ctx.Done():
 	}
 	p.stop()
-	err := errors.Join(errors.New("the server did not end by itself"), said, <-p.ended, p.Close())
+	err := errors.Join(errors.New("the server did not end by itself"), said, <-p.ended)
 	p.ended = nil
 	return err
 }

@@ -29,6 +29,7 @@ import (
 
 	"chom.dev/agent/backup"
 	"chom.dev/agent/clock"
+	"chom.dev/agent/drill"
 	"chom.dev/agent/journal"
 	"chom.dev/agent/mariadb"
 	"chom.dev/agent/run"
@@ -55,6 +56,12 @@ func TestMain(m *testing.M) {
 		err = ListTree(ctx, os.Args[3], os.Stdout)
 	case len(os.Args) > 2 && os.Args[1] == "sandbox" && os.Args[2] == "define-objects":
 		err = DefineObjects(ctx, os.Stdin, os.Stdout)
+	case len(os.Args) > 2 && os.Args[1] == "sandbox" && os.Args[2] == "site-backup":
+		err = backup.Enter(ctx, os.Stdin, os.Stdout, backup.Jobs(drill.Jobs()))
+	case len(os.Args) > 2 && os.Args[1] == "sandbox" && os.Args[2] == "look-at-drill":
+		err = drill.Look(ctx, os.Stdin, os.Stdout)
+	case len(os.Args) > 2 && os.Args[1] == "walled-in":
+		err = goInside(os.Args[2], os.Args[3:])
 	case os.Getenv(childVariable) != "":
 		err = doOrder(os.Getenv(childVariable))
 	default:
@@ -78,6 +85,7 @@ type scene struct {
 	UID                uint32
 	Signer             ed25519.PrivateKey
 	Order              []byte // chom.order.v1.SignedOrder of a process of its own
+	Repository         string // address of one, for drills
 
 	hook func(point string) error // called by the fetcher, in this process alone
 }
@@ -122,6 +130,7 @@ func (s *scene) handlers(db *mariadb.Server) map[task.Kind]task.Handler {
 			}
 			return r.undoPlan(!o.Message.GetUndoRestore().GetUndone()), nil
 		}),
+		task.DrillSite: task.HandlerFunc(s.drillPlan),
 	}
 }
 
