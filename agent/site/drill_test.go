@@ -377,6 +377,104 @@ func TestDrill(t *testing.T) {
 	})
 }
 
+// drillPoints are where a drill's process is killed.
+var drillPoints = []string{
+	"task/drill-site/make-room/after", "tree.staging-made", "tree.staging-database-made", "drill.to-come", "drill.fetched",
+	"task/drill-site/fetch/after", "drill.seen", "task/drill-site/look/after", "task/drill-site/tidy/before", "drill.ended", "tree.emptied",
+	"tree.staging-database-removed", "drill.removed", "task/drill-site/tidy/after",
+}
+
+func TestDrillKilledAnywhere(t *testing.T) {
+	socket := database(t)
+	program := failing(t)
+	points := drillPoints
+	if os.Getenv("CHOM_PROVE") == "" { // each takes seconds
+		points = []string{"tree.staging-database-made", "drill.fetched", "drill.seen", "tree.emptied"}
+	}
+	s, repository, m := newDrillScene(t, socket, program)
+	before := s.live(t)
+	drilled := func(t *testing.T, m *backupv1.Manifest) *orderv1.Order {
+		o, signed := s.drillOrder(t, m)
+		var err error
+		if s.Order, err = proto.Marshal(signed); err != nil {
+			t.Fatal(err)
+		}
+		return o
+	}
+	for _, point := range points {
+		t.Run(strings.ReplaceAll(point, "/", "."), func(t *testing.T) {
+			o := drilled(t, m)
+			out, err := process(s, program, point)
+			if _, gone := os.Stat(s.Dir + "/point"); err == nil || gone == nil {
+				t.Fatalf("was not killed: %v %s", err, out)
+			}
+			if out, err = process(s, program, ""); err != nil {
+				t.Fatalf("did not go on: %v %s", err, out)
+			}
+			var res orderv1.Result
+			if err := (&drilling{drills: &drills{backups: s.manager(t)}, site: task.Site{Handle: s.Handle}, id: drillOf(t, o)}).report(&res); err != nil {
+				t.Fatal(err)
+			}
+			agree(t, m, res.GetDrill().GetEvidence())
+			if left, after := s.trace(t), s.live(t); left != "" || after != before {
+				t.Errorf("left %q, the site was %q and is %q", left, before, after)
+			}
+		})
+	}
+	t.Run("who is killed while a failed one is removed removes it later, and looks at no half", func(t *testing.T) {
+		drilled(t, m)
+		if out, err := process(s, program, "drill.fetched"); err == nil {
+			t.Fatal(out)
+		}
+		d := &drills{tree.At(s.Dir + "/sites"), supervised{s}, s.manager(t), s.Agent, s.Socket, s.Dir + "/php"}
+		if !strings.Contains(s.trace(t), "a place") {
+			t.Fatal("nothing was left to remove")
+		}
+		if err := d.remove(t.Context(), s.Handle); err != nil {
+			t.Fatal(err)
+		}
+		if left := s.trace(t); left != "" {
+			t.Errorf("left %s", left)
+		}
+		if out, err := process(s, program, ""); err != nil { // the order is still in the journal
+			t.Errorf("did not go on: %v %s", err, out)
+		}
+		for _, name := range repository.Objects("data") {
+			content := repository.Get("/data/" + name)
+			content[len(content)/3] ^= 4
+			repository.Put("/data/"+name, content)
+		}
+		drilled(t, m)
+		if out, err := process(s, program, "tree.emptied"); err == nil {
+			t.Fatal(out)
+		}
+		if out, err := process(s, program, ""); err == nil || !strings.Contains(out, "FAILED") {
+			t.Errorf("%v %s", err, out)
+		}
+		if left := s.trace(t); left != "" {
+			t.Errorf("left %s", left)
+		}
+	})
+}
+
+func drillOf(t *testing.T, o *orderv1.Order) contract.DrillID {
+	t.Helper()
+	id, err := contract.ParseDrillID(o.GetDrillSite().GetDrillId())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func (s *scene) manager(t *testing.T) *backup.Manager {
+	t.Helper()
+	m, err := s.backups()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
 // live is all that the site has.
 func (s *scene) live(t *testing.T) string {
 	t.Helper()

@@ -716,14 +716,15 @@ var points = []string{
 	"mariadb.object-dropped", "mariadb.before-switch", "mariadb.switched", "restore.tables-switched", "restore.objects-made", "restore.before-kept", "restore.kept",
 }
 
-func TestKilledAnywhere(t *testing.T) {
-	socket := database(t)
+// failing builds this program so that it can be killed at its points.
+func failing(t *testing.T) (program string) {
+	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "chom-restore-bin-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	program := filepath.Join(dir, "agent")
+	program = filepath.Join(dir, "agent")
 	build := exec.Command("go", "test", "-c", "-tags", "failpoint", "-o", program, ".")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -731,22 +732,33 @@ func TestKilledAnywhere(t *testing.T) {
 	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(program, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	process := func(s *scene, armed string) (string, error) {
-		text, err := json.Marshal(s)
-		if err := errors.Join(err, os.WriteFile(s.Dir+"/scene.json", text, 0o600)); err != nil {
+	return program
+}
+
+// process does the scene's order in a process of its own, killed at a point unless
+// that is empty.
+func process(s *scene, program, armed string) (string, error) {
+	text, err := json.Marshal(s)
+	if err := errors.Join(err, os.WriteFile(s.Dir+"/scene.json", text, 0o600)); err != nil {
+		return "", err
+	}
+	point := s.Dir + "/point"
+	if armed != "" {
+		if err := os.WriteFile(point, []byte(armed), 0o600); err != nil {
 			return "", err
 		}
-		point := s.Dir + "/point"
-		if armed != "" {
-			if err := os.WriteFile(point, []byte(armed), 0o600); err != nil {
-				return "", err
-			}
-		}
-		cmd := exec.Command(program)
-		cmd.Env = append(os.Environ(), childVariable+"="+s.Dir+"/scene.json", "CHOM_FAILPOINT_FILE="+point)
-		out, err := cmd.CombinedOutput()
-		return string(out), err
 	}
+	cmd := exec.Command(program)
+	cmd.Env = append(os.Environ(), childVariable+"="+s.Dir+"/scene.json", "CHOM_FAILPOINT_FILE="+point)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func TestKilledAnywhere(t *testing.T) {
+	socket := database(t)
+	program := failing(t)
+	var err error
+	process := func(s *scene, armed string) (string, error) { return process(s, program, armed) }
 	all := slices.Clone(points)
 	for _, step := range []string{"make-room", "compare", "compare-again", "commit", "switch-files", "switch-database", "switched", "settle"} {
 		all = append(all, "task/restore-site/"+step+"/before", "task/restore-site/"+step+"/after")
