@@ -6,6 +6,7 @@
 //	<Dir>/<handle>/locks          what restic has locked and not unlocked
 //	<Dir>/<handle>/<backup>.json  what has come of a backup, so that it goes on after a crash
 //	<Dir>/<handle>/schedule.json  the backups that the host makes by itself, and has not told of
+//	<Dir>/<handle>/drill.json     the same of the newest drill
 //
 // Whatever reads or writes a site's files or its database does so as the site's
 // own user, in a unit that has no network. The agent, which has one, gives it a
@@ -138,6 +139,15 @@ type Work struct {
 	Job     string        // its name among those that Enter knows
 	Order   any           // what the job is told, in JSON; no secrets
 	Timeout time.Duration // the unit ends by then, also when the agent is gone
+	Beside  *run.Beside   // where it is done instead of in the site; nil is in it
+}
+
+// unit is the name of what does the work.
+func (w Work) unit() string {
+	if w.Beside != nil {
+		return "drill"
+	}
+	return "backup"
 }
 
 // Progress is how far a job is.
@@ -222,7 +232,7 @@ func (m *Manager) inside(ctx context.Context, site task.Site, w Work, o order, t
 	}
 	defer input.Close() // the unit has its own
 	unit, err := run.SiteUnit{
-		Handle: site.Handle, Name: "backup", Argv: []string{m.cfg.Agent, "sandbox", "site-backup"}, Env: environment(),
+		Handle: site.Handle, Name: w.unit(), Beside: w.Beside, Argv: []string{m.cfg.Agent, "sandbox", "site-backup"}, Env: environment(),
 		Dir: "/", Stdin: input, Timeout: w.Timeout, Offline: true,
 	}.Unit()
 	if err != nil {

@@ -53,15 +53,25 @@ func fetchFiles(ctx context.Context, s *Inside, text json.RawMessage) (any, erro
 	if err := json.Unmarshal(text, &o); err != nil {
 		return nil, err
 	}
-	if !snapshotID.MatchString(o.Snapshot) || filepath.Dir(o.Dir) != s.Shell {
-		return nil, errors.New("the snapshot, or the place for it, is none")
+	if filepath.Dir(o.Dir) != s.Shell {
+		return nil, errors.New("the place for the files is none")
+	}
+	return struct{}{}, s.WriteFiles(ctx, o.Snapshot, o.Dir)
+}
+
+// WriteFiles writes what a snapshot of files holds below a directory.
+func (s *Inside) WriteFiles(ctx context.Context, snapshot, dir string) error {
+	if !snapshotID.MatchString(snapshot) {
+		return errNoSnapshot
 	}
 	defer s.tellRead("files")()
-	if _, err := s.Restic("fetch", "restore", "--no-lock", "--target="+o.Dir, "--", o.Snapshot).Run(ctx); err != nil {
-		return nil, resticError(err)
+	if _, err := s.Restic("fetch", "restore", "--no-lock", "--target="+dir, "--", snapshot).Run(ctx); err != nil {
+		return resticError(err)
 	}
-	return struct{}{}, nil
+	return nil
 }
+
+var errNoSnapshot = errors.New("the snapshot is none")
 
 // Fetched is what was read of a database's snapshot.
 type Fetched struct {
@@ -91,21 +101,30 @@ func fetchDatabase(ctx context.Context, s *Inside, text json.RawMessage) (any, e
 	if err := json.Unmarshal(text, &o); err != nil {
 		return nil, err
 	}
-	if !snapshotID.MatchString(o.Snapshot) || o.Schema != s.Handle.ScratchDB().String() {
-		return nil, errors.New("the snapshot, or the schema for it, is none")
+	if o.Schema != s.Handle.ScratchDB().String() {
+		return nil, errors.New("the schema for the database is none")
+	}
+	// The client is told what a stranger wrote: nothing but SQL, and as an account
+	// that reaches the scratch schema alone.
+	return s.ReadDatabase(ctx, o.Snapshot, run.Cmd{
+		Path: mariadbClient, Secret: string(o.Options), Timeout: s.Timeout,
+		Args: []string{"--defaults-file=" + run.SecretFile, "--sandbox", "--batch", "--max-allowed-packet=1G", "--database=" + o.Schema},
+	})
+}
+
+// ReadDatabase gives the tables of the dump in a snapshot to a client of a server,
+// and the caller the rest.
+func (s *Inside) ReadDatabase(ctx context.Context, snapshot string, client run.Cmd) (f Fetched, err error) {
+	if !snapshotID.MatchString(snapshot) {
+		return f, errNoSnapshot
 	}
 	r, w, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return f, err
 	}
 	defer r.Close() // the client has its own
 	defer w.Close() // closed below where that counts
-	// It is told what a stranger wrote: nothing but SQL, and as an account that
-	// reaches the scratch schema alone.
-	client := run.Cmd{
-		Path: mariadbClient, Secret: string(o.Options), Stdin: r, Timeout: s.Timeout,
-		Args: []string{"--defaults-file=" + run.SecretFile, "--sandbox", "--batch", "--max-allowed-packet=1G", "--database=" + o.Schema},
-	}
+	client.Stdin = r
 	working, stop := context.WithCancel(ctx)
 	defer stop()
 	ran := make(chan error, 1)
@@ -116,7 +135,7 @@ func fetchDatabase(ctx context.Context, s *Inside, text json.RawMessage) (any, e
 	}()
 	split := &splitter{tables: w}
 	whole := &measured{to: split, sum: sha256.New(), tell: func(n uint64) { s.Tell(Progress{What: "database", Done: n}) }}
-	read := s.Restic("fetch", "dump", "--no-lock", "--", o.Snapshot, "/"+DatabaseFile)
+	read := s.Restic("fetch", "dump", "--no-lock", "--", snapshot, "/"+DatabaseFile)
 	out := &watchedWriter{to: whole}
 	read.Stdout = out
 	_, err = read.Run(ctx)
@@ -128,12 +147,12 @@ func fetchDatabase(ctx context.Context, s *Inside, text json.RawMessage) (any, e
 			stop() // half a dump is of no use
 		}
 		if ran := <-ran; errors.Is(out.err, syscall.EPIPE) && ran != nil {
-			return nil, clientError(ran) // which is why nobody read on
+			return f, clientError(ran) // which is why nobody read on
 		}
-		return nil, resticError(err)
+		return f, resticError(err)
 	}
 	if err := <-ran; err != nil {
-		return nil, clientError(err)
+		return f, clientError(err)
 	}
 	return Fetched{SHA256: whole.sum.Sum(nil), Bytes: whole.n, Objects: split.objects.Bytes()}, nil
 }

@@ -26,14 +26,7 @@ type State struct {
 // State reads it. Of a backup that was not begun there is an empty one.
 func (m *Manager) State(h contract.Handle, id contract.BackupID) (State, error) {
 	var st State
-	text, err := os.ReadFile(m.stateFile(h, id))
-	if errors.Is(err, fs.ErrNotExist) {
-		return st, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(text, &st)
-	}
-	if err != nil {
+	if err := m.recall(m.stateFile(h, id), &st); err != nil {
 		return State{}, fmt.Errorf("read the state of backup %s: %w", id, err)
 	}
 	return st, nil
@@ -41,15 +34,51 @@ func (m *Manager) State(h contract.Handle, id contract.BackupID) (State, error) 
 
 // Keep writes it.
 func (m *Manager) Keep(h contract.Handle, id contract.BackupID, st State) error {
-	text, err := json.Marshal(st)
-	if err == nil {
-		err = m.write(m.stateFile(h, id), text)
-	}
-	if err != nil {
+	if err := m.note(m.stateFile(h, id), st); err != nil {
 		return fmt.Errorf("keep the state of backup %s: %w", id, err)
 	}
 	return nil
 }
+
+// recall reads what note has written; what is not there changes nothing.
+func (m *Manager) recall(path string, into any) error {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, into)
+}
+
+func (m *Manager) note(path string, what any) error {
+	text, err := json.Marshal(what)
+	if err != nil {
+		return err
+	}
+	return m.write(path, text)
+}
+
+// Drill reads what KeepDrill has written of the site's newest drill. Of none it
+// changes nothing.
+func (m *Manager) Drill(h contract.Handle, into any) error {
+	if err := m.recall(m.drillFile(h), into); err != nil {
+		return fmt.Errorf("read what was found in the drill of %s: %w", h, err)
+	}
+	return nil
+}
+
+// KeepDrill writes what has been found in a drill so far, in the place of what it
+// wrote of an older one.
+func (m *Manager) KeepDrill(h contract.Handle, found any) error {
+	if err := m.note(m.drillFile(h), found); err != nil {
+		return fmt.Errorf("keep what was found in the drill of %s: %w", h, err)
+	}
+	return nil
+}
+
+func (m *Manager) drillFile(h contract.Handle) string { return filepath.Join(m.dir(h), "drill.json") }
 
 // Forget removes the states of a site's other backups: each has ended when the
 // next one begins.

@@ -127,7 +127,8 @@ func (s *Server) Forgotten(ctx context.Context, h contract.Handle) (bool, error)
 	return left == 0, nil
 }
 
-// Count gives the tables of the scratch schema and how many rows each has.
+// Count gives the tables of a schema and how many rows each has. A sequence is a
+// table without rows, as in a dump.
 func (s *Server) Count(ctx context.Context, schema contract.DBName) (map[string]uint64, error) {
 	conn, err := s.slow.Conn(ctx)
 	if err != nil {
@@ -138,7 +139,14 @@ func (s *Server) Count(ctx context.Context, schema contract.DBName) (map[string]
 	if err != nil {
 		return nil, fmt.Errorf("count rows of %s: %w", schema, err)
 	}
-	rows := make(map[string]uint64, len(names))
+	sequences, err := texts(ctx, conn, "SELECT table_name FROM information_schema.tables WHERE table_schema = ? AND table_type = 'SEQUENCE'", schema.String())
+	if err != nil {
+		return nil, fmt.Errorf("count rows of %s: %w", schema, err)
+	}
+	rows := make(map[string]uint64, len(names)+len(sequences))
+	for _, name := range sequences {
+		rows[name] = 0
+	}
 	for _, name := range names {
 		var n uint64
 		if err := conn.QueryRowContext(ctx, "SELECT COUNT(*) FROM "+identifier(schema.String())+"."+identifier(name)).Scan(&n); err != nil {

@@ -1,6 +1,7 @@
 package php
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -8,6 +9,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/textproto"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,18 +30,23 @@ func Ping(ctx context.Context, h contract.Handle) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("ping php of %s: %w", h, err)
 	}
-	body, err := ask(ctx, nginx.Socket(h), uid, map[string]string{
+	body, err := ask(ctx, nginx.Socket(h), uid, PingParams())
+	if err != nil {
+		return "", fmt.Errorf("ping php of %s: %w", h, err)
+	}
+	return body, nil
+}
+
+// PingParams are those of a request that a pool answers by itself.
+func PingParams() map[string]string {
+	return map[string]string{
 		"SCRIPT_NAME":     pingPath,
 		"SCRIPT_FILENAME": pingPath,
 		"REQUEST_METHOD":  "GET",
 		"REQUEST_URI":     pingPath,
 		"SERVER_PROTOCOL": "HTTP/1.1",
 		"QUERY_STRING":    "",
-	})
-	if err != nil {
-		return "", fmt.Errorf("ping php of %s: %w", h, err)
 	}
-	return body, nil
 }
 
 // The part of FastCGI that one request without a body needs.
@@ -54,6 +63,9 @@ const (
 
 	askWithin  = 5 * time.Second
 	maxRecords = 64 // an answer to a ping is one or two
+
+	getRecords = 1 << 20 // of a page: gigabytes
+	getKept    = 1 << 20 // bytes of it that are looked at
 )
 
 // dial connects to a socket in a directory that its tenant can write to: the
@@ -122,25 +134,14 @@ func ask(ctx context.Context, socket string, uid int, env map[string]string) (st
 	if err := conn.SetDeadline(deadline); err != nil {
 		return "", err
 	}
-	var out bytes.Buffer
-	record(&out, beginRequest, []byte{0, responder, 0, 0, 0, 0, 0, 0})
-	var pairs bytes.Buffer
-	for k, v := range env {
-		pairs.WriteByte(byte(len(k))) // all of ours are below 128 bytes
-		pairs.WriteByte(byte(len(v)))
-		pairs.WriteString(k + v)
-	}
-	record(&out, params, pairs.Bytes())
-	record(&out, params, nil)
-	record(&out, stdin, nil)
-	if _, err := conn.Write(out.Bytes()); err != nil {
+	if _, err := conn.Write(request(env)); err != nil {
 		return "", err
 	}
-	answer, err := readAnswer(conn)
-	if err != nil {
+	var answer strings.Builder
+	if err := readAnswer(conn, &answer, maxRecords); err != nil {
 		return "", err
 	}
-	header, body, found := strings.Cut(answer, "\r\n\r\n")
+	header, body, found := strings.Cut(answer.String(), "\r\n\r\n")
 	if !found {
 		return "", errors.New("answer has no header")
 	}
@@ -148,6 +149,87 @@ func ask(ctx context.Context, socket string, uid int, env map[string]string) (st
 		return "", fmt.Errorf("answer has status %.3q", status)
 	}
 	return body, nil
+}
+
+// Page is what a master answers.
+type Page struct {
+	Status   int
+	Location string // of a redirect
+	Body     []byte // its beginning
+	Bytes    uint64 // of all of the body
+}
+
+// Get asks a master at a socket for a page, by GET and as the params say. It is for
+// who runs as the site's user: it takes any socket for the site's.
+func Get(ctx context.Context, socket string, env map[string]string) (Page, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	if err != nil {
+		return Page{}, err
+	}
+	defer func() { _ = conn.Close() }() // nothing is written that Close could report
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	if _, err := conn.Write(request(env)); err != nil {
+		return Page{}, err
+	}
+	var answer beginning
+	if err := readAnswer(conn, &answer, getRecords); err != nil {
+		return Page{}, errors.Join(err, ctx.Err())
+	}
+	kept, body, found := bytes.Cut(answer.kept, []byte("\r\n\r\n"))
+	if !found {
+		return Page{}, errors.New("answer has no header")
+	}
+	p := Page{Status: http.StatusOK, Body: body, Bytes: answer.all - uint64(len(kept)) - 4}
+	header, err := textproto.NewReader(bufio.NewReader(io.MultiReader(bytes.NewReader(kept), strings.NewReader("\r\n\r\n")))).ReadMIMEHeader()
+	if err != nil {
+		return Page{}, fmt.Errorf("answer has no header: %w", err)
+	}
+	p.Location = header.Get("Location")
+	if status := header.Get("Status"); status != "" {
+		code, _, _ := strings.Cut(status, " ")
+		if p.Status, err = strconv.Atoi(code); err != nil || p.Status < 100 || p.Status > 999 {
+			return Page{}, fmt.Errorf("answer has status %.20q", status)
+		}
+	}
+	return p, nil
+}
+
+// beginning keeps the first bytes that are written, and counts all.
+type beginning struct {
+	kept []byte
+	all  uint64
+}
+
+func (b *beginning) Write(p []byte) (int, error) {
+	b.all += uint64(len(p))
+	b.kept = append(b.kept, p[:min(len(p), getKept-len(b.kept))]...)
+	return len(p), nil
+}
+
+// request is one without a body.
+func request(env map[string]string) []byte {
+	var out, pairs bytes.Buffer
+	record(&out, beginRequest, []byte{0, responder, 0, 0, 0, 0, 0, 0})
+	for k, v := range env {
+		length(&pairs, len(k))
+		length(&pairs, len(v))
+		pairs.WriteString(k + v)
+	}
+	record(&out, params, pairs.Bytes()) // all of ours are far below 64 kB
+	record(&out, params, nil)
+	record(&out, stdin, nil)
+	return out.Bytes()
+}
+
+func length(w *bytes.Buffer, n int) {
+	const short = 128
+	if n < short {
+		w.WriteByte(byte(n))
+		return
+	}
+	long := make([]byte, 4)
+	binary.BigEndian.PutUint32(long, uint32(n)|1<<31)
+	w.Write(long)
 }
 
 func record(w *bytes.Buffer, kind byte, content []byte) {
@@ -161,29 +243,30 @@ func record(w *bytes.Buffer, kind byte, content []byte) {
 
 // readAnswer collects standard output up to the end of the request. The other
 // side is a tenant's process: nothing it sends is believed beyond its length.
-func readAnswer(r io.Reader) (string, error) {
-	var out strings.Builder
-	for range maxRecords {
+func readAnswer(r io.Reader, out io.Writer, most int) error {
+	for range most {
 		var h [8]byte
 		if _, err := io.ReadFull(r, h[:]); err != nil {
-			return "", err
+			return err
 		}
 		if h[0] != version1 {
-			return "", errors.New("not a FastCGI answer")
+			return errors.New("not a FastCGI answer")
 		}
 		content := make([]byte, int(binary.BigEndian.Uint16(h[4:6]))+int(h[6]))
 		if _, err := io.ReadFull(r, content); err != nil {
-			return "", err
+			return err
 		}
 		switch h[1] {
 		case stdout:
-			out.Write(content[:len(content)-int(h[6])])
+			if _, err := out.Write(content[:len(content)-int(h[6])]); err != nil {
+				return err
+			}
 		case stderr:
 		case endRequest:
-			return out.String(), nil
+			return nil
 		default:
-			return "", fmt.Errorf("unexpected FastCGI record %d", h[1])
+			return fmt.Errorf("unexpected FastCGI record %d", h[1])
 		}
 	}
-	return "", errors.New("answer is too long")
+	return errors.New("answer is too long")
 }

@@ -1,6 +1,7 @@
 package php
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path"
@@ -25,6 +26,9 @@ type Pool struct {
 	Memory  contract.ByteSize // of one request; zero is 256 MiB
 	Upload  contract.ByteSize // largest upload; zero is 64 MiB
 	Limit   time.Duration     // of one request; 0 is 110 seconds
+
+	Listen string // its socket; "" is where nginx comes in
+	Ident  string // its name in the system's log; "" is that of the site
 }
 
 const (
@@ -60,16 +64,17 @@ func (p Pool) entries(mark string) ([]entry, error) {
 		upload = defaultUpload
 	}
 	seconds := strconv.Itoa(int(limit.Seconds()))
+	listen, ident := cmp.Or(p.Listen, nginx.Socket(p.Handle)), cmp.Or(p.Ident, "php-"+p.Handle.String())
 	num := func(n int64) string { return strconv.FormatInt(n, 10) }
 	return []entry{
 		{"[global]", ""},
 		{"error_log", "syslog"}, // /dev/stderr can't be opened under systemd
-		{"syslog.ident", "php-" + p.Handle.String()},
+		{"syslog.ident", ident},
 		{"log_level", "warning"},
 		{"daemonize", "no"},
 		{"systemd_interval", "0"},
 		{"[" + p.Handle.String() + "]", ""},
-		{"listen", nginx.Socket(p.Handle)},
+		{"listen", listen},
 		{"listen.mode", "0660"},
 		{"pm", "ondemand"}, // a site that nobody visits costs one idle master
 		{"pm.max_children", strconv.Itoa(workers)},
@@ -100,6 +105,10 @@ func (p Pool) entries(mark string) ([]entry, error) {
 		{"php_admin_value[cgi.fix_pathinfo]", "0"}, // a.jpg/x.php is no script
 	}, nil
 }
+
+// Config is the pool as a master of its own is to read it, that answers a ping with
+// "here".
+func (p Pool) Config() ([]byte, error) { return p.render("here") }
 
 // render prints the pool, reads the print back and compares.
 func (p Pool) render(mark string) ([]byte, error) {

@@ -32,11 +32,15 @@ func (p Property) setting() (sd.Property, error) {
 var types = map[string]func(string) (any, error){
 	"BindPaths":               bind,
 	"BindReadOnlyPaths":       bind,
+	"CPUWeight":               number,
 	"CapabilityBoundingSet":   noneOf,
+	"IOWeight":                number,
 	"InaccessiblePaths":       words,
 	"KeyringMode":             text,
 	"LimitNOFILE":             number,
 	"LockPersonality":         flag,
+	"MemoryMax":               number,
+	"MemorySwapMax":           number,
 	"Nice":                    nice,
 	"NoNewPrivileges":         flag,
 	"PrivateDevices":          flag,
@@ -60,6 +64,7 @@ var types = map[string]func(string) (any, error){
 	"RuntimeDirectory":        words,
 	"RuntimeDirectoryMode":    mode,
 	"SystemCallArchitectures": words,
+	"TasksMax":                number,
 	"TemporaryFileSystem":     mount,
 	"UMask":                   mode,
 }
@@ -115,11 +120,16 @@ func mount(v string) (any, error) {
 	return []struct{ Path, Options string }{{path, options}}, nil
 }
 
+// bind takes what is shown at its own place, or "from:to".
 func bind(v string) (any, error) {
+	from, to, elsewhere := strings.Cut(v, ":")
+	if !elsewhere {
+		to = from
+	}
 	const recursive = 0x4000 // MS_REC, what unit files mean when they say nothing
 	return []struct {
 		From, To string
 		Optional bool
 		Flags    uint64
-	}{{v, v, false, recursive}}, nil
+	}{{from, to, false, recursive}}, nil
 }

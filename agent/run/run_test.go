@@ -157,6 +157,22 @@ func TestUnitSettings(t *testing.T) {
 		}
 		golden(t, "testdata/site-unit.settings", got.String())
 	})
+	t.Run("beside the site nothing of it is seen or taken", func(t *testing.T) {
+		u, err := SiteUnit{Handle: h, Name: "drill", Argv: []string{"/usr/bin/true"}, Dir: "/", Offline: true,
+			Beside: &Beside{Tree: SitesDir + "/abcdefgh27/drill", Fresh: []string{"/run/mysqld", "/run/chom-php"}}}.Unit()
+		if err != nil {
+			t.Fatal(err)
+		}
+		settings, err := u.Settings()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got strings.Builder
+		for _, s := range settings {
+			fmt.Fprintln(&got, s.Name, s.Value)
+		}
+		golden(t, "testdata/beside-unit.settings", got.String())
+	})
 	t.Run("names that systemd could read otherwise are refused", func(t *testing.T) {
 		for _, name := range []string{"", "-x", "a b", "a/b", "a@b", "A", "a\n", strings.Repeat("a", 200)} {
 			if _, err := (Unit{Name: name, Argv: []string{"/usr/bin/true"}}).Settings(); err == nil {
@@ -168,7 +184,7 @@ func TestUnitSettings(t *testing.T) {
 		}
 	})
 	t.Run("every setting that is known is one of a site's sandbox, or of the two more that are compared with it on a host", func(t *testing.T) {
-		u, err := SiteUnit{Handle: h, Name: "x", Argv: []string{"/usr/bin/true"}, ReadOnly: []string{"/a"}, RuntimeDir: "b", Offline: true}.Unit()
+		u, err := SiteUnit{Handle: h, Name: "x", Argv: []string{"/usr/bin/true"}, ReadOnly: []string{"/a"}, RuntimeDir: "b", Offline: true, Beside: &Beside{Tree: "/c"}}.Unit()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -32,9 +32,31 @@ type SiteUnit struct {
 	// RuntimeDir is a directory below /run, e.g. "chom-plugin/abcdefgh27",
 	// that systemd makes for the site's user (0700) and removes at the end.
 	RuntimeDir string
+	// Beside, unless it is nil, runs the program beside the site instead of in it.
+	Beside *Beside
 	// Offline leaves the program no network but a loopback of its own, which
 	// nobody else is on. Unix sockets that have a path are still there.
 	Offline bool
+}
+
+// Beside is a world of its own for what is the site's and must not meet it: the
+// site's tree is not in it, and nothing that runs there takes from what the site
+// may have. The site goes first.
+type Beside struct {
+	Tree  string   // what is in the place of the site's shell
+	Fresh []string // directories of the host in whose place are empty ones, that the program can write to
+}
+
+// What runs beside sites has a slice of its own, and what is left over.
+const besideSlice = "chom-beside.slice"
+
+var besideLimits = []Property{
+	{"Nice", "15"},
+	{"CPUWeight", "10"},
+	{"IOWeight", "10"},
+	{"MemoryMax", "805306368"}, // a small MariaDB, restic of a large repository, or a few requests of PHP
+	{"MemorySwapMax", "0"},
+	{"TasksMax", "256"},
 }
 
 // Unit gives the transient unit with the whole sandbox.
@@ -47,6 +69,10 @@ func (s SiteUnit) Unit() (Unit, error) {
 		dir = SitesDir + "/" + s.Handle.String() + "/public"
 	}
 	props := slices.Concat(SiteSandbox(s.Handle), []Property{{"Nice", "5"}}) // serving goes before maintenance
+	slice := s.Handle.Slice()
+	if s.Beside != nil {
+		props, slice = s.Beside.sandbox(s.Handle), besideSlice
+	}
 	for _, p := range s.ReadOnly {
 		props = append(props, Property{"BindReadOnlyPaths", p})
 	}
@@ -59,10 +85,25 @@ func (s SiteUnit) Unit() (Unit, error) {
 	user := s.Handle.UnixUser().String()
 	return Unit{
 		Name: s.Handle.String() + "-" + s.Name,
-		User: user, Group: user, Slice: s.Handle.Slice(),
+		User: user, Group: user, Slice: slice,
 		Argv: s.Argv, Env: s.Env, Dir: dir, Stdin: s.Stdin, Timeout: s.Timeout, MaxOutput: s.MaxOutput,
 		Properties: props,
 	}, nil
+}
+
+// sandbox is that of the site, with another tree in the place of the site's.
+func (b Beside) sandbox(h contract.Handle) []Property {
+	own := SitesDir + "/" + h.String()
+	props := slices.Concat(SiteSandbox(h), besideLimits)
+	for i, p := range props {
+		if p == (Property{"BindPaths", own}) {
+			props[i].Value = b.Tree + ":" + own
+		}
+	}
+	for _, dir := range b.Fresh {
+		props = append(props, Property{"TemporaryFileSystem", dir + ":mode=1777,size=16M"})
+	}
+	return props
 }
 
 // SiteSandbox is the wall around everything that runs as a site's user: the

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"chom.dev/agent/page"
 	"chom.dev/agent/php"
 	"chom.dev/agent/systemd"
 	"chom.dev/agent/task"
@@ -277,8 +278,8 @@ func (c *converge) answers(ctx context.Context) error {
 	switch {
 	case unreachable, c.site.Converged == 0 && status != http.StatusOK:
 		return fmt.Errorf("home page of %s answers %d", c.domains[0], status)
-	case c.site.Converged == 0 && c.state != nil && !strings.Contains(title(body), html.UnescapeString(c.state.HomeTitle)):
-		return fmt.Errorf("home page of %s is titled %q, without %q", c.domains[0], title(body), c.state.HomeTitle)
+	case c.site.Converged == 0 && c.state != nil && !strings.Contains(page.Title(body), html.UnescapeString(c.state.HomeTitle)):
+		return fmt.Errorf("home page of %s is titled %q, without %q", c.domains[0], page.Title(body), c.state.HomeTitle)
 	}
 	return nil
 }

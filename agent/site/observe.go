@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"html"
 	"log/slog"
 	"maps"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +16,7 @@ import (
 
 	"chom.dev/agent/certificate"
 	"chom.dev/agent/nginx"
+	"chom.dev/agent/page"
 	"chom.dev/agent/task"
 	"chom.dev/proto/contract"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
@@ -59,7 +58,7 @@ func measure(ctx context.Context, web *nginx.Manager, d contract.Domain) *sitev1
 		seen.Problem = task.Line(refused.Reason, 1024)
 	case err == nil:
 		seen.HttpStatus = uint32(status)
-		seen.PageTitle = task.Line(title(body), 512)
+		seen.PageTitle = task.Line(page.Title(body), 512)
 		seen.Phase = sitev1.Phase_PHASE_ACTIVE
 		if status == http.StatusServiceUnavailable {
 			seen.Phase = sitev1.Phase_PHASE_SUSPENDED
@@ -69,17 +68,6 @@ func measure(ctx context.Context, web *nginx.Manager, d contract.Domain) *sitev1
 		}
 	}
 	return seen
-}
-
-var titleElement = regexp.MustCompile(`(?is)<title[^>]*>(.*?)</title>`)
-
-// title is the text of a page's title element.
-func title(page []byte) string {
-	m := titleElement.FindSubmatch(page[:min(len(page), 256<<10)])
-	if m == nil {
-		return ""
-	}
-	return strings.Join(strings.Fields(html.UnescapeString(string(m[1]))), " ")
 }
 
 // registry is what the prober needs of the task engine.

@@ -29,6 +29,7 @@ import (
 
 	"chom.dev/agent/backup"
 	"chom.dev/agent/clock"
+	"chom.dev/agent/drill"
 	"chom.dev/agent/journal"
 	"chom.dev/agent/mariadb"
 	"chom.dev/agent/run"
@@ -55,6 +56,12 @@ func TestMain(m *testing.M) {
 		err = ListTree(ctx, os.Args[3], os.Stdout)
 	case len(os.Args) > 2 && os.Args[1] == "sandbox" && os.Args[2] == "define-objects":
 		err = DefineObjects(ctx, os.Stdin, os.Stdout)
+	case len(os.Args) > 2 && os.Args[1] == "sandbox" && os.Args[2] == "site-backup":
+		err = backup.Enter(ctx, os.Stdin, os.Stdout, backup.Jobs(drill.Jobs()))
+	case len(os.Args) > 2 && os.Args[1] == "sandbox" && os.Args[2] == "look-at-drill":
+		err = drill.Look(ctx, os.Stdin, os.Stdout)
+	case len(os.Args) > 2 && os.Args[1] == "walled-in":
+		err = goInside(os.Args[2], os.Args[3:])
 	case os.Getenv(childVariable) != "":
 		err = doOrder(os.Getenv(childVariable))
 	default:
@@ -78,6 +85,7 @@ type scene struct {
 	UID                uint32
 	Signer             ed25519.PrivateKey
 	Order              []byte // chom.order.v1.SignedOrder of a process of its own
+	Repository         string // address of one, for drills
 
 	hook func(point string) error // called by the fetcher, in this process alone
 }
@@ -122,6 +130,7 @@ func (s *scene) handlers(db *mariadb.Server) map[task.Kind]task.Handler {
 			}
 			return r.undoPlan(!o.Message.GetUndoRestore().GetUndone()), nil
 		}),
+		task.DrillSite: task.HandlerFunc(s.drillPlan),
 	}
 }
 
@@ -707,14 +716,15 @@ var points = []string{
 	"mariadb.object-dropped", "mariadb.before-switch", "mariadb.switched", "restore.tables-switched", "restore.objects-made", "restore.before-kept", "restore.kept",
 }
 
-func TestKilledAnywhere(t *testing.T) {
-	socket := database(t)
+// failing builds this program so that it can be killed at its points.
+func failing(t *testing.T) (program string) {
+	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "chom-restore-bin-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	program := filepath.Join(dir, "agent")
+	program = filepath.Join(dir, "agent")
 	build := exec.Command("go", "test", "-c", "-tags", "failpoint", "-o", program, ".")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -722,22 +732,33 @@ func TestKilledAnywhere(t *testing.T) {
 	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(program, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	process := func(s *scene, armed string) (string, error) {
-		text, err := json.Marshal(s)
-		if err := errors.Join(err, os.WriteFile(s.Dir+"/scene.json", text, 0o600)); err != nil {
+	return program
+}
+
+// process does the scene's order in a process of its own, killed at a point unless
+// that is empty.
+func process(s *scene, program, armed string) (string, error) {
+	text, err := json.Marshal(s)
+	if err := errors.Join(err, os.WriteFile(s.Dir+"/scene.json", text, 0o600)); err != nil {
+		return "", err
+	}
+	point := s.Dir + "/point"
+	if armed != "" {
+		if err := os.WriteFile(point, []byte(armed), 0o600); err != nil {
 			return "", err
 		}
-		point := s.Dir + "/point"
-		if armed != "" {
-			if err := os.WriteFile(point, []byte(armed), 0o600); err != nil {
-				return "", err
-			}
-		}
-		cmd := exec.Command(program)
-		cmd.Env = append(os.Environ(), childVariable+"="+s.Dir+"/scene.json", "CHOM_FAILPOINT_FILE="+point)
-		out, err := cmd.CombinedOutput()
-		return string(out), err
 	}
+	cmd := exec.Command(program)
+	cmd.Env = append(os.Environ(), childVariable+"="+s.Dir+"/scene.json", "CHOM_FAILPOINT_FILE="+point)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func TestKilledAnywhere(t *testing.T) {
+	socket := database(t)
+	program := failing(t)
+	var err error
+	process := func(s *scene, armed string) (string, error) { return process(s, program, armed) }
 	all := slices.Clone(points)
 	for _, step := range []string{"make-room", "compare", "compare-again", "commit", "switch-files", "switch-database", "switched", "settle"} {
 		all = append(all, "task/restore-site/"+step+"/before", "task/restore-site/"+step+"/after")

@@ -42,11 +42,15 @@ func DefineObjects(ctx context.Context, in io.Reader, out io.Writer) error {
 const forgetEvery = time.Hour
 
 // ForgetRestores removes what restores have left beside the sites once it can no
-// longer be asked for, until the context ends.
+// longer be asked for, and what drills have that came to no end, until the context
+// ends.
 func (s *Sites) ForgetRestores(ctx context.Context, reg betweener, clock *clock.Clock) error {
 	tick := time.NewTicker(forgetEvery)
 	defer tick.Stop()
 	for {
+		if err := s.forgetDrills(ctx, reg); err != nil && ctx.Err() == nil {
+			s.log.Warn("what a drill left is not removed", "err", err)
+		}
 		if now, confirmed := clock.Now(); confirmed { // a wrong clock removes nothing
 			if err := s.forgetRestores(ctx, reg, now); err != nil && ctx.Err() == nil {
 				s.log.Warn("what a restore left is not removed", "err", err)

@@ -7,8 +7,9 @@
 //	TRASHED    nginx (gone), cron, php, processes; files, database and certificates stay
 //	ABSENT     as TRASHED, then certificates, keys of backups, tree, database, slice, user: nothing is left
 //
-// A site can also be made what it was at a backup: see Restore. Backups are made by
-// order, and by the host itself as the sites' schedules have it: see KeepSchedules.
+// A site can also be made what it was at a backup: see Restore; whether it could be,
+// Drill finds out beside it. Backups are made by order, and by the host itself as the
+// sites' schedules have it: see KeepSchedules.
 //
 // Certificates other than that of the preview name come later, from package
 // certificate, and are taken into use by Secure.
@@ -57,6 +58,7 @@ type Sites struct {
 	shells   tree.Shells
 	archives *archives
 	restores *restores
+	drills   *drills
 	agent    string // our own program, for the helper that empties trees
 	log      *slog.Logger
 }
@@ -76,6 +78,7 @@ func New(sd *systemd.Host, web *nginx.Manager, fpm *php.Manager, db *mariadb.Ser
 		plugins:  plugins,
 		shells:   tree.Host(),
 		restores: &restores{restoreJournal{RestoreDir}, tree.Host(), db, mariadb.Socket, sd, agent},
+		drills:   &drills{tree.Host(), sd, backups, agent, mariadb.Socket, phpRuns},
 		archives: newArchives(ArchiveDir),
 		agent:    agent,
 		log:      log,

@@ -113,6 +113,9 @@ func (c *converge) removeTree() task.Step {
 			return st.Absent, "", err
 		},
 		Do: func(ctx context.Context, _ *task.Log) error {
+			if err := c.drills.remove(ctx, c.handle); err != nil {
+				return err
+			}
 			return c.shells.Remove(ctx, c.systemd, c.agent, c.handle)
 		},
 	}

@@ -7,7 +7,8 @@ import (
 )
 
 // Log is what a step says while it runs. It may be used from several
-// goroutines. People read it in the control plane; it never holds secrets.
+// goroutines. People read it in the control plane; it never holds secrets. The
+// zero value goes unheard.
 type Log struct {
 	print func(line string)
 	note  string
@@ -18,7 +19,7 @@ type Log struct {
 // 256 KiB is told so once and then goes unheard.
 func (l *Log) Printf(format string, args ...any) {
 	for line := range strings.Lines(fmt.Sprintf(format, args...)) {
-		if line = Line(line, maxText); line != "" {
+		if line = Line(line, maxText); line != "" && l.print != nil {
 			l.print(line)
 		}
 	}

@@ -42,7 +42,10 @@ func (s Shells) Remove(ctx context.Context, sup supervisor, agent string, h cont
 	if err := s.RemoveStaging(ctx, sup, agent, h); err != nil {
 		return fmt.Errorf("remove tree %s: %w", h, err)
 	}
-	full, err := s.full(h, "")
+	if err := s.RemoveDrill(ctx, sup, agent, h); err != nil {
+		return fmt.Errorf("remove tree %s: %w", h, err)
+	}
+	full, err := s.full(h, "", inside)
 	if err != nil {
 		return fmt.Errorf("remove tree %s: %w", h, err)
 	}
@@ -76,7 +79,7 @@ func (s Shells) empty(ctx context.Context, r runner, agent string, h contract.Ha
 
 // full lists the tenant's directories in the shell, or in a place in it. Those
 // that root made but never handed over are empty, and not for the tenant to enter.
-func (s Shells) full(h contract.Handle, place string) ([]string, error) {
+func (s Shells) full(h contract.Handle, place string, dirs []directory) ([]string, error) {
 	sites, err := s.open()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -86,7 +89,7 @@ func (s Shells) full(h contract.Handle, place string) ([]string, error) {
 	}
 	defer sites.Close() // read-only
 	var out []string
-	for _, d := range inside {
+	for _, d := range dirs {
 		path := path.Join(h.String(), place, d.name)
 		st, err := sites.Lstat(path)
 		if errors.Is(err, fs.ErrNotExist) {

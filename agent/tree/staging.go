@@ -37,23 +37,32 @@ func (s Shells) EnsureStaging(h contract.Handle, uid int) error {
 	if h.IsZero() || uid <= 0 {
 		return fmt.Errorf("ensure staging: no handle or user")
 	}
+	if err := s.ensurePlace(h, uid, staging, inside); err != nil {
+		return fmt.Errorf("ensure staging %s: %w", h, err)
+	}
+	return nil
+}
+
+// ensurePlace makes a directory of root's in the shell, and the tenant's
+// directories in it.
+func (s Shells) ensurePlace(h contract.Handle, uid int, name string, dirs []directory) error {
 	shell, err := s.shell(h)
 	if err != nil {
-		return fmt.Errorf("ensure staging %s: %w", h, err)
+		return err
 	}
 	defer shell.Close() // read-only
-	if err := ensure(shell, staging, 0o710, s.root, uid, s.root); err != nil {
-		return fmt.Errorf("ensure staging %s: %w", h, err)
+	if err := ensure(shell, name, 0o710, s.root, uid, s.root); err != nil {
+		return err
 	}
 	fail.Point("tree.staging-made")
-	place, err := shell.OpenRoot(staging)
+	place, err := shell.OpenRoot(name)
 	if err != nil {
-		return fmt.Errorf("ensure staging %s: %w", h, err)
+		return err
 	}
 	defer place.Close() // read-only
-	for _, d := range inside {
+	for _, d := range dirs {
 		if err := ensure(place, d.name, d.perm, uid, uid, s.root); err != nil {
-			return fmt.Errorf("ensure staging %s: %w", h, err)
+			return err
 		}
 		fail.Point("tree.staging-" + d.name + "-made")
 	}
@@ -61,7 +70,9 @@ func (s Shells) EnsureStaging(h contract.Handle, uid int) error {
 }
 
 // Staged tells whether there is a place for a restore, however much is in it.
-func (s Shells) Staged(h contract.Handle) (bool, error) {
+func (s Shells) Staged(h contract.Handle) (bool, error) { return s.has(h, staging) }
+
+func (s Shells) has(h contract.Handle, name string) (bool, error) {
 	sites, err := s.open()
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -70,7 +81,7 @@ func (s Shells) Staged(h contract.Handle) (bool, error) {
 		return false, err
 	}
 	defer sites.Close() // read-only
-	_, err = sites.Lstat(h.String() + "/" + staging)
+	_, err = sites.Lstat(h.String() + "/" + name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -88,20 +99,24 @@ func (s Shells) RemoveStaging(ctx context.Context, r runner, agent string, h con
 	if h.IsZero() {
 		return fmt.Errorf("remove staging: no handle")
 	}
-	full, err := s.full(h, staging)
-	if err == nil {
-		err = s.empty(ctx, r, agent, h, full)
-	}
-	if err == nil {
-		err = s.foldStaging(h)
-	}
-	if err != nil {
+	if err := s.removePlace(ctx, r, agent, h, staging, inside); err != nil {
 		return fmt.Errorf("remove staging %s: %w", h, err)
 	}
 	return nil
 }
 
-func (s Shells) foldStaging(h contract.Handle) error {
+func (s Shells) removePlace(ctx context.Context, r runner, agent string, h contract.Handle, name string, dirs []directory) error {
+	full, err := s.full(h, name, dirs)
+	if err != nil {
+		return err
+	}
+	if err := s.empty(ctx, r, agent, h, full); err != nil {
+		return err
+	}
+	return s.foldPlace(h, name, dirs)
+}
+
+func (s Shells) foldPlace(h contract.Handle, name string, dirs []directory) error {
 	shell, err := s.shell(h)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -110,13 +125,13 @@ func (s Shells) foldStaging(h contract.Handle) error {
 		return err
 	}
 	defer shell.Close() // read-only
-	for _, d := range inside {
-		if err := gone(shell.Remove(staging + "/" + d.name)); err != nil {
+	for _, d := range dirs {
+		if err := gone(shell.Remove(name + "/" + d.name)); err != nil {
 			return err
 		}
 		fail.Point("tree.staging-" + d.name + "-removed")
 	}
-	if err := gone(shell.Remove(staging)); err != nil {
+	if err := gone(shell.Remove(name)); err != nil {
 		return err
 	}
 	return syncRoot(shell)

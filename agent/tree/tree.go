@@ -35,10 +35,12 @@ func Public(h contract.Handle) string { return Shell(h) + "/public" }
 func Private(h contract.Handle) string { return Shell(h) + "/private" }
 
 // inside are the tenant's own directories in the shell.
-var inside = []struct {
+var inside = []directory{{"public", 0o750}, {"private", 0o700}}
+
+type directory struct {
 	name string
 	perm fs.FileMode
-}{{"public", 0o750}, {"private", 0o700}}
+}
 
 // ErrForeign says that a directory belongs to someone it should not.
 var ErrForeign = errors.New("directory has an unexpected owner or type")

@@ -12,7 +12,7 @@ import (
 
 // hostPackages have tests that need a booted host of their own: those with the
 // build tag host, whose names end with OnHost.
-var hostPackages = []string{"systemd", "unixuser", "tree", "mariadb", "php", "backup"}
+var hostPackages = []string{"systemd", "unixuser", "tree", "mariadb", "php", "backup", "site"}
 
 // TestPackagesOnHost runs the tests that the agent's packages have for a host,
 // on a host that nothing else uses.

@@ -45,6 +45,13 @@ func (p *Repository) Objects(kind string) []string {
 	return out
 }
 
+// Get is a copy of an object; nil if there is none.
+func (p *Repository) Get(name string) []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.objects[name])
+}
+
 // Put has an object there, as if a host had sent it.
 func (p *Repository) Put(name string, content []byte) {
 	p.mu.Lock()

@@ -9,6 +9,7 @@ import (
 
 	"chom.dev/agent/backup"
 	"chom.dev/agent/certificate"
+	"chom.dev/agent/drill"
 	"chom.dev/agent/mariadb"
 	"chom.dev/agent/nginx"
 	"chom.dev/agent/php"
@@ -73,6 +74,7 @@ func (h *host) handlers() map[task.Kind]task.Handler {
 		task.BackupSite:    h.sites.Backup(),
 		task.RestoreSite:   h.sites.Restore(),
 		task.UndoRestore:   h.sites.UndoRestore(),
+		task.DrillSite:     h.sites.Drill(),
 	}
 }
 
@@ -104,7 +106,7 @@ func hiddenCommands() []*cobra.Command {
 		Use:  "site-backup",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return backup.Enter(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), backup.Jobs(nil))
+			return backup.Enter(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), backup.Jobs(drill.Jobs()))
 		},
 	}
 	list := &cobra.Command{
@@ -121,7 +123,14 @@ func hiddenCommands() []*cobra.Command {
 			return site.DefineObjects(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
+	look := &cobra.Command{
+		Use:  "look-at-drill",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return drill.Look(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())
+		},
+	}
 	sandbox := &cobra.Command{Use: "sandbox", Short: "What runs as a site's user", Hidden: true}
-	sandbox.AddCommand(empty, work, list, define)
+	sandbox.AddCommand(empty, work, list, define, look)
 	return []*cobra.Command{sandbox}
 }
