@@ -57,7 +57,7 @@ func fetchFiles(ctx context.Context, s *Inside, text json.RawMessage) (any, erro
 		return nil, errors.New("the snapshot, or the place for it, is none")
 	}
 	defer s.tellRead("files")()
-	if _, err := s.Restic("fetch", "restore", "--no-lock", "--target="+o.Dir, "--", o.Snapshot).Run(ctx); err != nil {
+	if _, err := s.CachedRestic("fetch", "restore", "--no-lock", "--target="+o.Dir, "--", o.Snapshot).Run(ctx); err != nil {
 		return nil, resticError(err)
 	}
 	return struct{}{}, nil

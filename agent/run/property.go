@@ -32,11 +32,15 @@ func (p Property) setting() (sd.Property, error) {
 var types = map[string]func(string) (any, error){
 	"BindPaths":               bind,
 	"BindReadOnlyPaths":       bind,
+	"CPUWeight":               number,
 	"CapabilityBoundingSet":   noneOf,
+	"IOWeight":                number,
 	"InaccessiblePaths":       words,
 	"KeyringMode":             text,
 	"LimitNOFILE":             number,
 	"LockPersonality":         flag,
+	"MemoryMax":               number,
+	"MemorySwapMax":           number,
 	"Nice":                    nice,
 	"NoNewPrivileges":         flag,
 	"PrivateDevices":          flag,
@@ -60,6 +64,7 @@ var types = map[string]func(string) (any, error){
 	"RuntimeDirectory":        words,
 	"RuntimeDirectoryMode":    mode,
 	"SystemCallArchitectures": words,
+	"TasksMax":                number,
 	"TemporaryFileSystem":     mount,
 	"UMask":                   mode,
 }

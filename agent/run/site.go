@@ -35,7 +35,14 @@ type SiteUnit struct {
 	// Offline leaves the program no network but a loopback of its own, which
 	// nobody else is on. Unix sockets that have a path are still there.
 	Offline bool
+	// Aside keeps the program out of what the site's processes may use together:
+	// neither do visitors wait for it while a processor is there for them, nor it
+	// for the site's share. It yields to every site, and has bounds of its own.
+	Aside bool
 }
+
+// aside are those bounds. A site's slice has a weight of 100.
+var aside = []Property{{"CPUWeight", "20"}, {"IOWeight", "20"}, {"MemoryMax", "536870912"}, {"MemorySwapMax", "0"}, {"TasksMax", "256"}}
 
 // Unit gives the transient unit with the whole sandbox.
 func (s SiteUnit) Unit() (Unit, error) {
@@ -56,10 +63,14 @@ func (s SiteUnit) Unit() (Unit, error) {
 	if s.Offline {
 		props = append(props, Property{"PrivateNetwork", "yes"})
 	}
+	slice := s.Handle.Slice()
+	if s.Aside {
+		slice, props = "", append(props, aside...)
+	}
 	user := s.Handle.UnixUser().String()
 	return Unit{
 		Name: s.Handle.String() + "-" + s.Name,
-		User: user, Group: user, Slice: s.Handle.Slice(),
+		User: user, Group: user, Slice: slice,
 		Argv: s.Argv, Env: s.Env, Dir: dir, Stdin: s.Stdin, Timeout: s.Timeout, MaxOutput: s.MaxOutput,
 		Properties: props,
 	}, nil
