@@ -233,7 +233,7 @@ func (m *Manager) inside(ctx context.Context, site task.Site, w Work, o order, t
 	defer input.Close() // the unit has its own
 	unit, err := run.SiteUnit{
 		Handle: site.Handle, Name: w.unit(), Beside: w.Beside, Argv: []string{m.cfg.Agent, "sandbox", "site-backup"}, Env: environment(),
-		Dir: "/", Stdin: input, Timeout: w.Timeout, Offline: true,
+		Dir: "/", Stdin: input, Timeout: w.Timeout, Offline: true, Aside: true,
 	}.Unit()
 	if err != nil {
 		return err

@@ -212,7 +212,7 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.WriteHeader(res.StatusCode)
-	if _, err := io.Copy(w, res.Body); err != nil {
+	if _, err := copyLarge(w, res.Body); err != nil {
 		panic(http.ErrAbortHandler) // who asked must not take it for whole
 	}
 }

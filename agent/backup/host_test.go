@@ -229,7 +229,7 @@ func TestHelperOnHost(t *testing.T) {
 			if bytes.HasPrefix(line, []byte(restic)) || bytes.HasPrefix(line, []byte(helper+"\x00sandbox")) {
 				programs++
 				group, _ := os.ReadFile("/proc/" + e.Name() + "/cgroup")
-				if !strings.Contains(string(group), h.Slice()) {
+				if strings.Contains(string(group), h.Slice()) { // what visitors have to do with is there
 					t.Errorf("%q is in %s", line, group)
 				}
 			}

@@ -159,7 +159,7 @@ func TestUnitSettings(t *testing.T) {
 	})
 	t.Run("beside the site nothing of it is seen or taken", func(t *testing.T) {
 		u, err := SiteUnit{Handle: h, Name: "drill", Argv: []string{"/usr/bin/true"}, Dir: "/", Offline: true,
-			Beside: &Beside{Tree: SitesDir + "/abcdefgh27/drill", Fresh: []string{"/run/mysqld", "/run/chom-php"}}}.Unit()
+			Aside: true, Beside: &Beside{Tree: SitesDir + "/abcdefgh27/drill", Fresh: []string{"/run/mysqld", "/run/chom-php"}}}.Unit()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -184,7 +184,7 @@ func TestUnitSettings(t *testing.T) {
 		}
 	})
 	t.Run("every setting that is known is one of a site's sandbox, or of the two more that are compared with it on a host", func(t *testing.T) {
-		u, err := SiteUnit{Handle: h, Name: "x", Argv: []string{"/usr/bin/true"}, ReadOnly: []string{"/a"}, RuntimeDir: "b", Offline: true, Beside: &Beside{Tree: "/c"}}.Unit()
+		u, err := SiteUnit{Handle: h, Name: "x", Argv: []string{"/usr/bin/true"}, ReadOnly: []string{"/a"}, RuntimeDir: "b", Offline: true, Aside: true, Beside: &Beside{Tree: "/c"}}.Unit()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -3,7 +3,6 @@ package run
 import (
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"chom.dev/proto/contract"
@@ -37,26 +36,27 @@ type SiteUnit struct {
 	// Offline leaves the program no network but a loopback of its own, which
 	// nobody else is on. Unix sockets that have a path are still there.
 	Offline bool
+	// Aside keeps the program out of what the site's processes may use together:
+	// neither do visitors wait for it while a processor is there for them, nor it
+	// for the site's share. It yields to every site, and has bounds of its own.
+	Aside bool
+}
+
+// aside are those bounds. The unit is beside the sites' slices, of which each has a
+// weight of 100.
+var aside = []Property{
+	{"CPUWeight", "20"},
+	{"IOWeight", "20"},
+	{"MemoryMax", "805306368"}, // restic of a large repository, a small MariaDB, or a few requests of PHP
+	{"MemorySwapMax", "0"},
+	{"TasksMax", "256"},
 }
 
 // Beside is a world of its own for what is the site's and must not meet it: the
-// site's tree is not in it, and nothing that runs there takes from what the site
-// may have. The site goes first.
+// site's tree is not in it.
 type Beside struct {
 	Tree  string   // what is in the place of the site's shell
 	Fresh []string // directories of the host in whose place are empty ones, that the program can write to
-}
-
-// What runs beside sites has a slice of its own, and what is left over.
-const besideSlice = "chom-beside.slice"
-
-var besideLimits = []Property{
-	{"Nice", "15"},
-	{"CPUWeight", "10"},
-	{"IOWeight", "10"},
-	{"MemoryMax", "805306368"}, // a small MariaDB, restic of a large repository, or a few requests of PHP
-	{"MemorySwapMax", "0"},
-	{"TasksMax", "256"},
 }
 
 // Unit gives the transient unit with the whole sandbox.
@@ -68,11 +68,11 @@ func (s SiteUnit) Unit() (Unit, error) {
 	if dir == "" {
 		dir = SitesDir + "/" + s.Handle.String() + "/public"
 	}
-	props := slices.Concat(SiteSandbox(s.Handle), []Property{{"Nice", "5"}}) // serving goes before maintenance
-	slice := s.Handle.Slice()
+	props := SiteSandbox(s.Handle)
 	if s.Beside != nil {
-		props, slice = s.Beside.sandbox(s.Handle), besideSlice
+		props = s.Beside.sandbox(s.Handle)
 	}
+	props = append(props, Property{"Nice", "5"}) // serving goes before maintenance
 	for _, p := range s.ReadOnly {
 		props = append(props, Property{"BindReadOnlyPaths", p})
 	}
@@ -81,6 +81,10 @@ func (s SiteUnit) Unit() (Unit, error) {
 	}
 	if s.Offline {
 		props = append(props, Property{"PrivateNetwork", "yes"})
+	}
+	slice := s.Handle.Slice()
+	if s.Aside {
+		slice, props = "", append(props, aside...)
 	}
 	user := s.Handle.UnixUser().String()
 	return Unit{
@@ -94,7 +98,7 @@ func (s SiteUnit) Unit() (Unit, error) {
 // sandbox is that of the site, with another tree in the place of the site's.
 func (b Beside) sandbox(h contract.Handle) []Property {
 	own := SitesDir + "/" + h.String()
-	props := slices.Concat(SiteSandbox(h), besideLimits)
+	props := SiteSandbox(h)
 	for i, p := range props {
 		if p == (Property{"BindPaths", own}) {
 			props[i].Value = b.Tree + ":" + own

@@ -242,7 +242,7 @@ func (d *drilling) see(ctx context.Context, log *task.Log) error {
 	}
 	unit, err := run.SiteUnit{
 		Handle: d.site.Handle, Name: drillUnit, Argv: []string{d.agent, "sandbox", "look-at-drill"}, Stdin: bytes.NewReader(order),
-		Dir: "/", Env: map[string]string{"TMPDIR": "/var/tmp"}, Timeout: min(lookWithin, d.limit), Offline: true, Beside: d.beside(d.site.Handle),
+		Dir: "/", Env: map[string]string{"TMPDIR": "/var/tmp"}, Timeout: min(lookWithin, d.limit), Offline: true, Aside: true, Beside: d.beside(d.site.Handle),
 	}.Unit()
 	if err != nil {
 		return err

@@ -30,9 +30,14 @@ const (
 	bucket     = "bench"
 )
 
-// backups fills a WordPress site with 1 GB and measures its first backup, one after
+// backups fills a WordPress site with 1 GB and measures its first backup, two after
 // 1 % has changed, and a restore, each beside what a person does by hand on the
 // same host with the same data; their S3 lies where chomd's repositories do.
+//
+// What of a database changes in a day are its newest rows, nearly: posts, comments,
+// orders, sessions. One row in each hundred, all over the table, is the worst that 1 %
+// can be: a repository parts what it stores in pieces of about 1 MB, and each has
+// changed. Both are measured; what is promised is of the first.
 func backups(ctx context.Context, b *bench) (_ []row, err error) {
 	archive, err := lab.EnsureWordPress(ctx, lab.Bookworm, nil)
 	if err != nil {
@@ -86,7 +91,7 @@ func backups(ctx context.Context, b *bench) (_ []row, err error) {
 		return nil, err
 	}
 	b.detail("first: CHOM %+v, by hand %v", first, bare)
-	if _, err := hand.run(ctx, "change", hand.handle, "1"); err != nil {
+	if _, err := hand.run(ctx, "change", hand.handle, "1", "newest"); err != nil {
 		return nil, err
 	}
 	second, err := s.backUp(ctx, host, hand, site, false)
@@ -97,19 +102,31 @@ func backups(ctx context.Context, b *bench) (_ []row, err error) {
 	if err != nil {
 		return nil, err
 	}
-	tar, err := hand.run(ctx, "tar", hand.handle)
+	tar, err := hand.run(ctx, "tar", hand.handle, hand.url)
 	if err != nil {
 		return nil, err
 	}
 	b.detail("second: CHOM %+v, by hand %v, tar %v", second, bareAgain, tar)
-	if _, err := hand.run(ctx, "change", hand.handle, "2"); err != nil {
+	if _, err := hand.run(ctx, "change", hand.handle, "2", "everywhere"); err != nil {
+		return nil, err
+	}
+	third, err := s.backUp(ctx, host, hand, site, false)
+	if err != nil {
+		return nil, err
+	}
+	bareThird, err := hand.run(ctx, "restic", hand.handle, hand.url)
+	if err != nil {
+		return nil, err
+	}
+	b.detail("third: CHOM %+v, by hand %v", third, bareThird)
+	if _, err := hand.run(ctx, "change", hand.handle, "3", "newest"); err != nil {
 		return nil, err
 	}
 	visited, err := s.backUp(ctx, host, hand, site, true)
 	if err != nil {
 		return nil, err
 	}
-	restored, closed, err := s.restoreOf(ctx, host, site, second.id)
+	restored, closed, err := s.restoreOf(ctx, host, site, third.id)
 	if err != nil {
 		return nil, err
 	}
@@ -123,9 +140,11 @@ func backups(ctx context.Context, b *bench) (_ []row, err error) {
 		{Name: "the same until the control plane has checked it", Value: first.checked.Seconds(), Unit: "s"},
 		{Name: "CPU of it on the host", Value: first.cpu, Unit: "s", Comparison: &comparison{With: by, Value: bare[1], Bar: atMost(1.15)}},
 		{Name: "backup after 1 % has changed", Value: second.took.Seconds(), Unit: "s", Comparison: &comparison{With: "the first", Value: first.took.Seconds(), Bar: atMost(0.1)}},
-		{Name: "the same", Value: second.took.Seconds(), Unit: "s", Comparison: &comparison{With: "tar and zstd to a local file, not sent", Value: tar[0], Bar: atMost(0.2)}},
+		{Name: "the same", Value: second.took.Seconds(), Unit: "s", Comparison: &comparison{With: "tar, zstd and curl to S3", Value: tar[0], Bar: atMost(0.2)}},
 		{Name: "the same by restic by hand", Value: bareAgain[0], Unit: "s"},
 		{Name: "bytes that it adds", Value: second.stored, Unit: "MB", Comparison: &comparison{With: "the first", Value: first.stored, Bar: atMost(0.03)}},
+		{Name: "backup after 1 % has changed, in rows all over the database", Value: third.took.Seconds(), Unit: "s", Comparison: &comparison{With: by, Value: bareThird[0]}},
+		{Name: "bytes that it adds", Value: third.stored, Unit: "MB", Comparison: &comparison{With: "the first", Value: first.stored}},
 		{Name: "restore of all of it", Value: restored.Seconds(), Unit: "s", Comparison: &comparison{With: "restic restore and mariadb by hand", Value: bareRestore[0], Bar: atMost(1.2)}},
 		{Name: "of that the site is closed", Value: closed.Seconds(), Unit: "s"},
 		{Name: "memory of agent, helper and restic at most", Value: first.memory, Unit: "MiB", Bar: atMost(256)},

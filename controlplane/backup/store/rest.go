@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -183,7 +182,7 @@ func (c *call) get(n Name) error {
 	c.began = true
 	answer := &rollingWriter{c: c}
 	defer answer.rest()
-	_, err = io.Copy(answer, p)
+	_, err = copyLarge(answer, p)
 	return err
 }
 

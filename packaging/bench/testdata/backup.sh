@@ -3,11 +3,11 @@
 # Numbers that are measured are the last line.
 #
 #   backup.sh fill HANDLE                     20,000 files of 1 GB, a database of 200 MB
-#   backup.sh change HANDLE ROUND             1 % of both
+#   backup.sh change HANDLE ROUND WHERE       1 % of both: of the files as many in each directory, of the rows the "newest" or some "everywhere"
 #   backup.sh restic HANDLE URL               restic of the files, mariadb-dump piped into restic: seconds, CPU seconds
 #   backup.sh restore HANDLE URL              restic restore of the files, restic dump piped into mariadb: seconds
-#   backup.sh tar HANDLE                      tar and dump through zstd to a file, which is still to be sent: seconds
-#   backup.sh cpu HANDLE                      CPU seconds that the site and the agent have taken so far
+#   backup.sh tar HANDLE URL                  tar and dump through zstd to a file, and that to S3: seconds
+#   backup.sh cpu HANDLE                      CPU seconds that the one site and the agent have taken so far
 #   backup.sh memory HANDLE                   the most that the agent, its helper and restic have together, until it is over: MiB
 #   backup.sh over HANDLE                     it is
 #
@@ -20,7 +20,7 @@ stream() { openssl enc -aes-128-ctr -K "$(printf '%032x' "$1")" -iv 0 -nosalt -i
 common="--single-transaction --quick --skip-lock-tables --skip-dump-date --hex-blob --no-tablespaces"
 case $1 in
 fill)
-	command -v zstd >/dev/null || { apt-get -qq update && apt-get -qq -y install zstd >/dev/null; }
+	for p in zstd curl; do command -v $p >/dev/null || { apt-get -qq update && apt-get -qq -y install $p >/dev/null; }; done
 	# Three quarters are as dense as pictures, a quarter is text.
 	as "$2" bash -c "
 		mkdir -p $shell/public/filling && cd $shell/public/filling
@@ -36,14 +36,17 @@ fill)
 	;;
 change)
 	as "$2" bash -c "cd $shell/public/filling; $(declare -f stream); n=0; for d in \$(seq 0 99); do for f in \$(ls \$d | head -2); do stream $3\$n | head -c 52429 >\$d/\$f; n=\$((n + 1)); done; done"
-	mariadb "s$2" -e "UPDATE filling SET content = CONCAT('$3', SHA2(id, 512), SUBSTRING(content, 130)), changed = NOW() WHERE id % 100 = $3"
+	rows="id > 20000 - 200"
+	[ "$4" = newest ] || rows="id % 100 = $3"
+	mariadb "s$2" -e "UPDATE filling SET content = CONCAT('$3', SHA2(id, 512), SUBSTRING(content, 130)), changed = NOW() WHERE $rows"
 	;;
 restic)
 	export RESTIC_REPOSITORY=$3
-	restic cat config >/dev/null 2>&1 || restic init --repository-version=2 -q
+	init=true
+	restic cat config >/dev/null 2>&1 || init="restic init --repository-version=2 -q"
 	begin=$(now)
 	TIMEFORMAT='%U %S'
-	cpu=$({ time { cd "$shell" && restic backup -q --no-cache public private >/dev/null && mariadb-dump $common "s$2" | restic backup -q --no-cache --stdin --stdin-filename=database.sql >/dev/null; }; } 2>&1 | tail -1)
+	cpu=$({ time { cd "$shell" && $init && restic backup -q --no-cache public private >/dev/null && mariadb-dump $common "s$2" | restic backup -q --no-cache --stdin --stdin-filename=database.sql >/dev/null; }; } 2>&1 | tail -1)
 	echo "$(now) $begin $cpu" | awk '{print $1 - $2, $3 + $4}'
 	;;
 restore)
@@ -59,11 +62,12 @@ restore)
 tar)
 	begin=$(now)
 	{ tar -C "$shell" -c public private; mariadb-dump $common "s$2"; } | zstd -q -3 >/var/tmp/backup.tar.zst
+	curl -sS --fail --aws-sigv4 aws:amz:us-east-1:s3 --user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" -T /var/tmp/backup.tar.zst "${3#s3:}/backup.tar.zst"
 	echo "$(now) $begin" | awk '{print $1 - $2}'
 	rm /var/tmp/backup.tar.zst
 	;;
 cpu)
-	cat /sys/fs/cgroup/chom.slice/chom-"$2".slice/cpu.stat /sys/fs/cgroup/system.slice/chom-agent.service/cpu.stat | awk '/usage_usec/ {s += $2} END {print s / 1e6}'
+	cat /sys/fs/cgroup/chom.slice/cpu.stat /sys/fs/cgroup/system.slice/chom-agent.service/cpu.stat | awk '/usage_usec/ {s += $2} END {print s / 1e6}'
 	;;
 memory)
 	most=0
