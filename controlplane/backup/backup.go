@@ -147,6 +147,9 @@ type Repository struct {
 // All others mean that it could not be read now, and that it may be tomorrow.
 var ErrDamaged = errors.New("the repository is damaged")
 
+// ErrBusy is what Forget's errors wrap that say that a host works with the repository.
+var ErrBusy = errors.New("a host works with the repository")
+
 // Reader reads sites' repositories where they are stored, and never through a host. Each call may be made again.
 type Reader interface {
 	// Check reads whether all that the repository's snapshots name is there.
@@ -159,6 +162,14 @@ type Reader interface {
 	Read(ctx context.Context, r Repository, snapshot, file string, to io.Writer) error
 	// PutManifest keeps a serialized SignedManifest, in the place of one with the same sequence.
 	PutManifest(ctx context.Context, r Repository, sequence uint64, manifest []byte) error
+	// Verify reads whether one of so many parts of the data, from 1 on, is what was written, besides what Check does.
+	Verify(ctx context.Context, r Repository, part, parts int) error
+	// Snapshots are the ids of all that there are.
+	Snapshots(ctx context.Context, r Repository) ([]string, error)
+	// Forget removes snapshots, manifests, and all data that no other snapshot needs; what is not there is no error. Broken off at any
+	// point it leaves a whole repository, and called again it goes on. It says ErrBusy while a host works with the repository. Nobody
+	// of the control plane does, the caller has made sure.
+	Forget(ctx context.Context, r Repository, snapshots []string, manifests []uint64) error
 	// Usage is how many bytes the repository takes.
 	Usage(ctx context.Context, r Repository) (uint64, error)
 	// Remove destroys a repository. What is not there is no error.

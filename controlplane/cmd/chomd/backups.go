@@ -132,6 +132,12 @@ func (a absent) Read(context.Context, backup.Repository, string, string, io.Writ
 
 func (a absent) PutManifest(context.Context, backup.Repository, uint64, []byte) error { return a.why }
 
+func (a absent) Verify(context.Context, backup.Repository, int, int) error { return a.why }
+
+func (a absent) Snapshots(context.Context, backup.Repository) ([]string, error) { return nil, a.why }
+
+func (a absent) Forget(context.Context, backup.Repository, []string, []uint64) error { return a.why }
+
 func (a absent) Usage(context.Context, backup.Repository) (uint64, error) { return 0, a.why }
 
 func (a absent) Remove(ctx context.Context, organization contract.OrganizationID, site contract.SiteID) error {
