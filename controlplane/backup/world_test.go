@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -201,6 +202,10 @@ type shelf struct {
 	checkErr  error
 	putErr    error
 	removeErr error
+	verifyErr error
+	forgetErr error
+	verified  []string
+	forgotten []uint64
 	files     func() *contract.Listing
 	database  func() *contract.Listing
 	keys      []string
@@ -264,6 +269,26 @@ func (s *shelf) Browse(_ context.Context, _ Repository, snapshot, dir string, ea
 func (s *shelf) Read(_ context.Context, _ Repository, snapshot, file string, to io.Writer) error {
 	_, err := io.WriteString(to, snapshot+file)
 	return err
+}
+
+func (s *shelf) Verify(_ context.Context, _ Repository, part, parts int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.verified = append(s.verified, fmt.Sprintf("%d/%d", part, parts))
+	return s.verifyErr
+}
+
+func (s *shelf) Snapshots(context.Context, Repository) ([]string, error) {
+	return []string{filesSnapshot, databaseSnapshot}, nil
+}
+
+func (s *shelf) Forget(_ context.Context, _ Repository, _ []string, manifests []uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.forgetErr == nil {
+		s.forgotten = append(s.forgotten, manifests...)
+	}
+	return s.forgetErr
 }
 
 func (s *shelf) Usage(context.Context, Repository) (uint64, error) { return 1234, nil }

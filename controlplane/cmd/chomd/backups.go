@@ -107,7 +107,13 @@ func (c *config) openBackups(ctx context.Context, d *db.DB, keys *secret.Keyring
 		settings.Repositories = read
 	}
 	backups, err := backup.New(d, log, settings)
-	return backups, store.NewServer(kept, nil, log), err
+	if err != nil {
+		return nil, nil, err
+	}
+	admit := func(ctx context.Context, r store.Repository, _ int64) error {
+		return backups.Admit(ctx, r.Organization, r.Site)
+	}
+	return backups, store.NewServer(kept, admit, log), nil
 }
 
 // absent stands for a restic that is not installed. What was stored is still removed with its site.

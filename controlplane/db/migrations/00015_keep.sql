@@ -33,3 +33,13 @@ CREATE TABLE removals (
 );
 
 CREATE INDEX removals_site ON removals (organization_id, site_id);
+
+-- Snapshots that belong to no backup, and since when that is known.
+CREATE TABLE stray_snapshots (
+    organization_id TEXT NOT NULL,
+    site_id         TEXT NOT NULL,
+    snapshot        TEXT NOT NULL,
+    seen_at         BIGINT NOT NULL,
+    PRIMARY KEY (organization_id, site_id, snapshot),
+    FOREIGN KEY (organization_id, site_id) REFERENCES repositories (organization_id, site_id) ON DELETE CASCADE
+);
