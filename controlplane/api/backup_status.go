@@ -3,9 +3,38 @@ package api
 import (
 	"context"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	backupv1 "chom.dev/proto/gen/chom/backup/v1"
 )
 
-func (s *backupService) GetBackupStatus(context.Context, *backupv1.GetBackupStatusRequest) (*backupv1.GetBackupStatusResponse, error) {
-	return nil, errNotBuilt
+func (s *backupService) GetBackupStatus(ctx context.Context, r *backupv1.GetBackupStatusRequest) (*backupv1.GetBackupStatusResponse, error) {
+	organization, site, err := siteIDs(r)
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.backups.StatusOf(ctx, organization, site)
+	if err != nil {
+		return nil, err
+	}
+	m := &backupv1.Status{RepositoryBytes: found.Bytes, Problem: found.Problem, Policy: &backupv1.Policy{Retention: &backupv1.Retention{
+		Hourly: found.Policy.Retention.Hourly, Daily: found.Policy.Retention.Daily, Weekly: found.Policy.Retention.Weekly, Monthly: found.Policy.Retention.Monthly,
+	}}}
+	if found.Policy.Interval > 0 {
+		m.Policy.Interval = durationpb.New(found.Policy.Interval)
+	}
+	if !found.Next.IsZero() {
+		m.NextBackupTime = timestamppb.New(found.Next)
+	}
+	if found.Last != nil {
+		m.LastBackup = backupMessage(*found.Last)
+	}
+	if found.Failure != nil {
+		m.LastFailure = backupMessage(*found.Failure)
+	}
+	if !found.VerifiedAt.IsZero() {
+		m.VerifyTime = timestamppb.New(found.VerifiedAt)
+	}
+	return &backupv1.GetBackupStatusResponse{Status: m}, nil
 }

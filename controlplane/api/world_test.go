@@ -111,7 +111,7 @@ func newWorld(t testing.TB, d *db.DB) *world {
 	certificates, err := certificate.New(d, log, w.certificates)
 	must(t, err)
 	w.chain, w.key = certificatetest.New(t).Files(t, certificatetest.Leaf("new.example.com", "*.example.com"))
-	backups, err := backup.New(d, log, backup.Config{Keys: secrettest.New(), Signer: signer})
+	backups, err := backup.New(d, log, backup.Config{Keys: secrettest.New(), Signer: signer, Mails: mails, Organizations: w.organizations, Metrics: prometheus.NewRegistry(), PublicURL: publicURL})
 	must(t, err)
 	providers := newProviders(d, log)
 	w.config = Config{

@@ -35,16 +35,20 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	backupv1 "chom.dev/proto/gen/chom/backup/v1"
 
 	"chom.dev/controlplane/clock"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/notify"
 	"chom.dev/controlplane/secret"
 	"chom.dev/proto/contract"
 )
@@ -182,13 +186,29 @@ type keyring interface {
 	Open(p secret.Place, sealed []byte) ([]byte, error)
 }
 
+// mails are a notify.Mails.
+type mails interface {
+	Enqueue(ctx context.Context, tx *db.Tx, mail notify.Mail) error
+}
+
+// organizations are an organization.Organizations.
+type organizations interface {
+	// Contacts are the name of an organization and the addresses of its owners and admins.
+	Contacts(ctx context.Context, tx *db.Tx, id contract.OrganizationID) (name string, to []contract.Email, err error)
+}
+
 // Config is what Backups need.
 type Config struct {
 	Keys keyring
 	// Signer signs manifests: the key that signs orders.
 	Signer ed25519.PrivateKey
 	// Repositories are where backups are stored.
-	Repositories Reader
+	Repositories  Reader
+	Mails         mails
+	Organizations organizations
+	Metrics       prometheus.Registerer
+	// PublicURL is under which people reach the control plane: http(s)://HOST[:PORT].
+	PublicURL string
 	// Off says, in words for people, why no backup is made here; empty where they are.
 	Off string
 }
@@ -200,9 +220,11 @@ type Backups struct {
 	log    *slog.Logger
 	config Config
 	wake   chan struct{} // something is due now
+	gauges gauges
 
-	mu   sync.Mutex
-	wall clock.Wall
+	mu      sync.Mutex
+	wall    clock.Wall
+	counted time.Time // when the gauges were
 }
 
 // New prepares them.
@@ -210,7 +232,11 @@ func New(d *db.DB, log *slog.Logger, c Config) (*Backups, error) {
 	if len(c.Signer) != ed25519.PrivateKeySize {
 		return nil, errors.New("prepare backups: the signer is not an Ed25519 key")
 	}
-	return &Backups{db: d, log: log, config: c, wake: make(chan struct{}, workers)}, nil
+	b := &Backups{db: d, log: log, config: c, wake: make(chan struct{}, workers), gauges: newGauges()}
+	if err := b.gauges.register(c.Metrics); err != nil {
+		return nil, fmt.Errorf("prepare backups: %w", err)
+	}
+	return b, nil
 }
 
 // limits of orders. They are bounds for a host that hangs, far above what an honest one takes.

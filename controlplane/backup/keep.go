@@ -210,7 +210,13 @@ func (b *Backups) lookAfter(ctx context.Context, k kept, now time.Time) error {
 	if err := b.expire(ctx, k, now); err != nil {
 		return err
 	}
-	return b.remove(ctx, k, repository, now)
+	if err := b.remove(ctx, k, repository, now); err != nil {
+		if errors.Is(err, ErrDamaged) {
+			return errors.Join(err, b.found(ctx, k, now, err))
+		}
+		return err
+	}
+	return b.verify(ctx, k, repository, now)
 }
 
 // expire marks the backups that nothing keeps any more, and takes the mark from those that something does again. Those whose time

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	mrand "math/rand/v2"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -23,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -501,7 +503,7 @@ func again(t *testing.T, url string, of *world, s store.Store) *world {
 	repositories, err := NewRepositories(s, "", log)
 	must(t, err)
 	w := &world{ours: of.ours, site: of.site}
-	w.Backups, err = New(dbtest.Open(t, url), log, Config{Keys: secrettest.New(), Signer: of.signer, Repositories: repositories})
+	w.Backups, err = New(dbtest.Open(t, url), log, Config{Keys: secrettest.New(), Signer: of.signer, Repositories: repositories, Metrics: prometheus.NewRegistry()})
 	must(t, err)
 	return w
 }
@@ -546,7 +548,7 @@ func TestKeepKilled(t *testing.T) {
 	})
 	file := strings.TrimPrefix(url, "sqlite:")
 	died := true
-	for step := int64(1); died; step++ {
+	for step := 1 + mrand.Int64N(3); died; step += 3 { // each of them in its time
 		t.Run(fmt.Sprint("change ", step), func(t *testing.T) {
 			to := t.TempDir()
 			must(t, exec.Command("/usr/bin/cp", "-a", dir, filepath.Join(to, "backups")).Run())

@@ -36,7 +36,7 @@ func restAfter(tries int) time.Duration {
 	return rest - rnd.N(rest/4) // what failed together is not tried again together
 }
 
-// Run checks backups, looks after repositories, and removes the repositories of sites that are gone, until ctx ends.
+// Run checks backups, looks after repositories, raises alarms, and removes the repositories of sites that are gone, until ctx ends.
 func (b *Backups) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -58,6 +58,8 @@ func (b *Backups) Run(ctx context.Context) error {
 	for range keepers {
 		g.Go(func() error { return b.loop(ctx, nil, "repositories can't be looked after", b.keepNext) })
 	}
+	g.Go(func() error { return b.loop(ctx, nil, "sites without good backups can't be looked for", b.warn) })
+	g.Go(func() error { return b.loop(ctx, nil, "backups can't be counted", b.countNow) })
 	g.Go(func() error {
 		return b.loop(ctx, nil, "repositories of sites that are gone can't be looked for", func(ctx context.Context, now time.Time) (bool, error) {
 			return false, b.removeGone(ctx, now)

@@ -27,6 +27,7 @@ import (
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fleet"
+	"chom.dev/controlplane/notify"
 	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/pki"
 	"chom.dev/controlplane/secret/secrettest"
@@ -35,6 +36,8 @@ import (
 	"chom.dev/proto/contract"
 )
 
+const publicURL = "https://chom.example.com"
+
 // world is a control plane with one server, two organizations, each with a site, and the hand of that server's agent.
 type world struct {
 	*Backups
@@ -42,6 +45,7 @@ type world struct {
 	sites           *site.Sites
 	stored          *shelf
 	signer          ed25519.PrivateKey
+	metrics         *prometheus.Registry
 	server          contract.ServerID
 	ours, theirs    contract.OrganizationID
 	site, theirSite contract.SiteID
@@ -59,11 +63,17 @@ func newWorld(t *testing.T, d *db.DB) *world {
 	w.sites = site.New(d, w.tasks, log, site.Config{
 		AnyName: true, WordPress: &site.Archive{Version: "6.8.1", URL: "http://mirror.example/wp.tar.gz"},
 	})
-	w.Backups, err = New(d, log, Config{Keys: secrettest.New(), Signer: signer, Repositories: w.stored})
+	organizations := organization.New(d, organization.Config{})
+	mails, err := notify.New(d, secrettest.New(), log, prometheus.NewRegistry(), notify.Config{PublicURL: publicURL})
+	must(t, err)
+	w.metrics = prometheus.NewRegistry()
+	w.Backups, err = New(d, log, Config{
+		Keys: secrettest.New(), Signer: signer, Repositories: w.stored, Mails: mails, Organizations: organizations, Metrics: w.metrics, PublicURL: publicURL,
+	})
 	must(t, err)
 	w.enrol(t, d)
 	for name, id := range map[string]*contract.OrganizationID{"acme": &w.ours, "other": &w.theirs} {
-		made, err := organization.New(d, organization.Config{}).Create(t.Context(), name, name+"@example.com")
+		made, err := organizations.Create(t.Context(), name, name+"@example.com")
 		must(t, err)
 		*id = made.ID
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -92,12 +91,11 @@ func (c *config) openStore(ctx context.Context) (store.Store, error) {
 
 // openBackups gives the backups of sites, and the way of hosts to their repositories. Without restic there are none, and people
 // who ask for one hear why.
-func (c *config) openBackups(ctx context.Context, d *db.DB, keys *secret.Keyring, signer ed25519.PrivateKey, log *slog.Logger) (*backup.Backups, *store.Server, error) {
+func (c *config) openBackups(ctx context.Context, d *db.DB, settings backup.Config, log *slog.Logger) (*backup.Backups, *store.Server, error) {
 	kept, err := c.openStore(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	settings := backup.Config{Keys: keys, Signer: signer}
 	read, err := backup.NewRepositories(kept, c.Restic, log)
 	if err != nil {
 		log.WarnContext(ctx, "sites are not backed up", "err", err)

@@ -133,7 +133,9 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	if err != nil {
 		return err
 	}
-	backups, repositories, err := c.openBackups(ctx, d, keyring, authority.Signer(), log)
+	backups, repositories, err := c.openBackups(ctx, d, backup.Config{
+		Keys: keyring, Signer: authority.Signer(), Mails: mails, Organizations: organizations, Metrics: registry, PublicURL: address.URL,
+	}, log)
 	if err != nil {
 		return err
 	}

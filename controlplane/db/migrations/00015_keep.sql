@@ -43,3 +43,23 @@ CREATE TABLE stray_snapshots (
     PRIMARY KEY (organization_id, site_id, snapshot),
     FOREIGN KEY (organization_id, site_id) REFERENCES repositories (organization_id, site_id) ON DELETE CASCADE
 );
+
+-- What is wrong with a site's backups, and what was mailed of that.
+CREATE TABLE backup_alarms (
+    organization_id TEXT NOT NULL,
+    site_id         TEXT NOT NULL,
+    -- Since when backups are wanted that are made by themselves; NULL while none are.
+    wanted_at       BIGINT,
+    -- What is wrong: 0 nothing, 1 they fail, 2 they are overdue, 3 they are damaged.
+    about           BIGINT NOT NULL,
+    -- What was mailed last: about what, since when that was, and when.
+    told_about      BIGINT NOT NULL,
+    told_since      BIGINT,
+    told_at         BIGINT,
+    -- When it is decided anew.
+    decide_at       BIGINT NOT NULL,
+    PRIMARY KEY (organization_id, site_id),
+    FOREIGN KEY (organization_id, site_id) REFERENCES sites (organization_id, id) ON DELETE CASCADE
+);
+
+CREATE INDEX backup_alarms_decide ON backup_alarms (decide_at);
