@@ -46,6 +46,7 @@ type world struct {
 	stored          *shelf
 	signer          ed25519.PrivateKey
 	metrics         *prometheus.Registry
+	mailsRead       int
 	server          contract.ServerID
 	ours, theirs    contract.OrganizationID
 	site, theirSite contract.SiteID
@@ -213,6 +214,7 @@ type shelf struct {
 	putErr    error
 	removeErr error
 	verifyErr error
+	once      error // what only the next Verify says
 	forgetErr error
 	verified  []string
 	forgotten []uint64
@@ -285,7 +287,9 @@ func (s *shelf) Verify(_ context.Context, _ Repository, part, parts int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.verified = append(s.verified, fmt.Sprintf("%d/%d", part, parts))
-	return s.verifyErr
+	once := s.once
+	s.once = nil
+	return errors.Join(s.verifyErr, once)
 }
 
 func (s *shelf) Snapshots(context.Context, Repository) ([]string, error) {
