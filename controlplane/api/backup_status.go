@@ -2,15 +2,39 @@ package api
 
 import (
 	"context"
-	"errors"
 
-	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	backupv1 "chom.dev/proto/gen/chom/backup/v1"
 )
 
-var errNotBuilt = connect.NewError(connect.CodeUnimplemented, errors.New("not built yet"))
-
-func (s *backupService) GetBackupStatus(context.Context, *backupv1.GetBackupStatusRequest) (*backupv1.GetBackupStatusResponse, error) {
-	return nil, errNotBuilt
+func (s *backupService) GetBackupStatus(ctx context.Context, r *backupv1.GetBackupStatusRequest) (*backupv1.GetBackupStatusResponse, error) {
+	organization, site, err := siteIDs(r)
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.backups.StatusOf(ctx, organization, site)
+	if err != nil {
+		return nil, err
+	}
+	m := &backupv1.Status{RepositoryBytes: found.Bytes, Problem: found.Problem, Policy: found.Policy.Message()}
+	if !found.Next.IsZero() {
+		m.NextBackupTime = timestamppb.New(found.Next)
+	}
+	if found.Last != nil {
+		m.LastBackup = backupMessage(*found.Last)
+	}
+	if found.Failure != nil {
+		m.LastFailure = backupMessage(*found.Failure)
+	}
+	if found.Drill != nil {
+		m.LastDrill = drillMessage(*found.Drill)
+	}
+	if found.Proven != nil {
+		m.LastProven = drillMessage(*found.Proven)
+	}
+	if !found.VerifiedAt.IsZero() {
+		m.VerifyTime = timestamppb.New(found.VerifiedAt)
+	}
+	return &backupv1.GetBackupStatusResponse{Status: m}, nil
 }

@@ -51,7 +51,7 @@ func (s *policyService) ListPolicies(ctx context.Context, r *backupv1.ListPolici
 		return nil, err
 	}
 	answer := &backupv1.ListPoliciesResponse{}
-	for _, one := range append(found, backup.Platform) {
+	for _, one := range append(found, s.backups.Platform()) {
 		answer.Policies = append(answer.Policies, one.Message())
 	}
 	return answer, nil

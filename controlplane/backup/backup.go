@@ -167,6 +167,9 @@ type Repository struct {
 // All others mean that it could not be read now, and that it may be tomorrow.
 var ErrDamaged = errors.New("the repository is damaged")
 
+// ErrBusy is what Forget's errors wrap that say that a host works with the repository.
+var ErrBusy = errors.New("a host works with the repository")
+
 // Reader reads sites' repositories where they are stored, and never through a host. Each call may be made again.
 type Reader interface {
 	// Check reads whether all that the repository's snapshots name is there.
@@ -179,6 +182,14 @@ type Reader interface {
 	Read(ctx context.Context, r Repository, snapshot, file string, to io.Writer) error
 	// PutManifest keeps a serialized SignedManifest, in the place of one with the same sequence.
 	PutManifest(ctx context.Context, r Repository, sequence uint64, manifest []byte) error
+	// Verify reads whether one of so many parts of the data, from 1 on, is what was written, besides what Check does.
+	Verify(ctx context.Context, r Repository, part, parts int) error
+	// Snapshots are the ids of all that there are.
+	Snapshots(ctx context.Context, r Repository) ([]string, error)
+	// Forget removes snapshots, manifests, and all data that no other snapshot needs; what is not there is no error. Broken off at any
+	// point it leaves a whole repository, and called again it goes on. It says ErrBusy while a host works with the repository. Nobody
+	// of the control plane does, the caller has made sure.
+	Forget(ctx context.Context, r Repository, snapshots []string, manifests []uint64) error
 	// Usage is how many bytes the repository takes.
 	Usage(ctx context.Context, r Repository) (uint64, error)
 	// Remove destroys a repository. What is not there is no error.
@@ -200,6 +211,8 @@ type Config struct {
 	Repositories Reader
 	// Off says, in words for people, why no backup is made here; empty where they are.
 	Off string
+	// Every is how often sites are backed up by themselves that go by no policy of their organization's; 0 for never.
+	Every time.Duration
 	// DrillEvery is how often each site has a drill by itself; 0 for never.
 	DrillEvery time.Duration
 
@@ -234,10 +247,12 @@ type Backups struct {
 	log     *slog.Logger
 	config  Config
 	metrics drillMetrics
+	gauges  gauges
 	wake    chan struct{} // something is due now
 
-	mu   sync.Mutex
-	wall clock.Wall
+	mu      sync.Mutex
+	wall    clock.Wall
+	counted time.Time // when the gauges were
 }
 
 // New prepares them.
@@ -245,8 +260,8 @@ func New(d *db.DB, log *slog.Logger, c Config) (*Backups, error) {
 	if len(c.Signer) != ed25519.PrivateKeySize {
 		return nil, errors.New("prepare backups: the signer is not an Ed25519 key")
 	}
-	made := &Backups{db: d, log: log, config: c, metrics: newDrillMetrics(), wake: make(chan struct{}, workers)}
-	if err := made.metrics.register(c.Metrics); err != nil {
+	made := &Backups{db: d, log: log, config: c, metrics: newDrillMetrics(), gauges: newGauges(), wake: make(chan struct{}, workers)}
+	if err := errors.Join(made.metrics.register(c.Metrics), made.gauges.register(c.Metrics)); err != nil {
 		return nil, fmt.Errorf("prepare backups: %w", err)
 	}
 	return made, nil

@@ -228,6 +228,9 @@ func (b *Backups) ready(ctx context.Context, c claimed, sequence, usage uint64) 
 		}); err != nil {
 			return err
 		}
+		if err := decideSoon(ctx, tx, c.Organization, c.Site); err != nil {
+			return err
+		}
 		return publish(ctx, tx, c.Organization, c.Site, webhook.BackupReady, "backup", c.ID.String())
 	}, db.ReadCommitted())
 	if err != nil {

@@ -40,8 +40,6 @@ func (m drillMetrics) register(r prometheus.Registerer) error {
 }
 
 const (
-	// countEvery is how old gauges may be.
-	countEvery = 5 * time.Minute
 	// provenFor is how long a proof counts where no drill is made by itself.
 	provenFor = 8 * 24 * time.Hour
 	// provenSlack is what a drill may come late: a host was away, or one failed and is tried again.

@@ -43,12 +43,19 @@ type Retention struct {
 	Hourly, Daily, Weekly, Monthly uint32
 }
 
+// platform is the platform's own but for its interval.
+var platform = Policy{Name: "platform", Retention: Retention{Daily: 7, Weekly: 5, Monthly: 12}}
+
 // Platform is the policy of sites that go by no other.
-var Platform = Policy{Name: "platform", Interval: 24 * time.Hour, Retention: Retention{Daily: 7, Weekly: 5, Monthly: 12}}
+func (b *Backups) Platform() Policy {
+	p := platform
+	p.Interval = b.config.Every
+	return p
+}
 
 // policyFor is the policy that a site goes by: the chosen one, else the first of whose tags it has one, else the platform's own. The
 // organization's are given in their order; none is chosen where the id is the zero value.
-func policyFor(tags []string, chosen contract.PolicyID, policies []Policy) Policy {
+func policyFor(tags []string, chosen contract.PolicyID, policies []Policy, platform Policy) Policy {
 	for _, p := range policies {
 		if !chosen.IsZero() && p.ID == chosen {
 			return p
@@ -59,7 +66,7 @@ func policyFor(tags []string, chosen contract.PolicyID, policies []Policy) Polic
 			return p
 		}
 	}
-	return Platform
+	return platform
 }
 
 // PolicyOf is the policy that a site goes by, or site.ErrNotFound.
@@ -68,15 +75,15 @@ func (b *Backups) PolicyOf(ctx context.Context, q db.Querier, organization contr
 	if err != nil {
 		return Policy{}, err
 	}
-	return policyOf(ctx, q, of)
+	return b.policyOf(ctx, q, of)
 }
 
-func policyOf(ctx context.Context, q db.Querier, of *site.Site) (Policy, error) {
+func (b *Backups) policyOf(ctx context.Context, q db.Querier, of *site.Site) (Policy, error) {
 	policies, err := policiesOf(ctx, q, of.Organization)
 	if err != nil {
 		return Policy{}, err
 	}
-	return policyFor(of.Tags, of.Policy, policies), nil
+	return policyFor(of.Tags, of.Policy, policies, b.Platform()), nil
 }
 
 // Message is the policy as the API says it.
@@ -101,7 +108,7 @@ func (r Retention) Message() *backupv1.Retention {
 // RetentionFrom takes in what somebody asks for; nothing is the platform's own.
 func RetentionFrom(m *backupv1.Retention) Retention {
 	if m == nil {
-		return Platform.Retention
+		return platform.Retention
 	}
 	return Retention{Hourly: m.GetHourly(), Daily: m.GetDaily(), Weekly: m.GetWeekly(), Monthly: m.GetMonthly()}
 }
@@ -166,7 +173,7 @@ func (p Policy) check() error {
 	switch {
 	case !policyName.MatchString(p.Name):
 		return fault.Invalid("name", "must be 1 to 63 lower-case letters, digits and hyphens, beginning with a letter")
-	case p.Name == Platform.Name:
+	case p.Name == platform.Name:
 		return errPlatformName
 	case p.Rank < 0 || p.Rank > 1000000:
 		return fault.Invalid("rank", "must be 0 to 1000000")
@@ -189,7 +196,7 @@ func (p Policy) check() error {
 func (b *Backups) CreatePolicy(ctx context.Context, organization contract.OrganizationID, wanted PolicyChange) (Policy, error) {
 	now := db.Time(db.Micros(time.Now()))
 	from := Policy{
-		Organization: organization, ID: contract.NewPolicyID(), Interval: Platform.Interval, Retention: Platform.Retention, CreatedAt: now, UpdatedAt: now,
+		Organization: organization, ID: contract.NewPolicyID(), Interval: day, Retention: platform.Retention, CreatedAt: now, UpdatedAt: now,
 	}
 	made, _, err := wanted.apply(from)
 	if err != nil {

@@ -41,12 +41,12 @@ func TestPolicyFor(t *testing.T) {
 		"no tags are for nobody's":               {nil, contract.PolicyID{}, []Policy{{Name: "none"}}, "platform"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := policyFor(test.tags, test.chosen, test.policies); got.Name != test.want {
+			if got := policyFor(test.tags, test.chosen, test.policies, platform); got.Name != test.want {
 				t.Errorf("goes by %q, want %q", got.Name, test.want)
 			}
 		})
 	}
-	p := policyFor(nil, contract.PolicyID{}, nil)
+	p := (&Backups{config: Config{Every: day}}).Platform()
 	if p.Interval != 24*time.Hour || p.Retention != (Retention{Daily: 7, Weekly: 5, Monthly: 12}) || !p.ID.IsZero() {
 		t.Errorf("the platform's own: %+v", p)
 	}
@@ -126,7 +126,7 @@ func TestPolicies(t *testing.T) {
 		}
 		found, err := w.ListPolicies(ctx, w.ours)
 		must(t, err)
-		if got := found[1]; fmt.Sprint(got) != fmt.Sprint(late) || fmt.Sprint(got.Tags) != "[a b]" || got.Interval != time.Hour || got.Retention != Platform.Retention {
+		if got := found[1]; fmt.Sprint(got) != fmt.Sprint(late) || fmt.Sprint(got.Tags) != "[a b]" || got.Interval != time.Hour || got.Retention != platform.Retention {
 			t.Errorf("read %+v, made %+v", got, late)
 		}
 		keep := Retention{Hourly: 1, Daily: 2, Weekly: 3, Monthly: 4}
@@ -135,7 +135,7 @@ func TestPolicies(t *testing.T) {
 			t.Errorf("changed %+v, %v", changed, err)
 		}
 		m := changed.Message()
-		if m.Interval != nil || m.Retention.Weekly != 3 || m.Id != early.ID.String() || late.Message().GetInterval().AsDuration() != time.Hour || Platform.Message().CreateTime != nil {
+		if m.Interval != nil || m.Retention.Weekly != 3 || m.Id != early.ID.String() || late.Message().GetInterval().AsDuration() != time.Hour || w.Platform().Message().CreateTime != nil {
 			t.Errorf("said as %v", m)
 		}
 

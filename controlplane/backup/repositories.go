@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"path"
+	"time"
 
 	"chom.dev/controlplane/backup/restic"
 	"chom.dev/controlplane/backup/store"
@@ -90,6 +91,49 @@ func (r *Repositories) PutManifest(ctx context.Context, of Repository, sequence 
 			return fmt.Errorf("replace manifest %d: %w", sequence, err)
 		}
 		err = put()
+	}
+	return err
+}
+
+// Verify implements Reader.
+func (r *Repositories) Verify(ctx context.Context, of Repository, part, parts int) error {
+	return damage(r.restic.Check(ctx, of.place(), of.Key, fmt.Sprintf("%d/%d", part, parts)))
+}
+
+// Snapshots implements Reader.
+func (r *Repositories) Snapshots(ctx context.Context, of Repository) ([]string, error) {
+	found, err := r.restic.Snapshots(ctx, of.place(), of.Key)
+	ids := make([]string, len(found))
+	for i, s := range found {
+		ids[i] = s.ID
+	}
+	return ids, err
+}
+
+// Forget implements Reader.
+func (r *Repositories) Forget(ctx context.Context, of Repository, snapshots []string, manifests []uint64) error {
+	if err := r.restic.Unlock(ctx, of.place(), of.Key, time.Now()); err != nil {
+		return err
+	}
+	if err := r.restic.Forget(ctx, of.place(), of.Key, snapshots...); err != nil {
+		return busy(err)
+	}
+	for _, sequence := range manifests {
+		name, err := store.ManifestName(sequence)
+		if err != nil {
+			return err
+		}
+		if err := r.store.Delete(ctx, of.place(), name); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return fmt.Errorf("remove manifest %d: %w", sequence, err)
+		}
+	}
+	return busy(r.restic.Prune(ctx, of.place(), of.Key))
+}
+
+// busy tells that a host works with the repository from what is wrong with it.
+func busy(err error) error {
+	if errors.Is(err, restic.ErrLocked) {
+		return fmt.Errorf("%w: %w", ErrBusy, err)
 	}
 	return err
 }

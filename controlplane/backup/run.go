@@ -17,6 +17,8 @@ import (
 const (
 	// workers is how many repositories are read at once: each is a program of its own, with some hundred MiB.
 	workers = 2
+	// keepers is how many are looked after at once, besides.
+	keepers = 2
 	idle    = 15 * time.Second // between two looks at the table
 	// claimFor is how long nobody else looks at a backup after a process was last heard of that does, three renewals.
 	claimFor = 3 * time.Minute
@@ -34,7 +36,8 @@ func restAfter(tries int) time.Duration {
 	return rest - rnd.N(rest/4) // what failed together is not tried again together
 }
 
-// Run checks backups, begins the drills that are due, and removes the repositories of sites that are gone, until ctx ends.
+// Run checks backups, begins the drills that are due, looks after repositories, raises alarms, and removes the repositories of sites
+// that are gone, until ctx ends.
 func (b *Backups) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -53,6 +56,11 @@ func (b *Backups) Run(ctx context.Context) error {
 	for range workers {
 		g.Go(func() error { return b.loop(ctx, b.wake, "backups can't be checked", b.checkNext) })
 	}
+	for range keepers {
+		g.Go(func() error { return b.loop(ctx, nil, "repositories can't be looked after", b.keepNext) })
+	}
+	g.Go(func() error { return b.loop(ctx, nil, "sites without good backups can't be looked for", b.warn) })
+	g.Go(func() error { return b.loop(ctx, nil, "backups can't be counted", b.countNow) })
 	g.Go(func() error {
 		return b.loop(ctx, nil, "repositories of sites that are gone can't be looked for", func(ctx context.Context, now time.Time) (bool, error) {
 			return false, b.removeGone(ctx, now)
@@ -143,6 +151,13 @@ func (b *Backups) claim(ctx context.Context, now time.Time) (*claimed, error) {
 		taken.Backup, err = scan(tx.QueryRow(ctx, columns+`
 			WHERE check_at IS NOT NULL
 			  AND (check_at <= $1 OR check_at > $2)
+			  AND NOT EXISTS (
+			      SELECT 1
+			      FROM repositories r
+			      WHERE r.organization_id = backups.organization_id
+			        AND r.site_id = backups.site_id
+			        AND r.held_until > $1
+			  )
 			ORDER BY check_at
 			LIMIT 1`+skipLocked(tx), db.Micros(now), db.Micros(now.Add(longestRest))))
 		if err != nil {

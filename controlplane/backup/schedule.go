@@ -18,13 +18,16 @@ func (b *Backups) Schedule() func(ctx context.Context, tx *db.Tx, of *site.Site)
 		return nil
 	}
 	return func(ctx context.Context, tx *db.Tx, of *site.Site) (site.Schedule, error) {
-		policy, err := policyOf(ctx, tx, of)
+		policy, err := b.policyOf(ctx, tx, of)
 		if err != nil || policy.Interval == 0 {
 			return site.Schedule{}, err
 		}
 		return site.Schedule{Interval: policy.Interval, Offset: offset(of.ID, policy.Interval)}, nil
 	}
 }
+
+// ScheduleRevision is another one when the platform's own policy is; it is for site.Config.
+func (b *Backups) ScheduleRevision() int64 { return int64(b.config.Every/time.Second) << 32 }
 
 const (
 	day = 24 * time.Hour

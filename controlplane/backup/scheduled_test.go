@@ -28,8 +28,8 @@ func scheduled() *linkv1.ReportBackupRequest {
 	return &linkv1.ReportBackupRequest{BackupId: id.String(), DueTime: timestamppb.New(now.Add(-time.Minute)), Generation: 1, Report: made}
 }
 
-// failing is what it says when there is none.
-func failing() *linkv1.ReportBackupRequest {
+// toldOfNone is what it says when there is none.
+func toldOfNone() *linkv1.ReportBackupRequest {
 	r := scheduled()
 	r.Report, r.Error = nil, "the disk is full"
 	return r
@@ -77,7 +77,7 @@ func TestReported(t *testing.T) {
 			all.Wait()
 			w.settled(t, time.Now())
 			ready := w.reported(t, r)
-			other := failing()
+			other := toldOfNone()
 			other.BackupId = r.BackupId
 			if again := w.reported(t, other); again.State != Ready || again.Sequence != ready.Sequence || again.Problem != "" {
 				t.Errorf("G13: after another report of it: %+v", again)
@@ -87,7 +87,7 @@ func TestReported(t *testing.T) {
 			}
 		})
 		t.Run("one that failed is FAILED, with the host's words", func(t *testing.T) {
-			r := failing()
+			r := toldOfNone()
 			b := w.reported(t, r)
 			if b.State != Failed || b.Problem != "the disk is full" || b.Reason != Scheduled || b.Report != nil {
 				t.Errorf("got %+v", b)
@@ -110,7 +110,7 @@ func TestReported(t *testing.T) {
 			if err := w.Reported(t.Context(), w.ours, w.site, r); !errors.Is(err, ErrUnderWay) {
 				t.Errorf("while one runs: %v", err)
 			}
-			w.reported(t, failing())
+			w.reported(t, toldOfNone())
 			w.work(t, with(func(made *backupv1.Report) { made.StartTime, made.EndTime = timestamppb.Now(), timestamppb.Now() }))
 			if err := w.Reported(t.Context(), w.ours, w.site, r); !errors.Is(err, ErrUnderWay) {
 				t.Errorf("while one is checked: %v", err)
@@ -148,14 +148,14 @@ func TestReported(t *testing.T) {
 					r.DueTime, r.Report.StartTime, r.Report.EndTime = timestamppb.New(old), timestamppb.New(old), timestamppb.New(old)
 				},
 			} {
-				w.exec(t, `UPDATE backups SET report = $2 WHERE id = $1`, ordered.ID, newest(t, ordered))
+				w.exec(t, `UPDATE backups SET report = $2 WHERE id = $1`, ordered.ID, newestOf(t, ordered))
 				r := scheduled()
 				change(r)
 				if err := w.Reported(t.Context(), w.ours, w.site, r); fault.KindOf(err) != fault.KindInvalid || faultText(err) != name {
 					t.Errorf("want %q, got %v", name, err)
 				}
 			}
-			r := failing()
+			r := toldOfNone()
 			r.BackupId = ordered.ID.String()
 			if err := w.Reported(t.Context(), w.ours, w.site, r); faultText(err) != "backup_id: must not be that of another backup" {
 				t.Errorf("the id of an ordered one: %v", err)
@@ -202,7 +202,7 @@ func TestReported(t *testing.T) {
 			var err error
 			taken := 0
 			for ; err == nil && taken < 2*maxReports; taken++ {
-				err = w.Reported(t.Context(), w.ours, w.site, failing())
+				err = w.Reported(t.Context(), w.ours, w.site, toldOfNone())
 			}
 			if f, ok := fault.Of(err); !ok || f.Kind() != fault.KindLimited || f.RetryAfter() <= 0 {
 				t.Errorf("after %d: %v", taken, err)
@@ -211,13 +211,13 @@ func TestReported(t *testing.T) {
 				t.Errorf("%d rows", n)
 			}
 			w.exec(t, `UPDATE backups SET created_at = created_at - $1`, reportsWithin.Microseconds())
-			w.reported(t, failing())
+			w.reported(t, toldOfNone())
 		})
 	})
 }
 
-// newest is the report of a backup as if it had been made now.
-func newest(t *testing.T, b Backup) []byte {
+// newestOf is the report of a backup as if it had been made now.
+func newestOf(t *testing.T, b Backup) []byte {
 	t.Helper()
 	r := scheduled().GetReport()
 	r.BackupId = b.ID.String()
@@ -239,7 +239,7 @@ func TestClaims(t *testing.T) {
 	if _, err := claims(scheduled(), now); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := claims(failing(), now); err != nil {
+	if _, err := claims(toldOfNone(), now); err != nil {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -120,7 +121,8 @@ func scanRestore(row interface{ Scan(...any) error }) (Restoration, error) {
 	return r, nil
 }
 
-// free refuses a site of which a restore is under way, or a backup in one of some states. The site's row is locked.
+// free refuses a site of which a restore is under way, or a backup in one of some states, and one whose repository is held. The site's
+// row is locked.
 func free(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, site contract.SiteID, checking bool) error {
 	var restores, backups int
 	err := tx.QueryRow(ctx, `
@@ -142,5 +144,9 @@ func free(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, 
 	case backups > 0:
 		return ErrUnderWay
 	}
-	return nil
+	held, err := held(ctx, tx, organization, site, time.Now())
+	if err == nil && held {
+		return ErrHeld
+	}
+	return err
 }

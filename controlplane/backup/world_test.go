@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -48,6 +49,7 @@ type world struct {
 	stored          *shelf
 	signer          ed25519.PrivateKey
 	metrics         *prometheus.Registry
+	mailsRead       int
 	server          contract.ServerID
 	ours, theirs    contract.OrganizationID
 	site, theirSite contract.SiteID
@@ -69,7 +71,7 @@ func newWorld(t *testing.T, d *db.DB) *world {
 	mails, err := notify.New(d, keys, log, w.metrics, notify.Config{PublicURL: publicURL})
 	must(t, err)
 	w.Backups, err = New(d, log, Config{
-		Keys: keys, Signer: signer, Repositories: w.stored, DrillEvery: week, Tasks: w.tasks, Mails: mails, Organizations: organizations, Metrics: w.metrics,
+		Keys: keys, Signer: signer, Repositories: w.stored, Every: day, DrillEvery: week, Tasks: w.tasks, Mails: mails, Organizations: organizations, Metrics: w.metrics,
 		PublicURL: publicURL,
 	})
 	must(t, err)
@@ -239,6 +241,11 @@ type shelf struct {
 	checkErr  error
 	putErr    error
 	removeErr error
+	verifyErr error
+	once      error // what only the next Verify says
+	forgetErr error
+	verified  []string
+	forgotten []uint64
 	files     func() *contract.Listing
 	database  func() *contract.Listing
 	keys      []string
@@ -302,6 +309,28 @@ func (s *shelf) Browse(_ context.Context, _ Repository, snapshot, dir string, ea
 func (s *shelf) Read(_ context.Context, _ Repository, snapshot, file string, to io.Writer) error {
 	_, err := io.WriteString(to, snapshot+file)
 	return err
+}
+
+func (s *shelf) Verify(_ context.Context, _ Repository, part, parts int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.verified = append(s.verified, fmt.Sprintf("%d/%d", part, parts))
+	once := s.once
+	s.once = nil
+	return errors.Join(s.verifyErr, once)
+}
+
+func (s *shelf) Snapshots(context.Context, Repository) ([]string, error) {
+	return []string{filesSnapshot, databaseSnapshot}, nil
+}
+
+func (s *shelf) Forget(_ context.Context, _ Repository, _ []string, manifests []uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.forgetErr == nil {
+		s.forgotten = append(s.forgotten, manifests...)
+	}
+	return s.forgetErr
 }
 
 func (s *shelf) Usage(context.Context, Repository) (uint64, error) { return 1234, nil }

@@ -19,6 +19,10 @@ const (
 	TemplateCertificateEnding    = "certificate_ending"
 	TemplateCertificateEnded     = "certificate_ended"
 	TemplateCertificateLost      = "certificate_lost"
+	TemplateBackupFailing        = "backup_failing"
+	TemplateBackupOverdue        = "backup_overdue"
+	TemplateBackupDamaged        = "backup_damaged"
+	TemplateBackupWell           = "backup_well"
 	TemplateDrillFailed          = "drill_failed"
 	TemplateTest                 = "test"
 )
@@ -95,6 +99,10 @@ var catalog = map[string]mailKind{
 	TemplateCertificateEnding:    {[]string{"organization", "site", "domain", "time", "problem", "advice", "link"}, ofSites, maxLife},
 	TemplateCertificateEnded:     {[]string{"organization", "site", "domain", "time", "problem", "advice", "link"}, ofSites, maxLife},
 	TemplateCertificateLost:      {[]string{"organization", "site", "domain", "time", "problem", "advice", "link"}, ofSites, maxLife},
+	TemplateBackupFailing:        {[]string{"organization", "site", "time", "problem", "advice", "link"}, ofSites, maxLife},
+	TemplateBackupOverdue:        {[]string{"organization", "site", "time", "problem", "advice", "link"}, ofSites, maxLife},
+	TemplateBackupDamaged:        {[]string{"organization", "site", "time", "problem", "advice", "link"}, ofSites, maxLife},
+	TemplateBackupWell:           {[]string{"organization", "site", "time", "link"}, ofSites, maxLife},
 	TemplateDrillFailed:          {[]string{"organization", "site", "time", "problem", "link"}, ofSites, maxLife},
 	TemplateTest:                 {nil, fromMembers, time.Hour},
 }

@@ -34,6 +34,7 @@ func (s *Sites) schedule(ctx context.Context, tx *db.Tx, site *Site) error {
 	if err != nil {
 		return fmt.Errorf("read revision of policies: %w", err)
 	}
+	site.revision += s.config.ScheduleRevision
 	site.Wanted.Schedule, err = s.config.Schedule(ctx, tx, site)
 	return err
 }
@@ -149,12 +150,12 @@ func (s *Sites) outdated(ctx context.Context, after contract.SiteID) ([]place, e
 		       s.id
 		FROM sites s
 		JOIN organizations o ON o.id = s.organization_id
-		WHERE s.policy_revision <> CASE WHEN $1 THEN o.policy_revision ELSE 0 END
+		WHERE s.policy_revision <> CASE WHEN $1 THEN o.policy_revision + $4 ELSE 0 END
 		  AND s.phase IN ('active', 'suspended')
 		  AND s.observed_generation <= s.generation
 		  AND s.id > $2
 		ORDER BY s.id
-		LIMIT $3`, s.config.Schedule != nil, after.String(), followBatch)
+		LIMIT $3`, s.config.Schedule != nil, after.String(), followBatch, s.config.ScheduleRevision)
 	if err != nil {
 		return nil, err
 	}

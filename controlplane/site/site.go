@@ -288,6 +288,9 @@ type Config struct {
 	// Schedule says when the host of a site makes backups of it, as its organization's policies are now. It is nil where no backups
 	// are made.
 	Schedule func(ctx context.Context, tx *db.Tx, site *Site) (Schedule, error)
+	// ScheduleRevision is another one whenever Schedule says another thing for reasons that no organization has to do with; it is added
+	// to the revision of an organization's policies, and a multiple of 2^32.
+	ScheduleRevision int64
 	// PoliciesTopic is what Listen hears when an organization's policies have changed.
 	PoliciesTopic string
 	// Uploads are the certificates that were uploaded for a site.

@@ -62,11 +62,14 @@ const (
 var (
 	ErrDamaged    = errors.New("the repository is damaged")
 	ErrNoSnapshot = errors.New("the repository has no such snapshot")
+	// ErrLocked says that somebody else works with the repository.
+	ErrLocked = errors.New("somebody works with the repository")
 )
 
 // Program runs restic over a store. It is safe for concurrent use.
 type Program struct {
 	path   string
+	store  store.Store
 	server *store.Server
 }
 
@@ -76,7 +79,7 @@ func New(configured string, s store.Store, log *slog.Logger) (*Program, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find restic: %w", err)
 	}
-	return &Program{path: path, server: store.NewServer(s, nil, log)}, nil
+	return &Program{path: path, store: s, server: store.NewServer(s, nil, log)}, nil
 }
 
 func find(configured string) (string, error) {
@@ -198,24 +201,69 @@ func (p *Program) Dump(ctx context.Context, r store.Repository, key secret.Secre
 	})
 }
 
-// Forget removes snapshots, and then all data that no other one needs. It can be interrupted, and called again.
+// Forget removes those of some snapshots that are there. Their data stays until Prune. It can be interrupted, and called again. It
+// says ErrLocked while somebody else works with the repository.
 func (p *Program) Forget(ctx context.Context, r store.Repository, key secret.Secret, snapshots ...string) error {
 	for _, id := range snapshots {
 		if err := isID(id); err != nil {
 			return err
 		}
 	}
+	there, err := p.Snapshots(ctx, r, key)
+	if err != nil {
+		return err
+	}
+	snapshots = slices.DeleteFunc(slices.Clone(snapshots), func(id string) bool {
+		return !slices.ContainsFunc(there, func(s Snapshot) bool { return s.ID == id })
+	})
 	for some := range slices.Chunk(snapshots, maxIDs) {
 		if err := p.run(ctx, run{what: "forget snapshots of", repository: r, key: key, rights: store.Full, within: checkFor, args: append([]string{"forget"}, some...)}); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// Prune removes all data that no snapshot needs. It can be interrupted, and called again. It says ErrLocked while somebody else works
+// with the repository.
+func (p *Program) Prune(ctx context.Context, r store.Repository, key secret.Secret) error {
 	return p.run(ctx, run{what: "prune", repository: r, key: key, rights: store.Full, within: checkFor, args: []string{"prune"}})
 }
 
-// Unlock removes locks of those that died: older than half an hour.
-func (p *Program) Unlock(ctx context.Context, r store.Repository, key secret.Secret) error {
-	return p.run(ctx, run{what: "unlock", repository: r, key: key, rights: store.AppendOnly, within: unlockFor, args: []string{"unlock"}})
+// deadAfter is from when on a lock is one of somebody who died: restic renews its locks every five minutes, and a host makes no backup
+// that takes so long. It is by the host's clock, which may be wrong.
+const deadAfter = 24 * time.Hour
+
+// Unlock removes locks of those who died: those for one alone, which only the control plane makes, and those that nobody has renewed
+// for a day. The caller has made sure that nobody of the control plane works with the repository.
+func (p *Program) Unlock(ctx context.Context, r store.Repository, key secret.Secret, now time.Time) error {
+	locks, err := p.store.List(ctx, r, store.Locks)
+	if err != nil {
+		return fmt.Errorf("unlock the repository %s: %w", r, err)
+	}
+	for _, l := range locks {
+		var lock struct {
+			Time      time.Time
+			Exclusive bool
+		}
+		err := p.run(ctx, run{
+			what: "read a lock of", repository: r, key: key, rights: store.ReadOnly, within: unlockFor, args: []string{"cat", "lock", l.Name.Text(), "--no-lock"},
+			read: func(out io.Reader) error { return json.NewDecoder(io.LimitReader(out, maxWords)).Decode(&lock) },
+		})
+		if err != nil {
+			if _, gone := p.store.Stat(ctx, r, l.Name); errors.Is(gone, store.ErrNotFound) {
+				continue // it was renewed, which is a lock of another name
+			}
+			return err
+		}
+		if !lock.Exclusive && now.Sub(lock.Time) < deadAfter {
+			continue
+		}
+		if err := p.store.Delete(ctx, r, l.Name); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return fmt.Errorf("unlock the repository %s: %w", r, err)
+		}
+	}
+	return nil
 }
 
 // isID keeps what is no id, and above all no option, from the arguments.
@@ -387,7 +435,7 @@ func explain(ctx context.Context, r run, d *door, words *tail, err error) error 
 	case strings.Contains(text, "no matching ID"), strings.Contains(text, "no snapshot found"):
 		return ErrNoSnapshot
 	case strings.Contains(text, "already locked"):
-		return errors.New("somebody works with it: " + text)
+		return fmt.Errorf("%w: %s", ErrLocked, text)
 	}
 	var exit *exec.ExitError
 	if r.failed != nil && errors.As(err, &exit) && exit.Exited() && exit.ExitCode() == 1 {

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -76,7 +77,13 @@ func (w *world) host(args ...string) { w.hostReads("", args...) }
 
 func (w *world) hostReads(stdin string, args ...string) {
 	w.t.Helper()
-	door := httptest.NewServer(store.NewServer(w.kept, nil, w.log()).Repository(w.at.Organization, w.at.Site))
+	w.over(w.kept, stdin, args...)
+}
+
+// over is what a host does with another store than the usual one.
+func (w *world) over(s store.Store, stdin string, args ...string) {
+	w.t.Helper()
+	door := httptest.NewServer(store.NewServer(s, nil, w.log()).Repository(w.at.Organization, w.at.Site))
 	defer door.Close()
 	cmd := exec.CommandContext(w.t.Context(), "/usr/bin/restic", append([]string{"--no-cache", "--repo", "rest:" + door.URL + "/"}, args...)...)
 	cmd.Env, cmd.Dir, cmd.Stdin = []string{"RESTIC_PASSWORD=" + key}, w.from, strings.NewReader(stdin)
@@ -162,9 +169,9 @@ func TestProgram(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Setenv("CANARY", key)
-		err := must(restic.New(spy, w.kept, w.log())).Unlock(t.Context(), w.at, k)
+		err := must(restic.New(spy, w.kept, w.log())).Prune(t.Context(), w.at, k)
 		seen := string(must(os.ReadFile(spy + ".seen")))
-		if err == nil || strings.Contains(seen, "CANARY") || strings.Contains(seen, "127.0.0.1") || !strings.Contains(seen, "unlock") {
+		if err == nil || strings.Contains(seen, "CANARY") || strings.Contains(seen, "127.0.0.1") || !strings.Contains(seen, "prune") {
 			t.Errorf("%v: %s", err, seen)
 		}
 		if got := string(must(os.ReadFile(spy + ".key"))); got != key {
@@ -180,7 +187,7 @@ func TestProgram(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		defer cancel()
 		began := time.Now()
-		if err := must(restic.New(filepath.Join(dir, "hangs"), w.kept, w.log())).Unlock(ctx, w.at, k); err == nil || time.Since(began) > 3*time.Second {
+		if err := must(restic.New(filepath.Join(dir, "hangs"), w.kept, w.log())).Prune(ctx, w.at, k); err == nil || time.Since(began) > 3*time.Second {
 			t.Errorf("%v after %s", err, time.Since(began))
 		}
 		time.Sleep(1300 * time.Millisecond)
@@ -196,21 +203,60 @@ func TestProgram(t *testing.T) {
 		}
 		t.Logf("it took %s", time.Since(began))
 	})
-	t.Run("Forget removes what no other snapshot needs, and Unlock what others left", func(t *testing.T) {
-		before := must(w.kept.Usage(t.Context(), w.at))
-		if err := w.program.Unlock(t.Context(), w.at, k); err != nil {
-			t.Error(err)
-		}
-		if err := w.program.Forget(t.Context(), w.at, k, w.dump); err != nil {
+	t.Run("Unlock removes the locks of those who died, and no other one", func(t *testing.T) {
+		dies := must(restic.New("", keepsLocks{w.kept}, w.log()))
+		if err := dies.Prune(t.Context(), w.at, k); err != nil {
 			t.Fatal(err)
 		}
-		if got := must(w.program.Snapshots(t.Context(), w.at, k)); len(got) != 1 || got[0].ID != w.files {
+		ours := must(w.kept.List(t.Context(), w.at, store.Locks))
+		if len(ours) != 1 {
+			t.Fatalf("locks %v", ours)
+		}
+		part := must(w.kept.Get(t.Context(), w.at, ours[0].Name, 0, 0))
+		content := must(io.ReadAll(part))
+		if err := errors.Join(part.Close(), w.kept.Delete(t.Context(), w.at, ours[0].Name)); err != nil {
+			t.Fatal(err)
+		}
+		w.over(keepsLocks{w.kept}, "", "backup", "public")
+		hosts := must(w.kept.List(t.Context(), w.at, store.Locks))
+		if err := w.program.Prune(t.Context(), w.at, k); len(hosts) != 1 || !errors.Is(err, restic.ErrLocked) {
+			t.Errorf("beside a host's lock %v: %v", hosts, err)
+		}
+		if err := w.kept.Put(t.Context(), w.at, ours[0].Name, int64(len(content)), bytes.NewReader(content)); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.program.Unlock(t.Context(), w.at, k, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if left := must(w.kept.List(t.Context(), w.at, store.Locks)); !slices.Equal(left, hosts) {
+			t.Errorf("left are %v of %v and %v", left, ours, hosts)
+		}
+		if err := w.program.Unlock(t.Context(), w.at, k, time.Now().Add(25*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		if left := must(w.kept.List(t.Context(), w.at, store.Locks)); len(left) > 0 {
+			t.Errorf("a day later left are %v", left)
+		}
+	})
+	t.Run("Forget removes snapshots that are there, and Prune what no other one needs", func(t *testing.T) {
+		before := must(w.kept.Usage(t.Context(), w.at))
+		for range 2 { // the second time there is nothing to do
+			if err := w.program.Forget(t.Context(), w.at, k, w.dump, nowhere); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.program.Prune(t.Context(), w.at, k); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := must(w.program.Snapshots(t.Context(), w.at, k)); len(got) != 2 || slices.ContainsFunc(got, func(s restic.Snapshot) bool { return s.ID == w.dump }) {
 			t.Errorf("left are %v", got)
 		}
 		if err := w.program.Check(t.Context(), w.at, k, "100%"); err != nil {
 			t.Error(err)
 		}
-		t.Logf("%d bytes before, %d after", before, must(w.kept.Usage(t.Context(), w.at)))
+		if after := must(w.kept.Usage(t.Context(), w.at)); after >= before {
+			t.Errorf("%d bytes before, %d after", before, after)
+		}
 		if locks := must(w.kept.List(t.Context(), w.at, store.Locks)); len(locks) > 0 {
 			t.Errorf("locks are left: %v", locks)
 		}
@@ -260,6 +306,16 @@ func worldWritable(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// keepsLocks is what a store looks like to whoever is killed before it can remove its lock.
+type keepsLocks struct{ store.Store }
+
+func (s keepsLocks) Delete(ctx context.Context, r store.Repository, n store.Name) error {
+	if n.Kind() == store.Locks {
+		return nil
+	}
+	return s.Store.Delete(ctx, r, n)
 }
 
 // down is a store whose data can't be read.

@@ -273,7 +273,10 @@ func (c *call) list(kind Kind) error {
 func (c *call) refuse(err error) {
 	status, words := statusOf(err)
 	ctx := c.r.Context()
-	if status >= http.StatusInternalServerError && status != http.StatusInsufficientStorage && ctx.Err() == nil {
+	f, isFault := fault.Of(err)
+	quota := overQuota{}
+	said := isFault && errors.As(err, &quota) // is well, and is logged by whoever says it
+	if !said && status >= http.StatusInternalServerError && status != http.StatusInsufficientStorage && ctx.Err() == nil {
 		c.server.log.ErrorContext(ctx, "a repository can't be served", "organization", c.repository.Organization.String(), "site", c.repository.Site.String(),
 			"method", c.r.Method, "err", withCause(err))
 	}
@@ -282,7 +285,7 @@ func (c *call) refuse(err error) {
 	}
 	header := c.w.Header()
 	header.Del("Content-Length")
-	if f, ok := fault.Of(err); ok && f.RetryAfter() > 0 {
+	if isFault && f.RetryAfter() > 0 {
 		header.Set("Retry-After", strconv.Itoa(int(f.RetryAfter().Seconds())))
 	}
 	http.Error(c.w, words, status)

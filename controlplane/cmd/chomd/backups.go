@@ -29,7 +29,8 @@ type backupsConfig struct {
 	BackupS3Credentials string `koanf:"backup-s3-credentials"`
 	Restic              string `koanf:"restic"`
 
-	DrillEvery time.Duration `koanf:"drill-every"`
+	BackupEvery time.Duration `koanf:"backup-every"`
+	DrillEvery  time.Duration `koanf:"drill-every"`
 }
 
 func backupsFlags(f *pflag.FlagSet) {
@@ -38,6 +39,7 @@ func backupsFlags(f *pflag.FlagSet) {
 	f.String("backup-s3-region", "", "its region, where the provider has some")
 	f.String("backup-s3-credentials", "", "file with the access key's id on its first line and the secret key on its second, which only this user may read")
 	f.String("restic", "", "the restic program, 0.14 or newer, by which backups are checked (default /usr/bin/restic or /usr/local/bin/restic)")
+	f.Duration("backup-every", 24*time.Hour, "how often sites are backed up by themselves that no backup policy of their organization is for, 15m to 744h; 0 for never")
 	f.Duration("drill-every", 7*24*time.Hour, "how often a backup of each site is restored to a scratch place on its server to prove that it can be, 1h to 8760h; 0 for never by itself")
 }
 
@@ -50,6 +52,7 @@ func (c *backupsConfig) checkBackups(rule func(bool, string, string)) {
 		rule(err == nil, "backup-s3", "must be https://ENDPOINT/BUCKET or https://ENDPOINT/BUCKET/PREFIX")
 	}
 	rule(c.Restic == "" || filepath.IsAbs(c.Restic), "restic", "must be an absolute path")
+	rule(c.BackupEvery == 0 || c.BackupEvery >= 15*time.Minute && c.BackupEvery <= 744*time.Hour && c.BackupEvery%time.Second == 0, "backup-every", "must be 15m to 744h in whole seconds, or 0")
 	rule(c.DrillEvery == 0 || c.DrillEvery >= time.Hour && c.DrillEvery <= 8760*time.Hour, "drill-every", "must be 1h to 8760h, or 0")
 }
 
@@ -101,7 +104,7 @@ func (c *config) openBackups(ctx context.Context, d *db.DB, log *slog.Logger, se
 	if err != nil {
 		return nil, nil, err
 	}
-	settings.DrillEvery = c.DrillEvery
+	settings.Every, settings.DrillEvery = c.BackupEvery, c.DrillEvery
 	read, err := backup.NewRepositories(kept, c.Restic, log)
 	if err != nil {
 		log.WarnContext(ctx, "sites are not backed up", "err", err)
@@ -111,7 +114,13 @@ func (c *config) openBackups(ctx context.Context, d *db.DB, log *slog.Logger, se
 		settings.Repositories = read
 	}
 	backups, err := backup.New(d, log, settings)
-	return backups, store.NewServer(kept, nil, log), err
+	if err != nil {
+		return nil, nil, err
+	}
+	admit := func(ctx context.Context, r store.Repository, _ int64) error {
+		return backups.Admit(ctx, r.Organization, r.Site)
+	}
+	return backups, store.NewServer(kept, admit, log), nil
 }
 
 // absent stands for a restic that is not installed. What was stored is still removed with its site.
@@ -135,6 +144,12 @@ func (a absent) Read(context.Context, backup.Repository, string, string, io.Writ
 }
 
 func (a absent) PutManifest(context.Context, backup.Repository, uint64, []byte) error { return a.why }
+
+func (a absent) Verify(context.Context, backup.Repository, int, int) error { return a.why }
+
+func (a absent) Snapshots(context.Context, backup.Repository) ([]string, error) { return nil, a.why }
+
+func (a absent) Forget(context.Context, backup.Repository, []string, []uint64) error { return a.why }
 
 func (a absent) Usage(context.Context, backup.Repository) (uint64, error) { return 0, a.why }
 

@@ -180,7 +180,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 		TrashPeriod: c.TrashPeriod, WordPress: wordPress, AnyName: c.DomainProof == "none", PreviewDomain: c.preview(),
 		Budget: c.Budget, CAs: issuers.caa, Resolver: domain.NewNameServer(c.Resolver), Dialer: dialer, PublicAddress: dialer.Allows,
 		Provider: domain.HasProvider, RecordsTopic: domain.RecordsTopic, ProvidersTopic: domain.ProvidersTopic, WantAddresses: domain.WantAddresses,
-		HasPolicy: backup.HasPolicy, Schedule: backups.Schedule(), PoliciesTopic: backup.PoliciesTopic,
+		HasPolicy: backup.HasPolicy, Schedule: backups.Schedule(), ScheduleRevision: backups.ScheduleRevision(), PoliciesTopic: backup.PoliciesTopic,
 		Uploads: uploadedFor, Measured: certs.Observe, Outside: measuredOutside,
 		CheckOutside: func(ctx context.Context, organization contract.OrganizationID, site contract.SiteID, names []contract.Domain) error {
 			return certificates.CheckNow(ctx, organization, site, names)
