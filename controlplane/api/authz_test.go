@@ -55,7 +55,7 @@ func TestForeign(t *testing.T) {
 				continue
 			}
 			fields := methods()[procedure].Input().Fields()
-			things := slices.ContainsFunc([]protoreflect.Name{"site_id", "site_ids", "task_id", "account_id", "invitation_id", "token_id", "webhook_id", "delivery_id", "claim_id", "provider_id", "certificate_id", "backup_id", "restore_id", "policy_id"},
+			things := slices.ContainsFunc([]protoreflect.Name{"site_id", "site_ids", "task_id", "account_id", "invitation_id", "token_id", "webhook_id", "delivery_id", "claim_id", "provider_id", "certificate_id", "backup_id", "restore_id", "policy_id", "backup_policy_id"},
 				func(name protoreflect.Name) bool { return fields.ByName(name) != nil })
 			for name, mix := range map[string]func(of tenant) tenant{
 				"organization": func(of tenant) tenant { return of },

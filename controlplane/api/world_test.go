@@ -368,7 +368,7 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	for name, value := range map[string]string{
 		"webhook_id": about.webhook, "delivery_id": about.delivery, "mail_id": w.mail, "recipient": "new@example.com", "url": "https://example.com/", "description": "new",
 		"organization_id": about.organization, "site_id": about.site, "task_id": about.task, "server_id": w.server,
-		"account_id": about.account, "invitation_id": about.invitation, "token_id": about.token, "claim_id": about.claim, "provider_id": about.provider, "certificate_id": about.certificate, "backup_id": about.backup, "restore_id": about.restore, "policy_id": about.policy, "chain": w.chain, "key": w.key, "reason": "they asked for help",
+		"account_id": about.account, "invitation_id": about.invitation, "token_id": about.token, "claim_id": about.claim, "provider_id": about.provider, "certificate_id": about.certificate, "backup_id": about.backup, "restore_id": about.restore, "policy_id": about.policy, "backup_policy_id": about.policy, "chain": w.chain, "key": w.key, "reason": "they asked for help",
 		"name": "new-name", "email": "new@example.com", "type": "static",
 		"setup_secret": "chomsetup_" + strings.Repeat("A", 43), "password": accounttest.Password, "code": "000000", "user_code": "BCDF-GHJK",
 		"credential": "{}", "session_id": about.site, "passkey_id": about.site, "login_token": bearerOf("chomlogin_"),
@@ -407,7 +407,7 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 			request.Set(field, protoreflect.ValueOfEnum(1)) // viewer, read
 		}
 	}
-	for _, part := range []string{"domains", "redirect_domains", "require_second_factor", "site_ids", "description", "rank"} {
+	for _, part := range []string{"domains", "redirect_domains", "require_second_factor", "site_ids", "description", "rank", "backup_policy_id"} {
 		if fields.ByName(protoreflect.Name(part)) != nil {
 			addMask(request, part)
 		}

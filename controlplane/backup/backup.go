@@ -40,6 +40,10 @@
 //
 // A drill keeps nothing else from beginning: a backup waits for its end on the host, and a restore stops it.
 //
+// When a site's host makes backups by itself, and what is kept of them, a policy says (policyFor): the one that was chosen for the
+// site, else the first for one of its tags, else the platform's own. Hosts learn of it as of all that is wanted of a site (package
+// site), to which Schedule says it.
+//
 // A repository is made with a site's first backup and encrypted by a key that only the control plane and the site's host have. It
 // outlives the site's row: Run removes it once that is gone.
 //

@@ -230,6 +230,15 @@ func TestPolicies(t *testing.T) {
 				t.Errorf("chosen: %v", err)
 			}
 			must(t, w.label(ctx, w.site, nil, &contract.PolicyID{}))
+			gone := w.addSite(t, w.ours, "gone")
+			must(t, w.label(ctx, gone, nil, &first.ID))
+			_, _, err = w.sites.Delete(ctx, w.ours, gone)
+			must(t, err)
+			if err := w.DeletePolicy(ctx, w.ours, first.ID); fault.KindOf(err) != fault.KindConflict || !strings.Contains(err.Error(), ": gone. ") {
+				t.Errorf("chosen for a site that may be restored: %v", err)
+			}
+			_, err = w.sites.Purge(ctx, time.Now().Add(8*day))
+			must(t, err)
 			must(t, w.DeletePolicy(ctx, w.ours, first.ID))
 			if err := w.DeletePolicy(ctx, w.ours, first.ID); !errors.Is(err, ErrPolicyNotFound) {
 				t.Errorf("deleted twice: %v", err)

@@ -30,6 +30,9 @@
 // A site answers to those of its names that its organization holds (served.go). Each of them is looked at in the DNS and by HTTP
 // until it leads to the site (names.go, decide.go); then its certificate is ordered, and not before.
 //
+// When its host makes backups of it by itself follows from its tags and its organization's policies (package backup). Sites come to
+// look when these change, a few at a time (schedule.go).
+//
 // Every query takes the organization. A site of another organization does not exist.
 package site
 

@@ -405,6 +405,26 @@ var mutants = []mutant{
 		`if !maps.Equal(staged, want) {`, `if len(staged) != len(want) {`, "agent/site ^TestRestore$"},
 	{"backups: an import reaches other schemas", "agent/mariadb/scratch.go",
 		`" ON " + pattern(schema.String()) + ".* TO " + who},`, `" ON *.* TO " + who},`, "agent/mariadb ^TestImport$"},
+	{"policies: a site's tags overrule what was chosen", "controlplane/backup/policy.go",
+		`if !chosen.IsZero() && p.ID == chosen {`, `if false {`, "controlplane/backup ^TestPolicyFor$"},
+	{"policies: another organization's is chosen", "controlplane/backup/policy.go",
+		`		SELECT 1
+		FROM backup_policies
+		WHERE organization_id = $1`, `		SELECT 1
+		FROM backup_policies
+		WHERE $1 <> ''`, "controlplane/backup ^TestPolicies$/sqlite"},
+	{"policies: a chosen one is removed", "controlplane/backup/policy.go",
+		`if err := unchosen(ctx, tx, organization, id); err != nil {`, `if err := ctx.Err(); err != nil {`, "controlplane/backup ^TestPolicies$/sqlite"},
+	{"policies: a change of one reaches nobody", "controlplane/backup/policy.go",
+		`		step = 1`, `		step = 0`, "controlplane/backup ^TestFollow$/sqlite"},
+	{"policies: sites are ordered to what they do already", "controlplane/site/schedule.go",
+		`		if !differs {`, `		if !differs && site.revision < 0 {`, "controlplane/backup ^TestFollow$/sqlite"},
+	{"policies: tags alone are an order", "controlplane/site/change.go",
+		`	if change.labels() {`, `	if change.ETag == "?" {`, "controlplane/backup ^TestFollow$/sqlite"},
+	{"policies: all sites are ordered at once", "controlplane/site/schedule.go",
+		`		if ordered == ordersAtOnce {`, `		if ordered == 1000 {`, "controlplane/backup ^TestPace$/sqlite"},
+	{"policies: all sites of a host have their turn together", "controlplane/backup/schedule.go",
+		`sha256.Sum256([]byte(id.String()))`, `sha256.Sum256([]byte(id.String()[:8]))`, "controlplane/backup ^TestOffset$"},
 	{"own backups: a control plane that is in use is overwritten", "controlplane/db/export.go",
 		`		if used {`, `		if false && used {`, "controlplane/db ^TestExport$/sqlite"},
 	{"own backups: half of one is restored", "controlplane/db/export.go",
