@@ -82,7 +82,9 @@ func due(now, first time.Time, s schedule, r backup.Schedule) time.Time {
 	switch b := r.Begun; {
 	case b != nil && b.Next.After(now) && b.Next.Sub(now) <= longestRest:
 		return time.Time{}
-	case b != nil && !b.Due.Before(newest) && b.Due.Sub(now) < s.every:
+	case b != nil && b.Due.After(now) && b.Due.Sub(now) < s.every:
+		return time.Time{}
+	case b != nil && !b.Due.Before(newest) && !b.Due.After(now):
 		return b.Due
 	case r.Last.IsZero() && b != nil:
 		return newest

@@ -66,6 +66,7 @@ func TestDue(t *testing.T) {
 		"failed until the next moment":               {"03-03 02:00", never, day, begun(at("03-01 02:00"), "03-02 02:00", "03-03 02:00"), at("03-03 02:00")},
 		"a first one that was begun stays begun":     {"03-02 13:30", at("03-02 13:34"), day, begun(never, "03-02 13:04", ""), at("03-02 13:04")},
 		"begun by a clock that was ahead":            {"03-02 13:30", never, day, begun(at("03-01 02:00"), "05-02 02:00", ""), at("03-02 02:00")},
+		"begun, and the clock was set back a little": {"03-02 01:50", never, day, begun(at("03-01 02:00"), "03-02 02:00", ""), none},
 		"every quarter of an hour":                   {"03-02 13:22", never, schedule{15 * time.Minute, 5 * time.Minute}, made("03-02 13:05"), at("03-02 13:20")},
 		"a schedule that is denser than it was":      {"03-02 13:22", never, schedule{15 * time.Minute, 0}, made("03-02 02:00"), at("03-02 13:15")},
 	} {
@@ -195,6 +196,7 @@ func (e *estate) Between(_ context.Context, id contract.SiteID, do func(task.Sit
 
 func (e *estate) GivingWay(ctx context.Context, id contract.SiteID, do func(context.Context, task.Site) error) error {
 	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	e.mu.Lock()
 	if e.ordered[id.String()] {
 		e.mu.Unlock()

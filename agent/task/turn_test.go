@@ -158,7 +158,11 @@ func TestGivingWay(t *testing.T) {
 		waits(3)
 		give()
 		give = <-first
-		<-told
+		select {
+		case <-told:
+		case <-time.After(10 * time.Second):
+			t.Error("nobody told it")
+		}
 		give()
 		(<-second)()
 		give, err = all.takeYielding(t.Context(), "a", func() { t.Error("told, and nobody waits") })

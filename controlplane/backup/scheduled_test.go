@@ -180,6 +180,15 @@ func TestReported(t *testing.T) {
 			w.reported(t, r)
 			w.settled(t, time.Now())
 		})
+		t.Run("of a generation that the site never had", func(t *testing.T) {
+			for _, g := range []uint64{0, 99} {
+				r := scheduled()
+				r.Generation = g
+				if err := w.Reported(t.Context(), w.ours, w.site, r); faultText(err) != "generation: must be one that the site has or had" {
+					t.Errorf("%d: %v", g, err)
+				}
+			}
+		})
 		t.Run("a site that is not there, or another organization's", func(t *testing.T) {
 			for name, err := range map[string]error{
 				"gone":     w.Reported(t.Context(), w.ours, contract.NewSiteID(), scheduled()),

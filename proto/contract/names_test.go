@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 )
 
 // parsers lists every typed name with a value that must pass.
@@ -204,6 +205,18 @@ func TestIDs(t *testing.T) {
 				t.Fatalf("NewTaskID() = %q: %v", id, err)
 			}
 			seen[id] = true
+		}
+	})
+	t.Run("those of backups know when they were made", func(t *testing.T) {
+		at := time.Date(2036, 1, 2, 3, 4, 5, 678e6, time.UTC)
+		if got := NewBackupIDAt(at).Born(); !got.Equal(at) {
+			t.Errorf("born %s, want %s", got, at)
+		}
+		for _, s := range []string{"", "6f1f5e5e-7f5e-4f55-8a44-3d9d8a6f3b11"} {
+			id, _ := ParseBackupID(s) // the first is none
+			if got := id.Born(); !got.IsZero() {
+				t.Errorf("%q was born %s", s, got)
+			}
 		}
 	})
 	t.Run("refuses other spellings of a UUID", func(t *testing.T) {
