@@ -27,6 +27,7 @@ import (
 	"chom.dev/agent/backup"
 	"chom.dev/agent/mariadb"
 	"chom.dev/agent/run"
+	"chom.dev/agent/task"
 	"chom.dev/agent/tree"
 )
 
@@ -74,7 +75,7 @@ func fetch(ctx context.Context, s *backup.Inside, text json.RawMessage) (any, er
 	}
 	f := Fetched{Start: time.Now().UTC()}
 	if err := s.WriteFiles(ctx, o.Files, s.Shell); err != nil {
-		return nil, fmt.Errorf("restore files: %w", err)
+		return nil, fmt.Errorf("restore files: %w", damaged(err))
 	}
 	listing, err := tree.List(ctx, s.Shell)
 	if err != nil {
@@ -109,7 +110,7 @@ func fetchDatabase(ctx context.Context, s *backup.Inside, snapshot string) (_ *D
 	}}
 	dump, err := s.ReadDatabase(ctx, snapshot, client)
 	if err != nil {
-		return nil, err
+		return nil, damaged(err)
 	}
 	client.Stdin = strings.NewReader(string(dump.Objects))
 	if _, err := client.Run(ctx); err != nil {
@@ -125,4 +126,12 @@ func fetchDatabase(ctx context.Context, s *backup.Inside, snapshot string) (_ *D
 	}
 	slices.SortFunc(d.Tables, func(a, b backup.Table) int { return cmp.Compare(a.Name, b.Name) })
 	return d, nil
+}
+
+// damaged says so of a repository that is: to read it again helps nobody.
+func damaged(err error) error {
+	if strings.Contains(err.Error(), "ciphertext verification failed") {
+		return task.Permanent(fmt.Errorf("the repository is damaged: %w", err))
+	}
+	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"chom.dev/agent/backup"
@@ -96,8 +97,7 @@ func (b *backingUp) contents() task.Step {
 			if err != nil {
 				return err
 			}
-			st := backup.State{Title: measure(ctx, b.nginx, b.domains[0]).GetPageTitle()}
-			st.Contents = new(backup.Contents)
+			st := backup.State{Title: homeTitle(measure(ctx, b.nginx, b.domains[0])), Contents: new(backup.Contents)}
 			if err := b.backups.Do(ctx, b.site, backup.Work{
 				Job: "backup", Timeout: b.within, Order: backup.ContentsOrder{Backup: b.id.String(), Database: database},
 			}, func(p backup.Progress) { log.Printf("%s", p) }, st.Contents); err != nil {
@@ -107,6 +107,15 @@ func (b *backingUp) contents() task.Step {
 			return b.backups.Keep(b.handle, b.id, st)
 		},
 	}
+}
+
+// homeTitle is that of a home page, and not of what tells that there is none now: a
+// drill will look for it.
+func homeTitle(seen *sitev1.ObservedState) string {
+	if seen.GetHttpStatus() != http.StatusOK {
+		return ""
+	}
+	return seen.GetPageTitle()
 }
 
 // hasDatabase asks the server, and not the site's type: what is there is backed
