@@ -21,7 +21,7 @@ func TestEvidence(t *testing.T) {
 		took, files, page string
 	}{
 		"nothing":  {nil, "", "", ""},
-		"a site":   {whole, "1m30s", "12, 2.0 KiB", "200 Shop"},
+		"a site":   {whole, "1m30s", "12, 2 KiB", "200 Shop"},
 		"no title": {&backupv1.Evidence{Pages: []*backupv1.Page{{HttpStatus: 403}}}, "0s", "0, empty", "403 without a title"},
 		"no page":  {&backupv1.Evidence{Pages: []*backupv1.Page{{Problem: "connection refused"}}}, "0s", "0, empty", "0 connection refused"},
 	} {
