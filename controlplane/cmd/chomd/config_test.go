@@ -69,6 +69,7 @@ func TestConfig(t *testing.T) {
 		"a trash period of nothing":       {args: []string{"--trash-period", "0s"}, want: "trash-period: must be"},
 		"a history of an hour":            {args: []string{"--task-retention", "1h"}, want: "task-retention: must be 24h to 87600h"},
 		"a trash period of words":         {file: "trash-period: a week\n", want: "trash-period"},
+		"a drill every minute":            {args: []string{"--drill-every", "1m"}, want: "drill-every: must be 1h to 8760h, or 0"},
 		"half a WordPress release":        {args: []string{"--wordpress-url", "http://x.example/wp.tar.gz"}, want: "wordpress-version: must be"},
 		"a short checksum":                {args: []string{"--wordpress-url", "http://x.example/wp.tar.gz", "--wordpress-version", "6.8.1", "--wordpress-sha256", "abc"}, want: "wordpress-sha256: must be"},
 		"a packages folder that is none":  {args: []string{"--packages-dir", "/nonexistent"}, want: "packages-dir: must be a folder"},
