@@ -41,8 +41,9 @@ type SiteUnit struct {
 	Aside bool
 }
 
-// aside are those bounds. A site's slice has a weight of 100.
-var aside = []Property{{"CPUWeight", "20"}, {"IOWeight", "20"}, {"MemoryMax", "536870912"}, {"MemorySwapMax", "0"}, {"TasksMax", "256"}}
+// aside are those bounds. A site's slice has a weight of 100; a VPS that is itself
+// a container may have no weights, and then only what is nice yields.
+var aside = []Property{{"Nice", "10"}, {"CPUWeight", "20"}, {"IOWeight", "20"}, {"MemoryMax", "536870912"}, {"MemorySwapMax", "0"}, {"TasksMax", "256"}}
 
 // Unit gives the transient unit with the whole sandbox.
 func (s SiteUnit) Unit() (Unit, error) {
@@ -53,7 +54,11 @@ func (s SiteUnit) Unit() (Unit, error) {
 	if dir == "" {
 		dir = SitesDir + "/" + s.Handle.String() + "/public"
 	}
-	props := slices.Concat(SiteSandbox(s.Handle), []Property{{"Nice", "5"}}) // serving goes before maintenance
+	slice, share := s.Handle.Slice(), []Property{{"Nice", "5"}} // serving goes before maintenance
+	if s.Aside {
+		slice, share = "", aside
+	}
+	props := slices.Concat(SiteSandbox(s.Handle), share)
 	for _, p := range s.ReadOnly {
 		props = append(props, Property{"BindReadOnlyPaths", p})
 	}
@@ -62,10 +67,6 @@ func (s SiteUnit) Unit() (Unit, error) {
 	}
 	if s.Offline {
 		props = append(props, Property{"PrivateNetwork", "yes"})
-	}
-	slice := s.Handle.Slice()
-	if s.Aside {
-		slice, props = "", append(props, aside...)
 	}
 	user := s.Handle.UnixUser().String()
 	return Unit{
