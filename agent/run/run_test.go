@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -195,6 +196,24 @@ func TestUnitSettings(t *testing.T) {
 		for key := range types {
 			if !used[key] {
 				t.Errorf("%s is not", key)
+			}
+		}
+	})
+	t.Run("what runs aside takes nothing of the site's share, yields, and is bounded all the same", func(t *testing.T) {
+		within, err := SiteUnit{Handle: h, Name: "x", Argv: []string{"/usr/bin/true"}}.Unit()
+		beside, err2 := SiteUnit{Handle: h, Name: "x", Argv: []string{"/usr/bin/true"}, Aside: true}.Unit()
+		if err := errors.Join(err, err2); err != nil {
+			t.Fatal(err)
+		}
+		if within.Slice != h.Slice() || beside.Slice != "" || beside.User != within.User {
+			t.Errorf("%+v, and aside %+v", within, beside)
+		}
+		if walls := SiteSandbox(h); !slices.Equal(beside.Properties[:len(walls)], walls) {
+			t.Error("the walls are others")
+		}
+		for _, want := range []Property{{"CPUWeight", "20"}, {"MemoryMax", "805306368"}, {"MemorySwapMax", "0"}} {
+			if !slices.Contains(beside.Properties, want) {
+				t.Errorf("%s is not set", want.Key)
 			}
 		}
 	})

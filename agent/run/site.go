@@ -43,8 +43,10 @@ type SiteUnit struct {
 }
 
 // aside are those bounds. The unit is beside the sites' slices, of which each has a
-// weight of 100.
+// weight of 100; a VPS that is itself a container may have no weights, and then only
+// what is nice yields.
 var aside = []Property{
+	{"Nice", "10"},
 	{"CPUWeight", "20"},
 	{"IOWeight", "20"},
 	{"MemoryMax", "805306368"}, // restic of a large repository, a small MariaDB, or a few requests of PHP
@@ -68,11 +70,15 @@ func (s SiteUnit) Unit() (Unit, error) {
 	if dir == "" {
 		dir = SitesDir + "/" + s.Handle.String() + "/public"
 	}
+	slice, share := s.Handle.Slice(), []Property{{"Nice", "5"}} // serving goes before maintenance
+	if s.Aside {
+		slice, share = "", aside
+	}
 	props := SiteSandbox(s.Handle)
 	if s.Beside != nil {
 		props = s.Beside.sandbox(s.Handle)
 	}
-	props = append(props, Property{"Nice", "5"}) // serving goes before maintenance
+	props = append(props, share...)
 	for _, p := range s.ReadOnly {
 		props = append(props, Property{"BindReadOnlyPaths", p})
 	}
@@ -81,10 +87,6 @@ func (s SiteUnit) Unit() (Unit, error) {
 	}
 	if s.Offline {
 		props = append(props, Property{"PrivateNetwork", "yes"})
-	}
-	slice := s.Handle.Slice()
-	if s.Aside {
-		slice, props = "", append(props, aside...)
 	}
 	user := s.Handle.UnixUser().String()
 	return Unit{

@@ -5,6 +5,7 @@
 package systemd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -249,13 +250,13 @@ func TestSandboxOnHost(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	unit, err := run.SiteUnit{Handle: h, Name: "sandbox", Argv: []string{"/usr/bin/sleep", "60"}, ReadOnly: []string{"/usr/share/dict"}, RuntimeDir: "chom-test/x", Offline: true}.Unit()
+	unit, err := run.SiteUnit{Handle: h, Name: "sandbox", Argv: []string{"/usr/bin/sleep", "60"}, ReadOnly: []string{"/usr/share/dict"}, RuntimeDir: "chom-test/x", Offline: true, Aside: true}.Unit()
 	if err != nil {
 		t.Fatal(err)
 	}
 	unit.User, unit.Group = "nobody", "nogroup"
 	unit.Properties = append(unit.Properties, run.Property{Key: "ReadWritePaths", Value: "/var/tmp"}, run.Property{Key: "LimitNOFILE", Value: "2048"})
-	text := "[Service]\nType=oneshot\nExecStart=/usr/bin/sleep 60\nUser=nobody\nGroup=nogroup\nSlice=" + unit.Slice +
+	text := "[Service]\nType=oneshot\nExecStart=/usr/bin/sleep 60\nUser=nobody\nGroup=nogroup\nSlice=" + cmp.Or(unit.Slice, "chom.slice") +
 		"\nWorkingDirectory=" + unit.Dir + "\nTimeoutStartSec=60\nTimeoutStopSec=2\nEnvironment=PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8\n"
 	seen := map[string]bool{}
 	var asked []string

@@ -249,7 +249,7 @@ func (s *stage) backUp(ctx context.Context, h *lab.Host, hand *byHand, site *sit
 		}
 		return err
 	})
-	_, err = s.WaitDone(ctx, &taskv1.Task{OrganizationId: site.GetOrganizationId(), Id: made.GetBackup().GetTaskId()})
+	done, err := s.WaitDone(ctx, &taskv1.Task{OrganizationId: site.GetOrganizationId(), Id: made.GetBackup().GetTaskId()})
 	took := time.Since(begin)
 	stop()
 	_, over := hand.run(ctx, "over", site.GetHandle())
@@ -257,6 +257,7 @@ func (s *stage) backUp(ctx context.Context, h *lab.Host, hand *byHand, site *sit
 		return m, err
 	}
 	m.took = took
+	s.b.steps(done, nil)
 	for {
 		got, err := s.Backups.GetBackup(ctx, &backupv1.GetBackupRequest{OrganizationId: site.GetOrganizationId(), SiteId: site.GetId(), BackupId: m.id})
 		if err != nil {
@@ -319,9 +320,10 @@ func (s *stage) restoreOf(ctx context.Context, h *lab.Host, site *sitev1.Site, i
 	if err != nil {
 		return 0, 0, err
 	}
-	_, err = s.WaitDone(ctx, &taskv1.Task{OrganizationId: site.GetOrganizationId(), Id: made.GetRestore().GetTaskId()})
+	done, err := s.WaitDone(ctx, &taskv1.Task{OrganizationId: site.GetOrganizationId(), Id: made.GetRestore().GetTaskId()})
 	took = time.Since(begin)
 	stop()
+	s.b.steps(done, nil)
 	return took, <-shut, err
 }
 

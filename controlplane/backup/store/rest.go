@@ -182,8 +182,7 @@ func (c *call) get(n Name) error {
 	c.began = true
 	answer := &rollingWriter{c: c}
 	defer answer.rest()
-	_, err = copyLarge(answer, p)
-	return err
+	return copyLarge(answer, p)
 }
 
 // parseRange takes the one form that restic uses: bytes=from-to, or bytes=from-.

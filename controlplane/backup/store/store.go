@@ -100,10 +100,11 @@ const copied = 256 << 10
 var copies = sync.Pool{New: func() any { return new([copied]byte) }}
 
 // copyLarge is io.Copy in larger pieces.
-func copyLarge(to io.Writer, from io.Reader) (int64, error) {
+func copyLarge(to io.Writer, from io.Reader) error {
 	buf := copies.Get().(*[copied]byte) //nolint:forcetypeassert // there is nothing else in it
 	defer copies.Put(buf)
-	return io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, buf[:])
+	_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, buf[:])
+	return err
 }
 
 // verified passes a body on, and its last bytes only once all of it is what it is said to be: whoever reads it can't get to the

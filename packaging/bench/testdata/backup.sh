@@ -28,7 +28,8 @@ fill)
 		$(declare -f stream)
 		stream 1 | head -c 786432000 | split -b 52429 -a 5 -d - picture
 		stream 2 | base64 -w 76 | head -c 262144000 | split -b 52429 -a 5 -d - text
-		n=0; for f in picture* text*; do echo \$((n % 100))/\$f; n=\$((n + 1)); done | awk -F/ '{print \$2, \$1}' | while read -r f d; do mv \$f \$d/; done"
+		printf '%s\n' picture* text* | split -n r/100 -a 2 -d - list
+		for d in \$(seq 0 99); do xargs -a list\$(printf %02d \$d) mv -t \$d; done; rm list*"
 	hashes=$(for i in $(seq 1 75); do printf 'SHA2(seq + %d000000, 512),' "$i"; done)
 	mariadb "s$2" -e "
 		CREATE TABLE filling (id INT PRIMARY KEY, title VARCHAR(200), content LONGTEXT, changed DATETIME);
@@ -62,7 +63,8 @@ restore)
 tar)
 	begin=$(now)
 	{ tar -C "$shell" -c public private; mariadb-dump $common "s$2"; } | zstd -q -3 >/var/tmp/backup.tar.zst
-	curl -sS --fail --aws-sigv4 aws:amz:us-east-1:s3 --user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" -T /var/tmp/backup.tar.zst "${3#s3:}/backup.tar.zst"
+	curl -sS --fail --aws-sigv4 aws:amz:us-east-1:s3 -H "x-amz-content-sha256: UNSIGNED-PAYLOAD" -T /var/tmp/backup.tar.zst \
+		-K - "${3#s3:}/backup.tar.zst" <<<"user = \"$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY\""
 	echo "$(now) $begin" | awk '{print $1 - $2}'
 	rm /var/tmp/backup.tar.zst
 	;;
