@@ -428,7 +428,7 @@ func TestKeepBesideHost(t *testing.T) {
 			// All but the newest of the host's are strays by now.
 			stray := len(made)
 			mu.Unlock()
-			w.exec(t, `UPDATE stray_snapshots SET seen_at = 0`)
+			w.exec(t, `UPDATE stray_snapshots SET seen_at = 1`)
 			w.keeps(t, now)
 			mu.Lock()
 			left := w.there(t, s)
