@@ -55,6 +55,10 @@ func TestMain(m *testing.M) {
 		err = ListTree(ctx, os.Args[3], os.Stdout)
 	case len(os.Args) > 2 && os.Args[1] == "sandbox" && os.Args[2] == "define-objects":
 		err = DefineObjects(ctx, os.Stdin, os.Stdout)
+	case len(os.Args) > 2 && os.Args[1] == "sandbox" && os.Args[2] == "site-backup":
+		err = backup.Enter(ctx, os.Stdin, os.Stdout, backup.Jobs(nil))
+	case os.Getenv(makeVariable) != "":
+		err = makeHost(os.Getenv(makeVariable))
 	case os.Getenv(childVariable) != "":
 		err = doOrder(os.Getenv(childVariable))
 	default:
@@ -78,6 +82,8 @@ type scene struct {
 	UID                uint32
 	Signer             ed25519.PrivateKey
 	Order              []byte // chom.order.v1.SignedOrder of a process of its own
+	Door, Key          string // where the real repository is, and what opens it; empty without one
+	Result             string // file that is to hold the order's result; empty for none
 
 	hook func(point string) error // called by the fetcher, in this process alone
 }
@@ -99,12 +105,22 @@ func (s *scene) handlers(db *mariadb.Server) map[task.Kind]task.Handler {
 	}
 	common := func(o task.Order, id string) (*restore, error) {
 		restoreID, err := contract.ParseRestoreID(id)
+		if err != nil {
+			return nil, err
+		}
+		fetch := fetcher(copier{s})
+		if s.far() {
+			if fetch, err = s.manager(); err != nil {
+				return nil, err
+			}
+		}
 		return &restore{
-			restores: rs, fetch: copier{s}, site: o.Site, handle: o.Site.Handle, uid: int(o.Site.UID), id: restoreID,
+			restores: rs, fetch: fetch, site: o.Site, handle: o.Site.Handle, uid: int(o.Site.UID), id: restoreID,
 			quiet: []task.Step{state("nginx-restoring", "closed")}, wake: []task.Step{state("nginx", "open")},
 		}, err
 	}
 	return map[task.Kind]task.Handler{
+		task.BackupSite: s.backupHandler(db),
 		task.RestoreSite: task.HandlerFunc(func(o task.Order) (task.Plan, error) {
 			r, err := common(o, o.Message.GetRestoreSite().GetRestoreId())
 			if err == nil {
@@ -238,12 +254,8 @@ func (a *agent) await(id string) (*orderv1.Result, string, error) {
 
 // doOrder is the process that is killed. Started again, it goes on.
 func doOrder(file string) error {
-	text, err := os.ReadFile(file)
+	s, err := readScene(file)
 	if err != nil {
-		return err
-	}
-	s := new(scene)
-	if err := json.Unmarshal(text, s); err != nil {
 		return err
 	}
 	signed, order := new(orderv1.SignedOrder), new(orderv1.Order)
@@ -260,6 +272,10 @@ func doOrder(file string) error {
 	}
 	a.engine.Offer(signed)
 	res, log, err := a.await(order.TaskId)
+	if err == nil && s.Result != "" {
+		a.stop()
+		return s.tell(res)
+	}
 	if err == nil && res.Outcome != orderv1.Outcome_OUTCOME_SUCCEEDED {
 		err = fmt.Errorf("%v: %s\n%s", res.Outcome, res.Error, log)
 	}
