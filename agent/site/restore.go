@@ -40,6 +40,7 @@ type fetcher interface {
 const (
 	objectsWithin = 5 * time.Minute  // the server checks each against tables that are there
 	listWithin    = 10 * time.Minute // millions of files, one look at each
+	switchWithin  = time.Hour        // a database server that recovers from a crash takes minutes
 	keepReplaced  = 24 * time.Hour   // as long as the control plane offers an undo
 	reserve       = 256 << 20        // bytes that must stay free: the site goes on, and so do its neighbours
 	// blockOverhead is what a small file, directory or row takes besides its bytes.
@@ -216,7 +217,7 @@ func (r *restore) closing(over func() (bool, error)) []task.Step {
 
 func (r *restore) switching(restored bool) []task.Step {
 	through := func(do func(context.Context, *task.Log, *restoreRecord) error) func(context.Context, *task.Log) error {
-		return func(ctx context.Context, log *task.Log) error {
+		return patient(func(ctx context.Context, log *task.Log) error {
 			rec, err := r.mine()
 			switch {
 			case err != nil:
@@ -231,7 +232,7 @@ func (r *restore) switching(restored bool) []task.Step {
 				return r.takeBack(ctx, log, rec)
 			}
 			return do(ctx, log, rec)
-		}
+		})
 	}
 	return []task.Step{
 		{Name: "switch-files", Do: through(func(_ context.Context, _ *task.Log, rec *restoreRecord) error { return r.switchFiles(r.handle, rec) })},
@@ -251,6 +252,28 @@ func (r *restore) switching(restored bool) []task.Step {
 		{Name: "switched", Do: through(func(_ context.Context, _ *task.Log, rec *restoreRecord) error {
 			return r.keep(r.handle, rec)
 		})},
+	}
+}
+
+// patient does a step of a switch until it goes through: a server that is away
+// for a while must not end it in its middle, where the site is closed.
+func patient(do func(context.Context, *task.Log) error) func(context.Context, *task.Log) error {
+	return func(ctx context.Context, log *task.Log) error {
+		for begun, wait := time.Now(), 500*time.Millisecond; ; wait = min(2*wait, 30*time.Second) {
+			err := do(ctx, log)
+			switch {
+			case err == nil, task.IsPermanent(err), ctx.Err() != nil, errors.Is(err, tree.ErrExchanged):
+				return err
+			case time.Since(begun) > switchWithin:
+				return task.Permanent(fmt.Errorf("%w; the site is closed, in the middle of it, until the next order finishes it", err))
+			}
+			log.Printf("the change has to go through, and is tried again: %v", err)
+			select {
+			case <-ctx.Done():
+				return err
+			case <-time.After(wait):
+			}
+		}
 	}
 }
 
