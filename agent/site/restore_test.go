@@ -568,17 +568,50 @@ func TestRestore(t *testing.T) {
 		o, signed = s.restoreOrder(t, m, contract.NewRestoreID(), func(r *orderv1.RestoreSite) { r.Files = false })
 		want(t, s, s.do(t, a, o, signed), ok, "new", "open")
 	})
+	t.Run("single tables: the others, and views, triggers and routines stay; it is undone and redone", func(t *testing.T) {
+		s, a, m := setup(t)
+		s.sql(t, "CREATE TABLE other (x INT); INSERT INTO other VALUES (1)")
+		id := contract.NewRestoreID()
+		o, signed := s.restoreOrder(t, m, id, func(r *orderv1.RestoreSite) { r.Files, r.Tables = false, []string{"parent", "t", "only_new"} })
+		if res := s.do(t, a, o, signed); res.Outcome != ok {
+			t.Fatal(res)
+		}
+		const restored = "old|old|only_new,only_old,other,parent,t,v,pr|new,view of new,SET NEW.x = 'oldtr'"
+		const before = "old|old|only_old,other,parent,t,v,pr|old,view of old,SET NEW.x = 'oldtr'"
+		if has := s.has(t); has != restored {
+			t.Errorf("restored: %s", has)
+		}
+		s.sql(t, "INSERT INTO other VALUES (2)")
+		for _, undone := range []bool{true, false, true} {
+			o, signed := s.undoOrder(t, id, undone)
+			if res := s.do(t, a, o, signed); res.Outcome != ok {
+				t.Fatal(res)
+			}
+			if has, want := s.has(t), map[bool]string{true: before, false: restored}[undone]; has != want {
+				t.Errorf("undone %v: %s", undone, has)
+			}
+		}
+		if rows := s.sql(t, "SELECT COUNT(*) FROM other; INSERT INTO t VALUES ('x', 1)"); rows != "2" {
+			t.Errorf("the others have %s", rows)
+		}
+		o, signed = s.restoreOrder(t, m, contract.NewRestoreID(), func(r *orderv1.RestoreSite) { r.Files, r.Tables = false, []string{"t"} })
+		if res := s.do(t, a, o, signed); res.Outcome != orderv1.Outcome_OUTCOME_FAILED || !strings.Contains(res.Error, `"t" refers to table "parent"`) || s.has(t) != before || s.left(t) != "" {
+			t.Errorf("torn from its parent: %v, %s, left %q", res, s.has(t), s.left(t))
+		}
+	})
 	t.Run("refuses what is not signed for this site", func(t *testing.T) {
 		s, a, m := setup(t)
 		for name, edit := range map[string]struct {
 			manifest func(*backupv1.Manifest)
 			order    func(*orderv1.RestoreSite)
 		}{
-			"another site":         {manifest: func(m *backupv1.Manifest) { m.SiteId = contract.NewSiteID().String() }},
-			"another organization": {manifest: func(m *backupv1.Manifest) { m.OrganizationId = contract.NewOrganizationID().String() }},
-			"no database in it":    {manifest: func(m *backupv1.Manifest) { m.Contents.DatabaseSnapshot = "" }},
-			"a byte changed":       {order: func(r *orderv1.RestoreSite) { r.Manifest.Manifest[20] ^= 1 }},
-			"nothing to restore":   {order: func(r *orderv1.RestoreSite) { r.Files, r.Database = false, false }},
+			"another site":          {manifest: func(m *backupv1.Manifest) { m.SiteId = contract.NewSiteID().String() }},
+			"another organization":  {manifest: func(m *backupv1.Manifest) { m.OrganizationId = contract.NewOrganizationID().String() }},
+			"no database in it":     {manifest: func(m *backupv1.Manifest) { m.Contents.DatabaseSnapshot = "" }},
+			"a byte changed":        {order: func(r *orderv1.RestoreSite) { r.Manifest.Manifest[20] ^= 1 }},
+			"a table not in it":     {order: func(r *orderv1.RestoreSite) { r.Tables = []string{"t", "zz"} }},
+			"tables of no database": {order: func(r *orderv1.RestoreSite) { r.Database, r.Tables = false, []string{"t"} }},
+			"nothing to restore":    {order: func(r *orderv1.RestoreSite) { r.Files, r.Database = false, false }},
 		} {
 			changed := proto.CloneOf(m)
 			if edit.manifest != nil {
@@ -641,6 +674,35 @@ func TestRestore(t *testing.T) {
 				t.Errorf("at %s left %s", point, left)
 			}
 		}
+	})
+	t.Run("a database server that is away in the middle of the switch is waited for", func(t *testing.T) {
+		server, err := mariadbserver.Start("--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Stop()
+		s := newScene(t, server.Socket, program)
+		m := s.backup(t, newObjects)
+		a, err := s.start(s.db(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.stop()
+		o, signed := s.restoreOrder(t, m, contract.NewRestoreID())
+		var away sync.WaitGroup
+		away.Go(func() {
+			for end := time.Now().Add(time.Minute); !s.restores(nil).switching(s.Handle) && time.Now().Before(end); {
+				time.Sleep(100 * time.Microsecond)
+			}
+			server.Kill()
+			time.Sleep(2 * time.Second)
+			if err := server.Again(); err != nil {
+				t.Error(err)
+			}
+		})
+		res := s.do(t, a, o, signed)
+		away.Wait()
+		want(t, s, res, ok, "new", "open")
 	})
 	t.Run("a cancel after the commit comes too late", func(t *testing.T) {
 		s, a, m := setup(t)

@@ -110,6 +110,9 @@ func fail(ctx context.Context, tx *db.Tx, b Backup, problem string) error {
 	}); err != nil {
 		return err
 	}
+	if err := endWith(ctx, tx, b, problem); err != nil {
+		return err
+	}
 	return publish(ctx, tx, b.Organization, b.Site, webhook.BackupFailed, "backup", b.ID.String())
 }
 

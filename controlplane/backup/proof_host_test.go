@@ -208,6 +208,7 @@ func (p *proven) goodBackup() Backup {
 // putBack restores a backup, and says what became of it.
 func (p *proven) putBack(id contract.BackupID, parts Parts) Restoration {
 	p.t.Helper()
+	parts.WithoutBackup = true
 	made, err := p.Restore(p.t.Context(), p.ours, p.site, id, parts)
 	must(p.t, err)
 	p.orders(p.t, p.obey)

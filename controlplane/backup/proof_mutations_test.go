@@ -126,7 +126,7 @@ func (m *mutilated) try(n int) {
 	if m.checked() {
 		m.early[what]++
 	}
-	_, err := m.Restore(m.t.Context(), m.ours, m.site, m.second.ID, Parts{})
+	_, err := m.Restore(m.t.Context(), m.ours, m.site, m.second.ID, Parts{WithoutBackup: true})
 	if errors.Is(err, ErrForged) {
 		m.untouched(what, was)
 		m.found[what]++
