@@ -594,8 +594,9 @@ func TestRestore(t *testing.T) {
 		if rows := s.sql(t, "SELECT COUNT(*) FROM other; INSERT INTO t VALUES ('x', 1)"); rows != "2" {
 			t.Errorf("the others have %s", rows)
 		}
+		was := s.has(t)
 		o, signed = s.restoreOrder(t, m, contract.NewRestoreID(), func(r *orderv1.RestoreSite) { r.Files, r.Tables = false, []string{"t"} })
-		if res := s.do(t, a, o, signed); res.Outcome != orderv1.Outcome_OUTCOME_FAILED || !strings.Contains(res.Error, `"t" refers to table "parent"`) || s.has(t) != before || s.left(t) != "" {
+		if res := s.do(t, a, o, signed); res.Outcome != orderv1.Outcome_OUTCOME_FAILED || !strings.Contains(res.Error, `"t" refers to table "parent"`) || s.has(t) != was || s.left(t) != "" {
 			t.Errorf("torn from its parent: %v, %s, left %q", res, s.has(t), s.left(t))
 		}
 	})
