@@ -150,7 +150,7 @@ func (m *mutilated) try(n int) {
 // TestProofMutations damages and swaps what is stored, in one place at a time: each is found before the site is touched, or it has no
 // effect.
 func TestProofMutations(t *testing.T) {
-	seed, all := seedOf(t), many(t, "CHOM_PROOF_MUTATIONS", 2000, 60)
+	seed, all := seedOf(t), many(t, "CHOM_PROOF_MUTATIONS", 2000, 24)
 	socket := startDatabase(t).Socket
 	var mu sync.Mutex
 	total := map[string]map[string]int{}

@@ -63,7 +63,7 @@ const perSite = 10
 // TestProofRestores backs sites of chance up, ruins them and puts them back: files, their modes and times, and all that is in their
 // databases are what they were, and an undo gives back what was replaced.
 func TestProofRestores(t *testing.T) {
-	seed, sites := seedOf(t), (many(t, "CHOM_PROOF_RESTORES", 200, 30)+perSite-1)/perSite
+	seed, sites := seedOf(t), (many(t, "CHOM_PROOF_RESTORES", 200, 10)+perSite-1)/perSite
 	socket := startDatabase(t).Socket
 	var restores, undone atomic.Int64
 	t.Run("all", func(t *testing.T) {
