@@ -66,6 +66,12 @@ bench: ## Measure every promised figure; ONLY=name runs one, BENCH_JSON=file als
 prove: ## The long forms: every fault at every step, on both Debian releases (root)
 	@CHOM_PROVE=1 packaging/setup/test.sh
 
+.PHONY: restore-proof
+restore-proof: ## 200 restores of sites of chance, 2,000 damaged repositories, faults at any moment: counts, and 0 missed (root)
+	@packaging/setup/deps.sh test
+	@packaging/setup/tools.sh versitygw
+	@CHOM_PROVE=1 go test ./controlplane/backup/ -count=1 -v -timeout 6h -run 'TestProof' | grep -Ev '^=== |level='
+
 .PHONY: mutants
 mutants: ## Remove one check at a time and show that the tests notice; ONLY="word word" for some
 	@packaging/setup/deps.sh test
@@ -95,4 +101,4 @@ clean: ## Remove what was built
 
 .PHONY: help
 help:
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

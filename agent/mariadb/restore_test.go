@@ -291,12 +291,12 @@ func TestSwitch(t *testing.T) {
 			if is, err := s.Restored(ctx, h, restore); err != nil || is {
 				t.Errorf("prepared: %v, %v", is, err)
 			}
-			if err := s.Switch(ctx, h, restore, false); err != nil || u.plain(s) != old {
+			if err := s.Switch(ctx, h, restore, nil, false); err != nil || u.plain(s) != old {
 				t.Errorf("a switch to what is there: %v, or it changed", err)
 			}
 			for round := range 2 { // there and back, twice: an undo can be undone
 				for range 2 {
-					if err := s.Switch(ctx, h, restore, true); err != nil {
+					if err := s.Switch(ctx, h, restore, nil, true); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -307,7 +307,7 @@ func TestSwitch(t *testing.T) {
 					t.Errorf("round %d: the site has\n%s\nwant\n%s", round, got, staged)
 				}
 				for range 2 {
-					if err := s.Switch(ctx, h, restore, false); err != nil {
+					if err := s.Switch(ctx, h, restore, nil, false); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -417,7 +417,7 @@ func TestServerDies(t *testing.T) {
 			t.Fatal(err)
 		}
 		done := make(chan error, 1)
-		go func() { done <- s.Switch(ctx, h, restore, true) }()
+		go func() { done <- s.Switch(ctx, h, restore, nil, true) }()
 		time.Sleep(time.Duration(round) * 40 * time.Millisecond)
 		server.Kill()
 		t.Log("round", round, "the switch says", <-done)
@@ -440,7 +440,7 @@ func TestServerDies(t *testing.T) {
 		}
 		look(map[bool]string{false: "1", true: "2"}[is])
 		t.Log("round", round, "restored", is)
-		if err := s.Switch(ctx, h, restore, true); err != nil {
+		if err := s.Switch(ctx, h, restore, nil, true); err != nil {
 			t.Fatal(err)
 		}
 		look("2")

@@ -75,9 +75,10 @@ func restored(ctx context.Context, conn *sql.Conn, h contract.Handle, restore co
 const lockWait = "30"
 
 // Switch gives the site the tables that were restored, or those that were
-// replaced, and keeps what it has. The site's views, triggers and routines are
-// dropped; Define makes those that belong to the tables. What is so already stays.
-func (s *Server) Switch(ctx context.Context, h contract.Handle, restore contract.RestoreID, toRestored bool) error {
+// replaced, and keeps what it has; of only some tables, where those are named.
+// The site's views, triggers and routines are dropped; Define makes those that
+// belong to the tables. What is so already stays.
+func (s *Server) Switch(ctx context.Context, h contract.Handle, restore contract.RestoreID, only []string, toRestored bool) error {
 	conn, err := s.slow.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("switch tables of %s: %w", h, err)
@@ -112,7 +113,8 @@ func (s *Server) Switch(ctx context.Context, h contract.Handle, restore contract
 	if err != nil {
 		return fmt.Errorf("switch tables of %s: %w", h, err)
 	}
-	in = slices.DeleteFunc(in, func(name string) bool { return name == mark(restore) })
+	others := func(name string) bool { return name == mark(restore) || len(only) > 0 && !slices.Contains(only, name) }
+	away, in = slices.DeleteFunc(away, others), slices.DeleteFunc(in, others)
 	fail.Point("mariadb.before-switch")
 	if _, err := conn.ExecContext(ctx, rename(
 		move{away, live, to}, move{in, from, live}, move{[]string{mark(restore)}, from, to})); err != nil {
@@ -120,6 +122,33 @@ func (s *Server) Switch(ctx context.Context, h contract.Handle, restore contract
 	}
 	fail.Point("mariadb.switched")
 	return nil
+}
+
+// Torn names a foreign key that some tables have to others, or others to them, in
+// the site's schema or in the scratch schema; empty when there is none. The server
+// would have it follow the tables into another schema.
+func (s *Server) Torn(ctx context.Context, h contract.Handle, some []string) (string, error) {
+	conn, err := s.slow.Conn(ctx)
+	if err != nil {
+		return "", fmt.Errorf("look for foreign keys of %s: %w", h, err)
+	}
+	defer func() { _ = conn.Close() }() // back to the pool
+	rows, err := conn.QueryContext(ctx, "SELECT table_name, referenced_table_name FROM information_schema.referential_constraints WHERE constraint_schema IN (?, ?)",
+		h.DBName().String(), h.ScratchDB().String())
+	if err != nil {
+		return "", fmt.Errorf("look for foreign keys of %s: %w", h, err)
+	}
+	defer rows.Close() // its error is rows.Err
+	for rows.Next() {
+		var of, to string
+		if err := rows.Scan(&of, &to); err != nil {
+			return "", fmt.Errorf("look for foreign keys of %s: %w", h, err)
+		}
+		if slices.Contains(some, of) != slices.Contains(some, to) {
+			return fmt.Sprintf("table %q refers to table %q by a foreign key", of, to), nil
+		}
+	}
+	return "", rows.Err()
 }
 
 // tables are those that RENAME TABLE moves.

@@ -412,7 +412,7 @@ func TestDrillKilledAnywhere(t *testing.T) {
 				t.Fatalf("did not go on: %v %s", err, out)
 			}
 			var res orderv1.Result
-			if err := (&drilling{drills: &drills{backups: s.manager(t)}, site: task.Site{Handle: s.Handle}, id: drillOf(t, o)}).report(&res); err != nil {
+			if err := (&drilling{drills: &drills{backups: s.ready(t)}, site: task.Site{Handle: s.Handle}, id: drillOf(t, o)}).report(&res); err != nil {
 				t.Fatal(err)
 			}
 			agree(t, m, res.GetDrill().GetEvidence())
@@ -426,7 +426,7 @@ func TestDrillKilledAnywhere(t *testing.T) {
 		if out, err := process(s, program, "drill.fetched"); err == nil {
 			t.Fatal(out)
 		}
-		d := &drills{tree.At(s.Dir + "/sites"), supervised{s}, s.manager(t), s.Agent, s.Socket, s.Dir + "/php"}
+		d := &drills{tree.At(s.Dir + "/sites"), supervised{s}, s.ready(t), s.Agent, s.Socket, s.Dir + "/php"}
 		if !strings.Contains(s.trace(t), "a place") {
 			t.Fatal("nothing was left to remove")
 		}
@@ -466,7 +466,8 @@ func drillOf(t *testing.T, o *orderv1.Order) contract.DrillID {
 	return id
 }
 
-func (s *scene) manager(t *testing.T) *backup.Manager {
+// ready opens the backups.
+func (s *scene) ready(t *testing.T) *backup.Manager {
 	t.Helper()
 	m, err := s.backups()
 	if err != nil {

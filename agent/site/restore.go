@@ -40,6 +40,7 @@ type fetcher interface {
 const (
 	objectsWithin = 5 * time.Minute  // the server checks each against tables that are there
 	listWithin    = 10 * time.Minute // millions of files, one look at each
+	switchWithin  = time.Hour        // a database server that recovers from a crash takes minutes
 	keepReplaced  = 24 * time.Hour   // as long as the control plane offers an undo
 	reserve       = 256 << 20        // bytes that must stay free: the site goes on, and so do its neighbours
 	// blockOverhead is what a small file, directory or row takes besides its bytes.
@@ -72,6 +73,7 @@ type restore struct {
 	contents *backupv1.Contents // nil for an undo
 	files    bool
 	database bool
+	tables   []string // the only ones of the database; nil for all
 
 	// quiet closes the site and ends all that runs for it; wake is the way back.
 	// Both are steps that can be done anew.
@@ -154,8 +156,15 @@ func (r *restore) read(order *orderv1.RestoreSite, o task.Order) error {
 		return errors.New("the order names nothing to restore")
 	case order.GetDatabase() && m.GetContents().GetDatabaseSnapshot() == "":
 		return errors.New("the backup holds no database")
+	case len(order.GetTables()) > 0 && !order.GetDatabase():
+		return errors.New("the order names tables, and no database")
 	}
-	r.contents, r.files, r.database = m.GetContents(), order.GetFiles(), order.GetDatabase()
+	for _, name := range order.GetTables() {
+		if !slices.ContainsFunc(m.GetContents().GetTables(), func(t *backupv1.Table) bool { return t.GetName() == name }) {
+			return fmt.Errorf("the backup holds no table %q", name)
+		}
+	}
+	r.contents, r.files, r.database, r.tables = m.GetContents(), order.GetFiles(), order.GetDatabase(), order.GetTables()
 	return nil
 }
 
@@ -216,7 +225,7 @@ func (r *restore) closing(over func() (bool, error)) []task.Step {
 
 func (r *restore) switching(restored bool) []task.Step {
 	through := func(do func(context.Context, *task.Log, *restoreRecord) error) func(context.Context, *task.Log) error {
-		return func(ctx context.Context, log *task.Log) error {
+		return patient(func(ctx context.Context, log *task.Log) error {
 			rec, err := r.mine()
 			switch {
 			case err != nil:
@@ -231,7 +240,7 @@ func (r *restore) switching(restored bool) []task.Step {
 				return r.takeBack(ctx, log, rec)
 			}
 			return do(ctx, log, rec)
-		}
+		})
 	}
 	return []task.Step{
 		{Name: "switch-files", Do: through(func(_ context.Context, _ *task.Log, rec *restoreRecord) error { return r.switchFiles(r.handle, rec) })},
@@ -251,6 +260,28 @@ func (r *restore) switching(restored bool) []task.Step {
 		{Name: "switched", Do: through(func(_ context.Context, _ *task.Log, rec *restoreRecord) error {
 			return r.keep(r.handle, rec)
 		})},
+	}
+}
+
+// patient does a step of a switch until it goes through: a server that is away
+// for a while must not end it in its middle, where the site is closed.
+func patient(do func(context.Context, *task.Log) error) func(context.Context, *task.Log) error {
+	return func(ctx context.Context, log *task.Log) error {
+		for begun, wait := time.Now(), 500*time.Millisecond; ; wait = min(2*wait, 30*time.Second) {
+			err := do(ctx, log)
+			switch {
+			case err == nil, task.IsPermanent(err), ctx.Err() != nil, errors.Is(err, tree.ErrExchanged):
+				return err
+			case time.Since(begun) > switchWithin:
+				return task.Permanent(fmt.Errorf("%w; the site is closed, in the middle of it, until the next order finishes it", err))
+			}
+			log.Printf("the change has to go through, and is tried again: %v", err)
+			select {
+			case <-ctx.Done():
+				return err
+			case <-time.After(wait):
+			}
+		}
 	}
 }
 
@@ -316,7 +347,7 @@ func (r *restore) makeRoom(ctx context.Context, log *task.Log) error {
 	if err := r.finish(ctx, r.handle, log); err != nil {
 		return err
 	}
-	next := &restoreRecord{Restore: r.id, State: restoreStaging, Files: r.files, Database: r.database, Made: time.Now()}
+	next := &restoreRecord{Restore: r.id, State: restoreStaging, Files: r.files, Database: r.database, Tables: r.tables, Made: time.Now()}
 	if before, err := r.load(r.handle); err != nil {
 		return err
 	} else if before != nil {
@@ -486,6 +517,12 @@ func (r *restore) commit(ctx context.Context, _ *task.Log) error {
 		if rec.OldObjects, err = r.mariadb.Objects(ctx, r.handle.DBName()); err != nil {
 			return err
 		}
+		if len(rec.Tables) > 0 {
+			if err := r.whole(ctx, rec.Tables); err != nil {
+				return err
+			}
+			rec.NewSQL, rec.NewObjects = nil, rec.OldObjects // the site's stay
+		}
 		if err := r.mariadb.Prepare(ctx, r.handle, r.id); err != nil {
 			return err
 		}
@@ -496,6 +533,18 @@ func (r *restore) commit(ctx context.Context, _ *task.Log) error {
 		return err
 	}
 	fail.Point("restore.committed")
+	return nil
+}
+
+// whole refuses to part tables that belong together.
+func (r *restore) whole(ctx context.Context, tables []string) error {
+	torn, err := r.mariadb.Torn(ctx, r.handle, tables)
+	if err != nil {
+		return err
+	}
+	if torn != "" {
+		return task.Permanent(fmt.Errorf("%s: both are restored, or none; nothing was changed", torn))
+	}
 	return nil
 }
 
@@ -524,9 +573,15 @@ func (r *restore) commitUndo(ctx context.Context, restored bool) error {
 		if err != nil {
 			return err
 		}
-		if rec.Restored {
+		switch {
+		case len(rec.Tables) > 0:
+			if err := r.whole(ctx, rec.Tables); err != nil {
+				return err
+			}
+			rec.OldObjects, rec.NewObjects = objects, objects // they stay
+		case rec.Restored:
 			rec.NewObjects, rec.NewSQL = objects, nil
-		} else {
+		default:
 			rec.OldObjects = objects
 		}
 	}
@@ -658,7 +713,7 @@ func (s *restores) switchDatabase(ctx context.Context, h contract.Handle, rec *r
 	if !rec.Database || rec.ObjectsMade {
 		return nil
 	}
-	if err := s.mariadb.Switch(ctx, h, rec.Restore, rec.Restored); err != nil {
+	if err := s.mariadb.Switch(ctx, h, rec.Restore, rec.Tables, rec.Restored); err != nil {
 		return err
 	}
 	fail.Point("restore.tables-switched")

@@ -62,6 +62,8 @@ func TestMain(m *testing.M) {
 		err = drill.Look(ctx, os.Stdin, os.Stdout)
 	case len(os.Args) > 2 && os.Args[1] == "walled-in":
 		err = goInside(os.Args[2], os.Args[3:])
+	case os.Getenv(makeVariable) != "":
+		err = makeHost(os.Getenv(makeVariable))
 	case os.Getenv(childVariable) != "":
 		err = doOrder(os.Getenv(childVariable))
 	default:
@@ -86,6 +88,8 @@ type scene struct {
 	Signer             ed25519.PrivateKey
 	Order              []byte // chom.order.v1.SignedOrder of a process of its own
 	Repository         string // address of one, for drills
+	Door, Key          string // where the real repository is, and what opens it; empty without one
+	Result             string // file that is to hold the order's result; empty for none
 
 	hook func(point string) error // called by the fetcher, in this process alone
 }
@@ -107,12 +111,22 @@ func (s *scene) handlers(db *mariadb.Server) map[task.Kind]task.Handler {
 	}
 	common := func(o task.Order, id string) (*restore, error) {
 		restoreID, err := contract.ParseRestoreID(id)
+		if err != nil {
+			return nil, err
+		}
+		fetch := fetcher(copier{s})
+		if s.far() {
+			if fetch, err = s.manager(); err != nil {
+				return nil, err
+			}
+		}
 		return &restore{
-			restores: rs, fetch: copier{s}, site: o.Site, handle: o.Site.Handle, uid: int(o.Site.UID), id: restoreID,
+			restores: rs, fetch: fetch, site: o.Site, handle: o.Site.Handle, uid: int(o.Site.UID), id: restoreID,
 			quiet: []task.Step{state("nginx-restoring", "closed")}, wake: []task.Step{state("nginx", "open")},
 		}, err
 	}
 	return map[task.Kind]task.Handler{
+		task.BackupSite: s.backupHandler(db),
 		task.RestoreSite: task.HandlerFunc(func(o task.Order) (task.Plan, error) {
 			r, err := common(o, o.Message.GetRestoreSite().GetRestoreId())
 			if err == nil {
@@ -247,12 +261,8 @@ func (a *agent) await(id string) (*orderv1.Result, string, error) {
 
 // doOrder is the process that is killed. Started again, it goes on.
 func doOrder(file string) error {
-	text, err := os.ReadFile(file)
+	s, err := readScene(file)
 	if err != nil {
-		return err
-	}
-	s := new(scene)
-	if err := json.Unmarshal(text, s); err != nil {
 		return err
 	}
 	signed, order := new(orderv1.SignedOrder), new(orderv1.Order)
@@ -269,6 +279,10 @@ func doOrder(file string) error {
 	}
 	a.engine.Offer(signed)
 	res, log, err := a.await(order.TaskId)
+	if err == nil && s.Result != "" {
+		a.stop()
+		return s.tell(res)
+	}
 	if err == nil && res.Outcome != orderv1.Outcome_OUTCOME_SUCCEEDED {
 		err = fmt.Errorf("%v: %s\n%s", res.Outcome, res.Error, log)
 	}
@@ -561,17 +575,51 @@ func TestRestore(t *testing.T) {
 		o, signed = s.restoreOrder(t, m, contract.NewRestoreID(), func(r *orderv1.RestoreSite) { r.Files = false })
 		want(t, s, s.do(t, a, o, signed), ok, "new", "open")
 	})
+	t.Run("single tables: the others, and views, triggers and routines stay; it is undone and redone", func(t *testing.T) {
+		s, a, m := setup(t)
+		s.sql(t, "CREATE TABLE other (x INT); INSERT INTO other VALUES (1)")
+		id := contract.NewRestoreID()
+		o, signed := s.restoreOrder(t, m, id, func(r *orderv1.RestoreSite) { r.Files, r.Tables = false, []string{"parent", "t", "only_new"} })
+		if res := s.do(t, a, o, signed); res.Outcome != ok {
+			t.Fatal(res)
+		}
+		const restored = "old|old|only_new,only_old,other,parent,t,v,pr|new,view of new,SET NEW.x = 'oldtr'"
+		const before = "old|old|only_old,other,parent,t,v,pr|old,view of old,SET NEW.x = 'oldtr'"
+		if has := s.has(t); has != restored {
+			t.Errorf("restored: %s", has)
+		}
+		s.sql(t, "INSERT INTO other VALUES (2)")
+		for _, undone := range []bool{true, false, true} {
+			o, signed := s.undoOrder(t, id, undone)
+			if res := s.do(t, a, o, signed); res.Outcome != ok {
+				t.Fatal(res)
+			}
+			if has, want := s.has(t), map[bool]string{true: before, false: restored}[undone]; has != want {
+				t.Errorf("undone %v: %s", undone, has)
+			}
+		}
+		if rows := s.sql(t, "SELECT COUNT(*) FROM other; INSERT INTO t VALUES ('x', 1)"); rows != "2" {
+			t.Errorf("the others have %s", rows)
+		}
+		was := s.has(t)
+		o, signed = s.restoreOrder(t, m, contract.NewRestoreID(), func(r *orderv1.RestoreSite) { r.Files, r.Tables = false, []string{"t"} })
+		if res := s.do(t, a, o, signed); res.Outcome != orderv1.Outcome_OUTCOME_FAILED || !strings.Contains(res.Error, `"t" refers to table "parent"`) || s.has(t) != was || s.left(t) != "" {
+			t.Errorf("torn from its parent: %v, %s, left %q", res, s.has(t), s.left(t))
+		}
+	})
 	t.Run("refuses what is not signed for this site", func(t *testing.T) {
 		s, a, m := setup(t)
 		for name, edit := range map[string]struct {
 			manifest func(*backupv1.Manifest)
 			order    func(*orderv1.RestoreSite)
 		}{
-			"another site":         {manifest: func(m *backupv1.Manifest) { m.SiteId = contract.NewSiteID().String() }},
-			"another organization": {manifest: func(m *backupv1.Manifest) { m.OrganizationId = contract.NewOrganizationID().String() }},
-			"no database in it":    {manifest: func(m *backupv1.Manifest) { m.Contents.DatabaseSnapshot = "" }},
-			"a byte changed":       {order: func(r *orderv1.RestoreSite) { r.Manifest.Manifest[20] ^= 1 }},
-			"nothing to restore":   {order: func(r *orderv1.RestoreSite) { r.Files, r.Database = false, false }},
+			"another site":          {manifest: func(m *backupv1.Manifest) { m.SiteId = contract.NewSiteID().String() }},
+			"another organization":  {manifest: func(m *backupv1.Manifest) { m.OrganizationId = contract.NewOrganizationID().String() }},
+			"no database in it":     {manifest: func(m *backupv1.Manifest) { m.Contents.DatabaseSnapshot = "" }},
+			"a byte changed":        {order: func(r *orderv1.RestoreSite) { r.Manifest.Manifest[20] ^= 1 }},
+			"a table not in it":     {order: func(r *orderv1.RestoreSite) { r.Tables = []string{"t", "zz"} }},
+			"tables of no database": {order: func(r *orderv1.RestoreSite) { r.Database, r.Tables = false, []string{"t"} }},
+			"nothing to restore":    {order: func(r *orderv1.RestoreSite) { r.Files, r.Database = false, false }},
 		} {
 			changed := proto.CloneOf(m)
 			if edit.manifest != nil {
@@ -634,6 +682,35 @@ func TestRestore(t *testing.T) {
 				t.Errorf("at %s left %s", point, left)
 			}
 		}
+	})
+	t.Run("a database server that is away in the middle of the switch is waited for", func(t *testing.T) {
+		server, err := mariadbserver.Start("--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Stop()
+		s := newScene(t, server.Socket, program)
+		m := s.backup(t, newObjects)
+		a, err := s.start(s.db(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.stop()
+		o, signed := s.restoreOrder(t, m, contract.NewRestoreID())
+		var away sync.WaitGroup
+		away.Go(func() {
+			for end := time.Now().Add(time.Minute); !s.restores(nil).switching(s.Handle) && time.Now().Before(end); {
+				time.Sleep(100 * time.Microsecond)
+			}
+			server.Kill()
+			time.Sleep(2 * time.Second)
+			if err := server.Again(); err != nil {
+				t.Error(err)
+			}
+		})
+		res := s.do(t, a, o, signed)
+		away.Wait()
+		want(t, s, res, ok, "new", "open")
 	})
 	t.Run("a cancel after the commit comes too late", func(t *testing.T) {
 		s, a, m := setup(t)

@@ -46,6 +46,9 @@ type restoreRecord struct {
 	State    restoreState
 	Files    bool // public and private are part of it
 	Database bool // the schema is part of it
+	// Tables are the only ones of the schema that are part of it; nil for all. The
+	// site's views, triggers and routines are none of it then.
+	Tables []string
 
 	Through  bool   // no wish to stop is heeded, from the commit until the site is open again
 	Quiet    bool   // the site is closed to visitors for it, or about to be

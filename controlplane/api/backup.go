@@ -147,7 +147,9 @@ func (s *backupService) RestoreBackup(ctx context.Context, r *backupv1.RestoreBa
 	if err != nil {
 		return nil, err
 	}
-	made, err := s.backups.Restore(ctx, organization, site, id, backup.Parts{FilesOnly: r.GetFilesOnly(), DatabaseOnly: r.GetDatabaseOnly()})
+	made, err := s.backups.Restore(ctx, organization, site, id, backup.Parts{
+		FilesOnly: r.GetFilesOnly(), DatabaseOnly: r.GetDatabaseOnly(), Tables: r.GetTables(), WithoutBackup: r.GetWithoutBackup(),
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -205,7 +207,10 @@ func backupMessage(b backup.Backup) *backupv1.Backup {
 func restoreMessage(r backup.Restoration) *backupv1.Restore {
 	m := &backupv1.Restore{
 		Id: r.ID.String(), OrganizationId: r.Organization.String(), SiteId: r.Site.String(), BackupId: r.Backup.String(), Files: r.Files, Database: r.Database,
-		TaskId: r.TaskID, CreateTime: timestamppb.New(r.CreatedAt), Undone: r.Undone, Problem: r.Problem,
+		TaskId: r.TaskID, CreateTime: timestamppb.New(r.CreatedAt), Undone: r.Undone, Problem: r.Problem, Tables: r.Tables,
+	}
+	if !r.Before.IsZero() {
+		m.BeforeBackupId = r.Before.String()
 	}
 	if !r.EndedAt.IsZero() {
 		m.EndTime = timestamppb.New(r.EndedAt)

@@ -19,12 +19,14 @@
 // cannot be kept after it was signed leaves a gap.
 //
 // A restore puts a READY backup back into its own site, by an order that holds the signed manifest. The signature is checked before
-// the order is given and again by the host, so that write access to the database can't have a site replaced by something else:
+// the order is given and again by the host, so that write access to the database can't have a site replaced by something else. Unless
+// that is not wanted, a backup of what it replaces is made first; the order is given in the transaction in which that one is READY:
 //
-//	Restore -> RUNNING --the host switched--> DONE <--+
-//	              |                             |     | the other one of both
-//	              +--> FAILED: the site is      +--> UNDOING
-//	                   as it was                Undo, within a day
+//	         RUNNING
+//	Restore -> a backup --READY--> its own order --the host switched--> DONE <--+
+//	              |     before it       |                                 |     | the other one of both
+//	              | it FAILED           +--> FAILED: the site is          +--> UNDOING
+//	              +-------------------> as it was                         Undo, within a day
 //
 // While a backup is made or a restore goes on, no other one of either begins.
 //
@@ -134,6 +136,8 @@ type Restoration struct {
 	Backup       contract.BackupID
 	Files        bool
 	Database     bool
+	Tables       []string          // that it restores; nil for all of them
+	Before       contract.BackupID // the backup of what it replaces, that it begins after; zero for none
 	State        RestoreState
 	Undone       bool   // the site has again what the restore had replaced
 	Problem      string // why it failed, or why it could not be undone
@@ -152,6 +156,7 @@ var (
 	ErrNotReady        = fault.Conflict("only a backup that is ready can be restored")
 	ErrNoDatabase      = fault.Conflict("the backup holds no database")
 	ErrNothing         = fault.Invalid("database_only", "must not be set together with files_only: nothing would be restored")
+	ErrTablesOfFiles   = fault.Invalid("tables", "must not be set together with files_only: nothing of the database would be restored")
 	ErrNotNewest       = fault.Conflict("only the newest restore of a site can be undone")
 	ErrUndoOver        = fault.Conflict("the restore can't be undone any more: what it had replaced is kept for a day")
 	ErrNotRestored     = fault.Conflict("the restore has changed nothing that could be undone")

@@ -150,7 +150,7 @@ func TestForeign(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
 		ready := w.one(t)
-		r, err := w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{})
+		r, err := w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{WithoutBackup: true})
 		must(t, err)
 		w.work(t, well)
 		other := w.addSite(t, w.ours, "second")
@@ -495,7 +495,7 @@ func TestResign(t *testing.T) {
 		former := w.config.Signer
 		_, w.config.Signer, err = ed25519.GenerateKey(nil)
 		must(t, err)
-		if _, err := w.Restore(t.Context(), w.ours, w.site, second.ID, Parts{}); !errors.Is(err, ErrForged) {
+		if _, err := w.Restore(t.Context(), w.ours, w.site, second.ID, Parts{WithoutBackup: true}); !errors.Is(err, ErrForged) {
 			t.Fatalf("by the former signer: %v", err)
 		}
 		must(t, w.Resign(t.Context(), former))
@@ -514,10 +514,10 @@ func TestResign(t *testing.T) {
 			}
 			w.manifest(t, now)
 		}
-		if _, err := w.Restore(t.Context(), w.ours, w.site, forged.ID, Parts{}); !errors.Is(err, ErrForged) {
+		if _, err := w.Restore(t.Context(), w.ours, w.site, forged.ID, Parts{WithoutBackup: true}); !errors.Is(err, ErrForged) {
 			t.Errorf("a forged one: %v", err)
 		}
-		if _, err := w.Restore(t.Context(), w.ours, w.site, first.ID, Parts{}); err != nil {
+		if _, err := w.Restore(t.Context(), w.ours, w.site, first.ID, Parts{WithoutBackup: true}); err != nil {
 			t.Error(err)
 		}
 	})

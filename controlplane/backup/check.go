@@ -195,6 +195,13 @@ func sequenceOf(manifest []byte) (uint64, error) {
 // ready ends the check of a backup that the repository has, with its manifest.
 func (b *Backups) ready(ctx context.Context, c claimed, sequence, usage uint64) error {
 	err := db.InTx(ctx, b.db, func(tx *db.Tx) error {
+		of, err := site.Lock(ctx, tx, c.Organization, c.Site) // before its backups and restores, as whoever asks for one does
+		if errors.Is(err, site.ErrNotFound) {
+			return errLost
+		}
+		if err != nil {
+			return err
+		}
 		n, err := tx.Exec(ctx, `
 			UPDATE backups
 			SET state = 'ready',
@@ -229,6 +236,9 @@ func (b *Backups) ready(ctx context.Context, c claimed, sequence, usage uint64) 
 			return err
 		}
 		if err := decideSoon(ctx, tx, c.Organization, c.Site); err != nil {
+			return err
+		}
+		if err := b.goOn(ctx, tx, of, c.Backup); err != nil {
 			return err
 		}
 		return publish(ctx, tx, c.Organization, c.Site, webhook.BackupReady, "backup", c.ID.String())

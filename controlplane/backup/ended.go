@@ -122,6 +122,9 @@ func fail(ctx context.Context, tx *db.Tx, b Backup, problem string) error {
 	if err := decideSoon(ctx, tx, b.Organization, b.Site); err != nil {
 		return err
 	}
+	if err := endWith(ctx, tx, b, problem); err != nil {
+		return err
+	}
 	return publish(ctx, tx, b.Organization, b.Site, webhook.BackupFailed, "backup", b.ID.String())
 }
 

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"database/sql"
@@ -97,7 +98,7 @@ func (b *Backups) keepNext(ctx context.Context, now time.Time) (bool, error) {
 		defer cancel()
 	case errors.Is(broken, errLost):
 		return true, nil
-	case errors.Is(broken, ErrBusy), errors.Is(broken, ErrUnderWay), errors.Is(broken, ErrRestoring):
+	case errors.Is(broken, ErrBusy), errors.Is(broken, ErrUnderWay), errors.Is(broken, ErrRestoring), errors.Is(broken, ErrDrilling):
 		rest, broken = busyRest, nil // somebody will be done
 	case broken != nil:
 		rest = min(busyRest<<min(k.tries, 10), keepEvery)
@@ -426,6 +427,9 @@ func (b *Backups) holdRepository(ctx context.Context, k kept) error {
 		}
 		if err := free(ctx, tx, k.Organization, k.Site, true); err != nil {
 			return err
+		}
+		if _, running, err := drilling(ctx, tx, k.Organization, k.Site); err != nil || running {
+			return cmp.Or(err, error(ErrDrilling))
 		}
 		n, err := tx.Exec(ctx, `
 			UPDATE repositories

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -15,19 +16,31 @@ import (
 
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
 	"chom.dev/proto/contract"
 )
 
-// Parts say what of a backup is put back. The zero value is all of it.
-type Parts struct{ FilesOnly, DatabaseOnly bool }
+// Parts say what of a backup is put back, and how. The zero value is all of it, after a backup of what is replaced.
+type Parts struct {
+	FilesOnly, DatabaseOnly bool
+	// Tables are the only ones of the database that are put back; everything else stays as it is. Nil is all of them.
+	Tables []string
+	// WithoutBackup makes no backup of what is replaced.
+	WithoutBackup bool
+}
 
-// Restore has a site's host put a backup back. Only a READY backup of this very site is, and nothing while another backup is made
-// or a restore goes on.
+// Restore has a site's host put a backup back, once a backup of what that replaces is READY. Only a READY backup of this very site
+// is, and nothing while another backup is made or a restore goes on.
 func (b *Backups) Restore(ctx context.Context, organization contract.OrganizationID, id contract.SiteID, backup contract.BackupID, parts Parts) (Restoration, error) {
-	if parts.FilesOnly && parts.DatabaseOnly {
+	switch {
+	case parts.FilesOnly && parts.DatabaseOnly:
 		return Restoration{}, ErrNothing
+	case parts.FilesOnly && len(parts.Tables) > 0:
+		return Restoration{}, ErrTablesOfFiles
+	case !parts.WithoutBackup && b.config.Off != "":
+		return Restoration{}, fault.Conflict(b.config.Off + "; a restore without a backup before it can be asked for")
 	}
 	var made Restoration
 	err := db.InTx(ctx, b.db, func(tx *db.Tx) error {
@@ -45,7 +58,7 @@ func (b *Backups) Restore(ctx context.Context, organization contract.Organizatio
 		if err := of.Changeable(); err != nil {
 			return err
 		}
-		if err := free(ctx, tx, organization, id, false); err != nil {
+		if err := free(ctx, tx, organization, id, !parts.WithoutBackup); err != nil {
 			return err
 		}
 		if err := b.stopDrill(ctx, tx, organization, id); err != nil {
@@ -67,38 +80,42 @@ func (b *Backups) restore(ctx context.Context, tx *db.Tx, of *site.Site, from Ba
 		return Restoration{}, ErrForged
 	}
 	has := manifest.GetContents().GetDatabaseSnapshot() != ""
-	if parts.DatabaseOnly && !has {
+	if (parts.DatabaseOnly || len(parts.Tables) > 0) && !has {
 		return Restoration{}, ErrNoDatabase
+	}
+	if err := holds(manifest.GetContents(), parts.Tables); err != nil {
+		return Restoration{}, err
 	}
 	now := db.Time(db.Micros(time.Now()))
 	made := Restoration{
 		Organization: of.Organization, ID: contract.NewRestoreID(), Site: of.ID, Backup: from.ID,
-		Files: !parts.DatabaseOnly, Database: has && !parts.FilesOnly, State: Restoring, CreatedAt: now,
+		Files: !parts.DatabaseOnly && len(parts.Tables) == 0, Database: has && !parts.FilesOnly, Tables: parts.Tables, State: Restoring, CreatedAt: now,
 	}
-	ordered, err := task.Enqueue(ctx, tx, task.New{
-		Organization: of.Organization.String(),
-		Server:       of.Server.String(),
-		Site:         of.ID.String(),
-		Kind:         task.RestoreSite,
-		Parameters: &orderv1.RestoreSite{
-			Handle: of.Handle.String(), RestoreId: made.ID.String(), Manifest: signed, Files: made.Files, Database: made.Database,
-		},
-		Timeout:   restoreWithin,
-		Deadline:  now.Add(restoreWithin + startWithin),
-		CreatedBy: audit.ActorOf(ctx).Account(),
-	})
+	if parts.WithoutBackup {
+		made.TaskID, err = order(ctx, tx, of, made, signed, audit.ActorOf(ctx).Account())
+	} else {
+		var before Backup
+		before, err = create(ctx, tx, of, BeforeRestore)
+		made.Before, made.TaskID = before.ID, before.TaskID
+	}
 	if err != nil {
 		return Restoration{}, err
 	}
-	made.TaskID = ordered.ID
+	tables, err := tablesText(made.Tables)
+	if err != nil {
+		return Restoration{}, err
+	}
 	if _, err := tx.Exec(ctx, `
-		INSERT INTO restores (organization_id, id, site_id, backup_id, with_files, with_database, state, undone, problem, task_id, created_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, '', $8, $9)`,
-		made.Organization, made.ID, made.Site, made.Backup, made.Files, made.Database, string(made.State), made.TaskID, db.Micros(now)); err != nil {
+		INSERT INTO restores (organization_id, id, site_id, backup_id, with_files, with_database, state, undone, problem, task_id, created_at, before_backup_id, table_names)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, '', $8, $9, $10, $11)`,
+		made.Organization, made.ID, made.Site, made.Backup, made.Files, made.Database, string(made.State), made.TaskID, db.Micros(now),
+		beforeID(made.Before), tables); err != nil {
 		return Restoration{}, fmt.Errorf("insert restore: %w", err)
 	}
 	what := "files and database"
 	switch {
+	case len(made.Tables) > 0:
+		what = fmt.Sprintf("%d tables", len(made.Tables))
 	case !made.Database:
 		what = "files"
 	case !made.Files:
@@ -108,6 +125,36 @@ func (b *Backups) restore(ctx context.Context, tx *db.Tx, of *site.Site, from Ba
 		Organization: of.Organization.String(), Action: "backup.restore", Object: from.ID.String(),
 		Detail: fmt.Sprintf("%s of site %s, restore %s", what, of.ID, made.ID),
 	})
+}
+
+// order has the site's host do it.
+func order(ctx context.Context, tx *db.Tx, of *site.Site, r Restoration, signed *backupv1.SignedManifest, by string) (taskID string, err error) {
+	ordered, err := task.Enqueue(ctx, tx, task.New{
+		Organization: of.Organization.String(),
+		Server:       of.Server.String(),
+		Site:         of.ID.String(),
+		Kind:         task.RestoreSite,
+		Parameters: &orderv1.RestoreSite{
+			Handle: of.Handle.String(), RestoreId: r.ID.String(), Manifest: signed, Files: r.Files, Database: r.Database, Tables: r.Tables,
+		},
+		Timeout:   restoreWithin,
+		Deadline:  time.Now().Add(restoreWithin + startWithin),
+		CreatedBy: by,
+	})
+	if err != nil {
+		return "", err
+	}
+	return ordered.ID, nil
+}
+
+// holds refuses tables that are not in a backup.
+func holds(c *backupv1.Contents, tables []string) error {
+	for _, name := range tables {
+		if !slices.ContainsFunc(c.GetTables(), func(t *backupv1.Table) bool { return t.GetName() == name }) {
+			return fault.Invalid("tables", fmt.Sprintf("must name tables of the backup: it holds none that is called %q", name))
+		}
+	}
+	return nil
 }
 
 // verified gives a backup's manifest as it was signed, if it was, for this very backup.

@@ -21,13 +21,13 @@ func TestRestore(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
 		ready := w.one(t)
-		r, err := w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{})
+		r, err := w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{WithoutBackup: true})
 		must(t, err)
 		if r.State != Restoring || !r.Files || !r.Database || r.TaskID == "" || !r.UndoUntil.IsZero() {
 			t.Errorf("made %+v", r)
 		}
 		t.Run("keeps others from beginning", func(t *testing.T) {
-			if _, err := w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{}); !errors.Is(err, ErrRestoring) {
+			if _, err := w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{WithoutBackup: true}); !errors.Is(err, ErrRestoring) {
 				t.Errorf("a second restore: %v", err)
 			}
 			if _, err := w.Create(t.Context(), w.ours, w.site); !errors.Is(err, ErrRestoring) {
@@ -88,7 +88,7 @@ func TestRestore(t *testing.T) {
 			w.exec(t, `UPDATE restores SET undo_until = $1`, db.Micros(done.UndoUntil))
 		})
 		t.Run("that fails has changed nothing, and the one before can be undone", func(t *testing.T) {
-			failing, err := w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{FilesOnly: true})
+			failing, err := w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{FilesOnly: true, WithoutBackup: true})
 			must(t, err)
 			w.work(t, badly)
 			now := w.restores(t)[0]
@@ -104,7 +104,7 @@ func TestRestore(t *testing.T) {
 			w.work(t, well)
 		})
 		t.Run("is the newest, or can't be undone", func(t *testing.T) {
-			next, err := w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{DatabaseOnly: true})
+			next, err := w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{DatabaseOnly: true, WithoutBackup: true})
 			must(t, err)
 			if o := w.work(t, well)[0].GetRestoreSite(); o.GetFiles() || !o.GetDatabase() {
 				t.Errorf("ordered %v", o)
@@ -125,6 +125,7 @@ func TestRestoreRefuses(t *testing.T) {
 		w := newWorld(t, d)
 		ready := w.one(t)
 		restore := func(id contract.BackupID, parts Parts) error {
+			parts.WithoutBackup = true
 			_, err := w.Restore(t.Context(), w.ours, w.site, id, parts)
 			return err
 		}
@@ -215,7 +216,7 @@ func TestRestoreTimedOut(t *testing.T) {
 	d := dbtest.SQLite(t)
 	w := newWorld(t, d)
 	ready := w.one(t)
-	_, err := w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{})
+	_, err := w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{WithoutBackup: true})
 	must(t, err)
 	must(t, w.tasks.Sweep(t.Context(), time.Now().Add(restoreWithin+startWithin+time.Minute)))
 	if now := w.restores(t)[0]; now.State != RestoreFailed || !strings.Contains(now.Problem, "is not known") {

@@ -3,6 +3,7 @@ package backup
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -106,19 +107,42 @@ const restoreColumns = `
 	       task_id,
 	       created_at,
 	       ended_at,
-	       undo_until
+	       undo_until,
+	       before_backup_id,
+	       table_names
 	FROM restores`
 
 func scanRestore(row interface{ Scan(...any) error }) (Restoration, error) {
 	var r Restoration
 	var created int64
 	var ended, until sql.NullInt64
+	var before, tables string
 	if err := row.Scan(&r.Organization, &r.ID, &r.Site, &r.Backup, &r.Files, &r.Database, &r.State, &r.Undone, &r.Problem, &r.TaskID,
-		&created, &ended, &until); err != nil {
+		&created, &ended, &until, &before, &tables); err != nil {
 		return Restoration{}, err
+	}
+	if before != "" {
+		var err error
+		if r.Before, err = contract.ParseBackupID(before); err != nil {
+			return Restoration{}, fmt.Errorf("restore %s: %w", r.ID, err)
+		}
+	}
+	if tables != "" {
+		if err := json.Unmarshal([]byte(tables), &r.Tables); err != nil {
+			return Restoration{}, fmt.Errorf("restore %s: read its tables: %w", r.ID, err)
+		}
 	}
 	r.CreatedAt, r.EndedAt, r.UndoUntil = db.Time(created), db.NullTime(ended), db.NullTime(until)
 	return r, nil
+}
+
+// tablesText is the column table_names.
+func tablesText(names []string) (string, error) {
+	if len(names) == 0 {
+		return "", nil
+	}
+	text, err := json.Marshal(names)
+	return string(text), err
 }
 
 // free refuses a site of which a restore is under way, or a backup in one of some states, and one whose repository is held. The site's

@@ -130,6 +130,12 @@ func (w *world) addSite(t *testing.T, organization contract.OrganizationID, name
 // work does what the server's agent would: it takes all orders and reports how they ended.
 func (w *world) work(t *testing.T, do func(*orderv1.Order) *orderv1.Result) (orders []*orderv1.Order) {
 	t.Helper()
+	return w.orders(t, func(_ *orderv1.SignedOrder, o *orderv1.Order) *orderv1.Result { return do(o) })
+}
+
+// orders is work with orders as they travel.
+func (w *world) orders(t *testing.T, do func(*orderv1.SignedOrder, *orderv1.Order) *orderv1.Result) (orders []*orderv1.Order) {
+	t.Helper()
 	for {
 		server, err := fleet.New(w.db, slog.New(slog.DiscardHandler)).Get(t.Context(), w.server)
 		must(t, err)
@@ -147,7 +153,7 @@ func (w *world) work(t *testing.T, do func(*orderv1.Order) *orderv1.Result) (ord
 			}
 			accepted, ended := event(1), event(2)
 			accepted.Event = &linkv1.TaskEvent_Accepted{Accepted: &linkv1.Accepted{}}
-			ended.Event = &linkv1.TaskEvent_Result{Result: do(&order)}
+			ended.Event = &linkv1.TaskEvent_Result{Result: do(s, &order)}
 			must(t, db.InTx(t.Context(), w.db, func(tx *db.Tx) error {
 				applied, err := w.tasks.Apply(t.Context(), tx, w.server.String(), []*linkv1.TaskEvent{accepted, ended}, time.Now())
 				if len(applied.Refused) > 0 {

@@ -316,7 +316,7 @@ func (s *stage) restoreOf(ctx context.Context, h *lab.Host, site *sitev1.Site, i
 		shut <- last.Sub(first)
 	}()
 	begin := time.Now()
-	made, err := s.Backups.RestoreBackup(ctx, &backupv1.RestoreBackupRequest{OrganizationId: site.GetOrganizationId(), SiteId: site.GetId(), BackupId: id})
+	made, err := s.Backups.RestoreBackup(ctx, &backupv1.RestoreBackupRequest{OrganizationId: site.GetOrganizationId(), SiteId: site.GetId(), BackupId: id, WithoutBackup: true})
 	if err != nil {
 		return 0, 0, err
 	}

@@ -190,7 +190,7 @@ func ready(t *testing.T, ctx context.Context, b *backupv1.Backup) *backupv1.Back
 func restoreFrom(t *testing.T, s *sitev1.Site, b *backupv1.Backup) *backupv1.Restore {
 	t.Helper()
 	ctx := timeout(t, 5*time.Minute)
-	made, err := world.rig.Backups.RestoreBackup(ctx, &backupv1.RestoreBackupRequest{OrganizationId: s.GetOrganizationId(), SiteId: s.GetId(), BackupId: b.GetId()})
+	made, err := world.rig.Backups.RestoreBackup(ctx, &backupv1.RestoreBackupRequest{OrganizationId: s.GetOrganizationId(), SiteId: s.GetId(), BackupId: b.GetId(), WithoutBackup: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,7 +243,7 @@ func TestBackupKilled(t *testing.T) {
 		"restore.files-staged", "mariadb.import-granted", "restore.database-staged", "restore.quiet", "restore.committed",
 		"tree.public-exchanged", "mariadb.switched", "restore.objects-made", "restore.kept", "task/restore-site/result/before",
 	}, func() *taskv1.Task {
-		res, err := w.rig.Backups.RestoreBackup(ctx, &backupv1.RestoreBackupRequest{OrganizationId: s.GetOrganizationId(), SiteId: s.GetId(), BackupId: b.GetId()})
+		res, err := w.rig.Backups.RestoreBackup(ctx, &backupv1.RestoreBackupRequest{OrganizationId: s.GetOrganizationId(), SiteId: s.GetId(), BackupId: b.GetId(), WithoutBackup: true})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -320,19 +320,27 @@ func writeWhole(to string, out io.Writer, stream *connect.ServerStreamForClient[
 }
 
 func (p *program) backupRestore() *cobra.Command {
-	var yes, files, database bool
+	var yes, files, database, without bool
+	var tables []string
 	cmd := p.organizationFlag(p.waitFlag(&cobra.Command{
 		Use:   "restore SITE BACKUP",
 		Short: "Put a backup back into its site",
-		Long: `Restore reads and checks the backup while the site goes on. Then visitors see a 503 page for the moment in which the site is
-switched: all that is asked for is restored, or nothing. What is replaced is kept for a day: chom backup undo SITE brings it back.`,
+		Long: `Restore makes a backup of the site as it is, and waits until that was checked. Then it reads and checks the backup while the site
+goes on. Visitors see a 503 page for the moment in which the site is switched: all that is asked for is restored, or nothing. What is
+replaced is kept for a day: chom backup undo SITE brings it back.
+
+Of single tables the rows and columns are restored; the site's views, triggers and routines stay as they are.`,
 		Example: `  chom backup restore shop 12
-  chom backup restore shop 12 --database-only`,
+  chom backup restore shop 12 --database-only
+  chom backup restore shop 12 --table wp_posts --table wp_postmeta`,
 		Args:              exactly(2),
 		ValidArgsFunction: first(p.siteNames),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
 			if files && database {
 				return usagef("--files-only and --database-only: one of both")
+			}
+			if files && len(tables) > 0 {
+				return usagef("--files-only and --table: one of both")
 			}
 			b, err := p.namedBackup(ctx, c, args)
 			if err != nil {
@@ -340,6 +348,8 @@ switched: all that is asked for is restored, or nothing. What is replaced is kep
 			}
 			what := "the files and the database"
 			switch {
+			case len(tables) > 0:
+				what = "the tables " + plain(strings.Join(tables, ", "))
 			case files:
 				what = "the files"
 			case database:
@@ -350,6 +360,7 @@ switched: all that is asked for is restored, or nothing. What is replaced is kep
 			}
 			made, err := c.Backups.RestoreBackup(ctx, &backupv1.RestoreBackupRequest{
 				OrganizationId: b.GetOrganizationId(), SiteId: b.GetSiteId(), BackupId: b.GetId(), FilesOnly: files, DatabaseOnly: database,
+				Tables: tables, WithoutBackup: without,
 			})
 			if err != nil {
 				return err
@@ -359,6 +370,8 @@ switched: all that is asked for is restored, or nothing. What is replaced is kep
 	}))
 	cmd.Flags().BoolVar(&files, "files-only", false, "restore the files; the database stays as it is")
 	cmd.Flags().BoolVar(&database, "database-only", false, "restore the database; the files stay as they are")
+	cmd.Flags().StringArrayVar(&tables, "table", nil, "restore this table of the database; everything else stays as it is (may be repeated)")
+	cmd.Flags().BoolVar(&without, "without-backup", false, "make no backup of what is replaced; it can be undone for a day all the same")
 	return yesFlag(cmd, &yes)
 }
 
@@ -410,19 +423,20 @@ editors changed since is not in what comes back.`,
 func (p *program) finishRestore(ctx context.Context, c *client, r *backupv1.Restore) error {
 	var broken error
 	if p.wait {
+		var err error
+		if r, err = p.awaitBackupBefore(ctx, c, r); err != nil {
+			return err
+		}
 		ended, err := p.follow(ctx, c, &taskv1.Task{OrganizationId: r.GetOrganizationId(), Id: r.GetTaskId()}, false)
 		if err != nil {
 			return err
 		}
 		broken = failure(ended)
-		all, err := c.Backups.ListRestores(ctx, &backupv1.ListRestoresRequest{OrganizationId: r.GetOrganizationId(), SiteId: r.GetSiteId()})
-		if err != nil {
+		if r, err = sameRestore(ctx, c, r); err != nil {
 			return err
 		}
-		for _, now := range all.GetRestores() {
-			if now.GetId() == r.GetId() {
-				r = now
-			}
+		if broken == nil && restoreState(r) == "failed" {
+			broken = &problem{code: exitTaskFailed, text: "the restore failed: " + plain(r.GetProblem())}
 		}
 	}
 	if err := p.print(&backupv1.RestoreBackupResponse{Restore: r}, nil, func() error {
@@ -432,6 +446,7 @@ func (p *program) finishRestore(ctx context.Context, c *client, r *backupv1.Rest
 			{"problem", r.GetProblem()},
 			{"backup", r.GetBackupId()},
 			{"what", restored(r)},
+			{"backup before it", r.GetBeforeBackupId()},
 			{"asked for", at(r.GetCreateTime())},
 			{"restored", at(r.GetEndTime())},
 			{"can be undone until", at(r.GetUndoUntil())},
@@ -441,6 +456,43 @@ func (p *program) finishRestore(ctx context.Context, c *client, r *backupv1.Rest
 		return err
 	}
 	return broken
+}
+
+// awaitBackupBefore waits for the backup that a restore is to follow, until the restore has a task of its own, or has failed.
+func (p *program) awaitBackupBefore(ctx context.Context, c *client, r *backupv1.Restore) (*backupv1.Restore, error) {
+	if r.GetBeforeBackupId() == "" || r.GetEndTime() != nil {
+		return r, nil
+	}
+	p.note("a backup of the site as it is comes first: %s", r.GetBeforeBackupId())
+	before := r.GetTaskId()
+	if _, err := p.follow(ctx, c, &taskv1.Task{OrganizationId: r.GetOrganizationId(), Id: before}, false); err != nil {
+		return nil, err
+	}
+	for {
+		now, err := sameRestore(ctx, c, r)
+		if err != nil || now.GetTaskId() != before || restoreState(now) != "running" {
+			return now, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// sameRestore is a restore as it is now.
+func sameRestore(ctx context.Context, c *client, r *backupv1.Restore) (*backupv1.Restore, error) {
+	all, err := c.Backups.ListRestores(ctx, &backupv1.ListRestoresRequest{OrganizationId: r.GetOrganizationId(), SiteId: r.GetSiteId()})
+	if err != nil {
+		return nil, err
+	}
+	for _, now := range all.GetRestores() {
+		if now.GetId() == r.GetId() {
+			return now, nil
+		}
+	}
+	return r, nil
 }
 
 func (p *program) backupRestores() *cobra.Command {
@@ -484,6 +536,8 @@ func restoreState(r *backupv1.Restore) string {
 
 func restored(r *backupv1.Restore) string {
 	switch {
+	case len(r.GetTables()) > 0:
+		return "tables " + plain(strings.Join(r.GetTables(), ", "))
 	case r.GetFiles() && r.GetDatabase():
 		return "files and database"
 	case r.GetDatabase():

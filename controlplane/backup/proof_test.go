@@ -1,0 +1,120 @@
+package backup
+
+import (
+	"os"
+	"runtime"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"chom.dev/controlplane/backup/store"
+)
+
+// now is when what rests after a failure is due.
+func (p *proven) now() time.Time { return time.Now().Add(longestRest) }
+
+// proving is the long form.
+var proving = os.Getenv("CHOM_PROVE") != ""
+
+// many is how often something is done: in the long form, otherwise, or as the environment says.
+func many(t *testing.T, variable string, long, short int) int {
+	t.Helper()
+	if text := os.Getenv(variable); text != "" {
+		n, err := strconv.Atoi(text)
+		must(t, err)
+		return n
+	}
+	if proving {
+		return long
+	}
+	return short
+}
+
+// seedOf is what chance begins with. A failure is had again with it.
+func seedOf(t *testing.T) uint64 {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv("CHOM_PROOF_SEED"); text != "" {
+		var err error
+		seed, err = strconv.ParseUint(text, 10, 64)
+		must(t, err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("again: CHOM_PROOF_SEED=%d", seed)
+		}
+	})
+	return seed
+}
+
+func diskStore(t *testing.T) (at store.Store, root string) {
+	t.Helper()
+	root = t.TempDir() + "/store"
+	d, err := store.OpenDisk(root)
+	must(t, err)
+	t.Cleanup(func() { _ = d.Close() })
+	return d, root
+}
+
+// perSite is how many restores a site of chance has.
+const perSite = 10
+
+// TestProofRestores backs sites of chance up, ruins them and puts them back: files, their modes and times, and all that is in their
+// databases are what they were, and an undo gives back what was replaced.
+func TestProofRestores(t *testing.T) {
+	seed, sites := seedOf(t), (many(t, "CHOM_PROOF_RESTORES", 200, 10)+perSite-1)/perSite
+	socket := startDatabase(t).Socket
+	var restores, undone atomic.Int64
+	t.Run("all", func(t *testing.T) {
+		gate := make(chan struct{}, runtime.GOMAXPROCS(0))
+		for i := range sites {
+			t.Run(strconv.Itoa(i), func(t *testing.T) {
+				t.Parallel()
+				gate <- struct{}{}
+				defer func() { <-gate }()
+				at, root := diskStore(t)
+				p := newProven(t, socket, at, root)
+				p.prepare()
+				c := newChaos(seed + uint64(i))
+				var backups []Backup
+				var states []state
+				for range 3 {
+					p.fill(c)
+					states = append(states, p.observe())
+					backups = append(backups, p.goodBackup())
+				}
+				p.fill(c)
+				for n := range perSite {
+					before := p.observe()
+					from := c.IntN(len(backups))
+					parts, want := Parts{}, states[from]
+					switch c.IntN(4) {
+					case 0:
+						parts.FilesOnly, want.database = true, before.database
+					case 1:
+						parts.DatabaseOnly, want.files = true, before.files
+					}
+					r := p.putBack(backups[from].ID, parts)
+					if r.State != Restored {
+						t.Fatalf("seed %d, restore %d of backup %d, %+v: %s %s", seed+uint64(i), n, from, parts, r.State, r.Problem)
+					}
+					restores.Add(1)
+					if now := p.observe(); now != want {
+						t.Fatalf("seed %d, restore %d of backup %d, %+v: %s", seed+uint64(i), n, from, parts, now.other(want))
+					}
+					switch c.IntN(3) {
+					case 0:
+						if r := p.undo(r.ID); !r.Undone || p.observe() != before {
+							t.Fatalf("seed %d, undo of %d: %+v", seed+uint64(i), n, r)
+						}
+						undone.Add(1)
+					case 1:
+						p.fill(c)
+					}
+				}
+			})
+		}
+	})
+	t.Logf("%d restores of %d sites were bit-identical, %d of them undone", restores.Load(), sites, undone.Load())
+}
