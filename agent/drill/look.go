@@ -112,7 +112,10 @@ func (m *Master) start(ctx context.Context, shell string) (end func(), err error
 		_, err := run.Cmd{Path: m.Program, Args: []string{"--nodaemonize", "--fpm-config", config}, Timeout: lookWithin}.Run(ctx)
 		ended <- err
 	}()
-	end = func() { stop(); <-ended }
+	end = func() {
+		stop()
+		_ = <-ended // it was killed, as it says
+	}
 	for deadline := time.Now().Add(masterWithin); ; {
 		p, err := php.Get(ctx, m.Socket, php.PingParams())
 		if err == nil && p.Status == http.StatusOK {
