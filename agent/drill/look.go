@@ -107,10 +107,11 @@ func (m *Master) start(ctx context.Context, shell string) (end func(), err error
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
+	var died error
+	ended := make(chan struct{})
 	go func() {
-		_, err := run.Cmd{Path: m.Program, Args: []string{"--nodaemonize", "--fpm-config", config}, Timeout: lookWithin}.Run(ctx)
-		ended <- err
+		defer close(ended)
+		_, died = run.Cmd{Path: m.Program, Args: []string{"--nodaemonize", "--fpm-config", config}, Timeout: lookWithin}.Run(ctx)
 	}()
 	end = func() { stop(); <-ended }
 	for deadline := time.Now().Add(masterWithin); ; {
@@ -123,9 +124,9 @@ func (m *Master) start(ctx context.Context, shell string) (end func(), err error
 			return nil, fmt.Errorf("php-fpm does not answer: %w", err)
 		}
 		select {
-		case err := <-ended:
+		case <-ended:
 			stop()
-			return nil, errors.Join(errors.New("php-fpm ended"), err)
+			return nil, errors.Join(errors.New("php-fpm ended"), died)
 		case <-time.After(20 * time.Millisecond): // a fork takes about as long
 		}
 	}
