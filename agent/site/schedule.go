@@ -32,8 +32,8 @@ const (
 	// scheduledWithin is a terabyte at 50 MB/s, as for those that are ordered.
 	scheduledWithin = 6 * time.Hour
 	// firstAfter and firstWithin spread the first backups of sites that have none: those of a host that is new to schedules are many.
-	firstAfter  = time.Minute
-	firstWithin = 5 * time.Minute
+	firstAfter  = 30 * time.Second
+	firstWithin = 2 * time.Minute
 	// apart keeps a clock that is set to and fro from having one backup made after the other. No interval is shorter than 15 min.
 	apart = 10 * time.Minute
 	// patience is how often a backup gives way to orders of its site; the next time they wait for it.

@@ -1,56 +1,110 @@
 package e2e
 
 import (
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	backupv1 "chom.dev/proto/gen/chom/backup/v1"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
-	taskv1 "chom.dev/proto/gen/chom/task/v1"
 )
 
-// TestDrill proves backups of a site of each type on both releases. The site is
-// ruined meanwhile: it takes no part.
+// TestDrill has backups restored beside their sites, which notice nothing, and finds the one that is spoiled.
 func TestDrill(t *testing.T) {
 	onBoth(t, func(t *testing.T, h *host) {
 		for _, typ := range []string{"static", "wordpress"} {
-			t.Run(typ, func(t *testing.T) {
-				s := create(t, h, typ)
-				write(t, h, s, "proven")
-				b := backUp(t, s)
-				ruin(t, h, s)
-				ruined := imprint(t, h, s)
-				d := drillOf(t, s, b)
-				if d.GetState() != backupv1.DrillState_DRILL_STATE_PASSED {
-					t.Errorf("it ended with %v", d)
-				}
-				if pages := d.GetEvidence().GetPages(); len(pages) != 1 || pages[0].GetTitle() != b.GetContents().GetPageTitle() || pages[0].GetTitle() == "" {
-					t.Errorf("pages %v, and a backup titled %q", pages, b.GetContents().GetPageTitle())
-				}
-				if after := imprint(t, h, s); after != ruined {
-					t.Errorf("the site was\n%s\nand is\n%s", ruined, after)
-				}
-				if out := sh(t, h, "systemctl list-units --plain --no-legend 'chom-run-*'; ls -d /srv/chom/sites/*/drill; pgrep -l restic; true"); out != "" {
-					t.Errorf("left: %s", out)
-				}
-				purge(t, h, s)
-			})
+			t.Run(typ, func(t *testing.T) { rehearse(t, h, typ) })
 		}
 	})
 }
 
-// drillOf has a backup drilled, and waits for the end of that.
-func drillOf(t *testing.T, s *sitev1.Site, b *backupv1.Backup) *backupv1.Drill {
+func rehearse(t *testing.T, h *host, typ string) {
+	s := create(t, h, typ)
+	write(t, h, s, "first")
+	made := backUp(t, s)
+	ruin(t, h, s) // what the site is by now is nobody's matter
+	before := imprint(t, h, s)
+
+	passed := drill(t, s, made)
+	e := passed.GetEvidence()
+	if passed.GetState() != backupv1.DrillState_DRILL_STATE_PASSED || e.GetFileCount() != made.GetContents().GetFileCount() || len(e.GetTables()) != len(made.GetContents().GetTables()) {
+		t.Fatalf("a good backup: %s, %q, %d files and %d tables", passed.GetState(), passed.GetProblem(), e.GetFileCount(), len(e.GetTables()))
+	}
+	if pages := e.GetPages(); len(pages) == 0 || pages[0].GetHttpStatus() != 200 || !strings.Contains(pages[0].GetTitle(), s.GetSettings()["title"]) {
+		t.Errorf("the restored site answers %v", pages)
+	}
+	status, err := world.rig.Backups.GetBackupStatus(t.Context(), &backupv1.GetBackupStatusRequest{OrganizationId: s.GetOrganizationId(), SiteId: s.GetId()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := status.GetStatus(); got.GetLastProven().GetId() != passed.GetId() || got.GetLastBackup().GetId() != made.GetId() {
+		t.Errorf("the status: last backup %s, last proven %s", got.GetLastBackup().GetId(), got.GetLastProven().GetId())
+	}
+
+	spoil(t, s)
+	failed := drill(t, s, made)
+	if failed.GetState() != backupv1.DrillState_DRILL_STATE_FAILED || failed.GetProblem() == "" {
+		t.Errorf("a spoiled backup: %s, %q", failed.GetState(), failed.GetProblem())
+	}
+	t.Logf("a spoiled one: %s", failed.GetProblem())
+
+	if after := imprint(t, h, s); after != before {
+		t.Errorf("the site has become\n%s\nand was\n%s", after, before)
+	}
+	if left := sh(t, h, "systemctl list-units --plain --no-legend 'chom-run-*'; ls -d /srv/chom/sites/"+s.GetHandle()+"/drill /srv/chom/sites/"+s.GetHandle()+"/restore 2>/dev/null; pgrep -u s-"+s.GetHandle()+" -l 'mariadbd|restic'; true"); left != "" {
+		t.Errorf("left: %s", left)
+	}
+	purge(t, h, s)
+}
+
+// drill has one made, and waits for what it comes to.
+func drill(t *testing.T, s *sitev1.Site, b *backupv1.Backup) *backupv1.Drill {
 	t.Helper()
-	ctx := timeout(t, 10*time.Minute)
+	ctx := timeout(t, 5*time.Minute)
 	made, err := world.rig.Backups.DrillBackup(ctx, &backupv1.DrillBackupRequest{OrganizationId: s.GetOrganizationId(), SiteId: s.GetId(), BackupId: b.GetId()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	done(t, ctx, &taskv1.Task{Id: made.GetDrill().GetTaskId(), OrganizationId: s.GetOrganizationId()})
-	res, err := world.rig.Backups.ListDrills(ctx, &backupv1.ListDrillsRequest{OrganizationId: s.GetOrganizationId(), SiteId: s.GetId()})
-	if err != nil || len(res.GetDrills()) == 0 || res.GetDrills()[0].GetId() != made.GetDrill().GetId() {
-		t.Fatalf("drills: %v, %v", res, err)
+	for ; ; time.Sleep(500 * time.Millisecond) {
+		res, err := world.rig.Backups.ListDrills(ctx, &backupv1.ListDrillsRequest{OrganizationId: s.GetOrganizationId(), SiteId: s.GetId()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := res.GetDrills()[0]; d.GetId() == made.GetDrill().GetId() && d.GetState() != backupv1.DrillState_DRILL_STATE_RUNNING {
+			return d
+		}
 	}
-	return res.GetDrills()[0]
+}
+
+// spoil flips a bit in the middle of the largest piece of a site's repository.
+func spoil(t *testing.T, s *sitev1.Site) {
+	t.Helper()
+	var largest string
+	var size int64
+	data := filepath.Join(world.rig.Dir, "chomd", "backups", s.GetOrganizationId(), s.GetId(), "data")
+	if err := filepath.WalkDir(data, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		st, err := d.Info()
+		if err == nil && st.Size() > size {
+			largest, size = path, st.Size()
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(largest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text[size/3] ^= 1
+	if err := os.Remove(largest); err != nil { // it may be written by nobody
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(largest, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
 }

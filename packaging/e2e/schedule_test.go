@@ -12,7 +12,7 @@ import (
 
 const (
 	// firstWithin is how long a new site may take until it has its first backup: what agents spread first ones over, and the making.
-	firstWithin = 10 * time.Minute
+	firstWithin = 6 * time.Minute
 	interval    = 15 * time.Minute // the shortest that there is
 )
 

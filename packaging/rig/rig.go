@@ -138,6 +138,7 @@ func (r *Rig) flags() []string {
 		"--public-url", r.URL(),
 		"--packages-dir", r.Packages,
 		"--metrics-listen", fmt.Sprintf("%s:%d", gw, metricsPort), // loopback's may be another chomd's
+		"--backup-every", "0", "--drill-every", "0", // what comes by itself, tests of it ask for
 		// Benches and tests ask more often than people do.
 		"--limit-operator", "1000000", "--limit-api", "1000000", "--limit-auth", "1000000", "--limit-sensitive", "1000000",
 	}
