@@ -790,6 +790,7 @@ type RestoreBackupRequest struct {
 	// Only the database; the files stay as they are.
 	DatabaseOnly bool `protobuf:"varint,5,opt,name=database_only,json=databaseOnly,proto3" json:"database_only,omitempty"`
 	// Only these tables of the database; everything else stays as it is. Not together with files_only.
+	// A table whose name holds other characters than letters, digits and _$ .@#- comes back with all of the database only.
 	Tables []string `protobuf:"bytes,6,rep,name=tables,proto3" json:"tables,omitempty"`
 	// Make no backup of what is replaced. It can be undone for a day all the same.
 	WithoutBackup bool `protobuf:"varint,7,opt,name=without_backup,json=withoutBackup,proto3" json:"without_backup,omitempty"`
@@ -1503,15 +1504,15 @@ const file_chom_backup_v1_backup_service_proto_rawDesc = "" +
 	"\tbackup_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bbackupId\x12-\n" +
 	"\x04path\x18\x04 \x01(\tB\x19\xbaH\x16\xd8\x01\x01r\x11\x18\x80 2\f^(/[^/\x00]+)+$R\x04path\",\n" +
 	"\x16DownloadBackupResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"\xab\x02\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\xd2\x02\n" +
 	"\x14RestoreBackupRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
 	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12%\n" +
 	"\tbackup_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bbackupId\x12\x1d\n" +
 	"\n" +
 	"files_only\x18\x04 \x01(\bR\tfilesOnly\x12#\n" +
-	"\rdatabase_only\x18\x05 \x01(\bR\fdatabaseOnly\x12+\n" +
-	"\x06tables\x18\x06 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\xe8\a\x18\x01\"\x06r\x04\x10\x01\x18@R\x06tables\x12%\n" +
+	"\rdatabase_only\x18\x05 \x01(\bR\fdatabaseOnly\x12R\n" +
+	"\x06tables\x18\x06 \x03(\tB:\xbaH7\x92\x014\x10\xe8\a\x18\x01\"-r+2)^[\\p{L}\\p{N}_$][\\p{L}\\p{N}_$ .@#-]{0,63}$R\x06tables\x12%\n" +
 	"\x0ewithout_backup\x18\a \x01(\bR\rwithoutBackup\"J\n" +
 	"\x15RestoreBackupResponse\x121\n" +
 	"\arestore\x18\x01 \x01(\v2\x17.chom.backup.v1.RestoreR\arestore\"k\n" +
