@@ -168,7 +168,7 @@ func TestDrillRefuses(t *testing.T) {
 			w.settled(t, time.Now())
 		})
 		t.Run("any while a restore goes on", func(t *testing.T) {
-			_, err := w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{})
+			_, err := w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{WithoutBackup: true})
 			must(t, err)
 			if err := drill(ready.ID); !errors.Is(err, ErrRestoring) {
 				t.Errorf("got %v", err)
@@ -266,7 +266,7 @@ func TestDrillYields(t *testing.T) {
 		t.Run("a restore stops one that waits", func(t *testing.T) {
 			_, err := w.Drill(t.Context(), w.ours, w.site, ready.ID)
 			must(t, err)
-			restore, err = w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{})
+			restore, err = w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{WithoutBackup: true})
 			must(t, err)
 			stopped(t)
 			if orders := w.work(t, well); len(orders) != 1 || orders[0].GetRestoreSite() == nil {

@@ -292,7 +292,7 @@ func TestKeepRules(t *testing.T) {
 		t.Run("what a restore goes back to is not removed", func(t *testing.T) {
 			w.ages(t, all[0], now.Add(-200*24*time.Hour).UTC().Truncate(24*time.Hour))
 			w.keeps(t, now)
-			_, err := w.Restore(t.Context(), w.ours, w.site, all[1].ID, Parts{})
+			_, err := w.Restore(t.Context(), w.ours, w.site, all[1].ID, Parts{WithoutBackup: true})
 			must(t, err)
 			w.keeps(t, now)
 			if marked() != 1 {
@@ -327,7 +327,7 @@ func TestKeepRules(t *testing.T) {
 		t.Run("nothing begins while data is removed, and hosts are told to ask again", func(t *testing.T) {
 			w.exec(t, `UPDATE repositories SET held_until = $1`, db.Micros(time.Now().Add(claimFor)))
 			_, create := w.Create(t.Context(), w.ours, w.site)
-			_, restore := w.Restore(t.Context(), w.ours, w.site, all[3].ID, Parts{})
+			_, restore := w.Restore(t.Context(), w.ours, w.site, all[3].ID, Parts{WithoutBackup: true})
 			_, undo := w.Undo(t.Context(), w.ours, w.site, w.restores(t)[0].ID)
 			for what, err := range map[string]error{"create": create, "restore": restore, "undo": undo, "admit": w.Admit(t.Context(), w.ours, w.site)} {
 				if !errors.Is(err, ErrHeld) || fault.KindOf(err) != fault.KindUnavailable {

@@ -119,7 +119,7 @@ func TestReported(t *testing.T) {
 			if b := w.get(t, ordered.ID); b.State != Ready {
 				t.Fatalf("the other one is %+v", b)
 			}
-			_, err := w.Restore(t.Context(), w.ours, w.site, ordered.ID, Parts{})
+			_, err := w.Restore(t.Context(), w.ours, w.site, ordered.ID, Parts{WithoutBackup: true})
 			must(t, err)
 			if err := w.Reported(t.Context(), w.ours, w.site, r); !errors.Is(err, ErrRestoring) {
 				t.Errorf("while one is restored: %v", err)

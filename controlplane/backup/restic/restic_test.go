@@ -290,7 +290,7 @@ func TestProgram(t *testing.T) {
 }
 
 func canceledCheck(t *testing.T, w *world, k secret.Secret) error {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	return w.program.Check(ctx, w.at, k, "")
 }
