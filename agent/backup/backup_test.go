@@ -122,35 +122,6 @@ func TestBackup(t *testing.T) {
 			t.Errorf("made %+v, %v", again, err)
 		}
 	})
-	t.Run("what is known of directories is not asked for again, unless it was deleted or spoiled", func(t *testing.T) {
-		w.t = t
-		w.sh(`for i in $(seq 60); do mkdir -p public/d/$i; echo $i > public/d/$i/f; done`)
-		asked := func() (n int) {
-			t.Helper()
-			before := len(w.repository.Requests())
-			if again, err := w.backup(t.Context()); err != nil || again.Files.Added > 100_000 {
-				t.Errorf("made %+v, %v", again, err)
-			}
-			for _, r := range w.repository.Requests()[before:] {
-				if strings.HasPrefix(r, "GET /data/") {
-					n++
-				}
-			}
-			return n
-		}
-		asked()
-		if n := asked(); n > 3 {
-			t.Errorf("%d pieces were read", n)
-		}
-		cache := w.shell() + "/private/.chom-backup-cache"
-		w.sh(`find ` + cache + ` -type f -size +64c | while read -r f; do chmod u+w "$f"; printf spoiled > "$f"; done`)
-		asked()
-		if err := os.RemoveAll(cache); err != nil {
-			t.Fatal(err)
-		}
-		asked()
-		w.restic("check", "--read-data")
-	})
 	if n := w.keys.Load(); n != 1 {
 		t.Errorf("the key was asked for %d times", n)
 	}

@@ -121,7 +121,7 @@ func files(ctx context.Context, s *Inside, backup string) (Snapshot, error) {
 // reading is one run of restic over the files.
 func reading(ctx context.Context, s *Inside, backup, label string) (*watched, error) {
 	w := &watched{shell: s.Shell}
-	cmd := s.CachedRestic(label, "backup", "--host="+host, "--tag="+backup, "--one-file-system", "--exclude="+s.cache(), "--", "public", "private")
+	cmd := s.Restic(label, "backup", "--host="+host, "--tag="+backup, "--one-file-system", "--", "public", "private")
 	cmd.Stdout = &lineWriter{line: func(b []byte) {
 		if p, ok := w.read(b); ok {
 			p.What = "files"

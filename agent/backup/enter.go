@@ -169,24 +169,9 @@ func cutLabel(p string) (label, object string) {
 // label is any word, and tells apart what several runs have made: see Saved. The
 // key goes over a descriptor.
 func (s *Inside) Restic(label string, args ...string) run.Cmd {
-	return s.restic(label, "--no-cache", args)
-}
-
-// CachedRestic is Restic that keeps what it has read of directories and of the
-// index: each directory is a request otherwise, and waits for the one before.
-func (s *Inside) CachedRestic(label string, args ...string) run.Cmd {
-	return s.restic(label, "--cache-dir="+s.cache(), args)
-}
-
-// cache is a directory of the site's own: it goes with the site, is in no backup,
-// and may be deleted at any time. What is in it is sealed as in the repository;
-// what somebody has changed there, restic reads from the repository again.
-func (s *Inside) cache() string { return s.Shell + "/private/.chom-backup-cache" }
-
-func (s *Inside) restic(label, cache string, args []string) run.Cmd {
 	return run.Cmd{
 		Path:   restic,
-		Args:   append([]string{"--repo=rest:" + s.base + "/" + label + "/", "--password-file=" + run.SecretFile, cache, "--json"}, args...),
+		Args:   append([]string{"--repo=rest:" + s.base + "/" + label + "/", "--password-file=" + run.SecretFile, "--no-cache", "--json"}, args...),
 		Env:    environment(),
 		Secret: s.key + "\n", Dir: s.Shell, Timeout: s.Timeout,
 	}

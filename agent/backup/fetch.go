@@ -65,11 +65,7 @@ func (s *Inside) WriteFiles(ctx context.Context, snapshot, dir string) error {
 		return errNoSnapshot
 	}
 	defer s.tellRead("files")()
-	read := s.CachedRestic
-	if dir == s.Shell { // where the cache would be among what is restored
-		read = s.Restic
-	}
-	if _, err := read("fetch", "restore", "--no-lock", "--target="+dir, "--", snapshot).Run(ctx); err != nil {
+	if _, err := s.Restic("fetch", "restore", "--no-lock", "--target="+dir, "--", snapshot).Run(ctx); err != nil {
 		return resticError(err)
 	}
 	return nil

@@ -222,8 +222,6 @@ func newDrillScene(t *testing.T, socket, program string) (*scene, *backuptest.Re
 	); err != nil {
 		t.Fatal(err)
 	}
-	// What restic remembers is in no backup, nor is the time at which it is removed.
-	s.sh(t, fmt.Sprintf(`cd %s/sites/%s/private && at=$(stat -c %%y .) && rm -r .chom-backup-cache && touch -d "$at" .`, s.Dir, s.Handle))
 	res, err := asTenant{s.UID}.Run(t.Context(), run.Unit{Argv: []string{s.Agent, "sandbox", "list-tree", s.Dir + "/sites/" + s.Handle.String()}})
 	if err != nil {
 		t.Fatal(err)

@@ -122,14 +122,14 @@ func mariadbAs(t *testing.T, h *host, s *sitev1.Site, statements string) {
 	}
 }
 
-// imprint is all that a site has, but for what WordPress itself writes all the time, and what backups remember.
+// imprint is all that a site has, but for what WordPress itself writes all the time.
 func imprint(t *testing.T, h *host, s *sitev1.Site) string {
 	t.Helper()
 	return sh(t, h, strings.ReplaceAll(`
 cd /srv/chom/sites/HANDLE
-find public private -name .chom-backup-cache -prune -o -printf '%y %m %u:%g %p %l\n' | sort | sha256sum
-find public private -name .chom-backup-cache -prune -o -type f -printf '%T@ %s %p\0' | sort -z | sha256sum
-find public private -name .chom-backup-cache -prune -o -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum
+find public private -printf '%y %m %u:%g %p %l\n' | sort | sha256sum
+find public private -type f -printf '%T@ %s %p\0' | sort -z | sha256sum
+find public private -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum
 ls public | head -30
 mariadb --batch --skip-column-names -e "SELECT table_name FROM information_schema.tables WHERE table_schema = 'sHANDLE' AND table_name <> 'wp_options' ORDER BY 1" | while read -r table; do
 	mariadb --batch --skip-column-names -e "CHECKSUM TABLE sHANDLE.$table EXTENDED"
