@@ -67,8 +67,8 @@ func (m *mutilated) mutate() string {
 		other := filepath.Join(m.where, m.c.pick(objects[kind]...))
 		theirs, err := os.ReadFile(other)
 		must(m.t, err)
-		put(at, theirs)
-		put(other, text)
+		put(at, fit(theirs, len(text))) // restic asks for what lies behind an end for a quarter of an hour
+		put(other, fit(text, len(theirs)))
 		return "two swapped in " + kind
 	case n < 88:
 		must(m.t, os.Remove(at))
@@ -86,6 +86,11 @@ func (m *mutilated) mutate() string {
 	what := m.c.pick(slices.Sorted(maps.Keys(manifests))...)
 	m.exec(m.t, `UPDATE backups SET manifest = $1 WHERE id = $2`, manifests[what], m.second.ID)
 	return what
+}
+
+// fit gives a text a length.
+func fit(text []byte, size int) []byte {
+	return append(text[:min(len(text), size):min(len(text), size)], make([]byte, max(0, size-len(text)))...)
 }
 
 func copyTree(from, to string) error {
