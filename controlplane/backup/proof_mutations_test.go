@@ -61,13 +61,17 @@ func (m *mutilated) mutate() string {
 		put(at, text)
 		return "a bit flipped in " + kind
 	case n < 70:
-		put(at, text[:m.c.IntN(len(text))])
+		cut := text[:m.c.IntN(len(text))]
+		if kind == "data" { // restic asks for what lies behind an end for a quarter of an hour
+			cut = fit(cut, len(text))
+		}
+		put(at, cut)
 		return "a cut in " + kind
 	case n < 80:
 		other := filepath.Join(m.where, m.c.pick(objects[kind]...))
 		theirs, err := os.ReadFile(other)
 		must(m.t, err)
-		put(at, fit(theirs, len(text))) // restic asks for what lies behind an end for a quarter of an hour
+		put(at, fit(theirs, len(text))) // likewise
 		put(other, fit(text, len(theirs)))
 		return "two swapped in " + kind
 	case n < 88:
