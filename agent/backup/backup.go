@@ -137,17 +137,10 @@ func New(cfg Config) (*Manager, error) {
 // Work is something to be done as a site's user with the site's repository.
 type Work struct {
 	Job     string        // its name among those that Enter knows
+	Unit    string        // the name of what does it; "" is "backup"
 	Order   any           // what the job is told, in JSON; no secrets
 	Timeout time.Duration // the unit ends by then, also when the agent is gone
 	Beside  *run.Beside   // where it is done instead of in the site; nil is in it
-}
-
-// unit is the name of what does the work.
-func (w Work) unit() string {
-	if w.Beside != nil {
-		return "drill"
-	}
-	return "backup"
 }
 
 // Progress is how far a job is.
@@ -232,7 +225,7 @@ func (m *Manager) inside(ctx context.Context, site task.Site, w Work, o order, t
 	}
 	defer input.Close() // the unit has its own
 	unit, err := run.SiteUnit{
-		Handle: site.Handle, Name: w.unit(), Beside: w.Beside, Argv: []string{m.cfg.Agent, "sandbox", "site-backup"}, Env: environment(),
+		Handle: site.Handle, Name: cmp.Or(w.Unit, "backup"), Beside: w.Beside, Argv: []string{m.cfg.Agent, "sandbox", "site-backup"}, Env: environment(),
 		Dir: "/", Stdin: input, Timeout: w.Timeout, Offline: true, Aside: true,
 	}.Unit()
 	if err != nil {

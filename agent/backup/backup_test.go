@@ -214,6 +214,36 @@ func TestSiteWithoutDatabase(t *testing.T) {
 			t.Errorf("locks are left: %v", left)
 		}
 	})
+	t.Run("of a repository that has lost something it says so, at once", func(t *testing.T) {
+		w.sh("head -c 200000 /dev/urandom > public/lost")
+		made, err := w.backup(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.sh("mkdir -p restore/public restore/private")
+		fetch := func(want string) {
+			t.Helper()
+			start := time.Now()
+			err := w.manager.FetchFiles(t.Context(), w.site, made.Files.ID, w.shell()+"/restore", func(uint64, uint64) {})
+			if err == nil || !strings.Contains(err.Error(), "the repository is damaged: ") || !strings.HasSuffix(err.Error(), want) || !task.IsPermanent(err) || time.Since(start) > 15*time.Second {
+				t.Errorf("after %s it says %v, want %q", time.Since(start), err, want)
+			}
+		}
+		whole := map[string][]byte{}
+		for _, name := range w.repository.Objects("data") {
+			whole["/data/"+name] = w.repository.Get("/data/" + name)
+			w.repository.Remove("/data/" + name)
+		}
+		fetch(" is gone")
+		for name, content := range whole {
+			w.repository.Put(name, content[:len(content)/2])
+		}
+		fetch(" is cut off")
+		for name, content := range whole {
+			w.repository.Put(name, content)
+		}
+		w.sh("rm -rf restore public/lost")
+	})
 	t.Run("a control plane that is away for a moment is waited for", func(t *testing.T) {
 		n := 0
 		w.repository.Fault = func(rw http.ResponseWriter, r *http.Request) bool {

@@ -117,11 +117,9 @@ func (s *Inside) serve() (stop func(), err error) {
 		},
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				c, err := (&net.Dialer{}).DialContext(ctx, "unix", s.socket)
-				return largely{c}, err
+				return (&net.Dialer{}).DialContext(ctx, "unix", s.socket)
 			},
 			DisableCompression:  true,
-			ReadBufferSize:      copied,
 			MaxIdleConnsPerHost: 8, // more than restic's at once
 		},
 		ModifyResponse: func(r *http.Response) error {
@@ -134,7 +132,6 @@ func (s *Inside) serve() (stop func(), err error) {
 			r.Body = counted{r.Body, s}
 			return nil
 		},
-		BufferPool: buffers{},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
 			http.Error(w, err.Error(), http.StatusBadGateway)
 		},

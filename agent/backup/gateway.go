@@ -202,6 +202,11 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			g.m.cfg.Log.Warn("a lock that is gone is kept in mind", "site", g.site.ID, "err", err)
 		}
 	}
+	if what := damage(r, res); what != "" {
+		g.stop(task.Permanent(&Refused{"the repository is damaged: " + what}))
+		http.Error(w, what, http.StatusNotFound)
+		return
+	}
 	if res.StatusCode >= 400 && res.StatusCode != http.StatusNotFound {
 		http.Error(w, g.heard(res), res.StatusCode)
 		return
@@ -212,9 +217,32 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.WriteHeader(res.StatusCode)
-	if _, err := copyLarge(w, res.Body); err != nil {
+	if _, err := io.Copy(w, res.Body); err != nil {
 		panic(http.ErrAbortHandler) // who asked must not take it for whole
 	}
+}
+
+// pieces are what other objects name, so that it is there.
+var pieces = regexp.MustCompile(`^/(data|index)/[0-9a-f]{64}$`)
+
+// damage says what an answer tells of the repository. restic asks again for a
+// quarter of an hour, as if the rest could come.
+func damage(asked *http.Request, answer *http.Response) string {
+	if asked.Method != http.MethodGet || !pieces.MatchString(asked.URL.Path) {
+		return ""
+	}
+	var from, to int64
+	short := false
+	if _, err := fmt.Sscanf(asked.Header.Get("Range"), "bytes=%d-%d", &from, &to); err == nil && answer.StatusCode == http.StatusPartialContent {
+		short = answer.ContentLength >= 0 && answer.ContentLength < to-from+1
+	}
+	switch {
+	case answer.StatusCode == http.StatusNotFound:
+		return asked.URL.Path + " is gone"
+	case answer.StatusCode == http.StatusRequestedRangeNotSatisfiable, short:
+		return asked.URL.Path + " is cut off"
+	}
+	return ""
 }
 
 // refuse answers for a control plane that can't be reached: restic asks again for

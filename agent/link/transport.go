@@ -19,7 +19,6 @@ const (
 	maxMessage  = 4 << 20     // of what we read; an order has 256 KiB at most, a Poll some of them
 	maxHeaders  = 64 << 10    // of an answer
 	bulkIdle    = time.Minute // of the connection for repositories, which is idle nearly always
-	frame       = 128 << 10   // of what we read; restored files are gigabytes
 	streamRoom  = 1 << 20     // flow control window of a stream, not memory
 	connectRoom = 4 << 20
 )
@@ -84,7 +83,6 @@ func open(cfg *tls.Config, dial func(context.Context, string, string) (net.Conn,
 		HTTP2: &http.HTTP2Config{
 			SendPingTimeout:               pingAfter,
 			PingTimeout:                   pingFor,
-			MaxReadFrameSize:              frame,
 			MaxReceiveBufferPerStream:     streamRoom,
 			MaxReceiveBufferPerConnection: connectRoom,
 		},

@@ -25,7 +25,7 @@ import (
 )
 
 const (
-	drillUnit = "drill"
+	drillUnit = "drill" // all that a drill runs, one after the other
 	// lookWithin is how long the pages of a drill may take together with the start
 	// of its servers, on a host that is busy with its sites.
 	lookWithin = 5 * time.Minute
@@ -211,7 +211,7 @@ func (d *drilling) fetch(ctx context.Context, log *task.Log) error {
 	fail.Point("drill.to-come")
 	st := drillState{Drill: d.id.String(), Fetched: new(drill.Fetched)}
 	if err := d.backups.Do(ctx, d.site, backup.Work{
-		Job: drill.FetchJob, Timeout: d.limit, Beside: d.beside(h),
+		Job: drill.FetchJob, Unit: drillUnit, Timeout: d.limit, Beside: d.beside(h),
 		Order: drill.FetchOrder{Files: d.contents.GetFilesSnapshot(), Database: d.contents.GetDatabaseSnapshot()},
 	}, func(p backup.Progress) { log.Printf("%s", p) }, st.Fetched); err != nil {
 		return err

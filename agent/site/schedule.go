@@ -64,14 +64,7 @@ func scheduleOf(site task.Site) (schedule, bool) {
 }
 
 // before is the newest of these moments that is not after now.
-func (s schedule) before(now time.Time) time.Time {
-	since := now.Sub(time.Unix(0, 0)) - s.offset
-	past := since % s.every
-	if past < 0 {
-		past += s.every
-	}
-	return now.Add(-past).UTC().Round(0)
-}
+func (s schedule) before(now time.Time) time.Time { return contract.LastDue(now, s.every, s.offset) }
 
 // due says for which moment a backup is due; zero when for none. Of those that were
 // missed the newest counts. First is when the first backup of a site is to be made

@@ -174,7 +174,7 @@ func perform(ctx context.Context, s Step) error {
 			return err
 		}
 	}
-	if err := s.Do(ctx, &Log{print: func(string) {}}); err != nil || s.Probe == nil {
+	if err := s.Do(ctx, new(Log)); err != nil || s.Probe == nil {
 		return err
 	}
 	done, note, err := s.Probe(ctx)

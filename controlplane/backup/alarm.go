@@ -111,12 +111,3 @@ func alarm(now time.Time, s standing, told notice) decision {
 	}
 	return d
 }
-
-// next is when a host begins a site's next backup by itself: at each moment that lies offset after a multiple of interval.
-func next(now time.Time, interval, offset time.Duration) time.Time {
-	passed := (now.Sub(time.Unix(0, 0)) - offset) % interval
-	if passed < 0 {
-		passed += interval
-	}
-	return now.Add(interval - passed).UTC()
-}

@@ -259,9 +259,8 @@ type Backups struct {
 	gauges  gauges
 	wake    chan struct{} // something is due now
 
-	mu      sync.Mutex
-	wall    clock.Wall
-	counted time.Time // when the gauges were
+	mu   sync.Mutex
+	wall clock.Wall
 }
 
 // New prepares them.

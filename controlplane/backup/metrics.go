@@ -46,23 +46,6 @@ func (g gauges) register(r prometheus.Registerer) error {
 	return errors.Join(r.Register(g.backups), r.Register(g.sites), r.Register(g.bytes), r.Register(g.oldest), r.Register(g.damaged), r.Register(g.verified))
 }
 
-// countNow counts anew where that was long ago.
-func (b *Backups) countNow(ctx context.Context, now time.Time) (bool, error) {
-	b.mu.Lock()
-	due := now.Sub(b.counted) >= countEvery || now.Before(b.counted)
-	b.mu.Unlock()
-	if !due {
-		return false, nil
-	}
-	if err := b.gauges.count(ctx, b.db.Reader()); err != nil {
-		return false, err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.counted = now
-	return false, nil
-}
-
 // count reads them anew.
 func (g gauges) count(ctx context.Context, q db.Querier) error {
 	if err := tally(ctx, q, g.backups, map[string]string{"running": "running", "checking": "checking", "ready": "ready", "failed": "failed"}, `

@@ -61,18 +61,14 @@ func (m *mutilated) mutate() string {
 		put(at, text)
 		return "a bit flipped in " + kind
 	case n < 70:
-		cut := text[:m.c.IntN(len(text))]
-		if kind == "data" { // restic asks for what lies behind an end for a quarter of an hour
-			cut = fit(cut, len(text))
-		}
-		put(at, cut)
+		put(at, text[:m.c.IntN(len(text))])
 		return "a cut in " + kind
 	case n < 80:
 		other := filepath.Join(m.where, m.c.pick(objects[kind]...))
 		theirs, err := os.ReadFile(other)
 		must(m.t, err)
-		put(at, fit(theirs, len(text))) // likewise
-		put(other, fit(text, len(theirs)))
+		put(at, theirs)
+		put(other, text)
 		return "two swapped in " + kind
 	case n < 88:
 		must(m.t, os.Remove(at))
@@ -90,11 +86,6 @@ func (m *mutilated) mutate() string {
 	what := m.c.pick(slices.Sorted(maps.Keys(manifests))...)
 	m.exec(m.t, `UPDATE backups SET manifest = $1 WHERE id = $2`, manifests[what], m.second.ID)
 	return what
-}
-
-// fit gives a text a length.
-func fit(text []byte, size int) []byte {
-	return append(text[:min(len(text), size):min(len(text), size)], make([]byte, max(0, size-len(text)))...)
 }
 
 func copyTree(from, to string) error {

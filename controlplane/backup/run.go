@@ -60,20 +60,24 @@ func (b *Backups) Run(ctx context.Context) error {
 		g.Go(func() error { return b.loop(ctx, nil, "repositories can't be looked after", b.keepNext) })
 	}
 	g.Go(func() error { return b.loop(ctx, nil, "sites without good backups can't be looked for", b.warn) })
-	g.Go(func() error { return b.loop(ctx, nil, "backups can't be counted", b.countNow) })
+	g.Go(func() error {
+		var counted time.Time
+		return b.loop(ctx, nil, "backups can't be counted", func(ctx context.Context, now time.Time) (bool, error) {
+			if now.Sub(counted).Abs() < countEvery {
+				return false, nil
+			}
+			counted = now
+			return false, errors.Join(b.gauges.count(ctx, b.db.Reader()), b.countProven(ctx, now))
+		})
+	})
 	g.Go(func() error {
 		return b.loop(ctx, nil, "repositories of sites that are gone can't be looked for", func(ctx context.Context, now time.Time) (bool, error) {
 			return false, b.removeGone(ctx, now)
 		})
 	})
 	g.Go(func() error {
-		var counted time.Time
 		return b.loop(ctx, nil, "drills can't be begun", func(ctx context.Context, now time.Time) (bool, error) {
-			if err := b.beginDrills(ctx, now); err != nil || now.Sub(counted).Abs() < countEvery {
-				return false, err
-			}
-			counted = now
-			return false, b.countProven(ctx, now)
+			return false, b.beginDrills(ctx, now)
 		})
 	})
 	return g.Wait()

@@ -32,11 +32,11 @@ func (b *Backups) StatusOf(ctx context.Context, organization contract.Organizati
 	if err != nil {
 		return s, fmt.Errorf("status of backups: %w", err)
 	}
-	if s.Policy, err = b.PolicyOf(ctx, q, organization, id); err != nil {
+	if s.Policy, err = b.policyOf(ctx, q, of); err != nil {
 		return s, fmt.Errorf("status of backups: %w", err)
 	}
-	if schedule := of.Desired().GetBackupSchedule(); schedule.GetInterval().AsDuration() > 0 {
-		s.Next = next(now, schedule.GetInterval().AsDuration(), schedule.GetOffset().AsDuration())
+	if schedule := of.Wanted.Schedule; schedule.Interval > 0 {
+		s.Next = contract.LastDue(now, schedule.Interval, schedule.Offset).Add(schedule.Interval)
 	}
 	if s.Last, err = newest(ctx, q, organization, id, Ready); err != nil {
 		return s, fmt.Errorf("status of backups: %w", err)

@@ -176,8 +176,6 @@ const (
 	// hundred bytes of an answer every 20 s. Agents' headers need the usual table:
 	// they may use it before they have heard of any other.
 	headerTable = 1
-	// A backup is gigabytes: a frame of the usual 16 KiB is a turn of three goroutines for each of them.
-	frame = 128 << 10
 	// Windows bound what waits for a busy handler; memory is only used for what is there. A host that is 50 ms away gets a
 	// connection's window twenty times a second through.
 	streamWindow = 1 << 20
@@ -201,7 +199,7 @@ func (s *Server) newHTTP(calls http.Handler) *http.Server {
 		ConnContext:       withGuest,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          streamsMax,
-			MaxReadFrameSize:              frame,
+			MaxReadFrameSize:              16 << 10,
 			MaxEncoderHeaderTableSize:     headerTable,
 			MaxReceiveBufferPerStream:     streamWindow,
 			MaxReceiveBufferPerConnection: connWindow,

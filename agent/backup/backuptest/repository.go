@@ -62,6 +62,13 @@ func (p *Repository) Put(name string, content []byte) {
 	p.objects[name] = content
 }
 
+// Remove takes an object away, as if the store had lost it.
+func (p *Repository) Remove(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.objects, name)
+}
+
 // Requests are those that came, "GET /config", in their order.
 func (p *Repository) Requests() []string {
 	p.mu.Lock()

@@ -117,7 +117,7 @@ func (d *Disk) put(ctx context.Context, r Repository, n Name, size int64, body i
 		return err
 	}
 	checked := newVerified(n, size, body)
-	if err := copyLarge(f, &patient{ctx, checked}); err != nil {
+	if _, err := io.Copy(f, &patient{ctx, checked}); err != nil {
 		return err
 	}
 	if err := errors.Join(checked.result(), f.Sync()); err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -29,18 +30,18 @@ const (
 // Server serves repositories by restic's REST protocol, version 2. Who calls, and for which repository, others have decided.
 type Server struct {
 	store Store
-	quota func(ctx context.Context, r Repository, size int64) error
+	admit func(ctx context.Context, r Repository, size int64) error
 	log   *slog.Logger
 	pause time.Duration // how long nothing may come, or go, in the middle of a body
 }
 
-// NewServer makes a server. Quota is asked before an object is taken, with its size; its
-// fault is the caller's answer (507; 503 where it is one of the kind Unavailable). It may be nil.
-func NewServer(s Store, quota func(ctx context.Context, r Repository, size int64) error, log *slog.Logger) *Server {
-	if quota == nil {
-		quota = func(context.Context, Repository, int64) error { return nil }
+// NewServer makes a server. Admit is asked before an object is taken, with its size; its fault is the caller's answer (507; 503 where
+// it is one of the kind Unavailable). It may be nil.
+func NewServer(s Store, admit func(ctx context.Context, r Repository, size int64) error, log *slog.Logger) *Server {
+	if admit == nil {
+		admit = func(context.Context, Repository, int64) error { return nil }
 	}
-	return &Server{store: s, quota: quota, log: log, pause: pauseFor}
+	return &Server{store: s, admit: admit, log: log, pause: pauseFor}
 }
 
 // Repository serves a repository to the host of its site, which may only append.
@@ -89,10 +90,10 @@ var (
 	errNotWritable = fault.Denied("this repository is for reading only")
 )
 
-// overQuota is what the quota said.
-type overQuota struct{ error }
+// notAdmitted is what admit said.
+type notAdmitted struct{ error }
 
-func (o overQuota) Unwrap() error { return o.error }
+func (n notAdmitted) Unwrap() error { return n.error }
 
 func (c *call) serve() error {
 	path := c.r.URL.EscapedPath()
@@ -182,7 +183,8 @@ func (c *call) get(n Name) error {
 	c.began = true
 	answer := &rollingWriter{c: c}
 	defer answer.rest()
-	return copyLarge(answer, p)
+	_, err = io.Copy(answer, p)
+	return err
 }
 
 // parseRange takes the one form that restic uses: bytes=from-to, or bytes=from-.
@@ -217,8 +219,8 @@ func (c *call) put(n Name) error {
 	case size > n.kind.largest():
 		return errTooLarge
 	}
-	if err := c.server.quota(c.r.Context(), c.repository, size); err != nil {
-		return overQuota{err}
+	if err := c.server.admit(c.r.Context(), c.repository, size); err != nil {
+		return notAdmitted{err}
 	}
 	ctx, cancel := context.WithTimeout(c.r.Context(), objectFor)
 	defer cancel()
@@ -273,8 +275,8 @@ func (c *call) refuse(err error) {
 	status, words := statusOf(err)
 	ctx := c.r.Context()
 	f, isFault := fault.Of(err)
-	quota := overQuota{}
-	said := isFault && errors.As(err, &quota) // is well, and is logged by whoever says it
+	refused := notAdmitted{}
+	said := isFault && errors.As(err, &refused) // all is well, and whoever says it logs it
 	if !said && status >= http.StatusInternalServerError && status != http.StatusInsufficientStorage && ctx.Err() == nil {
 		c.server.log.ErrorContext(ctx, "a repository can't be served", "organization", c.repository.Organization.String(), "site", c.repository.Site.String(),
 			"method", c.r.Method, "err", withCause(err))
@@ -293,9 +295,9 @@ func (c *call) refuse(err error) {
 // statusOf turns an error into the protocol's words.
 func statusOf(err error) (status int, words string) {
 	f, isFault := fault.Of(err)
-	quota := overQuota{}
+	refused := notAdmitted{}
 	switch {
-	case errors.As(err, &quota) && isFault && f.Kind() != fault.KindUnavailable, errors.Is(err, ErrFull):
+	case errors.As(err, &refused) && isFault && f.Kind() != fault.KindUnavailable, errors.Is(err, ErrFull):
 		return http.StatusInsufficientStorage, f.Error()
 	case errors.Is(err, errNoSuchCall):
 		return http.StatusMethodNotAllowed, "there is no such call"

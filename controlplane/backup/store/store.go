@@ -93,20 +93,6 @@ func part(offset, length, total int64) (int64, error) {
 	return length, nil
 }
 
-// copied is how much is read and written at once: each object is megabytes, and all that lies between two machines takes a
-// turn for every piece of it.
-const copied = 256 << 10
-
-var copies = sync.Pool{New: func() any { return new([copied]byte) }}
-
-// copyLarge is io.Copy in larger pieces.
-func copyLarge(to io.Writer, from io.Reader) error {
-	buf := copies.Get().(*[copied]byte) //nolint:forcetypeassert // there is nothing else in it
-	defer copies.Put(buf)
-	_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, buf[:])
-	return err
-}
-
 // verified passes a body on, and its last bytes only once all of it is what it is said to be: whoever reads it can't get to the
 // end of a wrong one. It may be read on while result is asked: a transport does not wait for its own reader.
 type verified struct {

@@ -46,10 +46,19 @@ func (p *program) printBackupStatus(s *backupv1.Status) error {
 		{"next", at(s.GetNextBackupTime())},
 		{"last", backupAt(s.GetLastBackup())},
 		{"last failure", backupAt(s.GetLastFailure())},
+		{"last drill", drillAt(s.GetLastDrill())},
 		{"last proven restore", at(s.GetLastProven().GetEndTime())},
 		{"all read and intact", at(s.GetVerifyTime())},
 		{"repository", bytesText(s.GetRepositoryBytes())},
 	})
+}
+
+// drillAt is when a drill was asked for, and what it came to.
+func drillAt(d *backupv1.Drill) string {
+	if d == nil {
+		return ""
+	}
+	return strings.TrimSuffix(at(d.GetCreateTime())+" "+short(d.GetState(), "DRILL_STATE_")+": "+d.GetProblem(), ": ")
 }
 
 // backupAt names a backup, and when it was asked for.
