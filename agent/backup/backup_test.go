@@ -220,11 +220,16 @@ func TestSiteWithoutDatabase(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.sh("mkdir -p restore/public restore/private")
+		place, uid := w.shell()+"/restore", int(w.site.UID)
+		for _, dir := range []string{place, place + "/public", place + "/private"} {
+			if err := errors.Join(os.Mkdir(dir, 0o710), os.Chown(dir, uid, uid)); err != nil {
+				t.Fatal(err)
+			}
+		}
 		fetch := func(want string) {
 			t.Helper()
 			start := time.Now()
-			err := w.manager.FetchFiles(t.Context(), w.site, made.Files.ID, w.shell()+"/restore", func(uint64, uint64) {})
+			err := w.manager.FetchFiles(t.Context(), w.site, made.Files.ID, place, func(uint64, uint64) {})
 			if err == nil || !strings.Contains(err.Error(), "the repository is damaged: ") || !strings.HasSuffix(err.Error(), want) || !task.IsPermanent(err) || time.Since(start) > 15*time.Second {
 				t.Errorf("after %s it says %v, want %q", time.Since(start), err, want)
 			}
@@ -235,14 +240,20 @@ func TestSiteWithoutDatabase(t *testing.T) {
 			w.repository.Remove("/data/" + name)
 		}
 		fetch(" is gone")
-		for name, content := range whole {
-			w.repository.Put(name, content[:len(content)/2])
-		}
-		fetch(" is cut off")
+		largest := ""
 		for name, content := range whole {
 			w.repository.Put(name, content)
+			if len(content) > len(whole[largest]) {
+				largest = name
+			}
 		}
-		w.sh("rm -rf restore public/lost")
+		w.repository.Put(largest, whole[largest][:len(whole[largest])/2]) // it holds one file alone
+		fetch(largest + " is cut off")
+		w.repository.Put(largest, whole[largest])
+		w.sh("rm public/lost")
+		if err := os.RemoveAll(place); err != nil {
+			t.Fatal(err)
+		}
 	})
 	t.Run("a control plane that is away for a moment is waited for", func(t *testing.T) {
 		n := 0

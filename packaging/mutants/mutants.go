@@ -415,6 +415,8 @@ var mutants = []mutant{
 		`case time.Since(begun) > switchWithin:`, `case time.Since(begun) > 0:`, "agent/site ^TestRestore$"},
 	{"backups: an import reaches other schemas", "agent/mariadb/scratch.go",
 		`" ON " + pattern(schema.String()) + ".* TO " + who},`, `" ON *.* TO " + who},`, "agent/mariadb ^TestImport$"},
+	{"backups: a piece that is cut off is waited for", "agent/backup/gateway.go",
+		`answer.ContentLength >= 0 && answer.ContentLength < to-from+1`, `false`, "agent/backup ^TestSiteWithoutDatabase$"},
 	{"policies: a site's tags overrule what was chosen", "controlplane/backup/policy.go",
 		`if !chosen.IsZero() && p.ID == chosen {`, `if false {`, "controlplane/backup ^TestPolicyFor$"},
 	{"policies: another organization's is chosen", "controlplane/backup/policy.go",
