@@ -319,7 +319,14 @@ func TestKeepRules(t *testing.T) {
 				t.Errorf("%d removals", n)
 			}
 			w.stored.forgetErr = nil
+			_, err := w.Drill(t.Context(), w.ours, w.site, all[3].ID) // which reads without a lock
+			must(t, err)
 			w.keeps(t, now.Add(64*24*time.Hour+busyRest))
+			if !slices.Equal(w.stored.forgotten, []uint64{1}) {
+				t.Errorf("while a drill reads, forgotten are %v", w.stored.forgotten)
+			}
+			w.work(t, well)
+			w.keeps(t, now.Add(64*24*time.Hour+2*busyRest))
 			if !slices.Equal(w.stored.forgotten, []uint64{1, 2}) {
 				t.Errorf("forgotten are %v", w.stored.forgotten)
 			}
