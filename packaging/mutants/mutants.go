@@ -425,7 +425,7 @@ var mutants = []mutant{
 	{"retention: data is removed beside a restore", "controlplane/backup/keep.go",
 		`		if err := free(ctx, tx, k.Organization, k.Site, true); err != nil {`, `		if err := ctx.Err(); err != nil {`, "controlplane/backup ^TestKeepRules$/sqlite"},
 	{"retention: data is removed beside a drill", "controlplane/backup/keep.go",
-		`err != nil || running {`, `err != nil {`, "controlplane/backup ^TestKeepRules$/sqlite"},
+		`err != nil || running {`, `err != nil || running && false {`, "controlplane/backup ^TestKeepRules$/sqlite"},
 	{"retention: hosts add while data is removed", "controlplane/backup/keep.go",
 		`	if err == nil && held {
 		return ErrHeld`, `	if err == nil && held && false {
