@@ -168,11 +168,14 @@ func (w *shared) join(ctx context.Context, l *lab.Lab, release lab.Release, log 
 	return &host{h, server}, nil
 }
 
-// onBoth runs a claim on both releases.
+// onBoth runs a claim on both releases at once, and last of all in its test: what one host does is nothing to the other.
 func onBoth(t *testing.T, claim func(t *testing.T, h *host)) {
 	t.Helper()
 	for _, release := range lab.Releases {
-		t.Run(string(release), func(t *testing.T) { claim(t, world.hosts[release]) })
+		t.Run(string(release), func(t *testing.T) {
+			t.Parallel()
+			claim(t, world.hosts[release])
+		})
 	}
 }
 

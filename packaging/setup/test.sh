@@ -36,6 +36,8 @@ within=60m
 [ "${CHOM_PROVE:-}" != 1 ] || within=4h
 run "$hosts" -timeout "$within" -p 1
 
+echo "the slowest tests:"
+gotestsum tool slowest --jsonfile "$log" --threshold 20s --num 40
 # What vitest counted.
 web() { node -p "JSON.parse(require('fs').readFileSync('$log.web')).$1"; }
 passes=$(grep -cE '"Action":"pass".*"Test":' "$log" || true)
