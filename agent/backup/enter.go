@@ -190,21 +190,13 @@ func (s *Inside) Dump(options, names []string) run.Cmd {
 }
 
 // jobs of this package.
-var own = map[string]Job{"init": initialize, "backup": backup, "fetch-files": fetchFiles, "fetch-database": fetchDatabase}
+var own = map[string]Job{"backup": backup, "fetch-files": fetchFiles, "fetch-database": fetchDatabase}
 
 // Jobs are those of this package and more, for Enter.
 func Jobs(more map[string]Job) map[string]Job {
 	all := maps.Clone(own)
 	maps.Copy(all, more)
 	return all
-}
-
-// initialize makes the repository, in the format of restic 0.14.
-func initialize(ctx context.Context, s *Inside, _ json.RawMessage) (any, error) {
-	if _, err := s.Restic("init", "init", "--repository-version=2").Run(ctx); err != nil {
-		return nil, resticError(err)
-	}
-	return struct{}{}, nil
 }
 
 // resticError says in words what restic means.

@@ -256,7 +256,7 @@ func listingAt(t *testing.T, server *httptest.Server, site task.Site, key, snaps
 
 func (w *world) init() {
 	w.t.Helper()
-	if err := w.manager.Do(w.t.Context(), w.site, Work{Job: "init", Timeout: time.Minute}, nil, nil); err != nil {
+	if err := w.manager.Make(w.t.Context(), w.site); err != nil {
 		w.t.Fatal(err)
 	}
 }

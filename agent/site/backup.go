@@ -75,7 +75,7 @@ func (b *backingUp) repository() task.Step {
 			return there, "", err
 		},
 		Do: func(ctx context.Context, _ *task.Log) error {
-			return b.backups.Do(ctx, b.site, backup.Work{Job: "init", Timeout: b.within}, nil, nil)
+			return b.backups.Make(ctx, b.site)
 		},
 	}
 }
