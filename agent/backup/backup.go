@@ -140,6 +140,7 @@ type Work struct {
 	Unit    string        // the name of what does it; "" is "backup"
 	Order   any           // what the job is told, in JSON; no secrets
 	Timeout time.Duration // the unit ends by then, also when the agent is gone
+	Idle    bool          // nobody waits for it: it goes on while the host has nothing else to do
 	Beside  *run.Beside   // where it is done instead of in the site; nil is in it
 }
 
@@ -226,7 +227,7 @@ func (m *Manager) inside(ctx context.Context, site task.Site, w Work, o order, t
 	defer input.Close() // the unit has its own
 	unit, err := run.SiteUnit{
 		Handle: site.Handle, Name: cmp.Or(w.Unit, "backup"), Beside: w.Beside, Argv: []string{m.cfg.Agent, "sandbox", "site-backup"}, Env: environment(),
-		Dir: "/", Stdin: input, Timeout: w.Timeout, Offline: true, Aside: true,
+		Dir: "/", Stdin: input, Timeout: w.Timeout, Offline: true, Aside: true, Idle: w.Idle,
 	}.Unit()
 	if err != nil {
 		return err

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"chom.dev/agent/mariadb"
+	"chom.dev/agent/run"
 	"chom.dev/agent/task"
 	"chom.dev/proto/contract"
 )
@@ -151,6 +153,38 @@ func TestSiteWithoutDatabase(t *testing.T) {
 	if err != nil || c.Database != nil || c.Files.ID == "" {
 		t.Fatalf("made %+v, %v", c, err)
 	}
+	t.Run("the directories of the one before come together", func(t *testing.T) {
+		w.sh("for d in $(seq 100); do mkdir public/$d; echo $d > public/$d/x; done")
+		if _, err := w.backup(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		before := len(w.repository.Requests())
+		again, err := w.backup(t.Context())
+		if err != nil || again.Files.Added > 2000 {
+			t.Errorf("nothing has changed, and it made %+v, %v", again, err)
+		}
+		n := 0
+		for _, asked := range w.repository.Requests()[before:] {
+			if strings.HasPrefix(asked, "GET /data/") {
+				n++
+			}
+		}
+		if n == 0 || n > 10 {
+			t.Errorf("it asked for data %d times", n)
+		}
+		w.sh("rm -r public/[0-9]*")
+	})
+	t.Run("one that nobody waits for is made while the host is idle", func(t *testing.T) {
+		idle := run.Property{Key: "CPUSchedulingPolicy", Value: "idle"}
+		if slices.Contains(w.unit.Properties, idle) {
+			t.Error("one that was asked for is")
+		}
+		if err := w.manager.Do(t.Context(), w.site, Work{
+			Job: "backup", Timeout: time.Minute, Idle: true, Order: ContentsOrder{Backup: contract.NewBackupID().String()},
+		}, nil, nil); err != nil || !slices.Contains(w.unit.Properties, idle) {
+			t.Errorf("it has %v, %v", w.unit.Properties, err)
+		}
+	})
 	t.Run("what can't be read fails it, by name", func(t *testing.T) {
 		w.sh("echo x > public/closed; chmod 0 public/closed; mkdir public/shut; chmod 0 public/shut")
 		_, err := w.backup(t.Context())
@@ -229,7 +263,7 @@ func TestSiteWithoutDatabase(t *testing.T) {
 		fetch := func(want string) {
 			t.Helper()
 			start := time.Now()
-			err := w.manager.FetchFiles(t.Context(), w.site, made.Files.ID, place, func(uint64, uint64) {})
+			_, err := w.manager.Fetch(t.Context(), w.site, FetchOrder{Files: made.Files.ID, Dir: place}, nil)
 			if err == nil || !strings.Contains(err.Error(), "the repository is damaged: ") || !strings.HasSuffix(err.Error(), want) || !task.IsPermanent(err) || time.Since(start) > 15*time.Second {
 				t.Errorf("after %s it says %v, want %q", time.Since(start), err, want)
 			}
@@ -323,6 +357,87 @@ func TestSiteWithoutDatabase(t *testing.T) {
 		}
 		if gone, err := w.manager.Gone(w.site.Handle); err != nil || !gone {
 			t.Fatalf("after: %v, %v", gone, err)
+		}
+	})
+}
+
+func TestFetch(t *testing.T) {
+	w := newWorld(t, true)
+	w.init()
+	w.sql("CREATE TABLE a (x INT); INSERT INTO a VALUES (1),(2),(3); CREATE VIEW v AS SELECT x FROM a")
+	w.sh("echo index > public/index.php; echo secret > private/session; mkdir public/empty")
+	made, err := w.backup(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := mariadb.New(w.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	place, uid := w.shell()+"/restore", int(w.site.UID)
+	order := func() FetchOrder {
+		t.Helper()
+		if err := os.RemoveAll(place); err != nil {
+			t.Fatal(err)
+		}
+		for _, dir := range []string{place, place + "/public", place + "/private"} {
+			if err := errors.Join(os.Mkdir(dir, 0o710), os.Chown(dir, uid, uid)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		in, err := server.OpenImport(t.Context(), w.site.Handle)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return FetchOrder{Files: made.Files.ID, Dir: place, Database: made.Database.ID, Import: in}
+	}
+	t.Run("files and database come together", func(t *testing.T) {
+		f, err := w.manager.Fetch(t.Context(), w.site, order(), nil)
+		if err != nil || !bytes.Equal(f.SHA256, made.Database.SHA256) || f.Bytes != made.Database.Bytes || !strings.Contains(string(f.Objects), "VIEW `v`") {
+			t.Errorf("fetched %+v, %v", f, err)
+		}
+		if rows, err := server.Count(t.Context(), w.site.Handle.ScratchDB()); err != nil || len(rows) != 1 || rows["a"] != 3 {
+			t.Errorf("the tables are %v, %v", rows, err)
+		}
+		if got := w.sh("cat restore/public/index.php restore/private/session; ls restore/public"); got != "index\nsecret\nempty\nindex.php" {
+			t.Errorf("the files are %q", got)
+		}
+	})
+	t.Run("each alone", func(t *testing.T) {
+		o := order()
+		o.Files, o.Dir = "", ""
+		if f, err := w.manager.Fetch(t.Context(), w.site, o, nil); err != nil || f.Bytes != made.Database.Bytes {
+			t.Errorf("fetched %+v, %v", f, err)
+		}
+		o = order()
+		o.Database = ""
+		if f, err := w.manager.Fetch(t.Context(), w.site, o, nil); err != nil || f.SHA256 != nil {
+			t.Errorf("fetched %+v, %v", f, err)
+		}
+	})
+	t.Run("where one fails, the other ends", func(t *testing.T) {
+		o := order()
+		o.Database = strings.Repeat("ab", 32)
+		if _, err := w.manager.Fetch(t.Context(), w.site, o, nil); err == nil || !strings.Contains(err.Error(), "database: ") {
+			t.Errorf("it says %v", err)
+		}
+		o = order()
+		o.Files = strings.Repeat("ab", 32)
+		if _, err := w.manager.Fetch(t.Context(), w.site, o, nil); err == nil || !strings.Contains(err.Error(), "files: ") {
+			t.Errorf("it says %v", err)
+		}
+	})
+	t.Run("nowhere else", func(t *testing.T) {
+		o := order()
+		o.Dir = w.shell()
+		if _, err := w.manager.Fetch(t.Context(), w.site, o, nil); err == nil || !strings.HasSuffix(err.Error(), "the place for the files is none") {
+			t.Errorf("it says %v", err)
+		}
+		o = order()
+		o.Import.Schema = w.site.Handle.DBName()
+		if _, err := w.manager.Fetch(t.Context(), w.site, o, nil); err == nil || !strings.HasSuffix(err.Error(), "the schema for the database is none") {
+			t.Errorf("it says %v", err)
 		}
 	})
 }

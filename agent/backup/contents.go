@@ -100,11 +100,14 @@ func backup(ctx context.Context, s *Inside, text json.RawMessage) (any, error) {
 // that are replaced while restic looks at them are not in its snapshot.
 const readings = 3
 
+// filesLabel begins the labels of the runs of restic that do.
+const filesLabel = "files-"
+
 // files reads what the site has. A file that is gone when its turn comes was
 // deleted meanwhile, which is no failure; one that can't be read is.
 func files(ctx context.Context, s *Inside, backup string) (Snapshot, error) {
 	for try := 1; ; try++ {
-		w, err := reading(ctx, s, backup, fmt.Sprintf("files-%d", try))
+		w, err := reading(ctx, s, backup, fmt.Sprintf("%s%d", filesLabel, try))
 		switch {
 		case err != nil:
 			return Snapshot{}, err
@@ -113,7 +116,7 @@ func files(ctx context.Context, s *Inside, backup string) (Snapshot, error) {
 		case len(w.moving) > 0 && try == readings:
 			return Snapshot{}, fmt.Errorf("these files were changed whenever they were read: %s", firstOf(w.moving))
 		case len(w.moving) == 0:
-			return w.snapshot(s.Saved(fmt.Sprintf("files-%d", try)))
+			return w.snapshot(s.Saved(fmt.Sprintf("%s%d", filesLabel, try)))
 		}
 	}
 }

@@ -47,7 +47,7 @@ type Inside struct {
 	mu                 sync.Mutex
 	out                io.Writer
 	saved              map[string][]string // snapshots, by the path that they came by
-	read               atomic.Uint64       // bytes that have come from the repository
+	read               atomic.Uint64       // bytes of files that have come from the repository
 }
 
 // Enter is the helper's main function. It reads its order, does the job, and says
@@ -108,6 +108,14 @@ func (s *Inside) serve() (stop func(), err error) {
 		return nil, err
 	}
 	s.base = "http://" + l.Addr().String()
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", s.socket)
+		},
+		DisableCompression:  true,
+		MaxIdleConnsPerHost: 8, // more than restic's at once
+	}
+	directories := &ahead{fetch: s.from(transport)}
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			_, object := cutLabel(r.In.URL.Path)
@@ -115,21 +123,20 @@ func (s *Inside) serve() (stop func(), err error) {
 			r.Out.Host = "repository"
 			r.Out.Header.Set(tokenHeader, s.token)
 		},
-		Transport: &http.Transport{
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return (&net.Dialer{}).DialContext(ctx, "unix", s.socket)
-			},
-			DisableCompression:  true,
-			MaxIdleConnsPerHost: 8, // more than restic's at once
-		},
+		Transport: transport,
 		ModifyResponse: func(r *http.Response) error {
+			label, _ := r.Request.Context().Value(labelKey{}).(string)
 			if r.Request.Method == http.MethodPost && r.StatusCode < 300 && path.Dir(r.Request.URL.Path) == "/snapshots" {
 				s.mu.Lock()
 				defer s.mu.Unlock()
-				label, _ := r.Request.Context().Value(labelKey{}).(string)
 				s.saved[label] = append(s.saved[label], path.Base(r.Request.URL.Path))
 			}
-			r.Body = counted{r.Body, s}
+			if r.StatusCode == http.StatusPartialContent {
+				directories.note(r.Request.URL.Path, r.Header.Get("Content-Range"))
+			}
+			if label == restoreLabel {
+				r.Body = counted{r.Body, s}
+			}
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
@@ -138,7 +145,10 @@ func (s *Inside) serve() (stop func(), err error) {
 	}
 	server := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			label, _ := cutLabel(r.URL.Path)
+			label, object := cutLabel(r.URL.Path)
+			if strings.HasPrefix(label, filesLabel) && directories.serve(w, r, object) {
+				return
+			}
 			proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), labelKey{}, label)))
 		}),
 		ReadHeaderTimeout: 10 * time.Second,
@@ -190,21 +200,13 @@ func (s *Inside) Dump(options, names []string) run.Cmd {
 }
 
 // jobs of this package.
-var own = map[string]Job{"init": initialize, "backup": backup, "fetch-files": fetchFiles, "fetch-database": fetchDatabase}
+var own = map[string]Job{"backup": backup, "fetch": fetch}
 
 // Jobs are those of this package and more, for Enter.
 func Jobs(more map[string]Job) map[string]Job {
 	all := maps.Clone(own)
 	maps.Copy(all, more)
 	return all
-}
-
-// initialize makes the repository, in the format of restic 0.14.
-func initialize(ctx context.Context, s *Inside, _ json.RawMessage) (any, error) {
-	if _, err := s.Restic("init", "init", "--repository-version=2").Run(ctx); err != nil {
-		return nil, resticError(err)
-	}
-	return struct{}{}, nil
 }
 
 // resticError says in words what restic means.

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"chom.dev/agent/mariadb"
 	"chom.dev/agent/run"
 	"chom.dev/agent/task"
@@ -35,29 +37,77 @@ func within(ctx context.Context) time.Duration {
 	return fetchFor
 }
 
-// FetchFiles writes what a snapshot of files holds below the site's staging place,
-// where public and private are and belong to the site's user. Modes and times are
-// as they were.
-func (m *Manager) FetchFiles(ctx context.Context, site task.Site, snapshot, dir string, progress func(done, total uint64)) error {
-	return m.Do(ctx, site, Work{Job: "fetch-files", Timeout: within(ctx), Order: filesOrder{snapshot, dir}},
-		func(p Progress) { progress(p.Done, p.Total) }, nil)
+// FetchOrder says what is to be fetched of a backup: files, the database, or both,
+// which then come at the same time.
+type FetchOrder struct {
+	Files string // snapshot; empty for none of them
+	Dir   string // the site's staging place, where public and private are, empty, and belong to the site's user
+
+	Database string         // snapshot; empty for none
+	Import   mariadb.Import // where its tables go
 }
 
-type filesOrder struct {
-	Snapshot string `json:"snapshot"`
-	Dir      string `json:"dir"`
+// Fetch writes the files below their place, modes and times as they were, and
+// carries out the tables of the dump, as the account of the import and nobody else.
+// It gives back the rest of the dump. Where one of both fails, the other is ended.
+func (m *Manager) Fetch(ctx context.Context, site task.Site, o FetchOrder, progress func(Progress)) (Fetched, error) {
+	order := fetchOrder{Files: o.Files, Dir: o.Dir, Database: o.Database}
+	if o.Database != "" {
+		order.Schema, order.Options = o.Import.Schema.String(), o.Import.OptionFile()
+	}
+	var f Fetched
+	err := m.Do(ctx, site, Work{Job: "fetch", Timeout: within(ctx), Order: order}, progress, &f)
+	return f, err
 }
 
-func fetchFiles(ctx context.Context, s *Inside, text json.RawMessage) (any, error) {
-	var o filesOrder
+type fetchOrder struct {
+	Files    string `json:"files,omitempty"`
+	Dir      string `json:"dir,omitempty"`
+	Database string `json:"database,omitempty"`
+	Schema   string `json:"schema,omitempty"`
+	Options  []byte `json:"options,omitempty"` // for the client; its password is void once the job is over
+}
+
+func fetch(ctx context.Context, s *Inside, text json.RawMessage) (any, error) {
+	var o fetchOrder
 	if err := json.Unmarshal(text, &o); err != nil {
 		return nil, err
 	}
-	if filepath.Dir(o.Dir) != s.Shell {
+	switch {
+	case o.Files != "" && filepath.Dir(o.Dir) != s.Shell:
 		return nil, errors.New("the place for the files is none")
+	case o.Database != "" && o.Schema != s.Handle.ScratchDB().String():
+		return nil, errors.New("the schema for the database is none")
 	}
-	return struct{}{}, s.WriteFiles(ctx, o.Snapshot, o.Dir)
+	var f Fetched
+	both, ctx := errgroup.WithContext(ctx)
+	if o.Files != "" {
+		both.Go(func() error {
+			if err := s.WriteFiles(ctx, o.Files, o.Dir); err != nil {
+				return fmt.Errorf("files: %w", err)
+			}
+			return nil
+		})
+	}
+	if o.Database != "" {
+		both.Go(func() (err error) {
+			// The client is told what a stranger wrote: nothing but SQL, and as an account
+			// that reaches the scratch schema alone.
+			f, err = s.ReadDatabase(ctx, o.Database, run.Cmd{
+				Path: mariadbClient, Secret: string(o.Options), Timeout: s.Timeout,
+				Args: []string{"--defaults-file=" + run.SecretFile, "--sandbox", "--batch", "--max-allowed-packet=1G", "--database=" + o.Schema},
+			})
+			if err != nil {
+				return fmt.Errorf("database: %w", err)
+			}
+			return nil
+		})
+	}
+	return &f, both.Wait()
 }
+
+// restoreLabel is that of files on their way back.
+const restoreLabel = "restore"
 
 // WriteFiles writes what a snapshot of files holds below a directory.
 func (s *Inside) WriteFiles(ctx context.Context, snapshot, dir string) error {
@@ -65,7 +115,7 @@ func (s *Inside) WriteFiles(ctx context.Context, snapshot, dir string) error {
 		return errNoSnapshot
 	}
 	defer s.tellRead("files")()
-	if _, err := s.Restic("fetch", "restore", "--no-lock", "--target="+dir, "--", snapshot).Run(ctx); err != nil {
+	if _, err := s.Restic(restoreLabel, "restore", "--no-lock", "--target="+dir, "--", snapshot).Run(ctx); err != nil {
 		return resticError(err)
 	}
 	return nil
@@ -78,38 +128,6 @@ type Fetched struct {
 	SHA256  []byte `json:"sha256"`  // of the whole dump
 	Bytes   uint64 `json:"bytes"`   // of the whole dump
 	Objects []byte `json:"objects"` // SQL behind the tables: views, triggers and routines
-}
-
-// FetchDatabase carries out the tables of the dump in a snapshot, as the account
-// of in and nobody else, and gives back the rest.
-func (m *Manager) FetchDatabase(ctx context.Context, site task.Site, snapshot string, in mariadb.Import, progress func(done, total uint64)) (Fetched, error) {
-	var f Fetched
-	err := m.Do(ctx, site, Work{
-		Job: "fetch-database", Timeout: within(ctx), Order: databaseOrder{snapshot, in.Schema.String(), in.OptionFile()},
-	}, func(p Progress) { progress(p.Done, p.Total) }, &f)
-	return f, err
-}
-
-type databaseOrder struct {
-	Snapshot string `json:"snapshot"`
-	Schema   string `json:"schema"`
-	Options  []byte `json:"options"` // for the client; its password is void once the job is over
-}
-
-func fetchDatabase(ctx context.Context, s *Inside, text json.RawMessage) (any, error) {
-	var o databaseOrder
-	if err := json.Unmarshal(text, &o); err != nil {
-		return nil, err
-	}
-	if o.Schema != s.Handle.ScratchDB().String() {
-		return nil, errors.New("the schema for the database is none")
-	}
-	// The client is told what a stranger wrote: nothing but SQL, and as an account
-	// that reaches the scratch schema alone.
-	return s.ReadDatabase(ctx, o.Snapshot, run.Cmd{
-		Path: mariadbClient, Secret: string(o.Options), Timeout: s.Timeout,
-		Args: []string{"--defaults-file=" + run.SecretFile, "--sandbox", "--batch", "--max-allowed-packet=1G", "--database=" + o.Schema},
-	})
 }
 
 // ReadDatabase gives the tables of the dump in a snapshot to a client of a server,
@@ -135,7 +153,7 @@ func (s *Inside) ReadDatabase(ctx context.Context, snapshot string, client run.C
 	}()
 	split := &splitter{tables: w}
 	whole := &measured{to: split, sum: sha256.New(), tell: func(n uint64) { s.Tell(Progress{What: "database", Done: n}) }}
-	read := s.Restic("fetch", "dump", "--no-lock", "--", snapshot, "/"+DatabaseFile)
+	read := s.Restic("database", "dump", "--no-lock", "--", snapshot, "/"+DatabaseFile)
 	out := &watchedWriter{to: whole}
 	read.Stdout = out
 	_, err = read.Run(ctx)
@@ -217,7 +235,7 @@ func (s *splitter) end() error {
 // tellAfter is how often people hear of what is read.
 const tellAfter = 5 * time.Second
 
-// tellRead tells how much has come from the repository, until it is stopped.
+// tellRead tells how much of files has come from the repository, until it is stopped.
 func (s *Inside) tellRead(what string) (stop func()) {
 	var told sync.WaitGroup
 	end := make(chan struct{})

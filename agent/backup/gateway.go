@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"crypto/subtle"
 	"errors"
@@ -257,21 +258,28 @@ func (g *gateway) refuse(w http.ResponseWriter, err error) {
 // heard keeps what the control plane said, and ends the job when asking again is
 // of no use.
 func (g *gateway) heard(res *http.Response) string {
-	text, _ := io.ReadAll(io.LimitReader(res.Body, 4<<10)) // what can't be read was not said
-	words := task.Line(string(text), maxWords)
-	if words == "" {
-		words = strings.ToLower(http.StatusText(res.StatusCode))
-	}
+	words := spoken(res)
 	g.mu.Lock()
 	g.last = words
 	g.mu.Unlock()
-	switch res.StatusCode {
-	case http.StatusRequestEntityTooLarge, http.StatusInsufficientStorage: // the quota
+	switch {
+	case full(res.StatusCode):
 		g.stop(task.Permanent(&Refused{words}))
-	case http.StatusForbidden:
+	case res.StatusCode == http.StatusForbidden:
 		g.stop(&Refused{words})
 	}
 	return words
+}
+
+// spoken is what the control plane says in an answer.
+func spoken(res *http.Response) string {
+	text, _ := io.ReadAll(io.LimitReader(res.Body, 4<<10)) // what can't be read was not said
+	return cmp.Or(task.Line(string(text), maxWords), strings.ToLower(http.StatusText(res.StatusCode)))
+}
+
+// full says that there is no room, by the quota.
+func full(status int) bool {
+	return status == http.StatusRequestEntityTooLarge || status == http.StatusInsufficientStorage
 }
 
 // said is what was last refused.

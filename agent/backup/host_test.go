@@ -198,7 +198,7 @@ func TestHelperOnHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("a backup is made, and its key is nowhere to be seen", func(t *testing.T) {
-		if err := do("init", nil, nil); err != nil {
+		if err := m.Make(ctx, site); err != nil {
 			t.Fatal(err)
 		}
 		reached, release := make(chan struct{}), make(chan struct{})

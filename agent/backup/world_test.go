@@ -60,6 +60,7 @@ type world struct {
 	manager    *Manager
 	keys       atomic.Int32 // asked for
 	launched   *process
+	unit       run.Unit // the newest
 }
 
 func newWorld(t *testing.T, withDatabase bool) *world {
@@ -199,7 +200,7 @@ func (w *world) launch(_ context.Context, u run.Unit) (Process, error) {
 	err = cmd.Start()
 	outW.Close()
 	errW.Close()
-	w.launched = p
+	w.launched, w.unit = p, u
 	return p, err
 }
 
@@ -256,7 +257,7 @@ func listingAt(t *testing.T, server *httptest.Server, site task.Site, key, snaps
 
 func (w *world) init() {
 	w.t.Helper()
-	if err := w.manager.Do(w.t.Context(), w.site, Work{Job: "init", Timeout: time.Minute}, nil, nil); err != nil {
+	if err := w.manager.Make(w.t.Context(), w.site); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -32,8 +32,10 @@ func (p Property) setting() (sd.Property, error) {
 var types = map[string]func(string) (any, error){
 	"BindPaths":               bind,
 	"BindReadOnlyPaths":       bind,
-	"CPUWeight":               number,
+	"CPUSchedulingPolicy":     one(map[string]int32{"idle": 5}), // SCHED_IDLE
+	"CPUWeight":               weight,
 	"CapabilityBoundingSet":   noneOf,
+	"IOSchedulingClass":       one(map[string]int32{"idle": 3}), // IOPRIO_CLASS_IDLE
 	"IOWeight":                number,
 	"InaccessiblePaths":       words,
 	"KeyringMode":             text,
@@ -80,6 +82,25 @@ func flag(v string) (any, error) {
 }
 
 func number(v string) (any, error) { return strconv.ParseUint(v, 10, 64) }
+
+// weight is a number, or idle, which is none.
+func weight(v string) (any, error) {
+	if v == "idle" {
+		return uint64(0), nil
+	}
+	return number(v)
+}
+
+// one takes what has a number of its own.
+func one(known map[string]int32) func(string) (any, error) {
+	return func(v string) (any, error) {
+		n, ok := known[v]
+		if !ok {
+			return nil, fmt.Errorf("%q is not known", v)
+		}
+		return n, nil
+	}
+}
 
 func nice(v string) (any, error) {
 	n, err := strconv.ParseInt(v, 10, 32)

@@ -185,7 +185,7 @@ func TestUnitSettings(t *testing.T) {
 		}
 	})
 	t.Run("every setting that is known is one of a site's sandbox, or of the two more that are compared with it on a host", func(t *testing.T) {
-		u, err := SiteUnit{Handle: h, Name: "x", Argv: []string{"/usr/bin/true"}, ReadOnly: []string{"/a"}, RuntimeDir: "b", Offline: true, Aside: true, Beside: &Beside{Tree: "/c"}}.Unit()
+		u, err := SiteUnit{Handle: h, Name: "x", Argv: []string{"/usr/bin/true"}, ReadOnly: []string{"/a"}, RuntimeDir: "b", Offline: true, Aside: true, Idle: true, Beside: &Beside{Tree: "/c"}}.Unit()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,8 +217,23 @@ func TestUnitSettings(t *testing.T) {
 			}
 		}
 	})
+	t.Run("what is idle waits for all others, with the same bounds", func(t *testing.T) {
+		u, err := SiteUnit{Handle: h, Name: "x", Argv: []string{"/usr/bin/true"}, Aside: true, Idle: true}.Unit()
+		if err != nil {
+			t.Fatal(err)
+		}
+		last := map[string]string{}
+		for _, p := range u.Properties {
+			last[p.Key] = p.Value
+		}
+		for key, want := range map[string]string{"CPUSchedulingPolicy": "idle", "IOSchedulingClass": "idle", "Nice": "19", "CPUWeight": "idle", "MemoryMax": "805306368"} {
+			if last[key] != want {
+				t.Errorf("%s is %q", key, last[key])
+			}
+		}
+	})
 	t.Run("settings that would be said wrongly are refused", func(t *testing.T) {
-		for _, p := range []Property{{"Unheard", "yes"}, {"PrivateTmp", "disconnected"}, {"CapabilityBoundingSet", "CAP_KILL"}, {"RestrictNamespaces", "user"}, {"UMask", "9"}, {"Nice", "x"}} {
+		for _, p := range []Property{{"Unheard", "yes"}, {"PrivateTmp", "disconnected"}, {"CapabilityBoundingSet", "CAP_KILL"}, {"RestrictNamespaces", "user"}, {"UMask", "9"}, {"Nice", "x"}, {"CPUSchedulingPolicy", "fifo"}, {"CPUWeight", "none"}} {
 			if _, err := (Unit{Name: "x", Argv: []string{"/usr/bin/true"}, Properties: []Property{p}}).Settings(); err == nil {
 				t.Errorf("%s=%s passed", p.Key, p.Value)
 			}

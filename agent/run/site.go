@@ -3,6 +3,7 @@ package run
 import (
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"chom.dev/proto/contract"
@@ -40,6 +41,9 @@ type SiteUnit struct {
 	// neither do visitors wait for it while a processor is there for them, nor it
 	// for the site's share. It yields to every site, and has bounds of its own.
 	Aside bool
+	// Idle, of a program that runs aside, leaves it the processor time that nobody
+	// else of the host has a use for. It may never end where there is none.
+	Idle bool
 }
 
 // aside are those bounds. The unit is beside the sites' slices, of which each has a
@@ -52,6 +56,16 @@ var aside = []Property{
 	{"MemoryMax", "805306368"}, // restic of a large repository, a small MariaDB, or a few requests of PHP
 	{"MemorySwapMax", "0"},
 	{"TasksMax", "256"},
+}
+
+// idle are those of what waits for everybody. Both Debian releases have systemd 252
+// or newer, which knows a weight that is none.
+var idle = []Property{
+	{"CPUSchedulingPolicy", "idle"},
+	{"IOSchedulingClass", "idle"},
+	{"Nice", "19"},
+	{"CPUWeight", "idle"},
+	{"IOWeight", "1"},
 }
 
 // Beside is a world of its own for what is the site's and must not meet it: the
@@ -73,6 +87,9 @@ func (s SiteUnit) Unit() (Unit, error) {
 	slice, share := s.Handle.Slice(), []Property{{"Nice", "5"}} // serving goes before maintenance
 	if s.Aside {
 		slice, share = "", aside
+	}
+	if s.Aside && s.Idle {
+		share = slices.Concat(aside, idle) // what comes last counts
 	}
 	props := SiteSandbox(s.Handle)
 	if s.Beside != nil {

@@ -45,6 +45,7 @@ type backingUp struct {
 	*converge
 	id     contract.BackupID
 	within time.Duration
+	idle   bool // nobody waits for it
 }
 
 // backup refuses a site of which there can be none.
@@ -75,7 +76,7 @@ func (b *backingUp) repository() task.Step {
 			return there, "", err
 		},
 		Do: func(ctx context.Context, _ *task.Log) error {
-			return b.backups.Do(ctx, b.site, backup.Work{Job: "init", Timeout: b.within}, nil, nil)
+			return b.backups.Make(ctx, b.site)
 		},
 	}
 }
@@ -99,7 +100,7 @@ func (b *backingUp) contents() task.Step {
 			}
 			st := backup.State{Title: homeTitle(measure(ctx, b.nginx, b.domains[0])), Contents: new(backup.Contents)}
 			if err := b.backups.Do(ctx, b.site, backup.Work{
-				Job: "backup", Timeout: b.within, Order: backup.ContentsOrder{Backup: b.id.String(), Database: database},
+				Job: "backup", Timeout: b.within, Idle: b.idle, Order: backup.ContentsOrder{Backup: b.id.String(), Database: database},
 			}, func(p backup.Progress) { log.Printf("%s", p) }, st.Contents); err != nil {
 				return err
 			}

@@ -211,7 +211,7 @@ func (d *drilling) fetch(ctx context.Context, log *task.Log) error {
 	fail.Point("drill.to-come")
 	st := drillState{Drill: d.id.String(), Fetched: new(drill.Fetched)}
 	if err := d.backups.Do(ctx, d.site, backup.Work{
-		Job: drill.FetchJob, Unit: drillUnit, Timeout: d.limit, Beside: d.beside(h),
+		Job: drill.FetchJob, Unit: drillUnit, Timeout: d.limit, Idle: true, Beside: d.beside(h),
 		Order: drill.FetchOrder{Files: d.contents.GetFilesSnapshot(), Database: d.contents.GetDatabaseSnapshot()},
 	}, func(p backup.Progress) { log.Printf("%s", p) }, st.Fetched); err != nil {
 		return err

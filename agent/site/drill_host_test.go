@@ -177,7 +177,7 @@ func TestDrillOnHost(t *testing.T) {
 	})
 	var c backup.Contents
 	if err := errors.Join(
-		backups.Do(ctx, site, backup.Work{Job: "init", Timeout: time.Minute}, nil, nil),
+		backups.Make(ctx, site),
 		backups.Do(ctx, site, backup.Work{Job: "backup", Timeout: time.Minute, Order: backup.ContentsOrder{Backup: "b", Database: true}}, nil, &c),
 	); err != nil {
 		t.Fatal(err)

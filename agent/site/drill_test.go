@@ -217,7 +217,7 @@ func newDrillScene(t *testing.T, socket, program string) (*scene, *backuptest.Re
 	site := task.Site{ID: s.Site, Organization: s.Organization, Handle: s.Handle, UID: s.UID}
 	var c backup.Contents
 	if err := errors.Join(
-		backups.Do(t.Context(), site, backup.Work{Job: "init", Timeout: time.Minute}, nil, nil),
+		backups.Make(t.Context(), site),
 		backups.Do(t.Context(), site, backup.Work{Job: "backup", Timeout: time.Minute, Order: backup.ContentsOrder{Backup: "b", Database: true}}, nil, &c),
 	); err != nil {
 		t.Fatal(err)

@@ -26,15 +26,11 @@ import (
 // fetcher reads a site's backups out of its repository. Package backup does, as
 // the site's user.
 type fetcher interface {
-	// FetchFiles writes what a snapshot holds of public and private below dir,
-	// where both exist, empty, and belong to the site's user. Modes and times are
-	// as they were. Progress may be told any number of times.
-	FetchFiles(ctx context.Context, site task.Site, snapshot, dir string, progress func(done, total uint64)) error
-
-	// FetchDatabase carries out the tables of the dump in a snapshot, as the
-	// account of in and nobody else, and gives back the rest. It fails for a dump
-	// that is not complete.
-	FetchDatabase(ctx context.Context, site task.Site, snapshot string, in mariadb.Import, progress func(done, total uint64)) (backup.Fetched, error)
+	// Fetch writes files below a place, modes and times as they were, and carries out
+	// the tables of a dump, as the account of an import and nobody else; it gives back
+	// the rest of the dump, and fails for one that is not complete. Progress may be
+	// told any number of times.
+	Fetch(ctx context.Context, site task.Site, o backup.FetchOrder, progress func(backup.Progress)) (backup.Fetched, error)
 }
 
 const (
@@ -83,7 +79,7 @@ type restore struct {
 // Restore handles RESTORE_SITE. All is fetched and compared while the site goes
 // on; then it is closed for the moment of the change:
 //
-//	make-room, stage-files, stage-database, compare     the site goes on
+//	make-room, stage, compare                           the site goes on
 //	nginx-restoring, cron-off, php-off, processes       it is closed
 //	compare-again, commit                               the last way back
 //	switch-files, switch-database, switched             it goes through, whoever is killed
@@ -169,14 +165,11 @@ func (r *restore) read(order *orderv1.RestoreSite, o task.Order) error {
 }
 
 func (r *restore) plan() task.Plan {
-	steps := []task.Step{{Name: "make-room", Do: r.makeRoom}}
-	if r.files {
-		steps = append(steps, task.Step{Name: "stage-files", Do: r.unlessAhead(r.stageFiles)})
+	steps := []task.Step{
+		{Name: "make-room", Do: r.makeRoom},
+		{Name: "stage", Do: r.unlessAhead(r.stage)},
+		{Name: "compare", Do: r.unlessAhead(r.compare)},
 	}
-	if r.database {
-		steps = append(steps, task.Step{Name: "stage-database", Do: r.unlessAhead(r.stageDatabase)})
-	}
-	steps = append(steps, task.Step{Name: "compare", Do: r.unlessAhead(r.compare)})
 	steps = append(steps, r.closing(r.ahead)...)
 	// Who can write as the site's user could until now change what was staged.
 	steps = append(steps, task.Step{Name: "compare-again", Do: r.unlessAhead(r.compareFiles)})
@@ -394,46 +387,49 @@ func (r *restore) space(ctx context.Context, log *task.Log) error {
 
 func megabytes(n uint64) string { return fmt.Sprintf("%d MB", (n+999_999)/1_000_000) }
 
-func (r *restore) stageFiles(ctx context.Context, log *task.Log) error {
-	if err := r.shells.RemoveStaging(ctx, r.systemd, r.agent, r.handle); err != nil { // of a try before
-		return err
+// stage fetches all of it beside the site. Half of it is of no use: done again, it
+// begins anew.
+func (r *restore) stage(ctx context.Context, log *task.Log) (err error) {
+	var o backup.FetchOrder
+	if r.files {
+		if err := r.shells.RemoveStaging(ctx, r.systemd, r.agent, r.handle); err != nil { // of a try before
+			return err
+		}
+		if err := r.shells.EnsureStaging(r.handle, r.uid); err != nil {
+			return err
+		}
+		o.Files, o.Dir = r.contents.GetFilesSnapshot(), r.shells.Staging(r.handle)
+		fail.Point("restore.files-to-come")
 	}
-	if err := r.shells.EnsureStaging(r.handle, r.uid); err != nil {
-		return err
+	if r.database {
+		if o.Import, err = r.mariadb.OpenImport(ctx, r.handle); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, r.mariadb.CloseImport(context.WithoutCancel(ctx), r.handle)) }()
+		o.Database = r.contents.GetDatabaseSnapshot()
+		fail.Point("restore.database-to-come")
 	}
-	fail.Point("restore.files-to-come")
-	if err := r.fetch.FetchFiles(ctx, r.site, r.contents.GetFilesSnapshot(), r.shells.Staging(r.handle), eachMore(log, "files")); err != nil {
-		return fmt.Errorf("fetch files: %w", err)
-	}
-	fail.Point("restore.files-staged")
-	return nil
-}
-
-func (r *restore) stageDatabase(ctx context.Context, log *task.Log) (err error) {
-	in, err := r.mariadb.OpenImport(ctx, r.handle)
+	fetched, err := r.fetch.Fetch(ctx, r.site, o, eachMore(log))
 	if err != nil {
-		return err
+		return fmt.Errorf("fetch the backup: %w", err)
 	}
-	defer func() { err = errors.Join(err, r.mariadb.CloseImport(context.WithoutCancel(ctx), r.handle)) }()
-	fail.Point("restore.database-to-come")
-	dump, err := r.fetch.FetchDatabase(ctx, r.site, r.contents.GetDatabaseSnapshot(), in, eachMore(log, "database"))
-	switch {
-	case err != nil:
-		return fmt.Errorf("fetch database: %w", err)
-	case !bytes.Equal(dump.SHA256, r.contents.GetDumpSha256()) || dump.Bytes != r.contents.GetDumpBytes():
-		return errors.New("fetch database: the dump is not the one that the backup is signed for")
+	fail.Point("restore.staged")
+	if !r.database {
+		return nil
 	}
-	fail.Point("restore.database-staged")
-	return r.change(func(rec *restoreRecord) { rec.NewSQL = dump.Objects })
+	if !bytes.Equal(fetched.SHA256, r.contents.GetDumpSha256()) || fetched.Bytes != r.contents.GetDumpBytes() {
+		return errors.New("fetch the backup: the dump is not the one that the backup is signed for")
+	}
+	return r.change(func(rec *restoreRecord) { rec.NewSQL = fetched.Objects })
 }
 
 // eachMore logs progress in bytes, a few times: every line costs an event.
-func eachMore(log *task.Log, what string) func(done, total uint64) {
-	next := uint64(32 << 20)
-	return func(done, _ uint64) {
-		if done >= next {
-			next = done + done/2
-			log.Printf("%s: %s read", what, megabytes(done))
+func eachMore(log *task.Log) func(backup.Progress) {
+	next := map[string]uint64{}
+	return func(p backup.Progress) {
+		if p.Done >= max(next[p.What], 32<<20) {
+			next[p.What] = p.Done + p.Done/2
+			log.Printf("%s: %s read", p.What, megabytes(p.Done))
 		}
 	}
 }

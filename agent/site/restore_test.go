@@ -175,16 +175,28 @@ func (c copier) at(point string) error {
 	return c.hook(point)
 }
 
-func (c copier) FetchFiles(ctx context.Context, _ task.Site, snapshot, dir string, progress func(done, total uint64)) error {
-	progress(1, 2)
+// Fetch gets one after the other, so that tests know where it is.
+func (c copier) Fetch(ctx context.Context, _ task.Site, o backup.FetchOrder, progress func(backup.Progress)) (f backup.Fetched, err error) {
+	if o.Files != "" {
+		progress(backup.Progress{What: "files", Done: 1, Total: 2})
+		if err := c.files(ctx, o.Files, o.Dir); err != nil {
+			return f, err
+		}
+	}
+	if o.Database != "" {
+		f, err = c.database(ctx, o.Database, o.Import)
+	}
+	return f, err
+}
+
+func (c copier) files(ctx context.Context, snapshot, dir string) error {
 	_, err := asTenant{c.UID}.Run(ctx, run.Unit{Argv: []string{"/bin/cp", "-a", c.Dir + "/backup/" + snapshot + "/public", c.Dir + "/backup/" + snapshot + "/private", dir}})
-	progress(2, 2)
 	return errors.Join(err, c.at("files"), ctx.Err())
 }
 
 const objectsLine = "-- chom: objects\n"
 
-func (c copier) FetchDatabase(ctx context.Context, _ task.Site, snapshot string, in mariadb.Import, progress func(done, total uint64)) (backup.Fetched, error) {
+func (c copier) database(ctx context.Context, snapshot string, in mariadb.Import) (backup.Fetched, error) {
 	text, err := os.ReadFile(c.Dir + "/backup/" + snapshot + ".sql")
 	if err != nil {
 		return backup.Fetched{}, err
@@ -207,7 +219,6 @@ func (c copier) FetchDatabase(ctx context.Context, _ task.Site, snapshot string,
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return backup.Fetched{}, fmt.Errorf("%w: %s", err, out)
 	}
-	progress(1, 1)
 	return backup.Fetched{SHA256: sum[:], Bytes: uint64(len(text)), Objects: objects}, errors.Join(c.at("database"), ctx.Err())
 }
 
@@ -786,8 +797,8 @@ func TestRestore(t *testing.T) {
 
 // points are where a restore's process is killed, besides before and after each step.
 var points = []string{
-	"tree.staging-made", "tree.staging-public-made", "restore.files-to-come", "restore.files-staged",
-	"mariadb.scratch-made", "mariadb.import-made", "mariadb.import-granted", "restore.database-to-come", "restore.database-staged", "mariadb.import-closed",
+	"tree.staging-made", "tree.staging-public-made", "restore.files-to-come",
+	"mariadb.scratch-made", "mariadb.import-made", "mariadb.import-granted", "restore.database-to-come", "restore.staged", "mariadb.import-closed",
 	"restore.quiet", "mariadb.switch-prepared", "restore.before-commit", "restore.committed",
 	"tree.public-exchanged", "tree.private-exchanged", "restore.files-switched",
 	"mariadb.object-dropped", "mariadb.before-switch", "mariadb.switched", "restore.tables-switched", "restore.objects-made", "restore.before-kept", "restore.kept",

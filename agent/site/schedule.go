@@ -122,11 +122,20 @@ func (s *Sites) KeepSchedules(ctx context.Context, engine turner, control teller
 		if s.restores.switching(site.Handle) {
 			return errors.New("the site is neither what it was nor what a restore makes of it")
 		}
+		r, err := s.backups.Schedule(site.Handle)
+		if err != nil {
+			return err
+		}
+		b.idle = idly(r)
 		ctx, cancel := context.WithTimeout(ctx, scheduledWithin)
 		defer cancel()
 		return task.Perform(ctx, s.log, b.steps()...)
 	}).run(ctx)
 }
+
+// idly says whether the backup that is made may wait until the host is idle. One that
+// failed may have done so in vain.
+func idly(r backup.Schedule) bool { return r.Begun != nil && r.Begun.Tries == 0 }
 
 // keeper keeps to schedules.
 type keeper struct {

@@ -79,6 +79,22 @@ func TestDue(t *testing.T) {
 	}
 }
 
+func TestIdly(t *testing.T) {
+	for _, c := range []struct {
+		begun *backup.Begun
+		want  bool
+	}{
+		{nil, false},
+		{&backup.Begun{}, true},
+		{&backup.Begun{Yielded: 3}, true},
+		{&backup.Begun{Tries: 1}, false},
+	} {
+		if got := idly(backup.Schedule{Begun: c.begun}); got != c.want {
+			t.Errorf("%+v: %v", c.begun, got)
+		}
+	}
+}
+
 func TestScheduleOf(t *testing.T) {
 	for phase, want := range map[sitev1.Phase]bool{
 		sitev1.Phase_PHASE_ACTIVE: true, sitev1.Phase_PHASE_SUSPENDED: true, sitev1.Phase_PHASE_TRASHED: false, sitev1.Phase_PHASE_ABSENT: false,

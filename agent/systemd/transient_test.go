@@ -250,7 +250,7 @@ func TestSandboxOnHost(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	unit, err := run.SiteUnit{Handle: h, Name: "sandbox", Argv: []string{"/usr/bin/sleep", "60"}, ReadOnly: []string{"/usr/share/dict"}, RuntimeDir: "chom-test/x", Offline: true, Aside: true}.Unit()
+	unit, err := run.SiteUnit{Handle: h, Name: "sandbox", Argv: []string{"/usr/bin/sleep", "60"}, ReadOnly: []string{"/usr/share/dict"}, RuntimeDir: "chom-test/x", Offline: true, Aside: true, Idle: true}.Unit()
 	if err != nil {
 		t.Fatal(err)
 	}

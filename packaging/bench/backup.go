@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	backupv1 "chom.dev/proto/gen/chom/backup/v1"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
@@ -27,7 +30,10 @@ const (
 	// visitEvery is the pace of the visitor who is there meanwhile.
 	visitEvery = 100 * time.Millisecond
 	idleVisits = 300
-	bucket     = "bench"
+	// scheduledWithin is how long a host takes until it has made its first scheduled backup of a site.
+	scheduledWithin = 10 * time.Minute
+	scheduleEvery   = 15 * time.Minute // the shortest that there is
+	bucket          = "bench"
 )
 
 // backups fills a WordPress site with 1 GB and measures its first backup, two after
@@ -38,6 +44,12 @@ const (
 // orders, sessions. One row in each hundred, all over the table, is the worst that 1 %
 // can be: a repository parts what it stores in pieces of about 1 MB, and each has
 // changed. Both are measured; what is promised is of the first.
+//
+// The visitor comes while the host makes a backup by itself, as the site's schedule
+// has it: one that somebody asked for, and waits for, does not give way to the same
+// degree. chomd gives way then, too: it stands for a machine elsewhere, and takes no
+// processor time of the host's there. In all other rows both sides have the whole
+// machine, with chomd and the S3 on it.
 func backups(ctx context.Context, b *bench) (_ []row, err error) {
 	archive, err := lab.EnsureWordPress(ctx, lab.Bookworm, nil)
 	if err != nil {
@@ -82,7 +94,7 @@ func backups(ctx context.Context, b *bench) (_ []row, err error) {
 		return nil, err
 	}
 
-	first, err := s.backUp(ctx, host, hand, site, false)
+	first, err := s.backUp(ctx, hand, site)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +106,7 @@ func backups(ctx context.Context, b *bench) (_ []row, err error) {
 	if _, err := hand.run(ctx, "change", hand.handle, "1", "newest"); err != nil {
 		return nil, err
 	}
-	second, err := s.backUp(ctx, host, hand, site, false)
+	second, err := s.backUp(ctx, hand, site)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +122,7 @@ func backups(ctx context.Context, b *bench) (_ []row, err error) {
 	if _, err := hand.run(ctx, "change", hand.handle, "2", "everywhere"); err != nil {
 		return nil, err
 	}
-	third, err := s.backUp(ctx, host, hand, site, false)
+	third, err := s.backUp(ctx, hand, site)
 	if err != nil {
 		return nil, err
 	}
@@ -122,14 +134,15 @@ func backups(ctx context.Context, b *bench) (_ []row, err error) {
 	if _, err := hand.run(ctx, "change", hand.handle, "3", "newest"); err != nil {
 		return nil, err
 	}
-	visited, err := s.backUp(ctx, host, hand, site, true)
+	visited, err := s.visitScheduled(ctx, host, hand, site)
 	if err != nil {
 		return nil, err
 	}
-	restored, closed, err := s.restoreOf(ctx, host, site, third.id)
+	restored, err := s.restoreOf(ctx, host, hand, site, third.id)
 	if err != nil {
 		return nil, err
 	}
+	b.detail("restored: %+v", restored)
 	bareRestore, err := hand.run(ctx, "restore", hand.handle, hand.url)
 	if err != nil {
 		return nil, err
@@ -145,10 +158,10 @@ func backups(ctx context.Context, b *bench) (_ []row, err error) {
 		{Name: "bytes that it adds", Value: second.stored, Unit: "MB", Comparison: &comparison{With: "the first", Value: first.stored, Bar: atMost(0.03)}},
 		{Name: "backup after 1 % has changed, in rows all over the database", Value: third.took.Seconds(), Unit: "s", Comparison: &comparison{With: by, Value: bareThird[0]}},
 		{Name: "bytes that it adds", Value: third.stored, Unit: "MB", Comparison: &comparison{With: "the first", Value: first.stored}},
-		{Name: "restore of all of it", Value: restored.Seconds(), Unit: "s", Comparison: &comparison{With: "restic restore and mariadb by hand", Value: bareRestore[0], Bar: atMost(1.2)}},
-		{Name: "of that the site is closed", Value: closed.Seconds(), Unit: "s"},
-		{Name: "memory of agent, helper and restic at most", Value: first.memory, Unit: "MiB", Bar: atMost(256)},
-		{Name: "p95 of the home page during a backup of 1 %", Value: ms(visited.visits), Unit: "ms", Comparison: &comparison{With: "idle", Value: ms(idle), Bar: atMost(1.5)}},
+		{Name: "restore of all of it", Value: restored.took.Seconds(), Unit: "s", Comparison: &comparison{With: "restic restore and mariadb by hand", Value: bareRestore[0], Bar: atMost(1.2)}},
+		{Name: "of that the site is closed", Value: restored.closed.Seconds(), Unit: "s"},
+		{Name: "memory of agent, helper and restic at most, in the first backup and in the restore", Value: max(first.memory, restored.memory), Unit: "MiB", Bar: atMost(256)},
+		{Name: "p95 of the home page during a scheduled backup of 1 %", Value: ms(visited), Unit: "ms", Comparison: &comparison{With: "idle", Value: ms(idle), Bar: atMost(1.5)}},
 	}
 	for i := range rows {
 		rows[i].Statistic, rows[i].Runs = "once", 1
@@ -216,10 +229,9 @@ type measuredBackup struct {
 	cpu           float64       // seconds on the host, without the database server's
 	stored        float64       // MB that the repository grew by
 	memory        float64       // MiB
-	visits        time.Duration // p95 of the home page meanwhile, for a visitor who takes processor time himself
 }
 
-func (s *stage) backUp(ctx context.Context, h *lab.Host, hand *byHand, site *sitev1.Site, visited bool) (m measuredBackup, err error) {
+func (s *stage) backUp(ctx context.Context, hand *byHand, site *sitev1.Site) (m measuredBackup, err error) {
 	ctx, cancel := context.WithTimeout(ctx, backupWithin)
 	defer cancel()
 	before, err := hand.run(ctx, "cpu", site.GetHandle())
@@ -233,30 +245,14 @@ func (s *stage) backUp(ctx context.Context, h *lab.Host, hand *byHand, site *sit
 		return m, err
 	}
 	m.id = made.GetBackup().GetId()
-	during, stop := context.WithCancel(ctx)
-	defer stop()
-	var beside errgroup.Group
-	if visited {
-		beside.Go(func() (err error) {
-			m.visits, err = s.visits(during, h, site, 0) // until the end
-			return err
-		})
-	}
-	beside.Go(func() error {
-		most, err := hand.run(ctx, "memory", site.GetHandle())
-		if err == nil {
-			m.memory = most[0]
-		}
+	var done *taskv1.Task
+	if m.memory, err = hand.most(ctx, func() (err error) {
+		done, err = s.WaitDone(ctx, &taskv1.Task{OrganizationId: site.GetOrganizationId(), Id: made.GetBackup().GetTaskId()})
+		m.took = time.Since(begin)
 		return err
-	})
-	done, err := s.WaitDone(ctx, &taskv1.Task{OrganizationId: site.GetOrganizationId(), Id: made.GetBackup().GetTaskId()})
-	took := time.Since(begin)
-	stop()
-	_, over := hand.run(ctx, "over", site.GetHandle())
-	if err = errors.Join(err, over, beside.Wait()); err != nil {
+	}); err != nil {
 		return m, err
 	}
-	m.took = took
 	s.b.steps(done, nil)
 	for {
 		got, err := s.Backups.GetBackup(ctx, &backupv1.GetBackupRequest{OrganizationId: site.GetOrganizationId(), SiteId: site.GetId(), BackupId: m.id})
@@ -280,6 +276,106 @@ func (s *stage) backUp(ctx context.Context, h *lab.Host, hand *byHand, site *sit
 	return m, nil
 }
 
+// most gives the memory that the agent, its helper and restic take together while
+// something is done.
+func (h *byHand) most(ctx context.Context, do func() error) (mib float64, err error) {
+	var beside errgroup.Group
+	beside.Go(func() error {
+		most, err := h.run(ctx, "memory", h.handle)
+		if err == nil {
+			mib = most[0]
+		}
+		return err
+	})
+	err = do()
+	_, over := h.run(ctx, "over", h.handle)
+	return mib, errors.Join(err, over, beside.Wait())
+}
+
+// visitScheduled gives the p95 of the home page while the host makes a backup by
+// itself, for a visitor who takes processor time himself.
+func (s *stage) visitScheduled(ctx context.Context, h *lab.Host, hand *byHand, site *sitev1.Site) (p95 time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, scheduledWithin)
+	defer cancel()
+	chosen := func(policy string) error {
+		_, err := s.Sites.UpdateSite(ctx, &sitev1.UpdateSiteRequest{
+			OrganizationId: site.GetOrganizationId(), SiteId: site.GetId(),
+			UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"backup_policy_id"}}, BackupPolicyId: policy,
+		})
+		return err
+	}
+	policy, err := s.Policies.CreatePolicy(ctx, &backupv1.CreatePolicyRequest{
+		OrganizationId: site.GetOrganizationId(), Name: "often", Interval: durationpb.New(scheduleEvery),
+	})
+	if err != nil {
+		return 0, err
+	}
+	if err := chosen(policy.GetPolicy().GetId()); err != nil {
+		return 0, err
+	}
+	if p95, err = s.visitBackup(ctx, h, hand, site); err != nil {
+		return 0, err
+	}
+	if err := chosen(""); err != nil {
+		return 0, err
+	}
+	for { // it is looked at, and nothing else begins before
+		all, err := s.Backups.ListBackups(ctx, &backupv1.ListBackupsRequest{OrganizationId: site.GetOrganizationId(), SiteId: site.GetId()})
+		if err != nil {
+			return 0, err
+		}
+		for _, b := range all.GetBackups() {
+			if b.GetReason() == backupv1.Reason_REASON_SCHEDULED && b.GetState() == backupv1.State_STATE_READY {
+				return p95, nil
+			}
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// visitBackup visits from the beginning of the host's next backup to its end.
+func (s *stage) visitBackup(ctx context.Context, h *lab.Host, hand *byHand, site *sitev1.Site) (p95 time.Duration, err error) {
+	if _, err := hand.run(ctx, "await", hand.handle); err != nil {
+		return 0, err
+	}
+	const normal, idle = 0, 5 // SCHED_OTHER and SCHED_IDLE
+	if err := scheduled(s.Pid(), idle); err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, scheduled(s.Pid(), normal)) }()
+	during, stop := context.WithCancel(ctx)
+	defer stop()
+	var beside errgroup.Group
+	beside.Go(func() (err error) {
+		begin := time.Now()
+		p95, err = s.visits(during, h, site, 0) // until the end
+		s.b.detail("visited for %s, which is as long as the backup took", time.Since(begin).Round(time.Millisecond))
+		return err
+	})
+	_, err = hand.run(ctx, "last", hand.handle)
+	stop()
+	return p95, errors.Join(err, beside.Wait())
+}
+
+// scheduled has the kernel schedule a program's threads by a policy, and those that
+// they begin.
+func scheduled(pid int, policy uint32) error {
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return err
+	}
+	for _, t := range threads {
+		id, err := strconv.Atoi(t.Name())
+		if err == nil {
+			err = unix.SchedSetAttr(id, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: policy}, 0)
+		}
+		if err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("schedule %d: %w", pid, err)
+		}
+	}
+	return nil
+}
+
 // stored is what chomd has on disk of a site, in MB.
 func (s *stage) stored(site *sitev1.Site) (mb float64) {
 	_ = filepath.WalkDir(filepath.Join(s.Dir, "chomd", "backups", site.GetOrganizationId(), site.GetId()), func(_ string, d os.DirEntry, err error) error {
@@ -293,9 +389,15 @@ func (s *stage) stored(site *sitev1.Site) (mb float64) {
 	return mb
 }
 
-// restoreOf puts a backup back and gives how long that took, and for how long
-// visitors found the site closed.
-func (s *stage) restoreOf(ctx context.Context, h *lab.Host, site *sitev1.Site, id string) (took, closed time.Duration, err error) {
+// measuredRestore is a restore and what it took.
+type measuredRestore struct {
+	took   time.Duration
+	closed time.Duration // for which visitors found the site closed
+	memory float64       // MiB
+}
+
+// restoreOf puts a backup back.
+func (s *stage) restoreOf(ctx context.Context, h *lab.Host, hand *byHand, site *sitev1.Site, id string) (m measuredRestore, err error) {
 	ctx, cancel := context.WithTimeout(ctx, backupWithin)
 	defer cancel()
 	watching, stop := context.WithCancel(ctx)
@@ -318,13 +420,18 @@ func (s *stage) restoreOf(ctx context.Context, h *lab.Host, site *sitev1.Site, i
 	begin := time.Now()
 	made, err := s.Backups.RestoreBackup(ctx, &backupv1.RestoreBackupRequest{OrganizationId: site.GetOrganizationId(), SiteId: site.GetId(), BackupId: id, WithoutBackup: true})
 	if err != nil {
-		return 0, 0, err
+		return m, err
 	}
-	done, err := s.WaitDone(ctx, &taskv1.Task{OrganizationId: site.GetOrganizationId(), Id: made.GetRestore().GetTaskId()})
-	took = time.Since(begin)
+	var done *taskv1.Task
+	m.memory, err = hand.most(ctx, func() (err error) {
+		done, err = s.WaitDone(ctx, &taskv1.Task{OrganizationId: site.GetOrganizationId(), Id: made.GetRestore().GetTaskId()})
+		m.took = time.Since(begin)
+		return err
+	})
 	stop()
 	s.b.steps(done, nil)
-	return took, <-shut, err
+	m.closed = <-shut
+	return m, err
 }
 
 // visits looks at the home page again and again, so many times or until ctx ends, and

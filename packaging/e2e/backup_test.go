@@ -240,7 +240,7 @@ func TestBackupKilled(t *testing.T) {
 	ruined := imprint(t, h, s)
 	var r *backupv1.Restore
 	task = killThrough(t, w, h, []string{
-		"restore.files-staged", "mariadb.import-granted", "restore.database-staged", "restore.quiet", "restore.committed",
+		"restore.staged", "mariadb.import-granted", "restore.quiet", "restore.committed",
 		"tree.public-exchanged", "mariadb.switched", "restore.objects-made", "restore.kept", "task/restore-site/result/before",
 	}, func() *taskv1.Task {
 		res, err := w.rig.Backups.RestoreBackup(ctx, &backupv1.RestoreBackupRequest{OrganizationId: s.GetOrganizationId(), SiteId: s.GetId(), BackupId: b.GetId(), WithoutBackup: true})

@@ -10,6 +10,8 @@
 #   backup.sh cpu HANDLE                      CPU seconds that the one site and the agent have taken so far
 #   backup.sh memory HANDLE                   the most that the agent, its helper and restic have together, until it is over: MiB
 #   backup.sh over HANDLE                     it is
+#   backup.sh await HANDLE                    waits until a backup begins
+#   backup.sh last HANDLE                     waits until it ends
 #
 # AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and RESTIC_PASSWORD are of the bench's own S3.
 set -euo pipefail
@@ -83,5 +85,11 @@ memory)
 	;;
 over)
 	touch /run/bench-over
+	;;
+await)
+	until pgrep -x restic >/dev/null; do sleep 0.05; done
+	;;
+last)
+	while pgrep -x restic >/dev/null; do sleep 0.05; done
 	;;
 esac
