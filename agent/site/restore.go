@@ -402,7 +402,7 @@ func (r *restore) stageFiles(ctx context.Context, log *task.Log) error {
 		return err
 	}
 	fail.Point("restore.files-to-come")
-	if err := r.fetch.FetchFiles(ctx, r.site, r.contents.GetFilesSnapshot(), r.shells.Staging(r.handle), eachMore(log, "files")); err != nil {
+	if err := r.fetch.FetchFiles(ctx, r.site, r.contents.GetFilesSnapshot(), r.shells.Staging(r.handle), moving(log, "files", 0)); err != nil {
 		return fmt.Errorf("fetch files: %w", err)
 	}
 	fail.Point("restore.files-staged")
@@ -416,7 +416,7 @@ func (r *restore) stageDatabase(ctx context.Context, log *task.Log) (err error) 
 	}
 	defer func() { err = errors.Join(err, r.mariadb.CloseImport(context.WithoutCancel(ctx), r.handle)) }()
 	fail.Point("restore.database-to-come")
-	dump, err := r.fetch.FetchDatabase(ctx, r.site, r.contents.GetDatabaseSnapshot(), in, eachMore(log, "database"))
+	dump, err := r.fetch.FetchDatabase(ctx, r.site, r.contents.GetDatabaseSnapshot(), in, moving(log, "database", r.contents.GetDumpBytes()))
 	switch {
 	case err != nil:
 		return fmt.Errorf("fetch database: %w", err)
@@ -427,15 +427,10 @@ func (r *restore) stageDatabase(ctx context.Context, log *task.Log) (err error) 
 	return r.change(func(rec *restoreRecord) { rec.NewSQL = dump.Objects })
 }
 
-// eachMore logs progress in bytes, a few times: every line costs an event.
-func eachMore(log *task.Log, what string) func(done, total uint64) {
-	next := uint64(32 << 20)
-	return func(done, _ uint64) {
-		if done >= next {
-			next = done + done/2
-			log.Printf("%s: %s read", what, megabytes(done))
-		}
-	}
+// moving shows how far something is of which only its caller may know how much
+// there is.
+func moving(log *task.Log, what string, all uint64) func(done, total uint64) {
+	return func(done, total uint64) { log.Progress(task.Progress{Doing: what, Done: done, Total: max(total, all)}) }
 }
 
 // compare holds what was staged against what the backup is signed for.

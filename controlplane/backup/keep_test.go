@@ -70,9 +70,7 @@ func (w *world) over(t *testing.T, s store.Store) *host {
 	repositories, err := NewRepositories(s, "", log)
 	must(t, err)
 	w.config.Repositories = repositories
-	server := store.NewServer(s, func(ctx context.Context, r store.Repository, _ int64) error {
-		return w.Admit(ctx, r.Organization, r.Site)
-	}, log)
+	server := store.NewServer(s, w, log)
 	door := httptest.NewServer(server.Repository(w.ours, w.site))
 	t.Cleanup(door.Close)
 	key, err := w.Key(t.Context(), w.ours, w.site)
@@ -336,14 +334,14 @@ func TestKeepRules(t *testing.T) {
 			_, create := w.Create(t.Context(), w.ours, w.site)
 			_, restore := w.Restore(t.Context(), w.ours, w.site, all[3].ID, Parts{WithoutBackup: true})
 			_, undo := w.Undo(t.Context(), w.ours, w.site, w.restores(t)[0].ID)
-			for what, err := range map[string]error{"create": create, "restore": restore, "undo": undo, "admit": w.Admit(t.Context(), w.ours, w.site)} {
+			for what, err := range map[string]error{"create": create, "restore": restore, "undo": undo, "admit": w.Admit(t.Context(), store.Repository{Organization: w.ours, Site: w.site}, store.Data, 1)} {
 				if !errors.Is(err, ErrHeld) || fault.KindOf(err) != fault.KindUnavailable {
 					if what != "undo" || !errors.Is(err, ErrUndoOver) {
 						t.Errorf("%s: %v", what, err)
 					}
 				}
 			}
-			if err := w.Admit(t.Context(), w.theirs, w.theirSite); err != nil {
+			if err := w.Admit(t.Context(), store.Repository{Organization: w.theirs, Site: w.theirSite}, store.Data, 1); err != nil {
 				t.Errorf("another site: %v", err)
 			}
 			w.exec(t, `UPDATE repositories SET held_until = 0`)
@@ -575,7 +573,7 @@ func TestKeepKilled(t *testing.T) {
 				t.Fatalf("%v\n%s", err, out)
 			}
 			next := again(t, c.URL, w, openDisk(t, c.Dir))
-			if err := next.Admit(t.Context(), next.ours, next.site); died != errors.Is(err, ErrHeld) {
+			if err := next.Admit(t.Context(), store.Repository{Organization: next.ours, Site: next.site}, store.Data, 1); died != errors.Is(err, ErrHeld) {
 				t.Errorf("a host is told %v", err)
 			}
 			next.whole(t)

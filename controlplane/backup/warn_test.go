@@ -10,6 +10,7 @@ import (
 
 	orderv1 "chom.dev/proto/gen/chom/order/v1"
 
+	"chom.dev/controlplane/backup/store"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/db/dbtest"
 	"chom.dev/controlplane/webhook"
@@ -123,7 +124,7 @@ func TestVerify(t *testing.T) {
 		}
 		status, err := w.StatusOf(t.Context(), w.ours, w.site)
 		must(t, err)
-		if !strings.Contains(status.Problem, "damaged") || w.Admit(t.Context(), w.ours, w.site) != nil {
+		if !strings.Contains(status.Problem, "damaged") || w.Admit(t.Context(), store.Repository{Organization: w.ours, Site: w.site}, store.Data, 1) != nil {
 			t.Errorf("status %+v", status)
 		}
 		w.stored.verified, w.stored.verifyErr = nil, nil
