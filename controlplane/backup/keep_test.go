@@ -11,7 +11,6 @@ import (
 	"io"
 	"log/slog"
 	mrand "math/rand/v2"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -70,18 +69,14 @@ func (w *world) over(t *testing.T, s store.Store) *host {
 	repositories, err := NewRepositories(s, "", log)
 	must(t, err)
 	w.config.Repositories = repositories
-	server := store.NewServer(s, w, log)
-	door := httptest.NewServer(server.Repository(w.ours, w.site))
-	t.Cleanup(door.Close)
-	key, err := w.Key(t.Context(), w.ours, w.site)
-	must(t, err)
-	h := &host{url: door.URL, key: key, dir: t.TempDir()}
-	h.restic(t, "", "init", "--repository-version=2")
-	return h
+	return w.hostOf(t, s, w.ours, w.site)
 }
 
 // host makes backups as the host of our site does.
-type host struct{ url, key, dir string }
+type host struct {
+	url, key, dir string
+	met           <-chan struct{} // holds a token once it was turned away for a quota
+}
 
 // run runs restic with some input. It gives the snapshot that was made, if any.
 func (h *host) run(ctx context.Context, stdin string, args ...string) (snapshot string, err error) {

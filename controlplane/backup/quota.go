@@ -35,8 +35,11 @@ func (b *Backups) Admit(ctx context.Context, r store.Repository, kind store.Kind
 	case kind == store.Locks:
 		return nil
 	}
-	is, err := b.roomOf(ctx, r)
-	if err != nil || is.excepted || is.fits(kind, size) {
+	is, err := b.roomOf(ctx, r.Organization)
+	if err != nil || is.fits(kind, size) {
+		return err
+	}
+	if excepted, err := b.excepted(ctx, r); err != nil || excepted {
 		return err
 	}
 	if err := b.refused(ctx, r, time.Now()); err != nil {
@@ -59,11 +62,8 @@ func (b *Backups) Took(ctx context.Context, r store.Repository, kind store.Kind,
 	}
 }
 
-// room is what a repository may still take.
-type room struct {
-	excepted    bool // from the quota
-	used, quota int64
-}
+// room is what an organization's backups take, and may take.
+type room struct{ used, quota int64 }
 
 func (r room) fits(kind store.Kind, size int64) bool {
 	most := r.quota
@@ -79,27 +79,34 @@ func (r room) full() error {
 		sizeText(r.quota), sizeText(r.used)))
 }
 
-func (b *Backups) roomOf(ctx context.Context, r store.Repository) (is room, err error) {
-	var before int
+func (b *Backups) roomOf(ctx context.Context, organization contract.OrganizationID) (is room, err error) {
 	err = b.db.Reader().QueryRow(ctx, `
-		SELECT (SELECT COUNT(*)
-		        FROM backups
-		        WHERE organization_id = $1
-		          AND site_id = $2
-		          AND state = 'running'
-		          AND reason = 'before_restore'),
-		       COALESCE((SELECT backup_quota
+		SELECT COALESCE((SELECT backup_quota
 		                 FROM organizations
-		                 WHERE id = $1), $3),
+		                 WHERE id = $1), $2),
 		       COALESCE((SELECT SUM(bytes + put_bytes - measured_put_bytes)
 		                 FROM repositories
-		                 WHERE organization_id = $1), 0)`,
-		r.Organization, r.Site, int64(b.config.Quota)).Scan(&before, &is.quota, &is.used)
+		                 WHERE organization_id = $1), 0)`, organization, int64(b.config.Quota)).Scan(&is.quota, &is.used)
 	if err != nil {
-		return room{}, fmt.Errorf("look what the backups of organization %s may take: %w", r.Organization, err)
+		return room{}, fmt.Errorf("look what the backups of organization %s may take: %w", organization, err)
 	}
-	is.excepted = before > 0
 	return is, nil
+}
+
+// excepted says whether a site's backup is made before a restore: who needs one must not be kept from it.
+func (b *Backups) excepted(ctx context.Context, r store.Repository) (bool, error) {
+	var n int
+	err := b.db.Reader().QueryRow(ctx, `
+		SELECT COUNT(*)
+		FROM backups
+		WHERE organization_id = $1
+		  AND site_id = $2
+		  AND state = 'running'
+		  AND reason = 'before_restore'`, r.Organization, r.Site).Scan(&n)
+	if err != nil {
+		return false, fmt.Errorf("look why site %s is backed up: %w", r.Site, err)
+	}
+	return n > 0, nil
 }
 
 // refused notes that a piece was turned away: people are told of it, and what came before it is removed as soon as nobody works with
@@ -166,7 +173,7 @@ func (b *Backups) measure(ctx context.Context, k kept, r Repository) error {
 
 // UseOf is how many bytes the backups of an organization take, and how many they may; a quota of 0 is no limit.
 func (b *Backups) UseOf(ctx context.Context, organization contract.OrganizationID) (used, quota uint64, err error) {
-	is, err := b.roomOf(ctx, store.Repository{Organization: organization})
+	is, err := b.roomOf(ctx, organization)
 	return uint64(max(is.used, 0)), uint64(max(is.quota, 0)), err
 }
 

@@ -28,6 +28,12 @@ func (w *world) warned(t *testing.T, now time.Time) (mails []string) {
 			t.Error("more are waiting")
 		}
 	}
+	return w.mailed(t)
+}
+
+// mailed gives what was mailed since it was asked for at last.
+func (w *world) mailed(t *testing.T) (mails []string) {
+	t.Helper()
 	rows, err := w.db.Reader().Query(t.Context(), `SELECT m.template || ' ' || m.recipient FROM mails m JOIN outbox o ON o.id = m.id ORDER BY o.id`)
 	must(t, err)
 	defer rows.Close()
