@@ -151,13 +151,6 @@ type Progress struct {
 	Total uint64 `json:"total,omitempty"`
 }
 
-func (p Progress) String() string {
-	if p.Total <= p.Done {
-		return fmt.Sprintf("%s: %s", p.What, size(p.Done))
-	}
-	return fmt.Sprintf("%s: %s of %s", p.What, size(p.Done), size(p.Total))
-}
-
 // size is a number of bytes as people read it.
 func size(n uint64) string {
 	switch {
@@ -325,7 +318,7 @@ func syncDir(dir string) error {
 // backup has enough. Files that are no site's go to the private /var/tmp, since
 // /tmp may be memory.
 func environment() map[string]string {
-	return map[string]string{"GOGC": "20", "TMPDIR": "/var/tmp", "RESTIC_PROGRESS_FPS": "0.3"}
+	return map[string]string{"GOGC": "20", "TMPDIR": "/var/tmp", "RESTIC_PROGRESS_FPS": "1"}
 }
 
 func newToken() string { return rand.Text() + rand.Text() }

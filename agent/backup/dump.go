@@ -186,7 +186,7 @@ type measured struct {
 }
 
 // tellEvery is how many bytes of a dump pass between two words of it.
-const tellEvery = 64 << 20
+const tellEvery = 16 << 20
 
 func (m *measured) Write(p []byte) (int, error) {
 	n, err := m.to.Write(p)

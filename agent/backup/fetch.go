@@ -233,7 +233,7 @@ func (s *splitter) end() error {
 }
 
 // tellAfter is how often people hear of what is read.
-const tellAfter = 5 * time.Second
+const tellAfter = time.Second
 
 // tellRead tells how much of files has come from the repository, until it is stopped.
 func (s *Inside) tellRead(what string) (stop func()) {

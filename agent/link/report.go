@@ -86,7 +86,7 @@ func (s *session) tell(ctx context.Context, req *linkv1.ReportRequest, must bool
 		if err != nil {
 			return localError{err}
 		}
-		if len(batch.Events) == 0 && len(batch.Sites) == 0 && !must {
+		if len(batch.Events)+len(batch.Sites)+len(batch.Progress) == 0 && !must {
 			return nil
 		}
 		if err := s.send(ctx, req, batch); err != nil {
@@ -137,7 +137,7 @@ func (s *session) call(ctx context.Context, req *linkv1.ReportRequest, batch tas
 	req.Epoch = s.epoch
 	req.Running = s.cfg.Tasks.Running()
 	req.Running = req.Running[:min(len(req.Running), maxRunning)]
-	req.Events, req.Sites = batch.Events, batch.Sites
+	req.Events, req.Sites, req.Progress = batch.Events, batch.Sites, batch.Progress
 	res, err := s.client.Report(ctx, req)
 	if err != nil {
 		return err

@@ -101,13 +101,44 @@ func (b *backingUp) contents() task.Step {
 			st := backup.State{Title: homeTitle(measure(ctx, b.nginx, b.domains[0])), Contents: new(backup.Contents)}
 			if err := b.backups.Do(ctx, b.site, backup.Work{
 				Job: "backup", Timeout: b.within, Idle: b.idle, Order: backup.ContentsOrder{Backup: b.id.String(), Database: database},
-			}, func(p backup.Progress) { log.Printf("%s", p) }, st.Contents); err != nil {
+			}, showing(log, nil), st.Contents); err != nil {
 				return err
 			}
 			log.Note("%s", st.Contents)
 			return b.backups.Keep(b.handle, b.id, st)
 		},
 	}
+}
+
+// atOnce is above what a job does at the same time.
+const atOnce = 8
+
+// showing shows how far a job is. It does several things at the same time: what has
+// an end in sight comes first. Totals are those that the job itself can't know.
+func showing(log *task.Log, totals map[string]uint64) func(backup.Progress) {
+	all := map[string]backup.Progress{}
+	return func(p backup.Progress) {
+		if _, known := all[p.What]; !known && len(all) == atOnce {
+			return // it runs among a tenant's processes, and may say what it likes
+		}
+		p.Total = max(p.Total, totals[p.What])
+		all[p.What] = p
+		if shown := foremost(all, p); shown.Done > 0 {
+			log.Progress(task.Progress{Doing: shown.What, Done: shown.Done, Total: shown.Total})
+		}
+	}
+}
+
+// foremost is, of all that goes on, what has the most before it; what was said last
+// where none has an end in sight.
+func foremost(all map[string]backup.Progress, last backup.Progress) backup.Progress {
+	left := uint64(0)
+	for _, p := range all {
+		if p.Total > p.Done && p.Total-p.Done > left {
+			last, left = p, p.Total-p.Done
+		}
+	}
+	return last
 }
 
 // homeTitle is that of a home page, and not of what tells that there is none now: a

@@ -79,3 +79,19 @@ func TestBackupPlan(t *testing.T) {
 		}
 	}
 }
+
+func TestForemost(t *testing.T) {
+	files, database := backup.Progress{What: "files", Done: 5, Total: 10}, backup.Progress{What: "database", Done: 7}
+	done := backup.Progress{What: "files", Done: 10, Total: 10}
+	larger := backup.Progress{What: "database", Done: 1, Total: 100}
+	for name, c := range map[string]struct{ files, database, want backup.Progress }{
+		"what has an end in sight":            {files, database, files},
+		"what is left once that is over":      {done, database, database},
+		"of two that have, what takes longer": {files, larger, larger},
+	} {
+		all := map[string]backup.Progress{"files": c.files, "database": c.database}
+		if got := foremost(all, c.database); got != c.want {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}

@@ -213,7 +213,7 @@ func (d *drilling) fetch(ctx context.Context, log *task.Log) error {
 	if err := d.backups.Do(ctx, d.site, backup.Work{
 		Job: drill.FetchJob, Unit: drillUnit, Timeout: d.limit, Idle: true, Beside: d.beside(h),
 		Order: drill.FetchOrder{Files: d.contents.GetFilesSnapshot(), Database: d.contents.GetDatabaseSnapshot()},
-	}, func(p backup.Progress) { log.Printf("%s", p) }, st.Fetched); err != nil {
+	}, showing(log, map[string]uint64{"database": d.contents.GetDumpBytes()}), st.Fetched); err != nil {
 		return err
 	}
 	fail.Point("drill.fetched")

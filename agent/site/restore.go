@@ -409,7 +409,7 @@ func (r *restore) stage(ctx context.Context, log *task.Log) (err error) {
 		o.Database = r.contents.GetDatabaseSnapshot()
 		fail.Point("restore.database-to-come")
 	}
-	fetched, err := r.fetch.Fetch(ctx, r.site, o, eachMore(log))
+	fetched, err := r.fetch.Fetch(ctx, r.site, o, showing(log, map[string]uint64{"database": r.contents.GetDumpBytes()}))
 	if err != nil {
 		return fmt.Errorf("fetch the backup: %w", err)
 	}
@@ -421,17 +421,6 @@ func (r *restore) stage(ctx context.Context, log *task.Log) (err error) {
 		return errors.New("fetch the backup: the dump is not the one that the backup is signed for")
 	}
 	return r.change(func(rec *restoreRecord) { rec.NewSQL = fetched.Objects })
-}
-
-// eachMore logs progress in bytes, a few times: every line costs an event.
-func eachMore(log *task.Log) func(backup.Progress) {
-	next := map[string]uint64{}
-	return func(p backup.Progress) {
-		if p.Done >= max(next[p.What], 32<<20) {
-			next[p.What] = p.Done + p.Done/2
-			log.Printf("%s: %s read", p.What, megabytes(p.Done))
-		}
-	}
 }
 
 // compare holds what was staged against what the backup is signed for.

@@ -73,6 +73,7 @@ type Engine struct {
 	answers    []*linkv1.TaskEvent      // told again, or told without the journal
 	answered   map[journal.Key]bool     // refused without the journal: stays refused
 	sites      map[string]*sitev1.ObservedState
+	paces      map[journal.Key]*pace // of live attempts
 	wake       chan struct{}
 
 	turns  turns // of lanes, between their attempts and Between
@@ -101,6 +102,7 @@ func New(cfg Config) (*Engine, error) {
 		canceled:  make(map[journal.Key]bool),
 		answered:  make(map[journal.Key]bool),
 		sites:     make(map[string]*sitev1.ObservedState),
+		paces:     make(map[journal.Key]*pace),
 		wake:      make(chan struct{}, 1),
 		slots:     make(chan struct{}, cfg.Slots),
 		failed:    make(chan error, 1),
@@ -261,6 +263,7 @@ func (e *Engine) workOff(ctx context.Context, name string, l *lane) {
 		e.mu.Lock()
 		l.queue = l.queue[1:]
 		delete(e.live, a.key)
+		delete(e.paces, a.key)
 		if len(e.live) == 0 {
 			e.ring() // who waited for more to tell need not
 		}

@@ -10,8 +10,24 @@ import (
 // goroutines. People read it in the control plane; it never holds secrets. The
 // zero value goes unheard.
 type Log struct {
-	print func(line string)
-	note  string
+	print    func(line string)
+	progress func(Progress)
+	note     string
+}
+
+// Progress is how far a step is that moves many bytes.
+type Progress struct {
+	Doing string // a word or two
+	Done  uint64 // bytes
+	Total uint64 // bytes in all, as far as is known; 0 when it is not
+}
+
+// Progress tells how far the step is. It takes no room in the log, and may be
+// told as often as one likes: people see the last of each second.
+func (l *Log) Progress(p Progress) {
+	if l.progress != nil {
+		l.progress(p)
+	}
 }
 
 // Printf sends one line per line of the text. Control characters are

@@ -2,6 +2,7 @@ package task
 
 import (
 	"slices"
+	"time"
 
 	"chom.dev/agent/journal"
 	"chom.dev/proto/contract"
@@ -93,8 +94,9 @@ func (e *Engine) Running() []*linkv1.JournalEntry {
 // Batch is a part of what is to be told. Nothing of it is lost until it was
 // given back to Delivered.
 type Batch struct {
-	Events []*linkv1.TaskEvent
-	Sites  []*sitev1.ObservedState
+	Events   []*linkv1.TaskEvent
+	Sites    []*sitev1.ObservedState
+	Progress []*linkv1.TaskProgress
 
 	positions []uint64 // of the events that are in the journal, which come first
 	answers   int      // how many follow that are not
@@ -114,6 +116,7 @@ func (e *Engine) Outbox(count, size int) (Batch, error) {
 			b.Sites = append(b.Sites, st)
 		}
 	}
+	b.Progress = e.due(time.Now())
 	e.mu.Unlock()
 	// Read after the answers were: what led to one of them is in here.
 	events, all, err := e.cfg.Journal.Events(count, size)
@@ -141,6 +144,7 @@ func (e *Engine) Delivered(b Batch) {
 			delete(e.sites, st.SiteId)
 		}
 	}
+	e.told(b.Progress, time.Now())
 	e.mu.Unlock()
 	if n := len(b.positions); n > 0 {
 		e.cfg.Journal.Delivered(b.positions[n-1])

@@ -111,7 +111,10 @@ func (e *Engine) once(ctx context.Context, a *attempt, s Step, did *bool) (taskv
 		fail.Point("task/" + string(a.order.Kind) + "/" + s.Name + "/before")
 	}
 	*did = true
-	log := &Log{print: func(line string) { e.print(a, line) }}
+	log := &Log{
+		print:    func(line string) { e.print(a, line) },
+		progress: func(p Progress) { e.progress(a, s.Name, p) },
+	}
 	if err := e.guarded(s.Name, func() error { return s.Do(ctx, log) }); err != nil {
 		return 0, "", err
 	}

@@ -193,6 +193,8 @@ var rules = map[string]rule{
 	organizationv1connect.OrganizationServiceCloseOrganizationProcedure:  members(organization.Owner, account.Manage, allSites).justProved().seldom(),
 	organizationv1connect.OrganizationServiceReopenOrganizationProcedure: members(organization.Owner, account.Manage, allSites),
 
+	organizationv1connect.OrganizationServiceSetQuotaProcedure: operators(account.Manage),
+
 	organizationv1connect.OrganizationServiceListMembersProcedure:       members(organization.Viewer, account.Read, allSites),
 	organizationv1connect.OrganizationServiceUpdateMemberProcedure:      members(organization.Admin, account.Manage, allSites).justProved(), // hands out rights
 	organizationv1connect.OrganizationServiceRemoveMemberProcedure:      members(organization.Admin, account.Manage, allSites),

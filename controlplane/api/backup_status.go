@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	backupv1 "chom.dev/proto/gen/chom/backup/v1"
+	organizationv1 "chom.dev/proto/gen/chom/organization/v1"
 )
 
 func (s *backupService) GetBackupStatus(ctx context.Context, r *backupv1.GetBackupStatusRequest) (*backupv1.GetBackupStatusResponse, error) {
@@ -17,7 +18,10 @@ func (s *backupService) GetBackupStatus(ctx context.Context, r *backupv1.GetBack
 	if err != nil {
 		return nil, err
 	}
-	m := &backupv1.Status{RepositoryBytes: found.Bytes, Problem: found.Problem, Policy: found.Policy.Message()}
+	m := &backupv1.Status{
+		RepositoryBytes: found.Bytes, Problem: found.Problem, Policy: found.Policy.Message(),
+		OrganizationBytes: found.Used, Quota: &organizationv1.Quota{BackupBytes: found.Quota},
+	}
 	if !found.Next.IsZero() {
 		m.NextBackupTime = timestamppb.New(found.Next)
 	}

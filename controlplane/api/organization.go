@@ -107,6 +107,22 @@ func (s *organizationService) ReopenOrganization(ctx context.Context, r *organiz
 	return &organizationv1.ReopenOrganizationResponse{Organization: organizationMessage(open)}, nil
 }
 
+func (s *organizationService) SetQuota(ctx context.Context, r *organizationv1.SetQuotaRequest) (*organizationv1.SetQuotaResponse, error) {
+	id, err := organizationID(r)
+	if err != nil {
+		return nil, err
+	}
+	var quota *organization.Quota
+	if r.GetQuota() != nil {
+		quota = &organization.Quota{BackupBytes: r.GetQuota().GetBackupBytes()}
+	}
+	changed, err := s.organizations.SetQuota(ctx, callerOf(ctx), id, quota)
+	if err != nil {
+		return nil, err
+	}
+	return &organizationv1.SetQuotaResponse{Organization: organizationMessage(changed)}, nil
+}
+
 func (s *organizationService) ListMembers(ctx context.Context, r *organizationv1.ListMembersRequest) (*organizationv1.ListMembersResponse, error) {
 	id, err := organizationID(r)
 	if err != nil {
@@ -285,11 +301,17 @@ func organizationMessage(o organization.Organization) *organizationv1.Organizati
 		State:               organizationStates[o.State],
 		RequireSecondFactor: o.RequireSecondFactor,
 		Etag:                o.ETag(),
+		Quota:               quotaMessage(o.Quota),
+		BackupBytes:         o.BackupBytes,
 	}
 	if !o.CloseAt.IsZero() {
 		m.CloseTime = timestamppb.New(o.CloseAt)
 	}
 	return m
+}
+
+func quotaMessage(q organization.Quota) *organizationv1.Quota {
+	return &organizationv1.Quota{BackupBytes: q.BackupBytes}
 }
 
 func memberMessage(p organization.Person) *organizationv1.Member {

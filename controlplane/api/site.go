@@ -91,7 +91,7 @@ func (s *siteService) ListSites(ctx context.Context, r *sitev1.ListSitesRequest)
 	if err != nil {
 		return nil, invalid("organization_id", err)
 	}
-	filter := site.Filter{Trashed: r.GetShowTrashed(), NameContains: r.GetNameContains(), Type: r.GetType(), Server: r.GetServerId(), Only: reachOf(ctx)}
+	filter := site.Filter{Trashed: r.GetShowTrashed(), NameContains: r.GetNameContains(), Type: r.GetType(), Server: r.GetServerId(), Tags: r.GetTags(), Only: reachOf(ctx)}
 	for state := site.StateCreating; state <= site.StateFailed; state++ {
 		if slices.Contains(r.GetStates(), siteStates[state]) {
 			filter.States = append(filter.States, state)

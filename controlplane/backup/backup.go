@@ -224,6 +224,8 @@ type Config struct {
 	Every time.Duration
 	// DrillEvery is how often each site has a drill by itself; 0 for never.
 	DrillEvery time.Duration
+	// Quota is how many bytes the backups of an organization may take for which nothing else is set; 0 for no limit.
+	Quota uint64
 
 	Tasks         tasks
 	Mails         mails

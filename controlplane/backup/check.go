@@ -52,11 +52,11 @@ func (b *Backups) check(ctx context.Context, c claimed) error {
 	if c.State == Ready {
 		return b.putAgain(ctx, c)
 	}
-	usage, err := b.config.Repositories.Usage(ctx, repository)
+	size, err := b.sizeOf(ctx, repository)
 	if err != nil {
-		return fmt.Errorf("measure the repository: %w", err)
+		return err
 	}
-	return b.ready(ctx, c, sequence, usage)
+	return b.ready(ctx, c, sequence, size)
 }
 
 // compare reads the repository and compares it with what the host said. What files there are it takes from there alone, and adds it
@@ -193,7 +193,7 @@ func sequenceOf(manifest []byte) (uint64, error) {
 }
 
 // ready ends the check of a backup that the repository has, with its manifest.
-func (b *Backups) ready(ctx context.Context, c claimed, sequence, usage uint64) error {
+func (b *Backups) ready(ctx context.Context, c claimed, sequence uint64, size size) error {
 	err := db.InTx(ctx, b.db, func(tx *db.Tx) error {
 		of, err := site.Lock(ctx, tx, c.Organization, c.Site) // before its backups and restores, as whoever asks for one does
 		if errors.Is(err, site.ErrNotFound) {
@@ -222,11 +222,7 @@ func (b *Backups) ready(ctx context.Context, c claimed, sequence, usage uint64) 
 		if n == 0 {
 			return errLost
 		}
-		if _, err := tx.Exec(ctx, `
-			UPDATE repositories
-			SET bytes = $3
-			WHERE organization_id = $1
-			  AND site_id = $2`, c.Organization, c.Site, int64(min(usage, maxBytes))); err != nil {
+		if err := size.save(ctx, tx, c.Organization, c.Site); err != nil {
 			return err
 		}
 		if err := audit.Record(ctx, tx, audit.Event{

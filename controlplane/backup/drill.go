@@ -250,3 +250,33 @@ func insertDrill(ctx context.Context, tx *db.Tx, d Drill) error {
 	}
 	return nil
 }
+
+// drillsKept is how many drills of a site are kept: those of two years.
+const drillsKept = 100
+
+// forgetDrills deletes the oldest drills of a site, but not the newest one that PASSED.
+func (b *Backups) forgetDrills(ctx context.Context, k kept) error {
+	if err := b.put(ctx, `
+		DELETE FROM drills
+		WHERE organization_id = $1
+		  AND site_id = $2
+		  AND state <> 'running'
+		  AND id NOT IN (
+		      SELECT id
+		      FROM drills
+		      WHERE organization_id = $1
+		        AND site_id = $2
+		      ORDER BY id DESC
+		      LIMIT $3
+		  )
+		  AND id <> COALESCE((
+		      SELECT MAX(id)
+		      FROM drills
+		      WHERE organization_id = $1
+		        AND site_id = $2
+		        AND state = 'passed'
+		  ), '')`, k.Organization, k.Site, drillsKept); err != nil {
+		return fmt.Errorf("forget old drills: %w", err)
+	}
+	return nil
+}

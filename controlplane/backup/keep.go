@@ -39,16 +39,6 @@ const (
 // ErrHeld says that data is being removed from the site's repository.
 var ErrHeld = fault.Unavailable("backups of the site that have expired are being removed: try again in some minutes", time.Minute, nil)
 
-// Admit says whether a host may put an object into its site's repository now: not while data is removed from it. A host that is told
-// so asks again.
-func (b *Backups) Admit(ctx context.Context, organization contract.OrganizationID, id contract.SiteID) error {
-	held, err := held(ctx, b.db.Reader(), organization, id, time.Now())
-	if err == nil && held {
-		return ErrHeld
-	}
-	return err
-}
-
 func held(ctx context.Context, q db.Querier, organization contract.OrganizationID, id contract.SiteID, now time.Time) (bool, error) {
 	var n int
 	err := q.QueryRow(ctx, `
@@ -72,6 +62,7 @@ type kept struct {
 	tries        int
 	parts        int  // that were read in this round
 	damaged      bool // as far as was known
+	leftovers    bool // of a backup that was turned away are in it
 }
 
 // keepNext looks after the repository that is due first, and says whether there was one.
@@ -131,12 +122,13 @@ func (b *Backups) take(ctx context.Context, now time.Time) (*kept, error) {
 			       site_id,
 			       keep_tries,
 			       parts_read,
-			       damaged_at IS NOT NULL
+			       damaged_at IS NOT NULL,
+			       leftovers
 			FROM repositories
 			WHERE (keep_at <= $1 OR keep_at > $2)
-			  AND sequence > 0
+			  AND (sequence > 0 OR leftovers)
 			ORDER BY keep_at
-			LIMIT 1`+skipLocked(tx), db.Micros(now), db.Micros(now.Add(keepEvery+claimFor))).Scan(&k.Organization, &k.Site, &k.tries, &k.parts, &k.damaged)
+			LIMIT 1`+skipLocked(tx), db.Micros(now), db.Micros(now.Add(keepEvery+claimFor))).Scan(&k.Organization, &k.Site, &k.tries, &k.parts, &k.damaged, &k.leftovers)
 		if err != nil {
 			return err
 		}
@@ -215,6 +207,12 @@ func (b *Backups) lookAfter(ctx context.Context, k kept, now time.Time) error {
 		if errors.Is(err, ErrDamaged) {
 			return errors.Join(err, b.found(ctx, k, now, err))
 		}
+		return err
+	}
+	if err := b.measure(ctx, k, repository); err != nil {
+		return err
+	}
+	if err := b.forgetDrills(ctx, k); err != nil {
 		return err
 	}
 	return b.verify(ctx, k, repository, now)
@@ -381,7 +379,7 @@ func (b *Backups) remove(ctx context.Context, k kept, repository Repository, now
 	if err != nil {
 		return fmt.Errorf("find snapshots of no backup: %w", err)
 	}
-	if len(sequences)+len(strays) == 0 {
+	if len(sequences)+len(strays) == 0 && !k.leftovers {
 		return nil
 	}
 	if err := b.holdRepository(ctx, k); err != nil {
@@ -399,17 +397,13 @@ func (b *Backups) remove(ctx context.Context, k kept, repository Repository, now
 	if err := b.config.Repositories.Check(ctx, repository); err != nil {
 		return fmt.Errorf("check what is left: %w", err)
 	}
-	usage, err := b.config.Repositories.Usage(ctx, repository)
-	if err != nil {
-		return fmt.Errorf("measure the repository: %w", err)
-	}
 	if err := b.ofClaim(ctx, k, `
 		UPDATE repositories
-		SET bytes = $4,
-		    held_until = 0
+		SET held_until = 0,
+		    leftovers = FALSE
 		WHERE organization_id = $1
 		  AND site_id = $2
-		  AND keep_claim = $3`, int64(min(usage, maxBytes))); err != nil {
+		  AND keep_claim = $3`); err != nil {
 		return err
 	}
 	b.log.InfoContext(ctx, "backups that have expired are removed", "site", k.Site, "backups", len(sequences), "snapshots", len(snapshots))

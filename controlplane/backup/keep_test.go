@@ -11,7 +11,6 @@ import (
 	"io"
 	"log/slog"
 	mrand "math/rand/v2"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -70,20 +69,14 @@ func (w *world) over(t *testing.T, s store.Store) *host {
 	repositories, err := NewRepositories(s, "", log)
 	must(t, err)
 	w.config.Repositories = repositories
-	server := store.NewServer(s, func(ctx context.Context, r store.Repository, _ int64) error {
-		return w.Admit(ctx, r.Organization, r.Site)
-	}, log)
-	door := httptest.NewServer(server.Repository(w.ours, w.site))
-	t.Cleanup(door.Close)
-	key, err := w.Key(t.Context(), w.ours, w.site)
-	must(t, err)
-	h := &host{url: door.URL, key: key, dir: t.TempDir()}
-	h.restic(t, "", "init", "--repository-version=2")
-	return h
+	return w.hostOf(t, s, w.ours, w.site)
 }
 
 // host makes backups as the host of our site does.
-type host struct{ url, key, dir string }
+type host struct {
+	url, key, dir string
+	met           <-chan struct{} // holds a token once it was turned away for a quota
+}
 
 // run runs restic with some input. It gives the snapshot that was made, if any.
 func (h *host) run(ctx context.Context, stdin string, args ...string) (snapshot string, err error) {
@@ -336,14 +329,14 @@ func TestKeepRules(t *testing.T) {
 			_, create := w.Create(t.Context(), w.ours, w.site)
 			_, restore := w.Restore(t.Context(), w.ours, w.site, all[3].ID, Parts{WithoutBackup: true})
 			_, undo := w.Undo(t.Context(), w.ours, w.site, w.restores(t)[0].ID)
-			for what, err := range map[string]error{"create": create, "restore": restore, "undo": undo, "admit": w.Admit(t.Context(), w.ours, w.site)} {
+			for what, err := range map[string]error{"create": create, "restore": restore, "undo": undo, "admit": w.Admit(t.Context(), store.Repository{Organization: w.ours, Site: w.site}, store.Data, 1)} {
 				if !errors.Is(err, ErrHeld) || fault.KindOf(err) != fault.KindUnavailable {
 					if what != "undo" || !errors.Is(err, ErrUndoOver) {
 						t.Errorf("%s: %v", what, err)
 					}
 				}
 			}
-			if err := w.Admit(t.Context(), w.theirs, w.theirSite); err != nil {
+			if err := w.Admit(t.Context(), store.Repository{Organization: w.theirs, Site: w.theirSite}, store.Data, 1); err != nil {
 				t.Errorf("another site: %v", err)
 			}
 			w.exec(t, `UPDATE repositories SET held_until = 0`)
@@ -575,7 +568,7 @@ func TestKeepKilled(t *testing.T) {
 				t.Fatalf("%v\n%s", err, out)
 			}
 			next := again(t, c.URL, w, openDisk(t, c.Dir))
-			if err := next.Admit(t.Context(), next.ours, next.site); died != errors.Is(err, ErrHeld) {
+			if err := next.Admit(t.Context(), store.Repository{Organization: next.ours, Site: next.site}, store.Data, 1); died != errors.Is(err, ErrHeld) {
 				t.Errorf("a host is told %v", err)
 			}
 			next.whole(t)

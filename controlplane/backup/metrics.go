@@ -22,6 +22,7 @@ type gauges struct {
 	oldest   prometheus.Gauge
 	damaged  prometheus.Gauge
 	verified prometheus.Gauge
+	quotas   *prometheus.GaugeVec
 }
 
 func newGauges() gauges {
@@ -35,15 +36,18 @@ func newGauges() gauges {
 		sites: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "chom_backup_sites", Help: "Sites by what is wrong with their backups: well, failing, overdue, damaged.",
 		}, []string{"state"}),
-		bytes:    gauge("chom_backup_repository_bytes", "Bytes that all repositories take, as last measured."),
-		oldest:   gauge("chom_backup_oldest_newest_timestamp_seconds", "When the newest good backup was found good of that site for which this is longest ago; 0 where no site has one."),
-		damaged:  gauge("chom_backup_repositories_damaged", "Repositories that were found damaged."),
+		bytes:   gauge("chom_backup_repository_bytes", "Bytes that all repositories take, as last measured."),
+		oldest:  gauge("chom_backup_oldest_newest_timestamp_seconds", "When the newest good backup was found good of that site for which this is longest ago; 0 where no site has one."),
+		damaged: gauge("chom_backup_repositories_damaged", "Repositories that were found damaged."),
+		quotas: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "chom_backup_quota_organizations", Help: "Organizations with a quota for backups by how much of it they use: roomy, nearly_full, full.",
+		}, []string{"state"}),
 		verified: gauge("chom_backup_oldest_verification_timestamp_seconds", "When all of a repository was found intact at last, of that one for which this is longest ago; 0 where there is none."),
 	}
 }
 
 func (g gauges) register(r prometheus.Registerer) error {
-	return errors.Join(r.Register(g.backups), r.Register(g.sites), r.Register(g.bytes), r.Register(g.oldest), r.Register(g.damaged), r.Register(g.verified))
+	return errors.Join(r.Register(g.backups), r.Register(g.sites), r.Register(g.bytes), r.Register(g.oldest), r.Register(g.damaged), r.Register(g.verified), r.Register(g.quotas))
 }
 
 // count reads them anew.

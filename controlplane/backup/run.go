@@ -61,6 +61,11 @@ func (b *Backups) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return b.loop(ctx, nil, "sites without good backups can't be looked for", b.warn) })
 	g.Go(func() error {
+		return b.loop(ctx, nil, "organizations near their quota can't be looked for", func(ctx context.Context, now time.Time) (bool, error) {
+			return false, b.warnQuotas(ctx, now)
+		})
+	})
+	g.Go(func() error {
 		var counted time.Time
 		return b.loop(ctx, nil, "backups can't be counted", func(ctx context.Context, now time.Time) (bool, error) {
 			if now.Sub(counted).Abs() < countEvery {

@@ -23,6 +23,8 @@ type Status struct {
 	Bytes      uint64    // that its repository takes, as last measured
 	VerifiedAt time.Time // when all of it was found intact at last; zero before it was once
 	Problem    string    // what is wrong, in words, and what to do; empty when nothing is
+	Used       uint64    // bytes that the backups of its whole organization take
+	Quota      uint64    // that these may take; 0 for no limit
 }
 
 // StatusOf tells how well a site is backed up.
@@ -68,6 +70,9 @@ func (b *Backups) StatusOf(ctx context.Context, organization contract.Organizati
 		return s, fmt.Errorf("status of backups: %w", err)
 	}
 	s.Bytes, s.VerifiedAt = uint64(bytes), db.NullTime(verified)
+	if s.Used, s.Quota, err = b.UseOf(ctx, organization); err != nil {
+		return s, fmt.Errorf("status of backups: %w", err)
+	}
 	if b.config.Off != "" {
 		s.Problem = b.config.Off
 		return s, nil

@@ -10,6 +10,7 @@ import (
 
 	orderv1 "chom.dev/proto/gen/chom/order/v1"
 
+	"chom.dev/controlplane/backup/store"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/db/dbtest"
 	"chom.dev/controlplane/webhook"
@@ -27,6 +28,12 @@ func (w *world) warned(t *testing.T, now time.Time) (mails []string) {
 			t.Error("more are waiting")
 		}
 	}
+	return w.mailed(t)
+}
+
+// mailed gives what was mailed since it was asked for at last.
+func (w *world) mailed(t *testing.T) (mails []string) {
+	t.Helper()
 	rows, err := w.db.Reader().Query(t.Context(), `SELECT m.template || ' ' || m.recipient FROM mails m JOIN outbox o ON o.id = m.id ORDER BY o.id`)
 	must(t, err)
 	defer rows.Close()
@@ -123,7 +130,7 @@ func TestVerify(t *testing.T) {
 		}
 		status, err := w.StatusOf(t.Context(), w.ours, w.site)
 		must(t, err)
-		if !strings.Contains(status.Problem, "damaged") || w.Admit(t.Context(), w.ours, w.site) != nil {
+		if !strings.Contains(status.Problem, "damaged") || w.Admit(t.Context(), store.Repository{Organization: w.ours, Site: w.site}, store.Data, 1) != nil {
 			t.Errorf("status %+v", status)
 		}
 		w.stored.verified, w.stored.verifyErr = nil, nil

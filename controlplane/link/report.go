@@ -36,6 +36,9 @@ func (s *Server) Report(ctx context.Context, req *linkv1.ReportRequest) (*linkv1
 	if err := s.sites.Observe(ctx, c.agent.id, req.GetSites()); err != nil {
 		return nil, err
 	}
+	if err := s.tasks.Progress(ctx, c.peer.Server, req.GetProgress()); err != nil {
+		return nil, err
+	}
 	s.metrics.events.Add(float64(len(req.GetEvents())))
 	if applied.Foreign > 0 && c.agent.speaksOfOthers(applied.Foreign, now) {
 		if err := s.flag(ctx, c); err != nil {

@@ -23,6 +23,8 @@ const (
 	TemplateBackupOverdue        = "backup_overdue"
 	TemplateBackupDamaged        = "backup_damaged"
 	TemplateBackupWell           = "backup_well"
+	TemplateBackupQuotaNear      = "backup_quota_near"
+	TemplateBackupQuotaFull      = "backup_quota_full"
 	TemplateDrillFailed          = "drill_failed"
 	TemplateTest                 = "test"
 )
@@ -56,11 +58,13 @@ var meanings = map[string]struct {
 	"operator":     {line, "help@chom.example.com"},
 	"organization": {line, "acme"},
 	"problem":      {line, "no answer in time"},
+	"quota":        {line, "50 GiB"}, // that may be used
 	"reason":       {line, "Ticket 4711: the shop shows an empty page."},
 	"receiver":     {line, "hooks.acme.example"}, // host of a webhook
 	"role":         {line, "member"},
 	"site":         {line, "shop"},
 	"time":         {moment, "2026-11-25T14:03:00Z"}, // when it was done, or since when
+	"used":         {line, "49.9 GiB"},               // of a quota
 }
 
 const (
@@ -103,6 +107,8 @@ var catalog = map[string]mailKind{
 	TemplateBackupOverdue:        {[]string{"organization", "site", "time", "problem", "advice", "link"}, ofSites, maxLife},
 	TemplateBackupDamaged:        {[]string{"organization", "site", "time", "problem", "advice", "link"}, ofSites, maxLife},
 	TemplateBackupWell:           {[]string{"organization", "site", "time", "link"}, ofSites, maxLife},
+	TemplateBackupQuotaNear:      {[]string{"organization", "used", "quota", "link"}, ofSites, maxLife},
+	TemplateBackupQuotaFull:      {[]string{"organization", "used", "quota", "link"}, ofSites, maxLife},
 	TemplateDrillFailed:          {[]string{"organization", "site", "time", "problem", "link"}, ofSites, maxLife},
 	TemplateTest:                 {nil, fromMembers, time.Hour},
 }

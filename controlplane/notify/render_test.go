@@ -41,7 +41,7 @@ func TestPreview(t *testing.T) {
 		"verify_email", "sign_up_exists", "reset_password", "password_changed", "confirm_email_change", "email_changed",
 		"second_factor_changed", "new_device", "invitation", "impersonation_started", "organization_closing", "webhook_failing", "test",
 		"certificate_ending", "certificate_ended", "certificate_lost", "drill_failed",
-		"backup_failing", "backup_overdue", "backup_damaged", "backup_well",
+		"backup_failing", "backup_overdue", "backup_damaged", "backup_well", "backup_quota_near", "backup_quota_full",
 	}
 	slices.Sort(wanted)
 	if have := Templates(); !slices.Equal(have, wanted) {

@@ -135,7 +135,7 @@ func (o *Organizations) Accept(ctx context.Context, caller account.Caller, token
 		if err := join(ctx, tx, invitation, caller); err != nil {
 			return err
 		}
-		if joined, err = get(ctx, tx, id); err != nil {
+		if joined, err = o.get(ctx, tx, id); err != nil {
 			return err
 		}
 		if member, err = person(ctx, tx, id, caller.ID); err != nil {

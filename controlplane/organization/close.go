@@ -67,7 +67,7 @@ func (o *Organizations) turn(ctx context.Context, caller account.Caller, id cont
 		if err != nil {
 			return err
 		}
-		if changed, err = get(ctx, tx, id); err != nil {
+		if changed, err = o.get(ctx, tx, id); err != nil {
 			return err
 		}
 		tx.Notify(Topic, id.String())

@@ -62,7 +62,7 @@ func (o *Organizations) create(ctx context.Context, name string, owner func(*db.
 	if err := checkName(name); err != nil {
 		return Organization{}, err
 	}
-	made := Organization{ID: contract.NewOrganizationID(), Name: name, State: Active, CreatedAt: db.Time(db.Micros(time.Now()))}
+	made := Organization{ID: contract.NewOrganizationID(), Name: name, State: Active, CreatedAt: db.Time(db.Micros(time.Now())), Quota: o.config.Quota}
 	err := db.InTx(ctx, o.db, func(tx *db.Tx) error {
 		ownerID, err := owner(tx)
 		if err != nil {

@@ -24,31 +24,39 @@ const columns = `
 	                 JOIN accounts a ON a.id = m.account_id
 	                 WHERE m.organization_id = o.id AND m.role = 'owner'
 	                 ORDER BY m.created_at, m.account_id
-	                 LIMIT 1), '')
+	                 LIMIT 1), ''),
+	       o.backup_quota,
+	       COALESCE((SELECT SUM(r.bytes + r.put_bytes - r.measured_put_bytes)
+	                 FROM repositories r
+	                 WHERE r.organization_id = o.id), 0)
 	FROM organizations o`
 
-func scan(row interface{ Scan(...any) error }) (Organization, error) {
-	var found Organization
-	var created int64
-	var closes sql.NullInt64
-	if err := row.Scan(&found.ID, &found.Name, &found.State, &closes, &found.RequireSecondFactor, &created, &found.OwnerEmail); err != nil {
+func (o *Organizations) scan(row interface{ Scan(...any) error }) (Organization, error) {
+	found := Organization{Quota: o.config.Quota}
+	var created, used int64
+	var closes, quota sql.NullInt64
+	if err := row.Scan(&found.ID, &found.Name, &found.State, &closes, &found.RequireSecondFactor, &created, &found.OwnerEmail, &quota, &used); err != nil {
 		return Organization{}, err
 	}
+	if quota.Valid {
+		found.Quota.BackupBytes = uint64(quota.Int64)
+	}
+	found.BackupBytes = uint64(max(used, 0))
 	found.CreatedAt, found.CloseAt = db.Time(created), db.NullTime(closes)
 	return found, nil
 }
 
 // Get returns one organization, or ErrNotFound. Whether the caller may see it is decided at the door.
 func (o *Organizations) Get(ctx context.Context, id contract.OrganizationID) (Organization, error) {
-	found, err := get(ctx, o.db.Reader(), id)
+	found, err := o.get(ctx, o.db.Reader(), id)
 	if err != nil {
 		return Organization{}, fmt.Errorf("get organization: %w", err)
 	}
 	return found, nil
 }
 
-func get(ctx context.Context, q db.Querier, id contract.OrganizationID) (Organization, error) {
-	found, err := scan(q.QueryRow(ctx, columns+` WHERE o.id = $1`, id))
+func (o *Organizations) get(ctx context.Context, q db.Querier, id contract.OrganizationID) (Organization, error) {
+	found, err := o.scan(q.QueryRow(ctx, columns+` WHERE o.id = $1`, id))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Organization{}, ErrNotFound
 	}
@@ -83,7 +91,7 @@ func (o *Organizations) List(ctx context.Context, caller account.Caller, size in
 	defer rows.Close()
 	var all []Organization
 	for rows.Next() {
-		found, err := scan(rows)
+		found, err := o.scan(rows)
 		if err != nil {
 			return nil, "", fmt.Errorf("list organizations: %w", err)
 		}

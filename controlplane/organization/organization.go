@@ -45,6 +45,8 @@ type Organization struct {
 	// RequireSecondFactor turns members away who have none.
 	RequireSecondFactor bool
 	CreatedAt           time.Time
+	Quota               Quota
+	BackupBytes         uint64 // that its backups take: what was measured at last, and what was added since
 }
 
 // ETag names what the organization is: it changes with each change of that.
@@ -84,6 +86,8 @@ type Config struct {
 	Log *slog.Logger
 	// ClosePeriod is how long a closed organization can be reopened; 0 means DefaultClosePeriod.
 	ClosePeriod time.Duration
+	// Quota is what each may use for which none is set.
+	Quota Quota
 	// URL is the one under which people reach the control plane; links begin with it.
 	URL string
 	// Mail sends what members and the invited must hear of; nil sends nothing.

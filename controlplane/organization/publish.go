@@ -10,9 +10,10 @@ import (
 
 // events are what an organization's webhooks are told of what people do to it.
 var events = map[string]webhook.Type{
-	"organization.update": webhook.OrganizationUpdated,
-	"organization.reopen": webhook.OrganizationUpdated,
-	"organization.close":  webhook.OrganizationClosing,
+	"organization.update":    webhook.OrganizationUpdated,
+	"organization.set_quota": webhook.OrganizationUpdated,
+	"organization.reopen":    webhook.OrganizationUpdated,
+	"organization.close":     webhook.OrganizationClosing,
 }
 
 func publish(ctx context.Context, tx *db.Tx, o Organization, action string) error {

@@ -52,7 +52,7 @@ func (o *Organizations) Update(ctx context.Context, caller account.Caller, id co
 		if err := locked.Open(); err != nil {
 			return err
 		}
-		before, err := get(ctx, tx, id)
+		before, err := o.get(ctx, tx, id)
 		if err != nil {
 			return err
 		}
@@ -72,7 +72,7 @@ func (o *Organizations) Update(ctx context.Context, caller account.Caller, id co
 			}
 			what = append(what, fmt.Sprintf("second factor required: %t", *change.RequireSecondFactor))
 		}
-		if changed, err = get(ctx, tx, id); err != nil {
+		if changed, err = o.get(ctx, tx, id); err != nil {
 			return err
 		}
 		if err := publish(ctx, tx, changed, "organization.update"); err != nil {

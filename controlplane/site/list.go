@@ -23,17 +23,23 @@ type Filter struct {
 	NameContains, Type, Server string
 	// States are the ones that a site must be in; nil for any. Those of the trash show it.
 	States []State
+	// Tags are words of which a site must have one; nil for any.
+	Tags []string
 	// Only are the sites that the caller reaches, UUIDs; nil for all.
 	Only []string
 }
 
-func (f Filter) has(s *Site) bool { return f.States == nil || slices.Contains(f.States, s.State) }
+func (f Filter) has(s *Site) bool {
+	return (f.States == nil || slices.Contains(f.States, s.State)) &&
+		(f.Tags == nil || slices.ContainsFunc(f.Tags, func(tag string) bool { return slices.Contains(s.Tags, tag) }))
+}
 
-// mostRead bounds what one List looks at: a state follows from what was measured, which the database cannot search.
+// mostRead bounds what one List looks at: a state follows from what was measured, which the database cannot search, and tags are
+// words in a line.
 const mostRead = 5000
 
-// List returns a page of an organization's sites, oldest first, and the token of the next page. With a filter by state a page
-// can have fewer sites than size, and yet another one after it.
+// List returns a page of an organization's sites, oldest first, and the token of the next page. With a filter by state or
+// tag a page can have fewer sites than size, and yet another one after it.
 func (s *Sites) List(ctx context.Context, organization contract.OrganizationID, size int32, token string, filter Filter) ([]*Site, string, error) {
 	limit, err := page.Size(size)
 	if err != nil {
@@ -47,7 +53,7 @@ func (s *Sites) List(ctx context.Context, organization contract.OrganizationID, 
 	if err != nil {
 		return nil, "", err
 	}
-	if filter.States == nil {
+	if filter.States == nil && filter.Tags == nil {
 		all, err := s.read(ctx, organization, after, filter, limit+1)
 		if err != nil {
 			return nil, "", err
@@ -76,7 +82,7 @@ func (s *Sites) List(ctx context.Context, organization contract.OrganizationID, 
 	return found, query.Token(after), nil
 }
 
-// read gives the sites after one, by all of a filter but its states.
+// read gives the sites after one, by all of a filter but its states and tags.
 func (s *Sites) read(ctx context.Context, organization contract.OrganizationID, after string, filter Filter, limit int) ([]*Site, error) {
 	// What is around a site is looked up for those of the page only, whatever the planner thinks that there are.
 	rows, err := s.db.Reader().Query(ctx, selected+`

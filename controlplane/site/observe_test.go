@@ -239,7 +239,9 @@ func TestFilter(t *testing.T) {
 		w := newWorld(t, d)
 		ctx := t.Context()
 		for _, name := range []string{"active-1", "other", "suspended-1", "active-2", "trashed-1", "active-3"} {
-			w.create(t, w.request(name))
+			request := w.request(name)
+			request.Tags = map[string][]string{"active-1": {"eu", "shop"}, "active-3": {"blog"}, "other": {"shopping"}}[name]
+			w.create(t, request)
 		}
 		w.work(t, well)
 		for name, do := range map[string]func(context.Context, contract.OrganizationID, contract.SiteID) (*site.Site, task.Task, error){
@@ -272,6 +274,10 @@ func TestFilter(t *testing.T) {
 			{site.Filter{States: []site.State{site.StateTrashed}}, "[trashed-1]"},
 			{site.Filter{States: []site.State{site.StateActive}, NameContains: "-3"}, "[active-3]"},
 			{site.Filter{States: []site.State{site.StateFailed}}, "[]"},
+			{site.Filter{Tags: []string{"shop"}}, "[active-1]"},
+			{site.Filter{Tags: []string{"blog", "eu", "us"}}, "[active-1 active-3]"},
+			{site.Filter{Tags: []string{"shop", "shopping"}, NameContains: "o"}, "[other]"},
+			{site.Filter{Tags: []string{"sho"}}, "[]"},
 		} {
 			names := []string{}
 			for token := ""; ; {

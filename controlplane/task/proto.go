@@ -57,6 +57,9 @@ func (t Task) Proto() *taskv1.Task {
 		CancelRequested: !t.CancelRequested.IsZero(),
 		Generation:      t.Generation,
 	}
+	if t.Progress.Doing != "" {
+		p.Progress = &taskv1.Progress{DoneBytes: t.Progress.Done, TotalBytes: t.Progress.Total, Doing: t.Progress.Doing}
+	}
 	for _, s := range t.Steps {
 		p.Steps = append(p.Steps, &taskv1.Step{
 			Name:      s.Name,

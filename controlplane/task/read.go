@@ -40,6 +40,9 @@ func read(ctx context.Context, q db.Querier, organization, id string) (Task, err
 	if t.Steps, err = readSteps(ctx, q, t); err != nil {
 		return Task{}, fmt.Errorf("read steps of task %s: %w", id, err)
 	}
+	if t.Progress, err = readProgress(ctx, q, t); err != nil {
+		return Task{}, fmt.Errorf("read progress of task %s: %w", id, err)
+	}
 	return t, nil
 }
 

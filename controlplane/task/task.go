@@ -109,11 +109,12 @@ type Task struct {
 	Kind         Kind
 	Generation   uint64 // that a CONVERGE_SITE brings its site to
 	State        State
-	Attempt      uint32 // 0 before the first offer
-	Steps        []Step // of the newest attempt; read by Get and Watch only
-	StepCount    uint32 // 0 when the agent did not say
-	Error        string // why it did not succeed, in words for the caller
-	CreatedBy    string // account
+	Attempt      uint32   // 0 before the first offer
+	Steps        []Step   // of the newest attempt; read by Get and Watch only
+	Progress     Progress // of the last of Steps; read by Get and Watch only
+	StepCount    uint32   // 0 when the agent did not say
+	Error        string   // why it did not succeed, in words for the caller
+	CreatedBy    string   // account
 	Created      time.Time
 	Started      time.Time // when the newest attempt was accepted; zero before
 	Ended        time.Time // zero before

@@ -21,7 +21,7 @@ func (ts *Tasks) Watch(ctx context.Context, organization, id string, after uint6
 	defer stop()
 	sweep := time.NewTicker(watchSweep)
 	defer sweep.Stop()
-	seen := int64(-1)
+	seen, far := int64(-1), Progress{}
 	for {
 		// First the row, then the lines: what an ended task has printed is all there.
 		t, err := ts.Get(ctx, organization, id)
@@ -35,8 +35,8 @@ func (ts *Tasks) Watch(ctx context.Context, organization, id string, after uint6
 			}
 		}
 		more := len(lines) == watchLines
-		if t.version != seen || len(lines) > 0 {
-			seen = t.version
+		if t.version != seen || len(lines) > 0 || t.Progress != far {
+			seen, far = t.version, t.Progress
 			show := t
 			if more && t.State.Ended() {
 				show, seen = unfinished(t), -1

@@ -31,6 +31,7 @@ const (
 	BackupReady         Type = "backup.ready"
 	BackupFailed        Type = "backup.failed"
 	BackupOverdue       Type = "backup.overdue"
+	BackupQuota         Type = "backup.quota"
 	DrillPassed         Type = "drill.passed"
 	DrillFailed         Type = "drill.failed"
 	RestoreDone         Type = "restore.done"
@@ -49,7 +50,7 @@ const (
 
 // Types are all that a webhook can want, in order.
 var Types = []Type{
-	BackupFailed, BackupOverdue, BackupReady, CertificateExpiring, DrillFailed, DrillPassed, MemberAdded, MemberRemoved, MemberUpdated, OrganizationClosing, OrganizationUpdated, RestoreDone, SiteCreated, SiteDeleted, SiteRestored,
+	BackupFailed, BackupOverdue, BackupQuota, BackupReady, CertificateExpiring, DrillFailed, DrillPassed, MemberAdded, MemberRemoved, MemberUpdated, OrganizationClosing, OrganizationUpdated, RestoreDone, SiteCreated, SiteDeleted, SiteRestored,
 	SiteResumed, SiteSuspended, SiteUpdated, TaskFailed, TokenCreated, TokenRevoked,
 }
 

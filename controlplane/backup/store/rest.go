@@ -27,21 +27,35 @@ const (
 	Full                     // delete objects
 )
 
-// Server serves repositories by restic's REST protocol, version 2. Who calls, and for which repository, others have decided.
-type Server struct {
-	store Store
-	admit func(ctx context.Context, r Repository, size int64) error
-	log   *slog.Logger
-	pause time.Duration // how long nothing may come, or go, in the middle of a body
+// Ledger decides which objects are taken, and counts them.
+type Ledger interface {
+	// Admit is asked before an object is taken. Its fault is the caller's answer: 507; 503 where it is one of the kind Unavailable.
+	Admit(ctx context.Context, r Repository, kind Kind, size int64) error
+	// Took hears of an object that was taken. One that is put again is taken again.
+	Took(ctx context.Context, r Repository, kind Kind, size int64)
 }
 
-// NewServer makes a server. Admit is asked before an object is taken, with its size; its fault is the caller's answer (507; 503 where
-// it is one of the kind Unavailable). It may be nil.
-func NewServer(s Store, admit func(ctx context.Context, r Repository, size int64) error, log *slog.Logger) *Server {
-	if admit == nil {
-		admit = func(context.Context, Repository, int64) error { return nil }
+// open is the Ledger of who counts nothing.
+type open struct{}
+
+func (open) Admit(context.Context, Repository, Kind, int64) error { return nil }
+
+func (open) Took(context.Context, Repository, Kind, int64) {}
+
+// Server serves repositories by restic's REST protocol, version 2. Who calls, and for which repository, others have decided.
+type Server struct {
+	store  Store
+	ledger Ledger
+	log    *slog.Logger
+	pause  time.Duration // how long nothing may come, or go, in the middle of a body
+}
+
+// NewServer makes a server. A ledger of nil has it take everything.
+func NewServer(s Store, ledger Ledger, log *slog.Logger) *Server {
+	if ledger == nil {
+		ledger = open{}
 	}
-	return &Server{store: s, admit: admit, log: log, pause: pauseFor}
+	return &Server{store: s, ledger: ledger, log: log, pause: pauseFor}
 }
 
 // Repository serves a repository to the host of its site, which may only append.
@@ -90,7 +104,7 @@ var (
 	errNotWritable = fault.Denied("this repository is for reading only")
 )
 
-// notAdmitted is what admit said.
+// notAdmitted is what the ledger said.
 type notAdmitted struct{ error }
 
 func (n notAdmitted) Unwrap() error { return n.error }
@@ -219,7 +233,7 @@ func (c *call) put(n Name) error {
 	case size > n.kind.largest():
 		return errTooLarge
 	}
-	if err := c.server.admit(c.r.Context(), c.repository, size); err != nil {
+	if err := c.server.ledger.Admit(c.r.Context(), c.repository, n.kind, size); err != nil {
 		return notAdmitted{err}
 	}
 	ctx, cancel := context.WithTimeout(c.r.Context(), objectFor)
@@ -227,6 +241,9 @@ func (c *call) put(n Name) error {
 	body := &rollingReader{c: c, ends: time.Now().Add(objectFor)}
 	err := c.server.store.Put(ctx, c.repository, n, size, body)
 	body.rest(err)
+	if err == nil {
+		c.server.ledger.Took(context.WithoutCancel(ctx), c.repository, n.kind, size) // it is there, whether or not its sender still is
+	}
 	return err
 }
 

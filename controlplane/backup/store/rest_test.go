@@ -226,14 +226,25 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
+// ledger is one that says what it is told to say.
+type ledger struct {
+	asked, took []string
+	answer      error
+}
+
+func (l *ledger) Admit(_ context.Context, _ store.Repository, kind store.Kind, size int64) error {
+	l.asked = append(l.asked, fmt.Sprint(kind, " ", size))
+	return l.answer
+}
+
+func (l *ledger) Took(_ context.Context, _ store.Repository, kind store.Kind, size int64) {
+	l.took = append(l.took, fmt.Sprint(kind, " ", size))
+}
+
 func TestUploads(t *testing.T) {
 	each(t, func(t *testing.T, s shelf) {
-		var asked []int64
-		var answer error
-		site := serve(t, s, store.AppendOnly, func(_ context.Context, r store.Repository, size int64) error {
-			asked = append(asked, size)
-			return answer
-		})
+		kept := &ledger{}
+		site := serve(t, s, store.AppendOnly, kept)
 		site.server.SetPause(1200 * time.Millisecond)
 		body, text := content(1, 1<<20)
 		door := must(url.Parse(site.url)).Host
@@ -289,16 +300,17 @@ func TestUploads(t *testing.T) {
 			empty(t)
 		})
 		t.Run("one beyond the quota is not taken, and is told why", func(t *testing.T) {
-			asked, answer = nil, fault.Conflict("5 GB are used, of 5")
+			kept.asked, kept.took, kept.answer = nil, nil, fault.Conflict("5 GB are used, of 5")
 			if status, words := ask(t, http.MethodPost, site.url+"data/"+text, bytes.NewReader(body)); status != http.StatusInsufficientStorage || !strings.Contains(words, "5 GB are used, of 5") {
 				t.Errorf("%d %s", status, words)
 			}
-			answer = errors.New("of the database")
+			kept.answer = errors.New("of the database")
 			if status, words := ask(t, http.MethodPost, site.url+"data/"+text, bytes.NewReader(body)); status != http.StatusInternalServerError || strings.Contains(words, "database") {
 				t.Errorf("%d %s", status, words)
 			}
-			if answer = nil; !slices.Equal(asked, []int64{1 << 20, 1 << 20}) {
-				t.Errorf("it was asked for %v", asked)
+			kept.answer = nil
+			if want := []string{"data 1048576", "data 1048576"}; !slices.Equal(kept.asked, want) || kept.took != nil {
+				t.Errorf("it was asked for %v, and took %v", kept.asked, kept.took)
 			}
 			empty(t)
 		})
@@ -313,6 +325,9 @@ func TestUploads(t *testing.T) {
 			}
 			if res := must(http.ReadResponse(bufio.NewReader(conn), nil)); res.StatusCode != http.StatusOK {
 				t.Errorf("got %s", res.Status)
+			}
+			if want := []string{"data 1048576"}; !slices.Equal(kept.took, want) {
+				t.Errorf("it took %v", kept.took)
 			}
 		})
 	})

@@ -129,9 +129,9 @@ type site struct {
 	url        string // ends in a slash
 }
 
-func serve(t testing.TB, s store.Store, rights store.Rights, quota func(context.Context, store.Repository, int64) error) *site {
+func serve(t testing.TB, s store.Store, rights store.Rights, ledger store.Ledger) *site {
 	t.Helper()
-	one := &site{repository: newRepository(), server: store.NewServer(s, quota, slog.New(slog.NewTextHandler(t.Output(), nil)))}
+	one := &site{repository: newRepository(), server: store.NewServer(s, ledger, slog.New(slog.NewTextHandler(t.Output(), nil)))}
 	one.url = one.open(t, rights)
 	return one
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	backupv1 "chom.dev/proto/gen/chom/backup/v1"
+	organizationv1 "chom.dev/proto/gen/chom/organization/v1"
 )
 
 func (p *program) backupStatus() *cobra.Command {
@@ -40,7 +41,7 @@ func (p *program) printBackupStatus(s *backupv1.Status) error {
 	r := s.GetPolicy().GetRetention()
 	return printFields(p.out, [][2]string{
 		{"problem", s.GetProblem()},
-		{"policy", cmp.Or(s.GetPolicy().GetName(), "the platform's own")},
+		{"policy", policyText(s)},
 		{"made", every},
 		{"kept", fmt.Sprintf("%d hourly, %d daily, %d weekly, %d monthly", r.GetHourly(), r.GetDaily(), r.GetWeekly(), r.GetMonthly())},
 		{"next", at(s.GetNextBackupTime())},
@@ -50,7 +51,39 @@ func (p *program) printBackupStatus(s *backupv1.Status) error {
 		{"last proven restore", at(s.GetLastProven().GetEndTime())},
 		{"all read and intact", at(s.GetVerifyTime())},
 		{"repository", bytesText(s.GetRepositoryBytes())},
+		{"organization", usedText(s.GetOrganizationBytes(), s.GetQuota())},
 	})
+}
+
+func policyText(s *backupv1.Status) string {
+	return cmp.Or(s.GetPolicy().GetName(), "the platform's own")
+}
+
+// backupsText says on one line how well a site is backed up.
+func backupsText(s *backupv1.Status) string {
+	text := "none yet"
+	if last := s.GetLastBackup(); last != nil {
+		text = "last good one " + at(last.GetCreateTime())
+	}
+	if proven := s.GetLastProven(); proven != nil {
+		text += ", last proven " + at(proven.GetEndTime())
+	}
+	if next := s.GetNextBackupTime(); next != nil {
+		text += ", next due " + at(next)
+	}
+	if s.GetProblem() != "" {
+		text += "; problem: " + s.GetProblem()
+	}
+	return text
+}
+
+// usedText says how much of a quota is used.
+func usedText(used uint64, quota *organizationv1.Quota) string {
+	text := cmp.Or(bytesText(used), "0 B")
+	if most := quota.GetBackupBytes(); most > 0 {
+		return fmt.Sprintf("%s of %s", text, bytesText(most))
+	}
+	return text + ", without a limit"
 }
 
 // drillAt is when a drill was asked for, and what it came to.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 
+	"chom.dev/proto/contract"
 	organizationv1 "chom.dev/proto/gen/chom/organization/v1"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
@@ -11,7 +12,7 @@ import (
 func (p *program) organizationCommand() *cobra.Command {
 	return group("organization", "Organizations: the tenants that own sites", []string{"org", "organizations"},
 		p.organizationCreate(), p.organizationList(), p.organizationShow(), p.organizationUpdate(),
-		p.organizationClose(), p.organizationReopen(), p.organizationLeave(), p.organizationTransfer())
+		p.organizationQuota(), p.organizationClose(), p.organizationReopen(), p.organizationLeave(), p.organizationTransfer())
 }
 
 func (p *program) organizationCreate() *cobra.Command {
@@ -122,6 +123,57 @@ demanded, until they have added one; to demand it you must have one yourself.`,
 	})
 	cmd.Flags().StringVar(&name, "name", "", "the new name")
 	cmd.Flags().BoolVar(&secondFactor, "require-second-factor", false, "turn away members who have no second factor")
+	return cmd
+}
+
+func (p *program) organizationQuota() *cobra.Command {
+	var backups string
+	var unset bool
+	cmd := &cobra.Command{
+		Use:   "quota NAME",
+		Short: "Show how much an organization may use, or set it",
+		Long: `Quota shows how much an organization uses, and may use. Operators set it: a backup that would take more fails. What is there
+already stays, and can be restored. --default has the organization go by what the platform gives all.`,
+		Example: `  chom organization quota acme
+  chom organization quota acme --backup-bytes 50G
+  chom organization quota acme --backup-bytes 0`,
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.organizationNames),
+	}
+	cmd.RunE = p.action(func(ctx context.Context, c *client, args []string) error {
+		id, err := p.inOrganization(ctx, c, args[0])
+		if err != nil {
+			return err
+		}
+		set := &organizationv1.SetQuotaRequest{OrganizationId: id}
+		switch named := cmd.Flags().Changed("backup-bytes"); {
+		case named && unset:
+			return usagef("--backup-bytes and --default exclude each other")
+		case named:
+			set.Quota = &organizationv1.Quota{}
+			if backups == "0" {
+				break
+			}
+			size, err := contract.ParseByteSize(backups)
+			if err != nil {
+				return usagef("--backup-bytes: %s", err)
+			}
+			set.Quota.BackupBytes = uint64(size.Bytes())
+		case !unset:
+			got, err := c.Organizations.GetOrganization(ctx, &organizationv1.GetOrganizationRequest{OrganizationId: id})
+			if err != nil {
+				return err
+			}
+			return p.showOrganization(got.GetOrganization())
+		}
+		changed, err := c.Organizations.SetQuota(ctx, set)
+		if err != nil {
+			return err
+		}
+		return p.showOrganization(changed.GetOrganization())
+	})
+	cmd.Flags().StringVar(&backups, "backup-bytes", "", "how much all its backups may take, for example 50G; 0 for no limit")
+	cmd.Flags().BoolVar(&unset, "default", false, "what the platform gives all")
 	return cmd
 }
 
@@ -249,6 +301,7 @@ func (p *program) showOrganization(o *organizationv1.Organization) error {
 			{"state", short(o.GetState(), "STATE_")},
 			{"closed for good", at(o.GetCloseTime())},
 			{"demands a second factor", yesNo(o.GetRequireSecondFactor())},
+			{"backups", usedText(o.GetBackupBytes(), o.GetQuota())},
 			{"created", at(o.GetCreateTime())},
 		})
 	})

@@ -50,9 +50,9 @@ func (c *client) allServers(ctx context.Context) ([]*fleetv1.Server, error) {
 	})
 }
 
-func (c *client) allSites(ctx context.Context, organization string, trashed bool) ([]*sitev1.Site, error) {
+func (c *client) allSites(ctx context.Context, organization string, trashed bool, tags ...string) ([]*sitev1.Site, error) {
 	return pages(func(token string) ([]*sitev1.Site, string, error) {
-		page, err := c.Sites.ListSites(ctx, &sitev1.ListSitesRequest{OrganizationId: organization, PageSize: largestPage, PageToken: token, ShowTrashed: trashed})
+		page, err := c.Sites.ListSites(ctx, &sitev1.ListSitesRequest{OrganizationId: organization, PageSize: largestPage, PageToken: token, ShowTrashed: trashed, Tags: tags})
 		return page.GetSites(), page.GetNextPageToken(), err
 	})
 }

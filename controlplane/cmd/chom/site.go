@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	backupv1 "chom.dev/proto/gen/chom/backup/v1"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
 	taskv1 "chom.dev/proto/gen/chom/task/v1"
 	"github.com/spf13/cobra"
@@ -356,7 +357,7 @@ func (p *program) finishSite(ctx context.Context, c *client, answer changed) err
 		site = got.GetSite()
 	}
 	shown := &sitev1.CreateSiteResponse{Site: site, Task: task} // what every change answers
-	if err := p.print(shown, nil, func() error { return p.printSite(site) }); err != nil {
+	if err := p.print(shown, nil, func() error { return p.printSite(ctx, c, site) }); err != nil {
 		return err
 	}
 	if wait {
@@ -367,17 +368,20 @@ func (p *program) finishSite(ctx context.Context, c *client, answer changed) err
 
 func (p *program) siteList() *cobra.Command {
 	var trashed bool
+	var tags []string
 	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List an organization's sites",
-		Args:    exactly(0),
+		Example: `  chom site list
+  chom site list --tag shop --tag blog`,
+		Args: exactly(0),
 		RunE: p.action(func(ctx context.Context, c *client, _ []string) error {
 			organization, err := p.organizationID(ctx, c)
 			if err != nil {
 				return err
 			}
-			all, err := c.allSites(ctx, organization, trashed)
+			all, err := c.allSites(ctx, organization, trashed, tags...)
 			if err != nil {
 				return err
 			}
@@ -391,6 +395,7 @@ func (p *program) siteList() *cobra.Command {
 		}),
 	}
 	cmd.Flags().BoolVar(&trashed, "trashed", false, "also list sites in the trash")
+	cmd.Flags().StringSliceVar(&tags, "tag", nil, "only sites with this tag; several times for those with one of them")
 	return p.organizationFlag(cmd)
 }
 
@@ -409,7 +414,7 @@ func (p *program) siteShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return p.print(got.GetSite(), []string{got.GetSite().GetName()}, func() error { return p.printSite(got.GetSite()) })
+			return p.print(got.GetSite(), []string{got.GetSite().GetName()}, func() error { return p.printSite(ctx, c, got.GetSite()) })
 		}),
 	})
 }
@@ -461,7 +466,11 @@ func (p *program) siteLogin() *cobra.Command {
 	})
 }
 
-func (p *program) printSite(s *sitev1.Site) error {
+func (p *program) printSite(ctx context.Context, c *client, s *sitev1.Site) error {
+	backups, err := c.Backups.GetBackupStatus(ctx, &backupv1.GetBackupStatusRequest{OrganizationId: s.GetOrganizationId(), SiteId: s.GetId()})
+	if err != nil {
+		return err
+	}
 	o := s.GetObserved()
 	var settings []string
 	for key, value := range s.GetSettings() {
@@ -497,7 +506,8 @@ func (p *program) printSite(s *sitev1.Site) error {
 		{"https", https},
 		{"settings", strings.Join(settings, " ")},
 		{"tags", strings.Join(s.GetTags(), " ")},
-		{"backup policy", s.GetBackupPolicyId()},
+		{"backup policy", policyText(backups.GetStatus())},
+		{"backups", backupsText(backups.GetStatus())},
 		{"server", s.GetServerId()},
 		{"handle", s.GetHandle()},
 		{"generation", fmt.Sprint(s.GetGeneration())},

@@ -140,6 +140,8 @@ type progress struct {
 	printed map[string]taskv1.StepState
 	attempt uint32
 	state   taskv1.State
+	moved   rate
+	told    time.Time // when a line was last printed of how far a step is
 }
 
 const spinner = "|/-\\"
@@ -152,6 +154,7 @@ func (s *progress) turn(t *taskv1.Task) {
 }
 
 func (s *progress) task(t *taskv1.Task) {
+	s.moved.heard(t.GetProgress(), time.Now())
 	if s.redraw {
 		s.draw(t)
 		return
@@ -174,8 +177,16 @@ func (s *progress) task(t *taskv1.Task) {
 		}
 		s.printed[step.GetName()] = step.GetState()
 		fmt.Fprintln(s.w, stepLine(step, "..."))
+		s.told = time.Now()
+	}
+	if p := t.GetProgress(); p != nil && time.Since(s.told) >= tellEvery {
+		s.told = time.Now()
+		fmt.Fprintln(s.w, "      "+progressText(p, s.moved.perSecond()))
 	}
 }
+
+// tellEvery is how often a line is printed of how far a step is, where none can be drawn anew.
+const tellEvery = 10 * time.Second
 
 // waiting says what a task that has no running step waits for.
 func waiting(t *taskv1.Task) string {
@@ -195,6 +206,9 @@ func (s *progress) draw(t *taskv1.Task) {
 	var lines []string
 	for _, step := range t.GetSteps() {
 		lines = append(lines, stepLine(step, string(spinner[s.frame%len(spinner)])))
+	}
+	if p := t.GetProgress(); p != nil {
+		lines = append(lines, "      "+bar(p)+progressText(p, s.moved.perSecond()))
 	}
 	if word := waiting(t); word != "" {
 		lines = append(lines, fmt.Sprintf("  %c %s", spinner[s.frame%len(spinner)], word))

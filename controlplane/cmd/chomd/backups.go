@@ -17,6 +17,7 @@ import (
 	"chom.dev/controlplane/backup/store"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/keyfile"
+	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/secret"
 	"chom.dev/proto/contract"
 )
@@ -29,6 +30,7 @@ type backupsConfig struct {
 	BackupS3Credentials string `koanf:"backup-s3-credentials"`
 	Restic              string `koanf:"restic"`
 
+	BackupQuota string        `koanf:"backup-quota"`
 	BackupEvery time.Duration `koanf:"backup-every"`
 	DrillEvery  time.Duration `koanf:"drill-every"`
 }
@@ -39,6 +41,7 @@ func backupsFlags(f *pflag.FlagSet) {
 	f.String("backup-s3-region", "", "its region, where the provider has some")
 	f.String("backup-s3-credentials", "", "file with the access key's id on its first line and the secret key on its second, which only this user may read")
 	f.String("restic", "", "the restic program, 0.14 or newer, by which backups are checked (default /usr/bin/restic or /usr/local/bin/restic)")
+	f.String("backup-quota", "0", "how much the backups of an organization may take for which chom organization quota has not set it, for example 50G; 0 for no limit")
 	f.Duration("backup-every", 24*time.Hour, "how often sites are backed up by themselves that no backup policy of their organization is for, 15m to 744h; 0 for never")
 	f.Duration("drill-every", 7*24*time.Hour, "how often a backup of each site is restored to a scratch place on its server to prove that it can be, 1h to 8760h; 0 for never by itself")
 }
@@ -52,8 +55,22 @@ func (c *backupsConfig) checkBackups(rule func(bool, string, string)) {
 		rule(err == nil, "backup-s3", "must be https://ENDPOINT/BUCKET or https://ENDPOINT/BUCKET/PREFIX")
 	}
 	rule(c.Restic == "" || filepath.IsAbs(c.Restic), "restic", "must be an absolute path")
+	_, err := c.quota()
+	rule(err == nil, "backup-quota", "must be a number of at most 1024T with an optional unit of K, M, G or T, or 0")
 	rule(c.BackupEvery == 0 || c.BackupEvery >= 15*time.Minute && c.BackupEvery <= 744*time.Hour && c.BackupEvery%time.Second == 0, "backup-every", "must be 15m to 744h in whole seconds, or 0")
 	rule(c.DrillEvery == 0 || c.DrillEvery >= time.Hour && c.DrillEvery <= 8760*time.Hour, "drill-every", "must be 1h to 8760h, or 0")
+}
+
+// quota is what organizations may use for backups unless something else is set; 0 for no limit.
+func (c *backupsConfig) quota() (uint64, error) {
+	if c.BackupQuota == "0" || c.BackupQuota == "" {
+		return 0, nil
+	}
+	size, err := contract.ParseByteSize(c.BackupQuota)
+	if err == nil && uint64(size.Bytes()) > organization.MaxQuota {
+		err = errors.New("it is too large")
+	}
+	return uint64(size.Bytes()), err
 }
 
 // bucket opens the bucket, without a word to it.
@@ -105,6 +122,9 @@ func (c *config) openBackups(ctx context.Context, d *db.DB, log *slog.Logger, se
 		return nil, nil, err
 	}
 	settings.Every, settings.DrillEvery = c.BackupEvery, c.DrillEvery
+	if settings.Quota, err = c.quota(); err != nil {
+		return nil, nil, err
+	}
 	read, err := backup.NewRepositories(kept, c.Restic, log)
 	if err != nil {
 		log.WarnContext(ctx, "sites are not backed up", "err", err)
@@ -117,10 +137,7 @@ func (c *config) openBackups(ctx context.Context, d *db.DB, log *slog.Logger, se
 	if err != nil {
 		return nil, nil, err
 	}
-	admit := func(ctx context.Context, r store.Repository, _ int64) error {
-		return backups.Admit(ctx, r.Organization, r.Site)
-	}
-	return backups, store.NewServer(kept, admit, log), nil
+	return backups, store.NewServer(kept, backups, log), nil
 }
 
 // absent stands for a restic that is not installed. What was stored is still removed with its site.

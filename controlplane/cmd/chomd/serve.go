@@ -110,7 +110,13 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	}
 
 	// The nouns.
-	organizations := organization.New(d, organization.Config{Log: log, ClosePeriod: c.ClosePeriod, URL: address.URL, Mail: mails.Enqueue})
+	quota, err := c.quota()
+	if err != nil {
+		return err
+	}
+	organizations := organization.New(d, organization.Config{
+		Log: log, ClosePeriod: c.ClosePeriod, URL: address.URL, Mail: mails.Enqueue, Quota: organization.Quota{BackupBytes: quota},
+	})
 	webhooks, err := c.openWebhooks(d, keyring, log, mails, organizations, address)
 	if err != nil {
 		return err

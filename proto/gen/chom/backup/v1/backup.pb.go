@@ -8,6 +8,7 @@ package backupv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	v11 "chom.dev/proto/gen/chom/organization/v1"
 	v1 "chom.dev/proto/gen/chom/site/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -1207,9 +1208,13 @@ type Status struct {
 	// Since when all of the repository was read and found intact, piece by piece, at last; unset before it was once.
 	VerifyTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=verify_time,json=verifyTime,proto3" json:"verify_time,omitempty"`
 	// What is wrong with the site's backups, in words, and what to do; empty when nothing is.
-	Problem       string `protobuf:"bytes,9,opt,name=problem,proto3" json:"problem,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Problem string `protobuf:"bytes,9,opt,name=problem,proto3" json:"problem,omitempty"`
+	// What the site's organization may use for the backups of all its sites.
+	Quota *v11.Quota `protobuf:"bytes,40,opt,name=quota,proto3" json:"quota,omitempty"`
+	// Bytes that it uses of that: what was measured at last, and what was added since.
+	OrganizationBytes uint64 `protobuf:"varint,41,opt,name=organization_bytes,json=organizationBytes,proto3" json:"organization_bytes,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Status) Reset() {
@@ -1303,6 +1308,20 @@ func (x *Status) GetProblem() string {
 		return x.Problem
 	}
 	return ""
+}
+
+func (x *Status) GetQuota() *v11.Quota {
+	if x != nil {
+		return x.Quota
+	}
+	return nil
+}
+
+func (x *Status) GetOrganizationBytes() uint64 {
+	if x != nil {
+		return x.OrganizationBytes
+	}
+	return 0
 }
 
 // Drill is a backup restored to a scratch place, served there, compared with what was recorded when it was made, and removed. The
@@ -1684,7 +1703,7 @@ var File_chom_backup_v1_backup_proto protoreflect.FileDescriptor
 
 const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\n" +
-	"\x1bchom/backup/v1/backup.proto\x12\x0echom.backup.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/site/v1/desired.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x04\n" +
+	"\x1bchom/backup/v1/backup.proto\x12\x0echom.backup.v1\x1a\x1bbuf/validate/validate.proto\x1a'chom/organization/v1/organization.proto\x1a\x1achom/site/v1/desired.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x04\n" +
 	"\x06Backup\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x17\n" +
@@ -1783,7 +1802,7 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\vcreate_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\"\xe2\x03\n" +
+	"updateTime\"\xc4\x04\n" +
 	"\x06Status\x12.\n" +
 	"\x06policy\x18\x01 \x01(\v2\x16.chom.backup.v1.PolicyR\x06policy\x12D\n" +
 	"\x10next_backup_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x0enextBackupTime\x127\n" +
@@ -1797,7 +1816,9 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\x10repository_bytes\x18\a \x01(\x04R\x0frepositoryBytes\x12;\n" +
 	"\vverify_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"verifyTime\x12\x18\n" +
-	"\aproblem\x18\t \x01(\tR\aproblem\"\x85\x03\n" +
+	"\aproblem\x18\t \x01(\tR\aproblem\x121\n" +
+	"\x05quota\x18( \x01(\v2\x1b.chom.organization.v1.QuotaR\x05quota\x12-\n" +
+	"\x12organization_bytes\x18) \x01(\x04R\x11organizationBytes\"\x85\x03\n" +
 	"\x05Drill\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x17\n" +
@@ -1891,6 +1912,7 @@ var file_chom_backup_v1_backup_proto_goTypes = []any{
 	(*v1.DesiredState)(nil),        // 18: chom.site.v1.DesiredState
 	(*v1.ObservedCertificate)(nil), // 19: chom.site.v1.ObservedCertificate
 	(*durationpb.Duration)(nil),    // 20: google.protobuf.Duration
+	(*v11.Quota)(nil),              // 21: chom.organization.v1.Quota
 }
 var file_chom_backup_v1_backup_proto_depIdxs = []int32{
 	0,  // 0: chom.backup.v1.Backup.state:type_name -> chom.backup.v1.State
@@ -1923,20 +1945,21 @@ var file_chom_backup_v1_backup_proto_depIdxs = []int32{
 	13, // 27: chom.backup.v1.Status.last_drill:type_name -> chom.backup.v1.Drill
 	13, // 28: chom.backup.v1.Status.last_proven:type_name -> chom.backup.v1.Drill
 	17, // 29: chom.backup.v1.Status.verify_time:type_name -> google.protobuf.Timestamp
-	2,  // 30: chom.backup.v1.Drill.state:type_name -> chom.backup.v1.DrillState
-	17, // 31: chom.backup.v1.Drill.create_time:type_name -> google.protobuf.Timestamp
-	17, // 32: chom.backup.v1.Drill.end_time:type_name -> google.protobuf.Timestamp
-	14, // 33: chom.backup.v1.Drill.evidence:type_name -> chom.backup.v1.Evidence
-	17, // 34: chom.backup.v1.Evidence.start_time:type_name -> google.protobuf.Timestamp
-	17, // 35: chom.backup.v1.Evidence.end_time:type_name -> google.protobuf.Timestamp
-	5,  // 36: chom.backup.v1.Evidence.tables:type_name -> chom.backup.v1.Table
-	15, // 37: chom.backup.v1.Evidence.pages:type_name -> chom.backup.v1.Page
-	14, // 38: chom.backup.v1.DrillReport.evidence:type_name -> chom.backup.v1.Evidence
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	21, // 30: chom.backup.v1.Status.quota:type_name -> chom.organization.v1.Quota
+	2,  // 31: chom.backup.v1.Drill.state:type_name -> chom.backup.v1.DrillState
+	17, // 32: chom.backup.v1.Drill.create_time:type_name -> google.protobuf.Timestamp
+	17, // 33: chom.backup.v1.Drill.end_time:type_name -> google.protobuf.Timestamp
+	14, // 34: chom.backup.v1.Drill.evidence:type_name -> chom.backup.v1.Evidence
+	17, // 35: chom.backup.v1.Evidence.start_time:type_name -> google.protobuf.Timestamp
+	17, // 36: chom.backup.v1.Evidence.end_time:type_name -> google.protobuf.Timestamp
+	5,  // 37: chom.backup.v1.Evidence.tables:type_name -> chom.backup.v1.Table
+	15, // 38: chom.backup.v1.Evidence.pages:type_name -> chom.backup.v1.Page
+	14, // 39: chom.backup.v1.DrillReport.evidence:type_name -> chom.backup.v1.Evidence
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_chom_backup_v1_backup_proto_init() }

@@ -1575,7 +1575,9 @@ type ReportRequest struct {
 	// Sites that were probed since the last report.
 	Sites []*v11.ObservedState `protobuf:"bytes,5,rep,name=sites,proto3" json:"sites,omitempty"`
 	// Newest values of the host's metrics, once a minute.
-	Samples       []*Sample `protobuf:"bytes,6,rep,name=samples,proto3" json:"samples,omitempty"`
+	Samples []*Sample `protobuf:"bytes,6,rep,name=samples,proto3" json:"samples,omitempty"`
+	// How far steps are, of each attempt the newest, once a second at most. What is lost of it is not told again.
+	Progress      []*TaskProgress `protobuf:"bytes,40,rep,name=progress,proto3" json:"progress,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1652,6 +1654,86 @@ func (x *ReportRequest) GetSamples() []*Sample {
 	return nil
 }
 
+func (x *ReportRequest) GetProgress() []*TaskProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+// TaskProgress is how far a step of an attempt is.
+type TaskProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The task.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// The attempt.
+	Attempt uint32 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// The step, that runs.
+	Step string `protobuf:"bytes,3,opt,name=step,proto3" json:"step,omitempty"`
+	// How far it is.
+	Progress      *v13.Progress `protobuf:"bytes,4,opt,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskProgress) Reset() {
+	*x = TaskProgress{}
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskProgress) ProtoMessage() {}
+
+func (x *TaskProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskProgress.ProtoReflect.Descriptor instead.
+func (*TaskProgress) Descriptor() ([]byte, []int) {
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *TaskProgress) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *TaskProgress) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *TaskProgress) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *TaskProgress) GetProgress() *v13.Progress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
 // Sample is one value of one metric.
 type Sample struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1666,7 +1748,7 @@ type Sample struct {
 
 func (x *Sample) Reset() {
 	*x = Sample{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[24]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1678,7 +1760,7 @@ func (x *Sample) String() string {
 func (*Sample) ProtoMessage() {}
 
 func (x *Sample) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[24]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1691,7 +1773,7 @@ func (x *Sample) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sample.ProtoReflect.Descriptor instead.
 func (*Sample) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{24}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Sample) GetSeries() string {
@@ -1723,7 +1805,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[25]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +1817,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[25]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +1830,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{25}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReportResponse) GetRefused() []*RefusedEvent {
@@ -1782,7 +1864,7 @@ type RefusedEvent struct {
 
 func (x *RefusedEvent) Reset() {
 	*x = RefusedEvent{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[26]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1794,7 +1876,7 @@ func (x *RefusedEvent) String() string {
 func (*RefusedEvent) ProtoMessage() {}
 
 func (x *RefusedEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[26]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1807,7 +1889,7 @@ func (x *RefusedEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusedEvent.ProtoReflect.Descriptor instead.
 func (*RefusedEvent) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{26}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RefusedEvent) GetTaskId() string {
@@ -1851,7 +1933,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[27]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1863,7 +1945,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[27]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1876,7 +1958,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{27}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RenewRequest) GetEpoch() uint64 {
@@ -1904,7 +1986,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[28]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +1998,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[28]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +2011,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{28}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RenewResponse) GetIdentity() *Identity {
@@ -1956,7 +2038,7 @@ type IssuePlatformCertificateRequest struct {
 
 func (x *IssuePlatformCertificateRequest) Reset() {
 	*x = IssuePlatformCertificateRequest{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[29]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1968,7 +2050,7 @@ func (x *IssuePlatformCertificateRequest) String() string {
 func (*IssuePlatformCertificateRequest) ProtoMessage() {}
 
 func (x *IssuePlatformCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[29]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1981,7 +2063,7 @@ func (x *IssuePlatformCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuePlatformCertificateRequest.ProtoReflect.Descriptor instead.
 func (*IssuePlatformCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{29}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *IssuePlatformCertificateRequest) GetEpoch() uint64 {
@@ -2026,7 +2108,7 @@ type IssuePlatformCertificateResponse struct {
 
 func (x *IssuePlatformCertificateResponse) Reset() {
 	*x = IssuePlatformCertificateResponse{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[30]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2120,7 @@ func (x *IssuePlatformCertificateResponse) String() string {
 func (*IssuePlatformCertificateResponse) ProtoMessage() {}
 
 func (x *IssuePlatformCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[30]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2133,7 @@ func (x *IssuePlatformCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuePlatformCertificateResponse.ProtoReflect.Descriptor instead.
 func (*IssuePlatformCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{30}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *IssuePlatformCertificateResponse) GetChain() []byte {
@@ -2083,7 +2165,7 @@ type FetchCertificateRequest struct {
 
 func (x *FetchCertificateRequest) Reset() {
 	*x = FetchCertificateRequest{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[31]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2095,7 +2177,7 @@ func (x *FetchCertificateRequest) String() string {
 func (*FetchCertificateRequest) ProtoMessage() {}
 
 func (x *FetchCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[31]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2108,7 +2190,7 @@ func (x *FetchCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchCertificateRequest.ProtoReflect.Descriptor instead.
 func (*FetchCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{31}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *FetchCertificateRequest) GetEpoch() uint64 {
@@ -2145,7 +2227,7 @@ type FetchCertificateResponse struct {
 
 func (x *FetchCertificateResponse) Reset() {
 	*x = FetchCertificateResponse{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[32]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2157,7 +2239,7 @@ func (x *FetchCertificateResponse) String() string {
 func (*FetchCertificateResponse) ProtoMessage() {}
 
 func (x *FetchCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[32]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2170,7 +2252,7 @@ func (x *FetchCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchCertificateResponse.ProtoReflect.Descriptor instead.
 func (*FetchCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{32}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *FetchCertificateResponse) GetChain() []byte {
@@ -2205,7 +2287,7 @@ type PresentChallengeRequest struct {
 
 func (x *PresentChallengeRequest) Reset() {
 	*x = PresentChallengeRequest{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[33]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2217,7 +2299,7 @@ func (x *PresentChallengeRequest) String() string {
 func (*PresentChallengeRequest) ProtoMessage() {}
 
 func (x *PresentChallengeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[33]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2230,7 +2312,7 @@ func (x *PresentChallengeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PresentChallengeRequest.ProtoReflect.Descriptor instead.
 func (*PresentChallengeRequest) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{33}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PresentChallengeRequest) GetEpoch() uint64 {
@@ -2270,7 +2352,7 @@ type PresentChallengeResponse struct {
 
 func (x *PresentChallengeResponse) Reset() {
 	*x = PresentChallengeResponse{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[34]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2282,7 +2364,7 @@ func (x *PresentChallengeResponse) String() string {
 func (*PresentChallengeResponse) ProtoMessage() {}
 
 func (x *PresentChallengeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[34]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2295,7 +2377,7 @@ func (x *PresentChallengeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PresentChallengeResponse.ProtoReflect.Descriptor instead.
 func (*PresentChallengeResponse) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{34}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{35}
 }
 
 // RemoveChallengeRequest says what to take away.
@@ -2315,7 +2397,7 @@ type RemoveChallengeRequest struct {
 
 func (x *RemoveChallengeRequest) Reset() {
 	*x = RemoveChallengeRequest{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[35]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2409,7 @@ func (x *RemoveChallengeRequest) String() string {
 func (*RemoveChallengeRequest) ProtoMessage() {}
 
 func (x *RemoveChallengeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[35]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2422,7 @@ func (x *RemoveChallengeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveChallengeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveChallengeRequest) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{35}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RemoveChallengeRequest) GetEpoch() uint64 {
@@ -2380,7 +2462,7 @@ type RemoveChallengeResponse struct {
 
 func (x *RemoveChallengeResponse) Reset() {
 	*x = RemoveChallengeResponse{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[36]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2392,7 +2474,7 @@ func (x *RemoveChallengeResponse) String() string {
 func (*RemoveChallengeResponse) ProtoMessage() {}
 
 func (x *RemoveChallengeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[36]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2405,7 +2487,7 @@ func (x *RemoveChallengeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveChallengeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveChallengeResponse) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{36}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{37}
 }
 
 // FetchRepositoryKeyRequest names the site.
@@ -2421,7 +2503,7 @@ type FetchRepositoryKeyRequest struct {
 
 func (x *FetchRepositoryKeyRequest) Reset() {
 	*x = FetchRepositoryKeyRequest{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[37]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2433,7 +2515,7 @@ func (x *FetchRepositoryKeyRequest) String() string {
 func (*FetchRepositoryKeyRequest) ProtoMessage() {}
 
 func (x *FetchRepositoryKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[37]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2446,7 +2528,7 @@ func (x *FetchRepositoryKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRepositoryKeyRequest.ProtoReflect.Descriptor instead.
 func (*FetchRepositoryKeyRequest) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{37}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *FetchRepositoryKeyRequest) GetEpoch() uint64 {
@@ -2474,7 +2556,7 @@ type FetchRepositoryKeyResponse struct {
 
 func (x *FetchRepositoryKeyResponse) Reset() {
 	*x = FetchRepositoryKeyResponse{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[38]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2486,7 +2568,7 @@ func (x *FetchRepositoryKeyResponse) String() string {
 func (*FetchRepositoryKeyResponse) ProtoMessage() {}
 
 func (x *FetchRepositoryKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[38]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2499,7 +2581,7 @@ func (x *FetchRepositoryKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRepositoryKeyResponse.ProtoReflect.Descriptor instead.
 func (*FetchRepositoryKeyResponse) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{38}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *FetchRepositoryKeyResponse) GetKey() string {
@@ -2532,7 +2614,7 @@ type ReportBackupRequest struct {
 
 func (x *ReportBackupRequest) Reset() {
 	*x = ReportBackupRequest{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[39]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2544,7 +2626,7 @@ func (x *ReportBackupRequest) String() string {
 func (*ReportBackupRequest) ProtoMessage() {}
 
 func (x *ReportBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[39]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2557,7 +2639,7 @@ func (x *ReportBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportBackupRequest.ProtoReflect.Descriptor instead.
 func (*ReportBackupRequest) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{39}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReportBackupRequest) GetEpoch() uint64 {
@@ -2618,7 +2700,7 @@ type ReportBackupResponse struct {
 
 func (x *ReportBackupResponse) Reset() {
 	*x = ReportBackupResponse{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[40]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2630,7 +2712,7 @@ func (x *ReportBackupResponse) String() string {
 func (*ReportBackupResponse) ProtoMessage() {}
 
 func (x *ReportBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[40]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2643,7 +2725,7 @@ func (x *ReportBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportBackupResponse.ProtoReflect.Descriptor instead.
 func (*ReportBackupResponse) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{40}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{41}
 }
 
 var File_chom_link_v1_link_service_proto protoreflect.FileDescriptor
@@ -2754,14 +2836,20 @@ const file_chom_link_v1_link_service_proto_rawDesc = "" +
 	"\x05state\x18\x02 \x01(\x0e2\x17.chom.task.v1.StepStateB\f\xbaH\t\x82\x01\x06\x10\x01 \x00 \x01R\x05state\x12\"\n" +
 	"\amessage\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\amessage\"'\n" +
 	"\aLogText\x12\x1c\n" +
-	"\x04text\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x04text\"\xc6\x02\n" +
+	"\x04text\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x04text\"\x88\x03\n" +
 	"\rReportRequest\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12>\n" +
 	"\arunning\x18\x02 \x03(\v2\x1a.chom.link.v1.JournalEntryB\b\xbaH\x05\x92\x01\x02\x10dR\arunning\x12:\n" +
 	"\x06events\x18\x03 \x03(\v2\x17.chom.link.v1.TaskEventB\t\xbaH\x06\x92\x01\x03\x10\xf4\x03R\x06events\x12*\n" +
 	"\x05facts\x18\x04 \x01(\v2\x14.chom.fleet.v1.FactsR\x05facts\x12<\n" +
 	"\x05sites\x18\x05 \x03(\v2\x1b.chom.site.v1.ObservedStateB\t\xbaH\x06\x92\x01\x03\x10\xf4\x03R\x05sites\x129\n" +
-	"\asamples\x18\x06 \x03(\v2\x14.chom.link.v1.SampleB\t\xbaH\x06\x92\x01\x03\x10\xd0\x0fR\asamples\"B\n" +
+	"\asamples\x18\x06 \x03(\v2\x14.chom.link.v1.SampleB\t\xbaH\x06\x92\x01\x03\x10\xd0\x0fR\asamples\x12@\n" +
+	"\bprogress\x18( \x03(\v2\x1a.chom.link.v1.TaskProgressB\b\xbaH\x05\x92\x01\x02\x10dR\bprogress\"\xc3\x01\n" +
+	"\fTaskProgress\x12!\n" +
+	"\atask_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\x12!\n" +
+	"\aattempt\x18\x02 \x01(\rB\a\xbaH\x04*\x02(\x01R\aattempt\x121\n" +
+	"\x04step\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x182\x16^[a-z][a-z0-9-]{0,62}$R\x04step\x12:\n" +
+	"\bprogress\x18\x04 \x01(\v2\x16.chom.task.v1.ProgressB\x06\xbaH\x03\xc8\x01\x01R\bprogress\"B\n" +
 	"\x06Sample\x12\"\n" +
 	"\x06series\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x04R\x06series\x12\x14\n" +
@@ -2857,7 +2945,7 @@ func file_chom_link_v1_link_service_proto_rawDescGZIP() []byte {
 	return file_chom_link_v1_link_service_proto_rawDescData
 }
 
-var file_chom_link_v1_link_service_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_chom_link_v1_link_service_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_chom_link_v1_link_service_proto_goTypes = []any{
 	(*EnrollRequest)(nil),                    // 0: chom.link.v1.EnrollRequest
 	(*Identity)(nil),                         // 1: chom.link.v1.Identity
@@ -2883,99 +2971,103 @@ var file_chom_link_v1_link_service_proto_goTypes = []any{
 	(*StepEnded)(nil),                        // 21: chom.link.v1.StepEnded
 	(*LogText)(nil),                          // 22: chom.link.v1.LogText
 	(*ReportRequest)(nil),                    // 23: chom.link.v1.ReportRequest
-	(*Sample)(nil),                           // 24: chom.link.v1.Sample
-	(*ReportResponse)(nil),                   // 25: chom.link.v1.ReportResponse
-	(*RefusedEvent)(nil),                     // 26: chom.link.v1.RefusedEvent
-	(*RenewRequest)(nil),                     // 27: chom.link.v1.RenewRequest
-	(*RenewResponse)(nil),                    // 28: chom.link.v1.RenewResponse
-	(*IssuePlatformCertificateRequest)(nil),  // 29: chom.link.v1.IssuePlatformCertificateRequest
-	(*IssuePlatformCertificateResponse)(nil), // 30: chom.link.v1.IssuePlatformCertificateResponse
-	(*FetchCertificateRequest)(nil),          // 31: chom.link.v1.FetchCertificateRequest
-	(*FetchCertificateResponse)(nil),         // 32: chom.link.v1.FetchCertificateResponse
-	(*PresentChallengeRequest)(nil),          // 33: chom.link.v1.PresentChallengeRequest
-	(*PresentChallengeResponse)(nil),         // 34: chom.link.v1.PresentChallengeResponse
-	(*RemoveChallengeRequest)(nil),           // 35: chom.link.v1.RemoveChallengeRequest
-	(*RemoveChallengeResponse)(nil),          // 36: chom.link.v1.RemoveChallengeResponse
-	(*FetchRepositoryKeyRequest)(nil),        // 37: chom.link.v1.FetchRepositoryKeyRequest
-	(*FetchRepositoryKeyResponse)(nil),       // 38: chom.link.v1.FetchRepositoryKeyResponse
-	(*ReportBackupRequest)(nil),              // 39: chom.link.v1.ReportBackupRequest
-	(*ReportBackupResponse)(nil),             // 40: chom.link.v1.ReportBackupResponse
-	(*v1.Facts)(nil),                         // 41: chom.fleet.v1.Facts
-	(*v11.ObservedState)(nil),                // 42: chom.site.v1.ObservedState
-	(*durationpb.Duration)(nil),              // 43: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),            // 44: google.protobuf.Timestamp
-	(*v12.SignedOrder)(nil),                  // 45: chom.order.v1.SignedOrder
-	(*v12.Result)(nil),                       // 46: chom.order.v1.Result
-	(v13.StepState)(0),                       // 47: chom.task.v1.StepState
-	(*v14.Report)(nil),                       // 48: chom.backup.v1.Report
+	(*TaskProgress)(nil),                     // 24: chom.link.v1.TaskProgress
+	(*Sample)(nil),                           // 25: chom.link.v1.Sample
+	(*ReportResponse)(nil),                   // 26: chom.link.v1.ReportResponse
+	(*RefusedEvent)(nil),                     // 27: chom.link.v1.RefusedEvent
+	(*RenewRequest)(nil),                     // 28: chom.link.v1.RenewRequest
+	(*RenewResponse)(nil),                    // 29: chom.link.v1.RenewResponse
+	(*IssuePlatformCertificateRequest)(nil),  // 30: chom.link.v1.IssuePlatformCertificateRequest
+	(*IssuePlatformCertificateResponse)(nil), // 31: chom.link.v1.IssuePlatformCertificateResponse
+	(*FetchCertificateRequest)(nil),          // 32: chom.link.v1.FetchCertificateRequest
+	(*FetchCertificateResponse)(nil),         // 33: chom.link.v1.FetchCertificateResponse
+	(*PresentChallengeRequest)(nil),          // 34: chom.link.v1.PresentChallengeRequest
+	(*PresentChallengeResponse)(nil),         // 35: chom.link.v1.PresentChallengeResponse
+	(*RemoveChallengeRequest)(nil),           // 36: chom.link.v1.RemoveChallengeRequest
+	(*RemoveChallengeResponse)(nil),          // 37: chom.link.v1.RemoveChallengeResponse
+	(*FetchRepositoryKeyRequest)(nil),        // 38: chom.link.v1.FetchRepositoryKeyRequest
+	(*FetchRepositoryKeyResponse)(nil),       // 39: chom.link.v1.FetchRepositoryKeyResponse
+	(*ReportBackupRequest)(nil),              // 40: chom.link.v1.ReportBackupRequest
+	(*ReportBackupResponse)(nil),             // 41: chom.link.v1.ReportBackupResponse
+	(*v1.Facts)(nil),                         // 42: chom.fleet.v1.Facts
+	(*v11.ObservedState)(nil),                // 43: chom.site.v1.ObservedState
+	(*durationpb.Duration)(nil),              // 44: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),            // 45: google.protobuf.Timestamp
+	(*v12.SignedOrder)(nil),                  // 46: chom.order.v1.SignedOrder
+	(*v12.Result)(nil),                       // 47: chom.order.v1.Result
+	(v13.StepState)(0),                       // 48: chom.task.v1.StepState
+	(*v13.Progress)(nil),                     // 49: chom.task.v1.Progress
+	(*v14.Report)(nil),                       // 50: chom.backup.v1.Report
 }
 var file_chom_link_v1_link_service_proto_depIdxs = []int32{
-	41, // 0: chom.link.v1.EnrollRequest.facts:type_name -> chom.fleet.v1.Facts
+	42, // 0: chom.link.v1.EnrollRequest.facts:type_name -> chom.fleet.v1.Facts
 	1,  // 1: chom.link.v1.EnrollResponse.identity:type_name -> chom.link.v1.Identity
 	1,  // 2: chom.link.v1.RecoverResponse.identity:type_name -> chom.link.v1.Identity
-	41, // 3: chom.link.v1.HelloRequest.facts:type_name -> chom.fleet.v1.Facts
+	42, // 3: chom.link.v1.HelloRequest.facts:type_name -> chom.fleet.v1.Facts
 	5,  // 4: chom.link.v1.HelloRequest.journal:type_name -> chom.link.v1.JournalEntry
-	42, // 5: chom.link.v1.HelloRequest.sites:type_name -> chom.site.v1.ObservedState
-	43, // 6: chom.link.v1.HelloResponse.heartbeat_interval:type_name -> google.protobuf.Duration
-	44, // 7: chom.link.v1.HelloResponse.server_time:type_name -> google.protobuf.Timestamp
+	43, // 5: chom.link.v1.HelloRequest.sites:type_name -> chom.site.v1.ObservedState
+	44, // 6: chom.link.v1.HelloResponse.heartbeat_interval:type_name -> google.protobuf.Duration
+	45, // 7: chom.link.v1.HelloResponse.server_time:type_name -> google.protobuf.Timestamp
 	5,  // 8: chom.link.v1.HelloResponse.resend:type_name -> chom.link.v1.JournalEntry
 	8,  // 9: chom.link.v1.HelloResponse.issuance:type_name -> chom.link.v1.Issuance
 	9,  // 10: chom.link.v1.Issuance.issuers:type_name -> chom.link.v1.Issuer
 	12, // 11: chom.link.v1.WatchResponse.message:type_name -> chom.link.v1.LinkMessage
-	45, // 12: chom.link.v1.LinkMessage.offer:type_name -> chom.order.v1.SignedOrder
+	46, // 12: chom.link.v1.LinkMessage.offer:type_name -> chom.order.v1.SignedOrder
 	13, // 13: chom.link.v1.LinkMessage.cancel:type_name -> chom.link.v1.Cancel
 	14, // 14: chom.link.v1.LinkMessage.drain:type_name -> chom.link.v1.Drain
 	15, // 15: chom.link.v1.LinkMessage.keep_alive:type_name -> chom.link.v1.KeepAlive
-	43, // 16: chom.link.v1.Drain.window:type_name -> google.protobuf.Duration
+	44, // 16: chom.link.v1.Drain.window:type_name -> google.protobuf.Duration
 	12, // 17: chom.link.v1.PollResponse.messages:type_name -> chom.link.v1.LinkMessage
-	44, // 18: chom.link.v1.TaskEvent.time:type_name -> google.protobuf.Timestamp
+	45, // 18: chom.link.v1.TaskEvent.time:type_name -> google.protobuf.Timestamp
 	19, // 19: chom.link.v1.TaskEvent.accepted:type_name -> chom.link.v1.Accepted
 	20, // 20: chom.link.v1.TaskEvent.step_started:type_name -> chom.link.v1.StepStarted
 	21, // 21: chom.link.v1.TaskEvent.step_ended:type_name -> chom.link.v1.StepEnded
 	22, // 22: chom.link.v1.TaskEvent.log:type_name -> chom.link.v1.LogText
-	46, // 23: chom.link.v1.TaskEvent.result:type_name -> chom.order.v1.Result
-	47, // 24: chom.link.v1.StepEnded.state:type_name -> chom.task.v1.StepState
+	47, // 23: chom.link.v1.TaskEvent.result:type_name -> chom.order.v1.Result
+	48, // 24: chom.link.v1.StepEnded.state:type_name -> chom.task.v1.StepState
 	5,  // 25: chom.link.v1.ReportRequest.running:type_name -> chom.link.v1.JournalEntry
 	18, // 26: chom.link.v1.ReportRequest.events:type_name -> chom.link.v1.TaskEvent
-	41, // 27: chom.link.v1.ReportRequest.facts:type_name -> chom.fleet.v1.Facts
-	42, // 28: chom.link.v1.ReportRequest.sites:type_name -> chom.site.v1.ObservedState
-	24, // 29: chom.link.v1.ReportRequest.samples:type_name -> chom.link.v1.Sample
-	26, // 30: chom.link.v1.ReportResponse.refused:type_name -> chom.link.v1.RefusedEvent
-	44, // 31: chom.link.v1.ReportResponse.server_time:type_name -> google.protobuf.Timestamp
-	1,  // 32: chom.link.v1.RenewResponse.identity:type_name -> chom.link.v1.Identity
-	44, // 33: chom.link.v1.ReportBackupRequest.due_time:type_name -> google.protobuf.Timestamp
-	48, // 34: chom.link.v1.ReportBackupRequest.report:type_name -> chom.backup.v1.Report
-	0,  // 35: chom.link.v1.EnrollmentService.Enroll:input_type -> chom.link.v1.EnrollRequest
-	3,  // 36: chom.link.v1.EnrollmentService.Recover:input_type -> chom.link.v1.RecoverRequest
-	6,  // 37: chom.link.v1.LinkService.Hello:input_type -> chom.link.v1.HelloRequest
-	10, // 38: chom.link.v1.LinkService.Watch:input_type -> chom.link.v1.WatchRequest
-	16, // 39: chom.link.v1.LinkService.Poll:input_type -> chom.link.v1.PollRequest
-	23, // 40: chom.link.v1.LinkService.Report:input_type -> chom.link.v1.ReportRequest
-	27, // 41: chom.link.v1.LinkService.Renew:input_type -> chom.link.v1.RenewRequest
-	29, // 42: chom.link.v1.LinkService.IssuePlatformCertificate:input_type -> chom.link.v1.IssuePlatformCertificateRequest
-	31, // 43: chom.link.v1.LinkService.FetchCertificate:input_type -> chom.link.v1.FetchCertificateRequest
-	33, // 44: chom.link.v1.LinkService.PresentChallenge:input_type -> chom.link.v1.PresentChallengeRequest
-	35, // 45: chom.link.v1.LinkService.RemoveChallenge:input_type -> chom.link.v1.RemoveChallengeRequest
-	37, // 46: chom.link.v1.LinkService.FetchRepositoryKey:input_type -> chom.link.v1.FetchRepositoryKeyRequest
-	39, // 47: chom.link.v1.LinkService.ReportBackup:input_type -> chom.link.v1.ReportBackupRequest
-	2,  // 48: chom.link.v1.EnrollmentService.Enroll:output_type -> chom.link.v1.EnrollResponse
-	4,  // 49: chom.link.v1.EnrollmentService.Recover:output_type -> chom.link.v1.RecoverResponse
-	7,  // 50: chom.link.v1.LinkService.Hello:output_type -> chom.link.v1.HelloResponse
-	11, // 51: chom.link.v1.LinkService.Watch:output_type -> chom.link.v1.WatchResponse
-	17, // 52: chom.link.v1.LinkService.Poll:output_type -> chom.link.v1.PollResponse
-	25, // 53: chom.link.v1.LinkService.Report:output_type -> chom.link.v1.ReportResponse
-	28, // 54: chom.link.v1.LinkService.Renew:output_type -> chom.link.v1.RenewResponse
-	30, // 55: chom.link.v1.LinkService.IssuePlatformCertificate:output_type -> chom.link.v1.IssuePlatformCertificateResponse
-	32, // 56: chom.link.v1.LinkService.FetchCertificate:output_type -> chom.link.v1.FetchCertificateResponse
-	34, // 57: chom.link.v1.LinkService.PresentChallenge:output_type -> chom.link.v1.PresentChallengeResponse
-	36, // 58: chom.link.v1.LinkService.RemoveChallenge:output_type -> chom.link.v1.RemoveChallengeResponse
-	38, // 59: chom.link.v1.LinkService.FetchRepositoryKey:output_type -> chom.link.v1.FetchRepositoryKeyResponse
-	40, // 60: chom.link.v1.LinkService.ReportBackup:output_type -> chom.link.v1.ReportBackupResponse
-	48, // [48:61] is the sub-list for method output_type
-	35, // [35:48] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	42, // 27: chom.link.v1.ReportRequest.facts:type_name -> chom.fleet.v1.Facts
+	43, // 28: chom.link.v1.ReportRequest.sites:type_name -> chom.site.v1.ObservedState
+	25, // 29: chom.link.v1.ReportRequest.samples:type_name -> chom.link.v1.Sample
+	24, // 30: chom.link.v1.ReportRequest.progress:type_name -> chom.link.v1.TaskProgress
+	49, // 31: chom.link.v1.TaskProgress.progress:type_name -> chom.task.v1.Progress
+	27, // 32: chom.link.v1.ReportResponse.refused:type_name -> chom.link.v1.RefusedEvent
+	45, // 33: chom.link.v1.ReportResponse.server_time:type_name -> google.protobuf.Timestamp
+	1,  // 34: chom.link.v1.RenewResponse.identity:type_name -> chom.link.v1.Identity
+	45, // 35: chom.link.v1.ReportBackupRequest.due_time:type_name -> google.protobuf.Timestamp
+	50, // 36: chom.link.v1.ReportBackupRequest.report:type_name -> chom.backup.v1.Report
+	0,  // 37: chom.link.v1.EnrollmentService.Enroll:input_type -> chom.link.v1.EnrollRequest
+	3,  // 38: chom.link.v1.EnrollmentService.Recover:input_type -> chom.link.v1.RecoverRequest
+	6,  // 39: chom.link.v1.LinkService.Hello:input_type -> chom.link.v1.HelloRequest
+	10, // 40: chom.link.v1.LinkService.Watch:input_type -> chom.link.v1.WatchRequest
+	16, // 41: chom.link.v1.LinkService.Poll:input_type -> chom.link.v1.PollRequest
+	23, // 42: chom.link.v1.LinkService.Report:input_type -> chom.link.v1.ReportRequest
+	28, // 43: chom.link.v1.LinkService.Renew:input_type -> chom.link.v1.RenewRequest
+	30, // 44: chom.link.v1.LinkService.IssuePlatformCertificate:input_type -> chom.link.v1.IssuePlatformCertificateRequest
+	32, // 45: chom.link.v1.LinkService.FetchCertificate:input_type -> chom.link.v1.FetchCertificateRequest
+	34, // 46: chom.link.v1.LinkService.PresentChallenge:input_type -> chom.link.v1.PresentChallengeRequest
+	36, // 47: chom.link.v1.LinkService.RemoveChallenge:input_type -> chom.link.v1.RemoveChallengeRequest
+	38, // 48: chom.link.v1.LinkService.FetchRepositoryKey:input_type -> chom.link.v1.FetchRepositoryKeyRequest
+	40, // 49: chom.link.v1.LinkService.ReportBackup:input_type -> chom.link.v1.ReportBackupRequest
+	2,  // 50: chom.link.v1.EnrollmentService.Enroll:output_type -> chom.link.v1.EnrollResponse
+	4,  // 51: chom.link.v1.EnrollmentService.Recover:output_type -> chom.link.v1.RecoverResponse
+	7,  // 52: chom.link.v1.LinkService.Hello:output_type -> chom.link.v1.HelloResponse
+	11, // 53: chom.link.v1.LinkService.Watch:output_type -> chom.link.v1.WatchResponse
+	17, // 54: chom.link.v1.LinkService.Poll:output_type -> chom.link.v1.PollResponse
+	26, // 55: chom.link.v1.LinkService.Report:output_type -> chom.link.v1.ReportResponse
+	29, // 56: chom.link.v1.LinkService.Renew:output_type -> chom.link.v1.RenewResponse
+	31, // 57: chom.link.v1.LinkService.IssuePlatformCertificate:output_type -> chom.link.v1.IssuePlatformCertificateResponse
+	33, // 58: chom.link.v1.LinkService.FetchCertificate:output_type -> chom.link.v1.FetchCertificateResponse
+	35, // 59: chom.link.v1.LinkService.PresentChallenge:output_type -> chom.link.v1.PresentChallengeResponse
+	37, // 60: chom.link.v1.LinkService.RemoveChallenge:output_type -> chom.link.v1.RemoveChallengeResponse
+	39, // 61: chom.link.v1.LinkService.FetchRepositoryKey:output_type -> chom.link.v1.FetchRepositoryKeyResponse
+	41, // 62: chom.link.v1.LinkService.ReportBackup:output_type -> chom.link.v1.ReportBackupResponse
+	50, // [50:63] is the sub-list for method output_type
+	37, // [37:50] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_chom_link_v1_link_service_proto_init() }
@@ -3002,7 +3094,7 @@ func file_chom_link_v1_link_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_link_v1_link_service_proto_rawDesc), len(file_chom_link_v1_link_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   41,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -7,6 +7,7 @@
 package organizationv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -160,7 +161,11 @@ type Organization struct {
 	// Members without a second factor are turned away until they have one.
 	RequireSecondFactor bool `protobuf:"varint,7,opt,name=require_second_factor,json=requireSecondFactor,proto3" json:"require_second_factor,omitempty"`
 	// Names what it is now. An update that carries it happens only if that is still so. Its form is not promised.
-	Etag          string `protobuf:"bytes,8,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag string `protobuf:"bytes,8,opt,name=etag,proto3" json:"etag,omitempty"`
+	// What it may use. It is the platform's own unless an operator has set another.
+	Quota *Quota `protobuf:"bytes,20,opt,name=quota,proto3" json:"quota,omitempty"`
+	// Bytes that its backups take: what was measured at last, and what was added since.
+	BackupBytes   uint64 `protobuf:"varint,21,opt,name=backup_bytes,json=backupBytes,proto3" json:"backup_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -251,6 +256,67 @@ func (x *Organization) GetEtag() string {
 	return ""
 }
 
+func (x *Organization) GetQuota() *Quota {
+	if x != nil {
+		return x.Quota
+	}
+	return nil
+}
+
+func (x *Organization) GetBackupBytes() uint64 {
+	if x != nil {
+		return x.BackupBytes
+	}
+	return 0
+}
+
+// Quota is how much an organization may use.
+type Quota struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes of backups; 0 for no limit. A backup that would take more FAILS, but for one before a restore; restores, drills and
+	// removals go on. Backups that go on at the same time may pass it by the pieces that are on their way.
+	BackupBytes   uint64 `protobuf:"varint,1,opt,name=backup_bytes,json=backupBytes,proto3" json:"backup_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Quota) Reset() {
+	*x = Quota{}
+	mi := &file_chom_organization_v1_organization_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Quota) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Quota) ProtoMessage() {}
+
+func (x *Quota) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Quota.ProtoReflect.Descriptor instead.
+func (*Quota) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Quota) GetBackupBytes() uint64 {
+	if x != nil {
+		return x.BackupBytes
+	}
+	return 0
+}
+
 // Member is a person in an organization.
 type Member struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -274,7 +340,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_chom_organization_v1_organization_proto_msgTypes[1]
+	mi := &file_chom_organization_v1_organization_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -286,7 +352,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_proto_msgTypes[1]
+	mi := &file_chom_organization_v1_organization_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -299,7 +365,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_proto_rawDescGZIP(), []int{1}
+	return file_chom_organization_v1_organization_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Member) GetAccountId() string {
@@ -379,7 +445,7 @@ type Invitation struct {
 
 func (x *Invitation) Reset() {
 	*x = Invitation{}
-	mi := &file_chom_organization_v1_organization_proto_msgTypes[2]
+	mi := &file_chom_organization_v1_organization_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -391,7 +457,7 @@ func (x *Invitation) String() string {
 func (*Invitation) ProtoMessage() {}
 
 func (x *Invitation) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_proto_msgTypes[2]
+	mi := &file_chom_organization_v1_organization_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -404,7 +470,7 @@ func (x *Invitation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invitation.ProtoReflect.Descriptor instead.
 func (*Invitation) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_proto_rawDescGZIP(), []int{2}
+	return file_chom_organization_v1_organization_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Invitation) GetId() string {
@@ -474,7 +540,7 @@ var File_chom_organization_v1_organization_proto protoreflect.FileDescriptor
 
 const file_chom_organization_v1_organization_proto_rawDesc = "" +
 	"\n" +
-	"'chom/organization/v1/organization.proto\x12\x14chom.organization.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc6\x02\n" +
+	"'chom/organization/v1/organization.proto\x12\x14chom.organization.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x03\n" +
 	"\fOrganization\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
@@ -486,7 +552,11 @@ const file_chom_organization_v1_organization_proto_rawDesc = "" +
 	"\n" +
 	"close_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tcloseTime\x122\n" +
 	"\x15require_second_factor\x18\a \x01(\bR\x13requireSecondFactor\x12\x12\n" +
-	"\x04etag\x18\b \x01(\tR\x04etag\"\xf6\x01\n" +
+	"\x04etag\x18\b \x01(\tR\x04etag\x121\n" +
+	"\x05quota\x18\x14 \x01(\v2\x1b.chom.organization.v1.QuotaR\x05quota\x12!\n" +
+	"\fbackup_bytes\x18\x15 \x01(\x04R\vbackupBytes\":\n" +
+	"\x05Quota\x121\n" +
+	"\fbackup_bytes\x18\x01 \x01(\x04B\x0e\xbaH\v2\t\x18\x80\x80\x80\x80\x80\x80\x80\x02R\vbackupBytes\"\xf6\x01\n" +
 	"\x06Member\x12\x1d\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tR\taccountId\x12\x14\n" +
@@ -538,29 +608,31 @@ func file_chom_organization_v1_organization_proto_rawDescGZIP() []byte {
 }
 
 var file_chom_organization_v1_organization_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_chom_organization_v1_organization_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_chom_organization_v1_organization_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_chom_organization_v1_organization_proto_goTypes = []any{
 	(State)(0),                    // 0: chom.organization.v1.State
 	(Role)(0),                     // 1: chom.organization.v1.Role
 	(*Organization)(nil),          // 2: chom.organization.v1.Organization
-	(*Member)(nil),                // 3: chom.organization.v1.Member
-	(*Invitation)(nil),            // 4: chom.organization.v1.Invitation
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*Quota)(nil),                 // 3: chom.organization.v1.Quota
+	(*Member)(nil),                // 4: chom.organization.v1.Member
+	(*Invitation)(nil),            // 5: chom.organization.v1.Invitation
+	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
 }
 var file_chom_organization_v1_organization_proto_depIdxs = []int32{
-	5, // 0: chom.organization.v1.Organization.create_time:type_name -> google.protobuf.Timestamp
+	6, // 0: chom.organization.v1.Organization.create_time:type_name -> google.protobuf.Timestamp
 	0, // 1: chom.organization.v1.Organization.state:type_name -> chom.organization.v1.State
-	5, // 2: chom.organization.v1.Organization.close_time:type_name -> google.protobuf.Timestamp
-	1, // 3: chom.organization.v1.Member.role:type_name -> chom.organization.v1.Role
-	5, // 4: chom.organization.v1.Member.create_time:type_name -> google.protobuf.Timestamp
-	1, // 5: chom.organization.v1.Invitation.role:type_name -> chom.organization.v1.Role
-	5, // 6: chom.organization.v1.Invitation.create_time:type_name -> google.protobuf.Timestamp
-	5, // 7: chom.organization.v1.Invitation.expire_time:type_name -> google.protobuf.Timestamp
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	6, // 2: chom.organization.v1.Organization.close_time:type_name -> google.protobuf.Timestamp
+	3, // 3: chom.organization.v1.Organization.quota:type_name -> chom.organization.v1.Quota
+	1, // 4: chom.organization.v1.Member.role:type_name -> chom.organization.v1.Role
+	6, // 5: chom.organization.v1.Member.create_time:type_name -> google.protobuf.Timestamp
+	1, // 6: chom.organization.v1.Invitation.role:type_name -> chom.organization.v1.Role
+	6, // 7: chom.organization.v1.Invitation.create_time:type_name -> google.protobuf.Timestamp
+	6, // 8: chom.organization.v1.Invitation.expire_time:type_name -> google.protobuf.Timestamp
+	9, // [9:9] is the sub-list for method output_type
+	9, // [9:9] is the sub-list for method input_type
+	9, // [9:9] is the sub-list for extension type_name
+	9, // [9:9] is the sub-list for extension extendee
+	0, // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_chom_organization_v1_organization_proto_init() }
@@ -574,7 +646,7 @@ func file_chom_organization_v1_organization_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_organization_v1_organization_proto_rawDesc), len(file_chom_organization_v1_organization_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

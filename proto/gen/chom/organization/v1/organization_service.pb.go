@@ -659,6 +659,107 @@ func (x *ReopenOrganizationResponse) GetOrganization() *Organization {
 	return nil
 }
 
+// SetQuotaRequest says how much an organization may use.
+type SetQuotaRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// What it may use from now on; unset for the platform's own quota.
+	Quota         *Quota `protobuf:"bytes,2,opt,name=quota,proto3" json:"quota,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetQuotaRequest) Reset() {
+	*x = SetQuotaRequest{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetQuotaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetQuotaRequest) ProtoMessage() {}
+
+func (x *SetQuotaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetQuotaRequest.ProtoReflect.Descriptor instead.
+func (*SetQuotaRequest) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SetQuotaRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *SetQuotaRequest) GetQuota() *Quota {
+	if x != nil {
+		return x.Quota
+	}
+	return nil
+}
+
+// SetQuotaResponse holds the organization.
+type SetQuotaResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	Organization  *Organization `protobuf:"bytes,1,opt,name=organization,proto3" json:"organization,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetQuotaResponse) Reset() {
+	*x = SetQuotaResponse{}
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetQuotaResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetQuotaResponse) ProtoMessage() {}
+
+func (x *SetQuotaResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetQuotaResponse.ProtoReflect.Descriptor instead.
+func (*SetQuotaResponse) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SetQuotaResponse) GetOrganization() *Organization {
+	if x != nil {
+		return x.Organization
+	}
+	return nil
+}
+
 // ListMembersRequest asks for one page of members.
 type ListMembersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -674,7 +775,7 @@ type ListMembersRequest struct {
 
 func (x *ListMembersRequest) Reset() {
 	*x = ListMembersRequest{}
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[12]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -686,7 +787,7 @@ func (x *ListMembersRequest) String() string {
 func (*ListMembersRequest) ProtoMessage() {}
 
 func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[12]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -699,7 +800,7 @@ func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersRequest.ProtoReflect.Descriptor instead.
 func (*ListMembersRequest) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{12}
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListMembersRequest) GetOrganizationId() string {
@@ -736,7 +837,7 @@ type ListMembersResponse struct {
 
 func (x *ListMembersResponse) Reset() {
 	*x = ListMembersResponse{}
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[13]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -748,7 +849,7 @@ func (x *ListMembersResponse) String() string {
 func (*ListMembersResponse) ProtoMessage() {}
 
 func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[13]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -761,7 +862,7 @@ func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersResponse.ProtoReflect.Descriptor instead.
 func (*ListMembersResponse) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{13}
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListMembersResponse) GetMembers() []*Member {
@@ -802,7 +903,7 @@ type UpdateMemberRequest struct {
 
 func (x *UpdateMemberRequest) Reset() {
 	*x = UpdateMemberRequest{}
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[14]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +915,7 @@ func (x *UpdateMemberRequest) String() string {
 func (*UpdateMemberRequest) ProtoMessage() {}
 
 func (x *UpdateMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[14]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +928,7 @@ func (x *UpdateMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMemberRequest.ProtoReflect.Descriptor instead.
 func (*UpdateMemberRequest) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{14}
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UpdateMemberRequest) GetOrganizationId() string {
@@ -890,7 +991,7 @@ type UpdateMemberResponse struct {
 
 func (x *UpdateMemberResponse) Reset() {
 	*x = UpdateMemberResponse{}
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[15]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -902,7 +1003,7 @@ func (x *UpdateMemberResponse) String() string {
 func (*UpdateMemberResponse) ProtoMessage() {}
 
 func (x *UpdateMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[15]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -915,7 +1016,7 @@ func (x *UpdateMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMemberResponse.ProtoReflect.Descriptor instead.
 func (*UpdateMemberResponse) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{15}
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UpdateMemberResponse) GetMember() *Member {
@@ -938,7 +1039,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[16]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1051,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[16]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1064,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{16}
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RemoveMemberRequest) GetOrganizationId() string {
@@ -989,7 +1090,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[17]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1001,7 +1102,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[17]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1014,7 +1115,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{17}
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{19}
 }
 
 // LeaveOrganizationRequest names an organization.
@@ -1028,7 +1129,7 @@ type LeaveOrganizationRequest struct {
 
 func (x *LeaveOrganizationRequest) Reset() {
 	*x = LeaveOrganizationRequest{}
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[18]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1040,7 +1141,7 @@ func (x *LeaveOrganizationRequest) String() string {
 func (*LeaveOrganizationRequest) ProtoMessage() {}
 
 func (x *LeaveOrganizationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[18]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1053,7 +1154,7 @@ func (x *LeaveOrganizationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveOrganizationRequest.ProtoReflect.Descriptor instead.
 func (*LeaveOrganizationRequest) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{18}
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LeaveOrganizationRequest) GetOrganizationId() string {
@@ -1072,7 +1173,7 @@ type LeaveOrganizationResponse struct {
 
 func (x *LeaveOrganizationResponse) Reset() {
 	*x = LeaveOrganizationResponse{}
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[19]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1084,7 +1185,7 @@ func (x *LeaveOrganizationResponse) String() string {
 func (*LeaveOrganizationResponse) ProtoMessage() {}
 
 func (x *LeaveOrganizationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[19]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1097,7 +1198,7 @@ func (x *LeaveOrganizationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveOrganizationResponse.ProtoReflect.Descriptor instead.
 func (*LeaveOrganizationResponse) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{19}
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{21}
 }
 
 // TransferOwnershipRequest names the new owner.
@@ -1113,7 +1214,7 @@ type TransferOwnershipRequest struct {
 
 func (x *TransferOwnershipRequest) Reset() {
 	*x = TransferOwnershipRequest{}
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[20]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1226,7 @@ func (x *TransferOwnershipRequest) String() string {
 func (*TransferOwnershipRequest) ProtoMessage() {}
 
 func (x *TransferOwnershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[20]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1239,7 @@ func (x *TransferOwnershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferOwnershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferOwnershipRequest) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{20}
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TransferOwnershipRequest) GetOrganizationId() string {
@@ -1166,7 +1267,7 @@ type TransferOwnershipResponse struct {
 
 func (x *TransferOwnershipResponse) Reset() {
 	*x = TransferOwnershipResponse{}
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[21]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1178,7 +1279,7 @@ func (x *TransferOwnershipResponse) String() string {
 func (*TransferOwnershipResponse) ProtoMessage() {}
 
 func (x *TransferOwnershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[21]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1191,7 +1292,7 @@ func (x *TransferOwnershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferOwnershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferOwnershipResponse) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{21}
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TransferOwnershipResponse) GetMember() *Member {
@@ -1218,7 +1319,7 @@ type CreateInvitationRequest struct {
 
 func (x *CreateInvitationRequest) Reset() {
 	*x = CreateInvitationRequest{}
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[22]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +1331,7 @@ func (x *CreateInvitationRequest) String() string {
 func (*CreateInvitationRequest) ProtoMessage() {}
 
 func (x *CreateInvitationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[22]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +1344,7 @@ func (x *CreateInvitationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateInvitationRequest.ProtoReflect.Descriptor instead.
 func (*CreateInvitationRequest) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{22}
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CreateInvitationRequest) GetOrganizationId() string {
@@ -1287,7 +1388,7 @@ type CreateInvitationResponse struct {
 
 func (x *CreateInvitationResponse) Reset() {
 	*x = CreateInvitationResponse{}
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[23]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1299,7 +1400,7 @@ func (x *CreateInvitationResponse) String() string {
 func (*CreateInvitationResponse) ProtoMessage() {}
 
 func (x *CreateInvitationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[23]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1312,7 +1413,7 @@ func (x *CreateInvitationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateInvitationResponse.ProtoReflect.Descriptor instead.
 func (*CreateInvitationResponse) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{23}
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CreateInvitationResponse) GetInvitation() *Invitation {
@@ -1344,7 +1445,7 @@ type ListInvitationsRequest struct {
 
 func (x *ListInvitationsRequest) Reset() {
 	*x = ListInvitationsRequest{}
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[24]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1356,7 +1457,7 @@ func (x *ListInvitationsRequest) String() string {
 func (*ListInvitationsRequest) ProtoMessage() {}
 
 func (x *ListInvitationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[24]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1369,7 +1470,7 @@ func (x *ListInvitationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvitationsRequest.ProtoReflect.Descriptor instead.
 func (*ListInvitationsRequest) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{24}
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListInvitationsRequest) GetOrganizationId() string {
@@ -1406,7 +1507,7 @@ type ListInvitationsResponse struct {
 
 func (x *ListInvitationsResponse) Reset() {
 	*x = ListInvitationsResponse{}
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[25]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1418,7 +1519,7 @@ func (x *ListInvitationsResponse) String() string {
 func (*ListInvitationsResponse) ProtoMessage() {}
 
 func (x *ListInvitationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[25]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1431,7 +1532,7 @@ func (x *ListInvitationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvitationsResponse.ProtoReflect.Descriptor instead.
 func (*ListInvitationsResponse) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{25}
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListInvitationsResponse) GetInvitations() []*Invitation {
@@ -1461,7 +1562,7 @@ type RevokeInvitationRequest struct {
 
 func (x *RevokeInvitationRequest) Reset() {
 	*x = RevokeInvitationRequest{}
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[26]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1473,7 +1574,7 @@ func (x *RevokeInvitationRequest) String() string {
 func (*RevokeInvitationRequest) ProtoMessage() {}
 
 func (x *RevokeInvitationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[26]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1486,7 +1587,7 @@ func (x *RevokeInvitationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeInvitationRequest.ProtoReflect.Descriptor instead.
 func (*RevokeInvitationRequest) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{26}
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RevokeInvitationRequest) GetOrganizationId() string {
@@ -1512,7 +1613,7 @@ type RevokeInvitationResponse struct {
 
 func (x *RevokeInvitationResponse) Reset() {
 	*x = RevokeInvitationResponse{}
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[27]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1524,7 +1625,7 @@ func (x *RevokeInvitationResponse) String() string {
 func (*RevokeInvitationResponse) ProtoMessage() {}
 
 func (x *RevokeInvitationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[27]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1537,7 +1638,7 @@ func (x *RevokeInvitationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeInvitationResponse.ProtoReflect.Descriptor instead.
 func (*RevokeInvitationResponse) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{27}
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{29}
 }
 
 // GetInvitationRequest holds an invitation's secret.
@@ -1551,7 +1652,7 @@ type GetInvitationRequest struct {
 
 func (x *GetInvitationRequest) Reset() {
 	*x = GetInvitationRequest{}
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[28]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1563,7 +1664,7 @@ func (x *GetInvitationRequest) String() string {
 func (*GetInvitationRequest) ProtoMessage() {}
 
 func (x *GetInvitationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[28]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1576,7 +1677,7 @@ func (x *GetInvitationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInvitationRequest.ProtoReflect.Descriptor instead.
 func (*GetInvitationRequest) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{28}
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetInvitationRequest) GetToken() string {
@@ -1599,7 +1700,7 @@ type GetInvitationResponse struct {
 
 func (x *GetInvitationResponse) Reset() {
 	*x = GetInvitationResponse{}
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[29]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1611,7 +1712,7 @@ func (x *GetInvitationResponse) String() string {
 func (*GetInvitationResponse) ProtoMessage() {}
 
 func (x *GetInvitationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[29]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1624,7 +1725,7 @@ func (x *GetInvitationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInvitationResponse.ProtoReflect.Descriptor instead.
 func (*GetInvitationResponse) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{29}
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetInvitationResponse) GetInvitation() *Invitation {
@@ -1652,7 +1753,7 @@ type AcceptInvitationRequest struct {
 
 func (x *AcceptInvitationRequest) Reset() {
 	*x = AcceptInvitationRequest{}
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[30]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1664,7 +1765,7 @@ func (x *AcceptInvitationRequest) String() string {
 func (*AcceptInvitationRequest) ProtoMessage() {}
 
 func (x *AcceptInvitationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[30]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1677,7 +1778,7 @@ func (x *AcceptInvitationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptInvitationRequest.ProtoReflect.Descriptor instead.
 func (*AcceptInvitationRequest) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{30}
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AcceptInvitationRequest) GetToken() string {
@@ -1700,7 +1801,7 @@ type AcceptInvitationResponse struct {
 
 func (x *AcceptInvitationResponse) Reset() {
 	*x = AcceptInvitationResponse{}
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[31]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1712,7 +1813,7 @@ func (x *AcceptInvitationResponse) String() string {
 func (*AcceptInvitationResponse) ProtoMessage() {}
 
 func (x *AcceptInvitationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[31]
+	mi := &file_chom_organization_v1_organization_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1725,7 +1826,7 @@ func (x *AcceptInvitationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptInvitationResponse.ProtoReflect.Descriptor instead.
 func (*AcceptInvitationResponse) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{31}
+	return file_chom_organization_v1_organization_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AcceptInvitationResponse) GetOrganization() *Organization {
@@ -1785,6 +1886,11 @@ const file_chom_organization_v1_organization_service_proto_rawDesc = "" +
 	"\x19ReopenOrganizationRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\"d\n" +
 	"\x1aReopenOrganizationResponse\x12F\n" +
+	"\forganization\x18\x01 \x01(\v2\".chom.organization.v1.OrganizationR\forganization\"w\n" +
+	"\x0fSetQuotaRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x121\n" +
+	"\x05quota\x18\x02 \x01(\v2\x1b.chom.organization.v1.QuotaR\x05quota\"Z\n" +
+	"\x10SetQuotaResponse\x12F\n" +
 	"\forganization\x18\x01 \x01(\v2\".chom.organization.v1.OrganizationR\forganization\"\x99\x01\n" +
 	"\x12ListMembersRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12'\n" +
@@ -1857,14 +1963,15 @@ const file_chom_organization_v1_organization_service_proto_rawDesc = "" +
 	"\x05token\x18\x01 \x01(\tB \xbaH\x1dr\x1b2\x19^chominv_[0-9A-Za-z]{49}$R\x05token\"\x98\x01\n" +
 	"\x18AcceptInvitationResponse\x12F\n" +
 	"\forganization\x18\x01 \x01(\v2\".chom.organization.v1.OrganizationR\forganization\x124\n" +
-	"\x06member\x18\x02 \x01(\v2\x1c.chom.organization.v1.MemberR\x06member2\xb5\x15\n" +
+	"\x06member\x18\x02 \x01(\v2\x1c.chom.organization.v1.MemberR\x06member2\xce\x16\n" +
 	"\x13OrganizationService\x12\x99\x01\n" +
 	"\x12CreateOrganization\x12/.chom.organization.v1.CreateOrganizationRequest\x1a0.chom.organization.v1.CreateOrganizationResponse\" \x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/api/v1/organizations\x12\x9f\x01\n" +
 	"\x0fGetOrganization\x12,.chom.organization.v1.GetOrganizationRequest\x1a-.chom.organization.v1.GetOrganizationResponse\"/\x82\xd3\xe4\x93\x02)\x12'/api/v1/organizations/{organization_id}\x12\x93\x01\n" +
 	"\x11ListOrganizations\x12..chom.organization.v1.ListOrganizationsRequest\x1a/.chom.organization.v1.ListOrganizationsResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/api/v1/organizations\x12\xab\x01\n" +
 	"\x12UpdateOrganization\x12/.chom.organization.v1.UpdateOrganizationRequest\x1a0.chom.organization.v1.UpdateOrganizationResponse\"2\x82\xd3\xe4\x93\x02,:\x01*2'/api/v1/organizations/{organization_id}\x12\xae\x01\n" +
 	"\x11CloseOrganization\x12..chom.organization.v1.CloseOrganizationRequest\x1a/.chom.organization.v1.CloseOrganizationResponse\"8\x82\xd3\xe4\x93\x022:\x01*\"-/api/v1/organizations/{organization_id}:close\x12\xb2\x01\n" +
-	"\x12ReopenOrganization\x12/.chom.organization.v1.ReopenOrganizationRequest\x1a0.chom.organization.v1.ReopenOrganizationResponse\"9\x82\xd3\xe4\x93\x023:\x01*\"./api/v1/organizations/{organization_id}:reopen\x12\x9b\x01\n" +
+	"\x12ReopenOrganization\x12/.chom.organization.v1.ReopenOrganizationRequest\x1a0.chom.organization.v1.ReopenOrganizationResponse\"9\x82\xd3\xe4\x93\x023:\x01*\"./api/v1/organizations/{organization_id}:reopen\x12\x96\x01\n" +
+	"\bSetQuota\x12%.chom.organization.v1.SetQuotaRequest\x1a&.chom.organization.v1.SetQuotaResponse\";\x82\xd3\xe4\x93\x025:\x01*\"0/api/v1/organizations/{organization_id}:setQuota\x12\x9b\x01\n" +
 	"\vListMembers\x12(.chom.organization.v1.ListMembersRequest\x1a).chom.organization.v1.ListMembersResponse\"7\x82\xd3\xe4\x93\x021\x12//api/v1/organizations/{organization_id}/members\x12\xae\x01\n" +
 	"\fUpdateMember\x12).chom.organization.v1.UpdateMemberRequest\x1a*.chom.organization.v1.UpdateMemberResponse\"G\x82\xd3\xe4\x93\x02A:\x01*2</api/v1/organizations/{organization_id}/members/{account_id}\x12\xab\x01\n" +
 	"\fRemoveMember\x12).chom.organization.v1.RemoveMemberRequest\x1a*.chom.organization.v1.RemoveMemberResponse\"D\x82\xd3\xe4\x93\x02>*</api/v1/organizations/{organization_id}/members/{account_id}\x12\xae\x01\n" +
@@ -1889,7 +1996,7 @@ func file_chom_organization_v1_organization_service_proto_rawDescGZIP() []byte {
 	return file_chom_organization_v1_organization_service_proto_rawDescData
 }
 
-var file_chom_organization_v1_organization_service_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_chom_organization_v1_organization_service_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_chom_organization_v1_organization_service_proto_goTypes = []any{
 	(*CreateOrganizationRequest)(nil),  // 0: chom.organization.v1.CreateOrganizationRequest
 	(*CreateOrganizationResponse)(nil), // 1: chom.organization.v1.CreateOrganizationResponse
@@ -1903,88 +2010,95 @@ var file_chom_organization_v1_organization_service_proto_goTypes = []any{
 	(*CloseOrganizationResponse)(nil),  // 9: chom.organization.v1.CloseOrganizationResponse
 	(*ReopenOrganizationRequest)(nil),  // 10: chom.organization.v1.ReopenOrganizationRequest
 	(*ReopenOrganizationResponse)(nil), // 11: chom.organization.v1.ReopenOrganizationResponse
-	(*ListMembersRequest)(nil),         // 12: chom.organization.v1.ListMembersRequest
-	(*ListMembersResponse)(nil),        // 13: chom.organization.v1.ListMembersResponse
-	(*UpdateMemberRequest)(nil),        // 14: chom.organization.v1.UpdateMemberRequest
-	(*UpdateMemberResponse)(nil),       // 15: chom.organization.v1.UpdateMemberResponse
-	(*RemoveMemberRequest)(nil),        // 16: chom.organization.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 17: chom.organization.v1.RemoveMemberResponse
-	(*LeaveOrganizationRequest)(nil),   // 18: chom.organization.v1.LeaveOrganizationRequest
-	(*LeaveOrganizationResponse)(nil),  // 19: chom.organization.v1.LeaveOrganizationResponse
-	(*TransferOwnershipRequest)(nil),   // 20: chom.organization.v1.TransferOwnershipRequest
-	(*TransferOwnershipResponse)(nil),  // 21: chom.organization.v1.TransferOwnershipResponse
-	(*CreateInvitationRequest)(nil),    // 22: chom.organization.v1.CreateInvitationRequest
-	(*CreateInvitationResponse)(nil),   // 23: chom.organization.v1.CreateInvitationResponse
-	(*ListInvitationsRequest)(nil),     // 24: chom.organization.v1.ListInvitationsRequest
-	(*ListInvitationsResponse)(nil),    // 25: chom.organization.v1.ListInvitationsResponse
-	(*RevokeInvitationRequest)(nil),    // 26: chom.organization.v1.RevokeInvitationRequest
-	(*RevokeInvitationResponse)(nil),   // 27: chom.organization.v1.RevokeInvitationResponse
-	(*GetInvitationRequest)(nil),       // 28: chom.organization.v1.GetInvitationRequest
-	(*GetInvitationResponse)(nil),      // 29: chom.organization.v1.GetInvitationResponse
-	(*AcceptInvitationRequest)(nil),    // 30: chom.organization.v1.AcceptInvitationRequest
-	(*AcceptInvitationResponse)(nil),   // 31: chom.organization.v1.AcceptInvitationResponse
-	(*Organization)(nil),               // 32: chom.organization.v1.Organization
-	(*fieldmaskpb.FieldMask)(nil),      // 33: google.protobuf.FieldMask
-	(*Member)(nil),                     // 34: chom.organization.v1.Member
-	(Role)(0),                          // 35: chom.organization.v1.Role
-	(*Invitation)(nil),                 // 36: chom.organization.v1.Invitation
+	(*SetQuotaRequest)(nil),            // 12: chom.organization.v1.SetQuotaRequest
+	(*SetQuotaResponse)(nil),           // 13: chom.organization.v1.SetQuotaResponse
+	(*ListMembersRequest)(nil),         // 14: chom.organization.v1.ListMembersRequest
+	(*ListMembersResponse)(nil),        // 15: chom.organization.v1.ListMembersResponse
+	(*UpdateMemberRequest)(nil),        // 16: chom.organization.v1.UpdateMemberRequest
+	(*UpdateMemberResponse)(nil),       // 17: chom.organization.v1.UpdateMemberResponse
+	(*RemoveMemberRequest)(nil),        // 18: chom.organization.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 19: chom.organization.v1.RemoveMemberResponse
+	(*LeaveOrganizationRequest)(nil),   // 20: chom.organization.v1.LeaveOrganizationRequest
+	(*LeaveOrganizationResponse)(nil),  // 21: chom.organization.v1.LeaveOrganizationResponse
+	(*TransferOwnershipRequest)(nil),   // 22: chom.organization.v1.TransferOwnershipRequest
+	(*TransferOwnershipResponse)(nil),  // 23: chom.organization.v1.TransferOwnershipResponse
+	(*CreateInvitationRequest)(nil),    // 24: chom.organization.v1.CreateInvitationRequest
+	(*CreateInvitationResponse)(nil),   // 25: chom.organization.v1.CreateInvitationResponse
+	(*ListInvitationsRequest)(nil),     // 26: chom.organization.v1.ListInvitationsRequest
+	(*ListInvitationsResponse)(nil),    // 27: chom.organization.v1.ListInvitationsResponse
+	(*RevokeInvitationRequest)(nil),    // 28: chom.organization.v1.RevokeInvitationRequest
+	(*RevokeInvitationResponse)(nil),   // 29: chom.organization.v1.RevokeInvitationResponse
+	(*GetInvitationRequest)(nil),       // 30: chom.organization.v1.GetInvitationRequest
+	(*GetInvitationResponse)(nil),      // 31: chom.organization.v1.GetInvitationResponse
+	(*AcceptInvitationRequest)(nil),    // 32: chom.organization.v1.AcceptInvitationRequest
+	(*AcceptInvitationResponse)(nil),   // 33: chom.organization.v1.AcceptInvitationResponse
+	(*Organization)(nil),               // 34: chom.organization.v1.Organization
+	(*fieldmaskpb.FieldMask)(nil),      // 35: google.protobuf.FieldMask
+	(*Quota)(nil),                      // 36: chom.organization.v1.Quota
+	(*Member)(nil),                     // 37: chom.organization.v1.Member
+	(Role)(0),                          // 38: chom.organization.v1.Role
+	(*Invitation)(nil),                 // 39: chom.organization.v1.Invitation
 }
 var file_chom_organization_v1_organization_service_proto_depIdxs = []int32{
-	32, // 0: chom.organization.v1.CreateOrganizationResponse.organization:type_name -> chom.organization.v1.Organization
-	32, // 1: chom.organization.v1.GetOrganizationResponse.organization:type_name -> chom.organization.v1.Organization
-	32, // 2: chom.organization.v1.ListOrganizationsResponse.organizations:type_name -> chom.organization.v1.Organization
-	33, // 3: chom.organization.v1.UpdateOrganizationRequest.update_mask:type_name -> google.protobuf.FieldMask
-	32, // 4: chom.organization.v1.UpdateOrganizationResponse.organization:type_name -> chom.organization.v1.Organization
-	32, // 5: chom.organization.v1.CloseOrganizationResponse.organization:type_name -> chom.organization.v1.Organization
-	32, // 6: chom.organization.v1.ReopenOrganizationResponse.organization:type_name -> chom.organization.v1.Organization
-	34, // 7: chom.organization.v1.ListMembersResponse.members:type_name -> chom.organization.v1.Member
-	35, // 8: chom.organization.v1.UpdateMemberRequest.role:type_name -> chom.organization.v1.Role
-	33, // 9: chom.organization.v1.UpdateMemberRequest.update_mask:type_name -> google.protobuf.FieldMask
-	34, // 10: chom.organization.v1.UpdateMemberResponse.member:type_name -> chom.organization.v1.Member
-	34, // 11: chom.organization.v1.TransferOwnershipResponse.member:type_name -> chom.organization.v1.Member
-	35, // 12: chom.organization.v1.CreateInvitationRequest.role:type_name -> chom.organization.v1.Role
-	36, // 13: chom.organization.v1.CreateInvitationResponse.invitation:type_name -> chom.organization.v1.Invitation
-	36, // 14: chom.organization.v1.ListInvitationsResponse.invitations:type_name -> chom.organization.v1.Invitation
-	36, // 15: chom.organization.v1.GetInvitationResponse.invitation:type_name -> chom.organization.v1.Invitation
-	32, // 16: chom.organization.v1.AcceptInvitationResponse.organization:type_name -> chom.organization.v1.Organization
-	34, // 17: chom.organization.v1.AcceptInvitationResponse.member:type_name -> chom.organization.v1.Member
-	0,  // 18: chom.organization.v1.OrganizationService.CreateOrganization:input_type -> chom.organization.v1.CreateOrganizationRequest
-	2,  // 19: chom.organization.v1.OrganizationService.GetOrganization:input_type -> chom.organization.v1.GetOrganizationRequest
-	4,  // 20: chom.organization.v1.OrganizationService.ListOrganizations:input_type -> chom.organization.v1.ListOrganizationsRequest
-	6,  // 21: chom.organization.v1.OrganizationService.UpdateOrganization:input_type -> chom.organization.v1.UpdateOrganizationRequest
-	8,  // 22: chom.organization.v1.OrganizationService.CloseOrganization:input_type -> chom.organization.v1.CloseOrganizationRequest
-	10, // 23: chom.organization.v1.OrganizationService.ReopenOrganization:input_type -> chom.organization.v1.ReopenOrganizationRequest
-	12, // 24: chom.organization.v1.OrganizationService.ListMembers:input_type -> chom.organization.v1.ListMembersRequest
-	14, // 25: chom.organization.v1.OrganizationService.UpdateMember:input_type -> chom.organization.v1.UpdateMemberRequest
-	16, // 26: chom.organization.v1.OrganizationService.RemoveMember:input_type -> chom.organization.v1.RemoveMemberRequest
-	18, // 27: chom.organization.v1.OrganizationService.LeaveOrganization:input_type -> chom.organization.v1.LeaveOrganizationRequest
-	20, // 28: chom.organization.v1.OrganizationService.TransferOwnership:input_type -> chom.organization.v1.TransferOwnershipRequest
-	22, // 29: chom.organization.v1.OrganizationService.CreateInvitation:input_type -> chom.organization.v1.CreateInvitationRequest
-	24, // 30: chom.organization.v1.OrganizationService.ListInvitations:input_type -> chom.organization.v1.ListInvitationsRequest
-	26, // 31: chom.organization.v1.OrganizationService.RevokeInvitation:input_type -> chom.organization.v1.RevokeInvitationRequest
-	28, // 32: chom.organization.v1.OrganizationService.GetInvitation:input_type -> chom.organization.v1.GetInvitationRequest
-	30, // 33: chom.organization.v1.OrganizationService.AcceptInvitation:input_type -> chom.organization.v1.AcceptInvitationRequest
-	1,  // 34: chom.organization.v1.OrganizationService.CreateOrganization:output_type -> chom.organization.v1.CreateOrganizationResponse
-	3,  // 35: chom.organization.v1.OrganizationService.GetOrganization:output_type -> chom.organization.v1.GetOrganizationResponse
-	5,  // 36: chom.organization.v1.OrganizationService.ListOrganizations:output_type -> chom.organization.v1.ListOrganizationsResponse
-	7,  // 37: chom.organization.v1.OrganizationService.UpdateOrganization:output_type -> chom.organization.v1.UpdateOrganizationResponse
-	9,  // 38: chom.organization.v1.OrganizationService.CloseOrganization:output_type -> chom.organization.v1.CloseOrganizationResponse
-	11, // 39: chom.organization.v1.OrganizationService.ReopenOrganization:output_type -> chom.organization.v1.ReopenOrganizationResponse
-	13, // 40: chom.organization.v1.OrganizationService.ListMembers:output_type -> chom.organization.v1.ListMembersResponse
-	15, // 41: chom.organization.v1.OrganizationService.UpdateMember:output_type -> chom.organization.v1.UpdateMemberResponse
-	17, // 42: chom.organization.v1.OrganizationService.RemoveMember:output_type -> chom.organization.v1.RemoveMemberResponse
-	19, // 43: chom.organization.v1.OrganizationService.LeaveOrganization:output_type -> chom.organization.v1.LeaveOrganizationResponse
-	21, // 44: chom.organization.v1.OrganizationService.TransferOwnership:output_type -> chom.organization.v1.TransferOwnershipResponse
-	23, // 45: chom.organization.v1.OrganizationService.CreateInvitation:output_type -> chom.organization.v1.CreateInvitationResponse
-	25, // 46: chom.organization.v1.OrganizationService.ListInvitations:output_type -> chom.organization.v1.ListInvitationsResponse
-	27, // 47: chom.organization.v1.OrganizationService.RevokeInvitation:output_type -> chom.organization.v1.RevokeInvitationResponse
-	29, // 48: chom.organization.v1.OrganizationService.GetInvitation:output_type -> chom.organization.v1.GetInvitationResponse
-	31, // 49: chom.organization.v1.OrganizationService.AcceptInvitation:output_type -> chom.organization.v1.AcceptInvitationResponse
-	34, // [34:50] is the sub-list for method output_type
-	18, // [18:34] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	34, // 0: chom.organization.v1.CreateOrganizationResponse.organization:type_name -> chom.organization.v1.Organization
+	34, // 1: chom.organization.v1.GetOrganizationResponse.organization:type_name -> chom.organization.v1.Organization
+	34, // 2: chom.organization.v1.ListOrganizationsResponse.organizations:type_name -> chom.organization.v1.Organization
+	35, // 3: chom.organization.v1.UpdateOrganizationRequest.update_mask:type_name -> google.protobuf.FieldMask
+	34, // 4: chom.organization.v1.UpdateOrganizationResponse.organization:type_name -> chom.organization.v1.Organization
+	34, // 5: chom.organization.v1.CloseOrganizationResponse.organization:type_name -> chom.organization.v1.Organization
+	34, // 6: chom.organization.v1.ReopenOrganizationResponse.organization:type_name -> chom.organization.v1.Organization
+	36, // 7: chom.organization.v1.SetQuotaRequest.quota:type_name -> chom.organization.v1.Quota
+	34, // 8: chom.organization.v1.SetQuotaResponse.organization:type_name -> chom.organization.v1.Organization
+	37, // 9: chom.organization.v1.ListMembersResponse.members:type_name -> chom.organization.v1.Member
+	38, // 10: chom.organization.v1.UpdateMemberRequest.role:type_name -> chom.organization.v1.Role
+	35, // 11: chom.organization.v1.UpdateMemberRequest.update_mask:type_name -> google.protobuf.FieldMask
+	37, // 12: chom.organization.v1.UpdateMemberResponse.member:type_name -> chom.organization.v1.Member
+	37, // 13: chom.organization.v1.TransferOwnershipResponse.member:type_name -> chom.organization.v1.Member
+	38, // 14: chom.organization.v1.CreateInvitationRequest.role:type_name -> chom.organization.v1.Role
+	39, // 15: chom.organization.v1.CreateInvitationResponse.invitation:type_name -> chom.organization.v1.Invitation
+	39, // 16: chom.organization.v1.ListInvitationsResponse.invitations:type_name -> chom.organization.v1.Invitation
+	39, // 17: chom.organization.v1.GetInvitationResponse.invitation:type_name -> chom.organization.v1.Invitation
+	34, // 18: chom.organization.v1.AcceptInvitationResponse.organization:type_name -> chom.organization.v1.Organization
+	37, // 19: chom.organization.v1.AcceptInvitationResponse.member:type_name -> chom.organization.v1.Member
+	0,  // 20: chom.organization.v1.OrganizationService.CreateOrganization:input_type -> chom.organization.v1.CreateOrganizationRequest
+	2,  // 21: chom.organization.v1.OrganizationService.GetOrganization:input_type -> chom.organization.v1.GetOrganizationRequest
+	4,  // 22: chom.organization.v1.OrganizationService.ListOrganizations:input_type -> chom.organization.v1.ListOrganizationsRequest
+	6,  // 23: chom.organization.v1.OrganizationService.UpdateOrganization:input_type -> chom.organization.v1.UpdateOrganizationRequest
+	8,  // 24: chom.organization.v1.OrganizationService.CloseOrganization:input_type -> chom.organization.v1.CloseOrganizationRequest
+	10, // 25: chom.organization.v1.OrganizationService.ReopenOrganization:input_type -> chom.organization.v1.ReopenOrganizationRequest
+	12, // 26: chom.organization.v1.OrganizationService.SetQuota:input_type -> chom.organization.v1.SetQuotaRequest
+	14, // 27: chom.organization.v1.OrganizationService.ListMembers:input_type -> chom.organization.v1.ListMembersRequest
+	16, // 28: chom.organization.v1.OrganizationService.UpdateMember:input_type -> chom.organization.v1.UpdateMemberRequest
+	18, // 29: chom.organization.v1.OrganizationService.RemoveMember:input_type -> chom.organization.v1.RemoveMemberRequest
+	20, // 30: chom.organization.v1.OrganizationService.LeaveOrganization:input_type -> chom.organization.v1.LeaveOrganizationRequest
+	22, // 31: chom.organization.v1.OrganizationService.TransferOwnership:input_type -> chom.organization.v1.TransferOwnershipRequest
+	24, // 32: chom.organization.v1.OrganizationService.CreateInvitation:input_type -> chom.organization.v1.CreateInvitationRequest
+	26, // 33: chom.organization.v1.OrganizationService.ListInvitations:input_type -> chom.organization.v1.ListInvitationsRequest
+	28, // 34: chom.organization.v1.OrganizationService.RevokeInvitation:input_type -> chom.organization.v1.RevokeInvitationRequest
+	30, // 35: chom.organization.v1.OrganizationService.GetInvitation:input_type -> chom.organization.v1.GetInvitationRequest
+	32, // 36: chom.organization.v1.OrganizationService.AcceptInvitation:input_type -> chom.organization.v1.AcceptInvitationRequest
+	1,  // 37: chom.organization.v1.OrganizationService.CreateOrganization:output_type -> chom.organization.v1.CreateOrganizationResponse
+	3,  // 38: chom.organization.v1.OrganizationService.GetOrganization:output_type -> chom.organization.v1.GetOrganizationResponse
+	5,  // 39: chom.organization.v1.OrganizationService.ListOrganizations:output_type -> chom.organization.v1.ListOrganizationsResponse
+	7,  // 40: chom.organization.v1.OrganizationService.UpdateOrganization:output_type -> chom.organization.v1.UpdateOrganizationResponse
+	9,  // 41: chom.organization.v1.OrganizationService.CloseOrganization:output_type -> chom.organization.v1.CloseOrganizationResponse
+	11, // 42: chom.organization.v1.OrganizationService.ReopenOrganization:output_type -> chom.organization.v1.ReopenOrganizationResponse
+	13, // 43: chom.organization.v1.OrganizationService.SetQuota:output_type -> chom.organization.v1.SetQuotaResponse
+	15, // 44: chom.organization.v1.OrganizationService.ListMembers:output_type -> chom.organization.v1.ListMembersResponse
+	17, // 45: chom.organization.v1.OrganizationService.UpdateMember:output_type -> chom.organization.v1.UpdateMemberResponse
+	19, // 46: chom.organization.v1.OrganizationService.RemoveMember:output_type -> chom.organization.v1.RemoveMemberResponse
+	21, // 47: chom.organization.v1.OrganizationService.LeaveOrganization:output_type -> chom.organization.v1.LeaveOrganizationResponse
+	23, // 48: chom.organization.v1.OrganizationService.TransferOwnership:output_type -> chom.organization.v1.TransferOwnershipResponse
+	25, // 49: chom.organization.v1.OrganizationService.CreateInvitation:output_type -> chom.organization.v1.CreateInvitationResponse
+	27, // 50: chom.organization.v1.OrganizationService.ListInvitations:output_type -> chom.organization.v1.ListInvitationsResponse
+	29, // 51: chom.organization.v1.OrganizationService.RevokeInvitation:output_type -> chom.organization.v1.RevokeInvitationResponse
+	31, // 52: chom.organization.v1.OrganizationService.GetInvitation:output_type -> chom.organization.v1.GetInvitationResponse
+	33, // 53: chom.organization.v1.OrganizationService.AcceptInvitation:output_type -> chom.organization.v1.AcceptInvitationResponse
+	37, // [37:54] is the sub-list for method output_type
+	20, // [20:37] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_chom_organization_v1_organization_service_proto_init() }
@@ -1999,7 +2113,7 @@ func file_chom_organization_v1_organization_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_organization_v1_organization_service_proto_rawDesc), len(file_chom_organization_v1_organization_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -346,7 +346,10 @@ type ListSitesRequest struct {
 	// measured, a page may then have fewer sites than asked for, or none, and be followed by more.
 	States []State `protobuf:"varint,7,rep,packed,name=states,proto3,enum=chom.site.v1.State" json:"states,omitempty"`
 	// Only those on this server.
-	ServerId      string `protobuf:"bytes,8,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	ServerId string `protobuf:"bytes,8,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	// Only those that have one of these tags. As with states, a page may then have fewer sites than asked for, or none, and be followed
+	// by more.
+	Tags          []string `protobuf:"bytes,20,rep,name=tags,proto3" json:"tags,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -435,6 +438,13 @@ func (x *ListSitesRequest) GetServerId() string {
 		return x.ServerId
 	}
 	return ""
+}
+
+func (x *ListSitesRequest) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
 }
 
 // ListSitesResponse is one page of sites.
@@ -1365,7 +1375,7 @@ const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
 	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\"9\n" +
 	"\x0fGetSiteResponse\x12&\n" +
-	"\x04site\x18\x01 \x01(\v2\x12.chom.site.v1.SiteR\x04site\"\xa6\x03\n" +
+	"\x04site\x18\x01 \x01(\v2\x12.chom.site.v1.SiteR\x04site\"\xe5\x03\n" +
 	"\x10ListSitesRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
@@ -1376,7 +1386,8 @@ const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"\rname_contains\x18\x05 \x01(\tB#\xbaH r\x1e2\x1c^([a-z0-9][a-z0-9-]{0,62})?$R\fnameContains\x124\n" +
 	"\x04type\x18\x06 \x01(\tB \xbaH\x1dr\x1b2\x19^([a-z][a-z0-9-]{0,30})?$R\x04type\x12@\n" +
 	"\x06states\x18\a \x03(\x0e2\x13.chom.site.v1.StateB\x13\xbaH\x10\x92\x01\r\x10\b\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x06states\x12(\n" +
-	"\tserver_id\x18\b \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\bserverId\"e\n" +
+	"\tserver_id\x18\b \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\bserverId\x12=\n" +
+	"\x04tags\x18\x14 \x03(\tB)\xbaH&\x92\x01#\x10\x14\x18\x01\"\x1dr\x1b2\x19^[a-z0-9][a-z0-9-]{0,30}$R\x04tags\"e\n" +
 	"\x11ListSitesResponse\x12(\n" +
 	"\x05sites\x18\x01 \x03(\v2\x12.chom.site.v1.SiteR\x05sites\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd4\x05\n" +

@@ -7,6 +7,7 @@
 package taskv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -331,6 +332,70 @@ func (x *Step) GetAttempt() uint32 {
 	return 0
 }
 
+// Progress is how far a step is that moves many bytes. It is shown and not kept: nothing follows from it.
+type Progress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes that are done.
+	DoneBytes uint64 `protobuf:"varint,1,opt,name=done_bytes,json=doneBytes,proto3" json:"done_bytes,omitempty"`
+	// Bytes in all, as far as is known by now: it may still grow. 0 when it is not known.
+	TotalBytes uint64 `protobuf:"varint,2,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	// What is being done, in a word or two, for example "files" or "database". It is host data: escape it where it is shown.
+	Doing         string `protobuf:"bytes,3,opt,name=doing,proto3" json:"doing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Progress) Reset() {
+	*x = Progress{}
+	mi := &file_chom_task_v1_task_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Progress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Progress) ProtoMessage() {}
+
+func (x *Progress) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_task_v1_task_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Progress.ProtoReflect.Descriptor instead.
+func (*Progress) Descriptor() ([]byte, []int) {
+	return file_chom_task_v1_task_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Progress) GetDoneBytes() uint64 {
+	if x != nil {
+		return x.DoneBytes
+	}
+	return 0
+}
+
+func (x *Progress) GetTotalBytes() uint64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+func (x *Progress) GetDoing() string {
+	if x != nil {
+		return x.Doing
+	}
+	return ""
+}
+
 // Task is an order to one agent, and what became of it.
 type Task struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -365,14 +430,17 @@ type Task struct {
 	// Somebody asked for it to stop.
 	CancelRequested bool `protobuf:"varint,15,opt,name=cancel_requested,json=cancelRequested,proto3" json:"cancel_requested,omitempty"`
 	// The generation that it converges its site to; 0 for other kinds.
-	Generation    uint64 `protobuf:"varint,16,opt,name=generation,proto3" json:"generation,omitempty"`
+	Generation uint64 `protobuf:"varint,16,opt,name=generation,proto3" json:"generation,omitempty"`
+	// How far the step is that runs now, about once a second; unset where it does not say, and once it has ended. ListTasks leaves it
+	// out.
+	Progress      *Progress `protobuf:"bytes,40,opt,name=progress,proto3" json:"progress,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_chom_task_v1_task_proto_msgTypes[1]
+	mi := &file_chom_task_v1_task_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -384,7 +452,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_task_v1_task_proto_msgTypes[1]
+	mi := &file_chom_task_v1_task_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -397,7 +465,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_chom_task_v1_task_proto_rawDescGZIP(), []int{1}
+	return file_chom_task_v1_task_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Task) GetId() string {
@@ -512,6 +580,13 @@ func (x *Task) GetGeneration() uint64 {
 	return 0
 }
 
+func (x *Task) GetProgress() *Progress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
 // LogLine is one line that a task printed on its host.
 type LogLine struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -527,7 +602,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_chom_task_v1_task_proto_msgTypes[2]
+	mi := &file_chom_task_v1_task_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -539,7 +614,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_task_v1_task_proto_msgTypes[2]
+	mi := &file_chom_task_v1_task_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -552,7 +627,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_chom_task_v1_task_proto_rawDescGZIP(), []int{2}
+	return file_chom_task_v1_task_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *LogLine) GetSequence() uint64 {
@@ -580,7 +655,7 @@ var File_chom_task_v1_task_proto protoreflect.FileDescriptor
 
 const file_chom_task_v1_task_proto_rawDesc = "" +
 	"\n" +
-	"\x17chom/task/v1/task.proto\x12\fchom.task.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xef\x01\n" +
+	"\x17chom/task/v1/task.proto\x12\fchom.task.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xef\x01\n" +
 	"\x04Step\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x17.chom.task.v1.StepStateR\x05state\x129\n" +
@@ -588,7 +663,13 @@ const file_chom_task_v1_task_proto_rawDesc = "" +
 	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
 	"\bend_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12\x18\n" +
 	"\amessage\x18\x05 \x01(\tR\amessage\x12\x18\n" +
-	"\aattempt\x18\x06 \x01(\rR\aattempt\"\xf3\x04\n" +
+	"\aattempt\x18\x06 \x01(\rR\aattempt\"\x8b\x01\n" +
+	"\bProgress\x12-\n" +
+	"\n" +
+	"done_bytes\x18\x01 \x01(\x04B\x0e\xbaH\v2\t\x18\x80\x80\x80\x80\x80\x80\x80\x02R\tdoneBytes\x12/\n" +
+	"\vtotal_bytes\x18\x02 \x01(\x04B\x0e\xbaH\v2\t\x18\x80\x80\x80\x80\x80\x80\x80\x02R\n" +
+	"totalBytes\x12\x1f\n" +
+	"\x05doing\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x05doing\"\xa7\x05\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x1b\n" +
@@ -611,7 +692,8 @@ const file_chom_task_v1_task_proto_rawDesc = "" +
 	"\x10cancel_requested\x18\x0f \x01(\bR\x0fcancelRequested\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x10 \x01(\x04R\n" +
-	"generation\"i\n" +
+	"generation\x122\n" +
+	"\bprogress\x18( \x01(\v2\x16.chom.task.v1.ProgressR\bprogress\"i\n" +
 	"\aLogLine\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
@@ -657,33 +739,35 @@ func file_chom_task_v1_task_proto_rawDescGZIP() []byte {
 }
 
 var file_chom_task_v1_task_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_chom_task_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_chom_task_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_chom_task_v1_task_proto_goTypes = []any{
 	(Kind)(0),                     // 0: chom.task.v1.Kind
 	(State)(0),                    // 1: chom.task.v1.State
 	(StepState)(0),                // 2: chom.task.v1.StepState
 	(*Step)(nil),                  // 3: chom.task.v1.Step
-	(*Task)(nil),                  // 4: chom.task.v1.Task
-	(*LogLine)(nil),               // 5: chom.task.v1.LogLine
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(*Progress)(nil),              // 4: chom.task.v1.Progress
+	(*Task)(nil),                  // 5: chom.task.v1.Task
+	(*LogLine)(nil),               // 6: chom.task.v1.LogLine
+	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
 }
 var file_chom_task_v1_task_proto_depIdxs = []int32{
 	2,  // 0: chom.task.v1.Step.state:type_name -> chom.task.v1.StepState
-	6,  // 1: chom.task.v1.Step.start_time:type_name -> google.protobuf.Timestamp
-	6,  // 2: chom.task.v1.Step.end_time:type_name -> google.protobuf.Timestamp
+	7,  // 1: chom.task.v1.Step.start_time:type_name -> google.protobuf.Timestamp
+	7,  // 2: chom.task.v1.Step.end_time:type_name -> google.protobuf.Timestamp
 	0,  // 3: chom.task.v1.Task.kind:type_name -> chom.task.v1.Kind
 	1,  // 4: chom.task.v1.Task.state:type_name -> chom.task.v1.State
 	3,  // 5: chom.task.v1.Task.steps:type_name -> chom.task.v1.Step
-	6,  // 6: chom.task.v1.Task.create_time:type_name -> google.protobuf.Timestamp
-	6,  // 7: chom.task.v1.Task.start_time:type_name -> google.protobuf.Timestamp
-	6,  // 8: chom.task.v1.Task.end_time:type_name -> google.protobuf.Timestamp
-	6,  // 9: chom.task.v1.Task.deadline:type_name -> google.protobuf.Timestamp
-	6,  // 10: chom.task.v1.LogLine.time:type_name -> google.protobuf.Timestamp
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	7,  // 6: chom.task.v1.Task.create_time:type_name -> google.protobuf.Timestamp
+	7,  // 7: chom.task.v1.Task.start_time:type_name -> google.protobuf.Timestamp
+	7,  // 8: chom.task.v1.Task.end_time:type_name -> google.protobuf.Timestamp
+	7,  // 9: chom.task.v1.Task.deadline:type_name -> google.protobuf.Timestamp
+	4,  // 10: chom.task.v1.Task.progress:type_name -> chom.task.v1.Progress
+	7,  // 11: chom.task.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_chom_task_v1_task_proto_init() }
@@ -697,7 +781,7 @@ func file_chom_task_v1_task_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_task_v1_task_proto_rawDesc), len(file_chom_task_v1_task_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -51,6 +51,9 @@ const (
 	// OrganizationServiceReopenOrganizationProcedure is the fully-qualified name of the
 	// OrganizationService's ReopenOrganization RPC.
 	OrganizationServiceReopenOrganizationProcedure = "/chom.organization.v1.OrganizationService/ReopenOrganization"
+	// OrganizationServiceSetQuotaProcedure is the fully-qualified name of the OrganizationService's
+	// SetQuota RPC.
+	OrganizationServiceSetQuotaProcedure = "/chom.organization.v1.OrganizationService/SetQuota"
 	// OrganizationServiceListMembersProcedure is the fully-qualified name of the OrganizationService's
 	// ListMembers RPC.
 	OrganizationServiceListMembersProcedure = "/chom.organization.v1.OrganizationService/ListMembers"
@@ -102,6 +105,8 @@ type OrganizationServiceClient interface {
 	// ReopenOrganization undoes CloseOrganization while the period of grace lasts. Sites that a member had suspended stay
 	// suspended.
 	ReopenOrganization(context.Context, *v1.ReopenOrganizationRequest) (*v1.ReopenOrganizationResponse, error)
+	// SetQuota says how much an organization may use. For operators.
+	SetQuota(context.Context, *v1.SetQuotaRequest) (*v1.SetQuotaResponse, error)
 	// ListMembers returns an organization's members, in the order of their accounts' age.
 	ListMembers(context.Context, *v1.ListMembersRequest) (*v1.ListMembersResponse, error)
 	// UpdateMember changes a member's role, or the sites that they reach.
@@ -172,6 +177,12 @@ func NewOrganizationServiceClient(httpClient connect.HTTPClient, baseURL string,
 			httpClient,
 			baseURL+OrganizationServiceReopenOrganizationProcedure,
 			connect.WithSchema(organizationServiceMethods.ByName("ReopenOrganization")),
+			connect.WithClientOptions(opts...),
+		),
+		setQuota: connect.NewClient[v1.SetQuotaRequest, v1.SetQuotaResponse](
+			httpClient,
+			baseURL+OrganizationServiceSetQuotaProcedure,
+			connect.WithSchema(organizationServiceMethods.ByName("SetQuota")),
 			connect.WithClientOptions(opts...),
 		),
 		listMembers: connect.NewClient[v1.ListMembersRequest, v1.ListMembersResponse](
@@ -245,6 +256,7 @@ type organizationServiceClient struct {
 	updateOrganization *connect.Client[v1.UpdateOrganizationRequest, v1.UpdateOrganizationResponse]
 	closeOrganization  *connect.Client[v1.CloseOrganizationRequest, v1.CloseOrganizationResponse]
 	reopenOrganization *connect.Client[v1.ReopenOrganizationRequest, v1.ReopenOrganizationResponse]
+	setQuota           *connect.Client[v1.SetQuotaRequest, v1.SetQuotaResponse]
 	listMembers        *connect.Client[v1.ListMembersRequest, v1.ListMembersResponse]
 	updateMember       *connect.Client[v1.UpdateMemberRequest, v1.UpdateMemberResponse]
 	removeMember       *connect.Client[v1.RemoveMemberRequest, v1.RemoveMemberResponse]
@@ -305,6 +317,15 @@ func (c *organizationServiceClient) CloseOrganization(ctx context.Context, req *
 // ReopenOrganization calls chom.organization.v1.OrganizationService.ReopenOrganization.
 func (c *organizationServiceClient) ReopenOrganization(ctx context.Context, req *v1.ReopenOrganizationRequest) (*v1.ReopenOrganizationResponse, error) {
 	response, err := c.reopenOrganization.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// SetQuota calls chom.organization.v1.OrganizationService.SetQuota.
+func (c *organizationServiceClient) SetQuota(ctx context.Context, req *v1.SetQuotaRequest) (*v1.SetQuotaResponse, error) {
+	response, err := c.setQuota.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -421,6 +442,8 @@ type OrganizationServiceHandler interface {
 	// ReopenOrganization undoes CloseOrganization while the period of grace lasts. Sites that a member had suspended stay
 	// suspended.
 	ReopenOrganization(context.Context, *v1.ReopenOrganizationRequest) (*v1.ReopenOrganizationResponse, error)
+	// SetQuota says how much an organization may use. For operators.
+	SetQuota(context.Context, *v1.SetQuotaRequest) (*v1.SetQuotaResponse, error)
 	// ListMembers returns an organization's members, in the order of their accounts' age.
 	ListMembers(context.Context, *v1.ListMembersRequest) (*v1.ListMembersResponse, error)
 	// UpdateMember changes a member's role, or the sites that they reach.
@@ -487,6 +510,12 @@ func NewOrganizationServiceHandler(svc OrganizationServiceHandler, opts ...conne
 		OrganizationServiceReopenOrganizationProcedure,
 		svc.ReopenOrganization,
 		connect.WithSchema(organizationServiceMethods.ByName("ReopenOrganization")),
+		connect.WithHandlerOptions(opts...),
+	)
+	organizationServiceSetQuotaHandler := connect.NewUnaryHandlerSimple(
+		OrganizationServiceSetQuotaProcedure,
+		svc.SetQuota,
+		connect.WithSchema(organizationServiceMethods.ByName("SetQuota")),
 		connect.WithHandlerOptions(opts...),
 	)
 	organizationServiceListMembersHandler := connect.NewUnaryHandlerSimple(
@@ -563,6 +592,8 @@ func NewOrganizationServiceHandler(svc OrganizationServiceHandler, opts ...conne
 			organizationServiceCloseOrganizationHandler.ServeHTTP(w, r)
 		case OrganizationServiceReopenOrganizationProcedure:
 			organizationServiceReopenOrganizationHandler.ServeHTTP(w, r)
+		case OrganizationServiceSetQuotaProcedure:
+			organizationServiceSetQuotaHandler.ServeHTTP(w, r)
 		case OrganizationServiceListMembersProcedure:
 			organizationServiceListMembersHandler.ServeHTTP(w, r)
 		case OrganizationServiceUpdateMemberProcedure:
@@ -614,6 +645,10 @@ func (UnimplementedOrganizationServiceHandler) CloseOrganization(context.Context
 
 func (UnimplementedOrganizationServiceHandler) ReopenOrganization(context.Context, *v1.ReopenOrganizationRequest) (*v1.ReopenOrganizationResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.organization.v1.OrganizationService.ReopenOrganization is not implemented"))
+}
+
+func (UnimplementedOrganizationServiceHandler) SetQuota(context.Context, *v1.SetQuotaRequest) (*v1.SetQuotaResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.organization.v1.OrganizationService.SetQuota is not implemented"))
 }
 
 func (UnimplementedOrganizationServiceHandler) ListMembers(context.Context, *v1.ListMembersRequest) (*v1.ListMembersResponse, error) {

@@ -4,6 +4,7 @@
 
 import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
+import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
@@ -12,7 +13,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chom/organization/v1/organization.proto.
  */
 export const file_chom_organization_v1_organization: GenFile = /*@__PURE__*/
-  fileDesc("CidjaG9tL29yZ2FuaXphdGlvbi92MS9vcmdhbml6YXRpb24ucHJvdG8SFGNob20ub3JnYW5pemF0aW9uLnYxIvcBCgxPcmdhbml6YXRpb24SCgoCaWQYASABKAkSDAoEbmFtZRgCIAEoCRITCgtvd25lcl9lbWFpbBgDIAEoCRIvCgtjcmVhdGVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKgoFc3RhdGUYBSABKA4yGy5jaG9tLm9yZ2FuaXphdGlvbi52MS5TdGF0ZRIuCgpjbG9zZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIdChVyZXF1aXJlX3NlY29uZF9mYWN0b3IYByABKAgSDAoEZXRhZxgIIAEoCSK5AQoGTWVtYmVyEhIKCmFjY291bnRfaWQYASABKAkSDQoFZW1haWwYAiABKAkSKAoEcm9sZRgDIAEoDjIaLmNob20ub3JnYW5pemF0aW9uLnYxLlJvbGUSEQoJYWxsX3NpdGVzGAQgASgIEhAKCHNpdGVfaWRzGAUgAygJEi8KC2NyZWF0ZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgRldGFnGAcgASgJIogCCgpJbnZpdGF0aW9uEgoKAmlkGAEgASgJEhcKD29yZ2FuaXphdGlvbl9pZBgCIAEoCRINCgVlbWFpbBgDIAEoCRIoCgRyb2xlGAQgASgOMhouY2hvbS5vcmdhbml6YXRpb24udjEuUm9sZRIRCglhbGxfc2l0ZXMYBSABKAgSEAoIc2l0ZV9pZHMYBiADKAkSFQoNaW52aXRlcl9lbWFpbBgHIAEoCRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wKlUKBVN0YXRlEhUKEVNUQVRFX1VOU1BFQ0lGSUVEEAASEAoMU1RBVEVfQUNUSVZFEAESEQoNU1RBVEVfQ0xPU0lORxACEhAKDFNUQVRFX0NMT1NFRBADKl4KBFJvbGUSFAoQUk9MRV9VTlNQRUNJRklFRBAAEg8KC1JPTEVfVklFV0VSEAESDwoLUk9MRV9NRU1CRVIQAhIOCgpST0xFX0FETUlOEAMSDgoKUk9MRV9PV05FUhAEYgZwcm90bzM", [file_google_protobuf_timestamp]);
+  fileDesc("CidjaG9tL29yZ2FuaXphdGlvbi92MS9vcmdhbml6YXRpb24ucHJvdG8SFGNob20ub3JnYW5pemF0aW9uLnYxIrkCCgxPcmdhbml6YXRpb24SCgoCaWQYASABKAkSDAoEbmFtZRgCIAEoCRITCgtvd25lcl9lbWFpbBgDIAEoCRIvCgtjcmVhdGVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKgoFc3RhdGUYBSABKA4yGy5jaG9tLm9yZ2FuaXphdGlvbi52MS5TdGF0ZRIuCgpjbG9zZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIdChVyZXF1aXJlX3NlY29uZF9mYWN0b3IYByABKAgSDAoEZXRhZxgIIAEoCRIqCgVxdW90YRgUIAEoCzIbLmNob20ub3JnYW5pemF0aW9uLnYxLlF1b3RhEhQKDGJhY2t1cF9ieXRlcxgVIAEoBCItCgVRdW90YRIkCgxiYWNrdXBfYnl0ZXMYASABKARCDrpICzIJGICAgICAgIACIrkBCgZNZW1iZXISEgoKYWNjb3VudF9pZBgBIAEoCRINCgVlbWFpbBgCIAEoCRIoCgRyb2xlGAMgASgOMhouY2hvbS5vcmdhbml6YXRpb24udjEuUm9sZRIRCglhbGxfc2l0ZXMYBCABKAgSEAoIc2l0ZV9pZHMYBSADKAkSLwoLY3JlYXRlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBGV0YWcYByABKAkiiAIKCkludml0YXRpb24SCgoCaWQYASABKAkSFwoPb3JnYW5pemF0aW9uX2lkGAIgASgJEg0KBWVtYWlsGAMgASgJEigKBHJvbGUYBCABKA4yGi5jaG9tLm9yZ2FuaXphdGlvbi52MS5Sb2xlEhEKCWFsbF9zaXRlcxgFIAEoCBIQCghzaXRlX2lkcxgGIAMoCRIVCg1pbnZpdGVyX2VtYWlsGAcgASgJEi8KC2NyZWF0ZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtleHBpcmVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAqVQoFU3RhdGUSFQoRU1RBVEVfVU5TUEVDSUZJRUQQABIQCgxTVEFURV9BQ1RJVkUQARIRCg1TVEFURV9DTE9TSU5HEAISEAoMU1RBVEVfQ0xPU0VEEAMqXgoEUm9sZRIUChBST0xFX1VOU1BFQ0lGSUVEEAASDwoLUk9MRV9WSUVXRVIQARIPCgtST0xFX01FTUJFUhACEg4KClJPTEVfQURNSU4QAxIOCgpST0xFX09XTkVSEARiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp]);
 
 /**
  * Organization is a tenant: it owns sites and has members.
@@ -75,6 +76,20 @@ export type Organization = Message<"chom.organization.v1.Organization"> & {
    * @generated from field: string etag = 8;
    */
   etag: string;
+
+  /**
+   * What it may use. It is the platform's own unless an operator has set another.
+   *
+   * @generated from field: chom.organization.v1.Quota quota = 20;
+   */
+  quota?: Quota;
+
+  /**
+   * Bytes that its backups take: what was measured at last, and what was added since.
+   *
+   * @generated from field: uint64 backup_bytes = 21;
+   */
+  backupBytes: bigint;
 };
 
 /**
@@ -83,6 +98,28 @@ export type Organization = Message<"chom.organization.v1.Organization"> & {
  */
 export const OrganizationSchema: GenMessage<Organization> = /*@__PURE__*/
   messageDesc(file_chom_organization_v1_organization, 0);
+
+/**
+ * Quota is how much an organization may use.
+ *
+ * @generated from message chom.organization.v1.Quota
+ */
+export type Quota = Message<"chom.organization.v1.Quota"> & {
+  /**
+   * Bytes of backups; 0 for no limit. A backup that would take more FAILS, but for one before a restore; restores, drills and
+   * removals go on. Backups that go on at the same time may pass it by the pieces that are on their way.
+   *
+   * @generated from field: uint64 backup_bytes = 1;
+   */
+  backupBytes: bigint;
+};
+
+/**
+ * Describes the message chom.organization.v1.Quota.
+ * Use `create(QuotaSchema)` to create a new message.
+ */
+export const QuotaSchema: GenMessage<Quota> = /*@__PURE__*/
+  messageDesc(file_chom_organization_v1_organization, 1);
 
 /**
  * Member is a person in an organization.
@@ -145,7 +182,7 @@ export type Member = Message<"chom.organization.v1.Member"> & {
  * Use `create(MemberSchema)` to create a new message.
  */
 export const MemberSchema: GenMessage<Member> = /*@__PURE__*/
-  messageDesc(file_chom_organization_v1_organization, 1);
+  messageDesc(file_chom_organization_v1_organization, 2);
 
 /**
  * Invitation offers membership to whoever can read a mailbox. Its link is not part of it: that was shown once to the
@@ -223,7 +260,7 @@ export type Invitation = Message<"chom.organization.v1.Invitation"> & {
  * Use `create(InvitationSchema)` to create a new message.
  */
 export const InvitationSchema: GenMessage<Invitation> = /*@__PURE__*/
-  messageDesc(file_chom_organization_v1_organization, 2);
+  messageDesc(file_chom_organization_v1_organization, 3);
 
 /**
  * State is an organization's life.

@@ -4,6 +4,7 @@
 
 import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
+import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
@@ -12,7 +13,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chom/task/v1/task.proto.
  */
 export const file_chom_task_v1_task: GenFile = /*@__PURE__*/
-  fileDesc("ChdjaG9tL3Rhc2svdjEvdGFzay5wcm90bxIMY2hvbS50YXNrLnYxIrwBCgRTdGVwEgwKBG5hbWUYASABKAkSJgoFc3RhdGUYAiABKA4yFy5jaG9tLnRhc2sudjEuU3RlcFN0YXRlEi4KCnN0YXJ0X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdtZXNzYWdlGAUgASgJEg8KB2F0dGVtcHQYBiABKA0i1wMKBFRhc2sSCgoCaWQYASABKAkSFwoPb3JnYW5pemF0aW9uX2lkGAIgASgJEhEKCXNlcnZlcl9pZBgDIAEoCRIPCgdzaXRlX2lkGAQgASgJEiAKBGtpbmQYBSABKA4yEi5jaG9tLnRhc2sudjEuS2luZBIiCgVzdGF0ZRgGIAEoDjITLmNob20udGFzay52MS5TdGF0ZRIPCgdhdHRlbXB0GAcgASgNEiEKBXN0ZXBzGAggAygLMhIuY2hvbS50YXNrLnYxLlN0ZXASEgoKc3RlcF9jb3VudBgJIAEoDRINCgVlcnJvchgKIAEoCRIvCgtjcmVhdGVfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGRlYWRsaW5lGA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBjYW5jZWxfcmVxdWVzdGVkGA8gASgIEhIKCmdlbmVyYXRpb24YECABKAQiUwoHTG9nTGluZRIQCghzZXF1ZW5jZRgBIAEoBBIoCgR0aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgR0ZXh0GAMgASgJKsoBCgRLaW5kEhQKEEtJTkRfVU5TUEVDSUZJRUQQABINCglLSU5EX05PT1AQARIXChNLSU5EX1BSRVBBUkVfU0VSVkVSEAISFgoSS0lORF9DT05WRVJHRV9TSVRFEAMSEwoPS0lORF9TSVRFX0xPR0lOEAQSFAoQS0lORF9CQUNLVVBfU0lURRAFEhUKEUtJTkRfUkVTVE9SRV9TSVRFEAYSFQoRS0lORF9VTkRPX1JFU1RPUkUQBxITCg9LSU5EX0RSSUxMX1NJVEUQCCq5AQoFU3RhdGUSFQoRU1RBVEVfVU5TUEVDSUZJRUQQABIQCgxTVEFURV9RVUVVRUQQARIRCg1TVEFURV9PRkZFUkVEEAISEQoNU1RBVEVfUlVOTklORxADEhEKDVNUQVRFX1VOS05PV04QBBITCg9TVEFURV9TVUNDRUVERUQQBRIQCgxTVEFURV9GQUlMRUQQBhISCg5TVEFURV9DQU5DRUxFRBAHEhMKD1NUQVRFX1RJTUVEX09VVBAIKogBCglTdGVwU3RhdGUSGgoWU1RFUF9TVEFURV9VTlNQRUNJRklFRBAAEhYKElNURVBfU1RBVEVfUlVOTklORxABEhMKD1NURVBfU1RBVEVfRE9ORRACEhsKF1NURVBfU1RBVEVfQUxSRUFEWV9ET05FEAMSFQoRU1RFUF9TVEFURV9GQUlMRUQQBGIGcHJvdG8z", [file_google_protobuf_timestamp]);
+  fileDesc("ChdjaG9tL3Rhc2svdjEvdGFzay5wcm90bxIMY2hvbS50YXNrLnYxIrwBCgRTdGVwEgwKBG5hbWUYASABKAkSJgoFc3RhdGUYAiABKA4yFy5jaG9tLnRhc2sudjEuU3RlcFN0YXRlEi4KCnN0YXJ0X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdtZXNzYWdlGAUgASgJEg8KB2F0dGVtcHQYBiABKA0ibQoIUHJvZ3Jlc3MSIgoKZG9uZV9ieXRlcxgBIAEoBEIOukgLMgkYgICAgICAgAISIwoLdG90YWxfYnl0ZXMYAiABKARCDrpICzIJGICAgICAgIACEhgKBWRvaW5nGAMgASgJQgm6SAZyBBABGEAigQQKBFRhc2sSCgoCaWQYASABKAkSFwoPb3JnYW5pemF0aW9uX2lkGAIgASgJEhEKCXNlcnZlcl9pZBgDIAEoCRIPCgdzaXRlX2lkGAQgASgJEiAKBGtpbmQYBSABKA4yEi5jaG9tLnRhc2sudjEuS2luZBIiCgVzdGF0ZRgGIAEoDjITLmNob20udGFzay52MS5TdGF0ZRIPCgdhdHRlbXB0GAcgASgNEiEKBXN0ZXBzGAggAygLMhIuY2hvbS50YXNrLnYxLlN0ZXASEgoKc3RlcF9jb3VudBgJIAEoDRINCgVlcnJvchgKIAEoCRIvCgtjcmVhdGVfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGRlYWRsaW5lGA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBjYW5jZWxfcmVxdWVzdGVkGA8gASgIEhIKCmdlbmVyYXRpb24YECABKAQSKAoIcHJvZ3Jlc3MYKCABKAsyFi5jaG9tLnRhc2sudjEuUHJvZ3Jlc3MiUwoHTG9nTGluZRIQCghzZXF1ZW5jZRgBIAEoBBIoCgR0aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgR0ZXh0GAMgASgJKsoBCgRLaW5kEhQKEEtJTkRfVU5TUEVDSUZJRUQQABINCglLSU5EX05PT1AQARIXChNLSU5EX1BSRVBBUkVfU0VSVkVSEAISFgoSS0lORF9DT05WRVJHRV9TSVRFEAMSEwoPS0lORF9TSVRFX0xPR0lOEAQSFAoQS0lORF9CQUNLVVBfU0lURRAFEhUKEUtJTkRfUkVTVE9SRV9TSVRFEAYSFQoRS0lORF9VTkRPX1JFU1RPUkUQBxITCg9LSU5EX0RSSUxMX1NJVEUQCCq5AQoFU3RhdGUSFQoRU1RBVEVfVU5TUEVDSUZJRUQQABIQCgxTVEFURV9RVUVVRUQQARIRCg1TVEFURV9PRkZFUkVEEAISEQoNU1RBVEVfUlVOTklORxADEhEKDVNUQVRFX1VOS05PV04QBBITCg9TVEFURV9TVUNDRUVERUQQBRIQCgxTVEFURV9GQUlMRUQQBhISCg5TVEFURV9DQU5DRUxFRBAHEhMKD1NUQVRFX1RJTUVEX09VVBAIKogBCglTdGVwU3RhdGUSGgoWU1RFUF9TVEFURV9VTlNQRUNJRklFRBAAEhYKElNURVBfU1RBVEVfUlVOTklORxABEhMKD1NURVBfU1RBVEVfRE9ORRACEhsKF1NURVBfU1RBVEVfQUxSRUFEWV9ET05FEAMSFQoRU1RFUF9TVEFURV9GQUlMRUQQBGIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp]);
 
 /**
  * Step is the smallest resumable part of a task.
@@ -69,6 +70,41 @@ export type Step = Message<"chom.task.v1.Step"> & {
  */
 export const StepSchema: GenMessage<Step> = /*@__PURE__*/
   messageDesc(file_chom_task_v1_task, 0);
+
+/**
+ * Progress is how far a step is that moves many bytes. It is shown and not kept: nothing follows from it.
+ *
+ * @generated from message chom.task.v1.Progress
+ */
+export type Progress = Message<"chom.task.v1.Progress"> & {
+  /**
+   * Bytes that are done.
+   *
+   * @generated from field: uint64 done_bytes = 1;
+   */
+  doneBytes: bigint;
+
+  /**
+   * Bytes in all, as far as is known by now: it may still grow. 0 when it is not known.
+   *
+   * @generated from field: uint64 total_bytes = 2;
+   */
+  totalBytes: bigint;
+
+  /**
+   * What is being done, in a word or two, for example "files" or "database". It is host data: escape it where it is shown.
+   *
+   * @generated from field: string doing = 3;
+   */
+  doing: string;
+};
+
+/**
+ * Describes the message chom.task.v1.Progress.
+ * Use `create(ProgressSchema)` to create a new message.
+ */
+export const ProgressSchema: GenMessage<Progress> = /*@__PURE__*/
+  messageDesc(file_chom_task_v1_task, 1);
 
 /**
  * Task is an order to one agent, and what became of it.
@@ -187,6 +223,14 @@ export type Task = Message<"chom.task.v1.Task"> & {
    * @generated from field: uint64 generation = 16;
    */
   generation: bigint;
+
+  /**
+   * How far the step is that runs now, about once a second; unset where it does not say, and once it has ended. ListTasks leaves it
+   * out.
+   *
+   * @generated from field: chom.task.v1.Progress progress = 40;
+   */
+  progress?: Progress;
 };
 
 /**
@@ -194,7 +238,7 @@ export type Task = Message<"chom.task.v1.Task"> & {
  * Use `create(TaskSchema)` to create a new message.
  */
 export const TaskSchema: GenMessage<Task> = /*@__PURE__*/
-  messageDesc(file_chom_task_v1_task, 1);
+  messageDesc(file_chom_task_v1_task, 2);
 
 /**
  * LogLine is one line that a task printed on its host.
@@ -229,7 +273,7 @@ export type LogLine = Message<"chom.task.v1.LogLine"> & {
  * Use `create(LogLineSchema)` to create a new message.
  */
 export const LogLineSchema: GenMessage<LogLine> = /*@__PURE__*/
-  messageDesc(file_chom_task_v1_task, 2);
+  messageDesc(file_chom_task_v1_task, 3);
 
 /**
  * Kind is what a task does. The set is closed: "run this command" cannot be expressed.

@@ -48,10 +48,11 @@ export const file_chom_webhook_v1_webhook: GenFile = /*@__PURE__*/
  * enough.
  *
  * Types of events: site.created, site.updated, site.suspended, site.resumed, site.deleted, site.restored, task.failed,
- * backup.ready, backup.failed, backup.overdue, drill.passed, drill.failed, restore.done, certificate.expiring, member.added,
+ * backup.ready, backup.failed, backup.overdue, backup.quota, drill.passed, drill.failed, restore.done, certificate.expiring, member.added,
  * member.updated, member.removed, token.created, token.revoked, organization.updated, organization.closing; and webhook.test, which
  * only TestWebhook sends. The object of certificate.expiring is the site: one of its names has a certificate that ends soon, or none
- * that is valid any more. The object of backup.overdue is the site: it has had no good backup for too long. The name of a backup, a
+ * that is valid any more. The object of backup.overdue is the site: it has had no good backup for too long. That of backup.quota is the organization: its
+ * backups take most, or all, of what they may. The name of a backup, a
  * restore and a drill is that of the site; site.restored is of a site that left the trash, restore.done of a backup put back.
  *
  * @generated from message chom.webhook.v1.Webhook
