@@ -236,7 +236,9 @@ type Backup struct {
 	// Bytes that it added to the site's repository, compressed and encrypted.
 	AddedBytes uint64 `protobuf:"varint,13,opt,name=added_bytes,json=addedBytes,proto3" json:"added_bytes,omitempty"`
 	// The task that made it; empty for one that the host made by itself.
-	TaskId        string `protobuf:"bytes,14,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	TaskId string `protobuf:"bytes,14,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// The target that it lies in; empty for the platform's own store.
+	TargetId      string `protobuf:"bytes,15,opt,name=target_id,json=targetId,proto3" json:"target_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -365,6 +367,13 @@ func (x *Backup) GetAddedBytes() uint64 {
 func (x *Backup) GetTaskId() string {
 	if x != nil {
 		return x.TaskId
+	}
+	return ""
+}
+
+func (x *Backup) GetTargetId() string {
+	if x != nil {
+		return x.TargetId
 	}
 	return ""
 }
@@ -1089,7 +1098,10 @@ type Policy struct {
 	// When it was made.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// When it was last changed.
-	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// The target that sites' backups lie in whose first one is made under this policy; empty for the platform's own store. A site
+	// whose backups lie elsewhere already goes on there.
+	TargetId      string `protobuf:"bytes,10,opt,name=target_id,json=targetId,proto3" json:"target_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1185,6 +1197,13 @@ func (x *Policy) GetUpdateTime() *timestamppb.Timestamp {
 		return x.UpdateTime
 	}
 	return nil
+}
+
+func (x *Policy) GetTargetId() string {
+	if x != nil {
+		return x.TargetId
+	}
+	return ""
 }
 
 // Status is how well a site is backed up.
@@ -1684,7 +1703,7 @@ var File_chom_backup_v1_backup_proto protoreflect.FileDescriptor
 
 const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\n" +
-	"\x1bchom/backup/v1/backup.proto\x12\x0echom.backup.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/site/v1/desired.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x04\n" +
+	"\x1bchom/backup/v1/backup.proto\x12\x0echom.backup.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/site/v1/desired.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe4\x04\n" +
 	"\x06Backup\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x17\n" +
@@ -1704,7 +1723,8 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\bcontents\x18\f \x01(\v2\x18.chom.backup.v1.ContentsR\bcontents\x12\x1f\n" +
 	"\vadded_bytes\x18\r \x01(\x04R\n" +
 	"addedBytes\x12\x17\n" +
-	"\atask_id\x18\x0e \x01(\tR\x06taskId\"\xd6\x03\n" +
+	"\atask_id\x18\x0e \x01(\tR\x06taskId\x12\x1b\n" +
+	"\ttarget_id\x18\x0f \x01(\tR\btargetId\"\xd6\x03\n" +
 	"\bContents\x12<\n" +
 	"\x0efiles_snapshot\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{64}$R\rfilesSnapshot\x12E\n" +
 	"\x11database_snapshot\x18\x02 \x01(\tB\x18\xbaH\x15\xd8\x01\x01r\x102\x0e^[0-9a-f]{64}$R\x10databaseSnapshot\x12*\n" +
@@ -1771,7 +1791,7 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\x06hourly\x18\x01 \x01(\rB\b\xbaH\x05*\x03\x18\xd0\x05R\x06hourly\x12\x1e\n" +
 	"\x05daily\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\xee\x02R\x05daily\x12 \n" +
 	"\x06weekly\x18\x03 \x01(\rB\b\xbaH\x05*\x03\x18\x84\x02R\x06weekly\x12!\n" +
-	"\amonthly\x18\x04 \x01(\rB\a\xbaH\x04*\x02\x18xR\amonthly\"\xe7\x02\n" +
+	"\amonthly\x18\x04 \x01(\rB\a\xbaH\x04*\x02\x18xR\amonthly\"\x84\x03\n" +
 	"\x06Policy\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x12\n" +
@@ -1783,7 +1803,9 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\vcreate_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\"\xe2\x03\n" +
+	"updateTime\x12\x1b\n" +
+	"\ttarget_id\x18\n" +
+	" \x01(\tR\btargetId\"\xe2\x03\n" +
 	"\x06Status\x12.\n" +
 	"\x06policy\x18\x01 \x01(\v2\x16.chom.backup.v1.PolicyR\x06policy\x12D\n" +
 	"\x10next_backup_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x0enextBackupTime\x127\n" +
