@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -68,6 +69,10 @@ func (b *Backups) StatusOf(ctx context.Context, organization contract.Organizati
 		return s, fmt.Errorf("status of backups: %w", err)
 	}
 	s.Bytes, s.VerifiedAt = uint64(bytes), db.NullTime(verified)
+	lies, err := lyingWords(ctx, q, of, s.Policy)
+	if err != nil {
+		return s, fmt.Errorf("status of backups: %w", err)
+	}
 	if b.config.Off != "" {
 		s.Problem = b.config.Off
 		return s, nil
@@ -79,7 +84,7 @@ func (b *Backups) StatusOf(ctx context.Context, organization contract.Organizati
 	if wanted.Valid && of.Wanted.Phase == site.Active {
 		is.interval, is.since = s.Policy.Interval, db.NullTime(wanted)
 	}
-	s.Problem = is.words(now, problem)
+	s.Problem = cmp.Or(is.words(now, problem), lies)
 	return s, nil
 }
 
