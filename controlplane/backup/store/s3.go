@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -51,7 +52,8 @@ type S3 struct {
 	bucket string
 	prefix string
 	called string
-	chosen bool // by somebody else than the operator
+	chosen bool        // by somebody else than the operator
+	plain  atomic.Bool // it takes no conditions, as it has said
 	stall  time.Duration
 }
 
@@ -152,8 +154,33 @@ func (s *S3) put(ctx context.Context, r Repository, n Name, size int64, body io.
 	if !errors.Is(err, ErrNotFound) {
 		return err
 	}
+	if size > smallMax {
+		return s.send(ctx, r, n, size, checked, checked)
+	}
+	content, err := io.ReadAll(&patient{ctx, checked})
+	if err != nil {
+		return err
+	}
+	if err = s.send(ctx, r, n, size, bytes.NewReader(content), checked); errors.Is(err, errPlain) {
+		err = s.send(ctx, r, n, size, bytes.NewReader(content), checked)
+	}
+	return err
+}
+
+// smallMax is the size of objects that can be sent again. The first ones of each who works with a repository are smaller: its config,
+// its keys and its locks.
+const smallMax = 64 << 10
+
+// errPlain says that a bucket takes no conditions. Backblaze B2 does not.
+var errPlain = fault.Unavailable("the bucket has to be asked in another way: try again", time.Second, nil)
+
+// send puts an object, on the condition that there is none with the name where the bucket takes conditions. Where it does not, of two
+// that come in the same moment the later one stays; all but the config and manifests are then the same.
+func (s *S3) send(ctx context.Context, r Repository, n Name, size int64, body io.Reader, checked *verified) error {
 	options := minio.PutObjectOptions{DisableMultipart: true, ContentType: "application/octet-stream"}
-	options.SetMatchETagExcept("*")
+	if !s.plain.Load() {
+		options.SetMatchETagExcept("*")
+	}
 	hash := ""
 	if n.kind.hashed() {
 		// It is signed with the request, so that the bucket checks too what it has got.
@@ -161,12 +188,15 @@ func (s *S3) put(ctx context.Context, r Repository, n Name, size int64, body io.
 	}
 	ctx, watch := s.watch(ctx)
 	defer watch.end()
-	_, err = s.core.PutObject(ctx, s.bucket, s.key(r, n), &watched{&patient{ctx, checked}, watch}, size, "", hash, options)
+	_, err := s.core.PutObject(ctx, s.bucket, s.key(r, n), &watched{&patient{ctx, body}, watch}, size, "", hash, options)
 	if failed := checked.failed(); failed != nil {
 		return failed // the body's fault, whatever the bucket said of it
 	}
 	if minio.ToErrorResponse(err).Code == minio.PreconditionFailed {
 		return s.same(ctx, r, n, checked) // somebody else was faster
+	}
+	if minio.ToErrorResponse(err).StatusCode == http.StatusNotImplemented && !s.plain.Swap(true) {
+		return errPlain
 	}
 	if err != nil {
 		return watch.why(err)

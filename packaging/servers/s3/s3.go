@@ -121,8 +121,13 @@ func address(o Options) (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-// issue writes a certificate that signs itself, for the host of an address, and its key.
+// issue writes a certificate that signs itself, for the host of an address, and its key, unless they are there.
 func issue(certificate, key, address string) (*x509.CertPool, error) {
+	roots := x509.NewCertPool()
+	if text, err := os.ReadFile(certificate); err == nil {
+		roots.AppendCertsFromPEM(text)
+		return roots, nil
+	}
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
@@ -143,14 +148,10 @@ func issue(certificate, key, address string) (*x509.CertPool, error) {
 	if err != nil {
 		return nil, err
 	}
-	parsed, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, err
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(parsed)
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	roots.AppendCertsFromPEM(text)
 	return roots, errors.Join(
-		os.WriteFile(certificate, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600),
+		os.WriteFile(certificate, text, 0o600),
 		os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600),
 	)
 }
