@@ -31,9 +31,13 @@ func targetIDs(r interface {
 // targetPlace is the place that a request names; the zero value where it names none.
 func targetPlace(r interface {
 	GetS3() *backupv1.S3Place
+	GetSftp() *backupv1.SftpPlace
 }) target.Place {
-	if r.GetS3() != nil {
+	switch {
+	case r.GetS3() != nil:
 		return target.Place{S3: target.S3From(r.GetS3())}
+	case r.GetSftp() != nil:
+		return target.Place{SFTP: target.SFTPFrom(r.GetSftp())}
 	}
 	return target.Place{}
 }

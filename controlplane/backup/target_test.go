@@ -30,6 +30,7 @@ import (
 	"chom.dev/controlplane/site"
 	"chom.dev/proto/contract"
 	"chom.dev/servers/s3"
+	"chom.dev/servers/sshd"
 )
 
 const (
@@ -90,10 +91,35 @@ func rentS3(t *testing.T) rented {
 		config: target.Config{Dialer: loopback, Roots: server.Roots}, place: at("backups"), elsewhere: at("others"),
 		credentials: target.Credentials{SecretAccessKey: secret.New([]byte(firstCanary))},
 		refuses:     "refuses the control plane's credentials (AccessDenied)",
-		files:       func() int { return countFiles(t, filepath.Join(dir, "objects", "backups")) + countFiles(t, filepath.Join(dir, "objects", "others")) },
+		files: func() int {
+			return countFiles(t, filepath.Join(dir, "objects", "backups")) + countFiles(t, filepath.Join(dir, "objects", "others"))
+		},
 		rotate: func() target.Credentials {
 			start(number, secondCanary)
 			return target.Credentials{SecretAccessKey: secret.New([]byte(secondCanary))}
+		},
+	}
+}
+
+// rentSFTP is a directory of an SSH server.
+func rentSFTP(t *testing.T) rented {
+	t.Helper()
+	server, err := sshd.Start(t.Context(), t.TempDir(), t.Output())
+	must(t, err)
+	t.Cleanup(func() { server.Stop() })
+	dir, other := t.TempDir(), t.TempDir()
+	at := func(dir string) target.Place {
+		return target.Place{SFTP: &target.SFTP{Host: server.Host, Port: uint32(server.Port), User: server.User, Directory: dir, HostKey: server.HostKey}}
+	}
+	return rented{
+		config: target.Config{Dialer: loopback}, place: at(dir), elsewhere: at(other),
+		credentials: target.Credentials{PrivateKey: secret.New([]byte(server.Keys[0]))},
+		refuses:     "refuses the control plane's credentials",
+		files:       func() int { return countFiles(t, dir) + countFiles(t, other) },
+		rotate: func() target.Credentials {
+			server.Stop()
+			must(t, errors.Join(server.LetIn(1), server.Again(context.Background())))
+			return target.Credentials{PrivateKey: secret.New([]byte(server.Keys[1]))}
 		},
 	}
 }
@@ -140,6 +166,7 @@ func (l *locked) Write(p []byte) (int, error) {
 // eachTarget runs a test over all kinds of targets.
 func eachTarget(t *testing.T, test func(t *testing.T, w *renting)) {
 	t.Run("s3", func(t *testing.T) { test(t, newRenting(t, dbtest.Postgres(t), rentS3(t))) })
+	t.Run("sftp", func(t *testing.T) { test(t, newRenting(t, dbtest.SQLite(t), rentSFTP(t))) })
 }
 
 // ask is what a host says to its door, and how that answers.
@@ -283,12 +310,12 @@ func TestTarget(t *testing.T) {
 			}
 			found, err := w.targets.Get(ctx, w.ours, w.made.ID)
 			must(t, err)
-			if shown := fmt.Sprintf("%+v %v %s", found, found.Message(), w.log); strings.Contains(shown, "CANARY") {
+			if shown := fmt.Sprintf("%+v %v %s", found, found.Message(), w.log); strings.Contains(shown, "CANARY") || strings.Contains(shown, "PRIVATE KEY") {
 				t.Error(shown)
 			}
 			var sealed []byte
 			must(t, w.db.Reader().QueryRow(ctx, `SELECT sealed FROM backup_targets`).Scan(&sealed))
-			if bytes.Contains(sealed, []byte("CANARY")) {
+			if bytes.Contains(sealed, []byte("CANARY")) || bytes.Contains(sealed, []byte("PRIVATE KEY")) {
 				t.Error("it is not sealed")
 			}
 		})
@@ -414,6 +441,30 @@ func TestTargets(t *testing.T) {
 		}
 		if _, err := w.targets.Create(ctx, w.ours, "offsite", w.place, w.credentials); fault.KindOf(err) != fault.KindConflict {
 			t.Errorf("the same name: %v", err)
+		}
+	})
+	t.Run("an SSH server that is another one, or lets nobody in, is refused", func(t *testing.T) {
+		other := rentSFTP(t)
+		place, credentials := *other.place.SFTP, other.credentials
+		place.HostKey = rentSFTP(t).place.SFTP.HostKey
+		if _, err := w.targets.Create(ctx, w.ours, "second", target.Place{SFTP: &place}, credentials); fault.KindOf(err) != fault.KindConflict || !strings.Contains(err.Error(), "another host key") {
+			t.Errorf("got %v", err)
+		}
+		place = *other.place.SFTP
+		place.Directory += "/nothing"
+		if _, err := w.targets.Create(ctx, w.ours, "second", target.Place{SFTP: &place}, credentials); fault.KindOf(err) != fault.KindConflict || !strings.Contains(err.Error(), "is not there") {
+			t.Errorf("got %v", err)
+		}
+		for _, wrong := range []target.Credentials{{PrivateKey: secret.New([]byte(firstCanary))}, {SecretAccessKey: secret.New([]byte(firstCanary))}} {
+			if _, err := w.targets.Create(ctx, w.ours, "second", other.place, wrong); fault.KindOf(err) != fault.KindInvalid || strings.Contains(err.Error(), "CANARY") {
+				t.Errorf("got %v", err)
+			}
+		}
+		if _, err := w.targets.Create(ctx, w.ours, "second", other.place, target.Credentials{Password: secret.New([]byte(firstCanary))}); fault.KindOf(err) != fault.KindConflict || !strings.Contains(err.Error(), other.refuses) {
+			t.Errorf("got %v", err)
+		}
+		if count() != 1 || other.files() != 0 {
+			t.Errorf("%d targets, %d files", count(), other.files())
 		}
 	})
 	t.Run("another organization's does not exist", func(t *testing.T) {

@@ -186,7 +186,7 @@ func (s *S3) send(ctx context.Context, r Repository, n Name, size int64, body io
 		// It is signed with the request, so that the bucket checks too what it has got.
 		hash, options.DisableContentSha256 = n.text, true
 	}
-	ctx, watch := s.watch(ctx)
+	ctx, watch := watching(ctx, s.stall)
 	defer watch.end()
 	_, err := s.core.PutObject(ctx, s.bucket, s.key(r, n), &watched{&patient{ctx, body}, watch}, size, "", hash, options)
 	if failed := checked.failed(); failed != nil {
@@ -247,7 +247,7 @@ func (s *S3) get(ctx context.Context, r Repository, n Name, offset, length int64
 			return nil, err
 		}
 	}
-	ctx, watch := s.watch(ctx)
+	ctx, watch := watching(ctx, s.stall)
 	body, info, _, err := s.core.GetObject(ctx, s.bucket, s.key(r, n), options)
 	if err != nil {
 		err = watch.why(err)
@@ -413,9 +413,10 @@ type watch struct {
 
 var errStalled = errors.New("nothing moved for too long")
 
-func (s *S3) watch(ctx context.Context) (context.Context, *watch) {
+// watching gives a context that ends when nothing moves for so long.
+func watching(ctx context.Context, within time.Duration) (context.Context, *watch) {
 	ctx, cancel := context.WithCancel(ctx)
-	w := &watch{cancel: cancel, within: s.stall}
+	w := &watch{cancel: cancel, within: within}
 	w.timer = time.AfterFunc(w.within, func() {
 		w.fired.Store(true)
 		cancel()

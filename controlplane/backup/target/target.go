@@ -5,7 +5,7 @@
 // target never leaves this package, and what keeps a host from changing its past is the door, whatever the target's own rights are.
 //
 //	host --append-only REST--> store.Server --> Store() --> the platform's own store
-//	restic, manifests, removal ---------------> Store() --> a target: an S3 bucket
+//	restic, manifests, removal ---------------> Store() --> a target: an S3 bucket, a directory by SFTP
 //
 // A repository lies where its row says, for as long as it holds a backup. Store reads that row before each call, so that there is one
 // place that decides.
@@ -542,6 +542,8 @@ func (t Target) Message() *backupv1.Target {
 	switch {
 	case t.Place.S3 != nil:
 		m.Place = &backupv1.Target_S3{S3: t.Place.S3.message()}
+	case t.Place.SFTP != nil:
+		m.Place = &backupv1.Target_Sftp{Sftp: t.Place.SFTP.message()}
 	}
 	return m
 }

@@ -5,8 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/url"
 	"os"
+	"path"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -34,11 +38,15 @@ delete in it. With Backblaze B2 the endpoint is that of the bucket (https://s3.e
 its middle part (eu-central-003), and keyID and applicationKey are of a key with the capabilities listFiles, readFiles,
 writeFiles and deleteFiles.
 
+An SSH server may be any that has SFTP; the directory is there already. Its key is what ssh-keyscan HOST shows after the name, once it
+was compared with what the server's owner says: no other one is ever accepted. A private key must have no passphrase.
+
 An object is written there, read, listed and deleted before anything is stored. What lets in is sealed, and never shown again.`
 
 // targetFlags are what flags say of a target.
 type targetFlags struct {
 	s3, region, accessKeyID string
+	sftp, hostKey           string
 	secret                  string
 }
 
@@ -47,25 +55,50 @@ func (f *targetFlags) flags(cmd *cobra.Command) {
 	flags.StringVar(&f.s3, "s3", "", "the bucket, as https://ENDPOINT/BUCKET or https://ENDPOINT/BUCKET/PREFIX")
 	flags.StringVar(&f.region, "region", "", "its region, where the service has some")
 	flags.StringVar(&f.accessKeyID, "access-key-id", "", "the id of the access key")
-	flags.StringVar(&f.secret, "secret-file", "", "file with the secret of the access key, or - for standard input")
+	flags.StringVar(&f.sftp, "sftp", "", "the directory of an SSH server, as sftp://USER@HOST/DIRECTORY or sftp://USER@HOST:PORT/DIRECTORY; /~/ begins where the user does")
+	flags.StringVar(&f.hostKey, "host-key", "", `the server's public key: "ssh-ed25519 AAAA..."`)
+	flags.StringVar(&f.secret, "secret-file", "", "file with the secret of the access key, or with the SSH user's private key or password; - for standard input")
 }
 
-// over lays what flags say over a target, and names the fields that they change.
-func (f *targetFlags) over(cmd *cobra.Command, from *backupv1.Target) (*backupv1.S3Place, []string, error) {
-	place := from.GetS3()
+// directory is the directory that flags name over a place.
+func (f *targetFlags) directory(cmd *cobra.Command, place *backupv1.SftpPlace) (*backupv1.SftpPlace, error) {
+	if place == nil {
+		place = &backupv1.SftpPlace{}
+	}
+	if cmd.Flags().Changed("sftp") {
+		u, err := url.Parse(f.sftp)
+		if err != nil || u.Scheme != "sftp" || u.Hostname() == "" || u.User.Username() == "" || u.RawQuery != "" || strings.Trim(u.Path, "/") == "" {
+			return nil, usagef("--sftp must be sftp://USER@HOST/DIRECTORY or sftp://USER@HOST:PORT/DIRECTORY")
+		}
+		if _, given := u.User.Password(); given {
+			return nil, usagef("--sftp must hold no password: it belongs into --secret-file")
+		}
+		port := uint64(22)
+		if u.Port() != "" {
+			if port, err = strconv.ParseUint(u.Port(), 10, 16); err != nil {
+				return nil, usagef("--sftp: the port must be 1 to 65535")
+			}
+		}
+		place.Host, place.Port, place.User, place.Directory = u.Hostname(), uint32(port), u.User.Username(), u.Path
+		if within, relative := strings.CutPrefix(u.Path, "/~/"); relative {
+			place.Directory = within
+		}
+	}
+	if cmd.Flags().Changed("host-key") {
+		place.HostKey = f.hostKey
+	}
+	return place, nil
+}
+
+// bucket is the bucket that flags name over a place.
+func (f *targetFlags) bucket(cmd *cobra.Command, place *backupv1.S3Place) (*backupv1.S3Place, error) {
 	if place == nil {
 		place = &backupv1.S3Place{}
-	}
-	var paths []string
-	for _, flag := range []string{"s3", "region", "access-key-id"} {
-		if cmd.Flags().Changed(flag) {
-			paths = []string{"place"}
-		}
 	}
 	if cmd.Flags().Changed("s3") {
 		u, err := url.Parse(f.s3)
 		if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || strings.Trim(u.Path, "/") == "" {
-			return nil, nil, usagef("--s3 must be https://ENDPOINT/BUCKET or https://ENDPOINT/BUCKET/PREFIX")
+			return nil, usagef("--s3 must be https://ENDPOINT/BUCKET or https://ENDPOINT/BUCKET/PREFIX")
 		}
 		place.Endpoint = "https://" + u.Host
 		place.Bucket, place.Prefix, _ = strings.Cut(strings.Trim(u.Path, "/"), "/")
@@ -76,11 +109,16 @@ func (f *targetFlags) over(cmd *cobra.Command, from *backupv1.Target) (*backupv1
 	if cmd.Flags().Changed("access-key-id") {
 		place.AccessKeyId = f.accessKeyID
 	}
-	return place, paths, nil
+	return place, nil
 }
 
-// credentials reads what lets in.
-func (f *targetFlags) credentials(p *program) (*backupv1.TargetCredentials, error) {
+// given says whether any of some flags was given.
+func given(cmd *cobra.Command, flags ...string) bool {
+	return slices.ContainsFunc(flags, cmd.Flags().Changed)
+}
+
+// credentials reads what lets in to a bucket, or to an SSH server.
+func (f *targetFlags) credentials(p *program, ssh bool) (*backupv1.TargetCredentials, error) {
 	from := p.in
 	if f.secret != "-" {
 		file, err := os.Open(f.secret)
@@ -101,7 +139,13 @@ func (f *targetFlags) credentials(p *program) (*backupv1.TargetCredentials, erro
 	if secret == "" {
 		return nil, usagef("--secret-file holds nothing")
 	}
-	return &backupv1.TargetCredentials{Secret: &backupv1.TargetCredentials_SecretAccessKey{SecretAccessKey: secret}}, nil
+	switch {
+	case !ssh:
+		return &backupv1.TargetCredentials{Secret: &backupv1.TargetCredentials_SecretAccessKey{SecretAccessKey: secret}}, nil
+	case strings.HasPrefix(secret, "-----BEGIN "):
+		return &backupv1.TargetCredentials{Secret: &backupv1.TargetCredentials_PrivateKey{PrivateKey: secret + "\n"}}, nil
+	}
+	return &backupv1.TargetCredentials{Secret: &backupv1.TargetCredentials_Password{Password: secret}}, nil
 }
 
 func (p *program) targetCreate() *cobra.Command {
@@ -112,28 +156,37 @@ func (p *program) targetCreate() *cobra.Command {
 		Long:  targetHelp,
 		Example: `  chom backup target create offsite --s3 https://s3.eu-central-003.backblazeb2.com/acme-backups --region eu-central-003 \
       --access-key-id 0035f2c9 --secret-file b2.key
-  pass show s3/backups | chom backup target create offsite --s3 https://s3.example.com/backups/chom --access-key-id AKIA5 --secret-file -`,
+  pass show s3/backups | chom backup target create offsite --s3 https://s3.example.com/backups/chom --access-key-id AKIA5 --secret-file -
+  chom backup target create box --sftp sftp://u123@u123.example.com:23/backups --host-key "ssh-ed25519 AAAAC3..." --secret-file box.key`,
 		Args: exactly(1),
 	}
 	cmd.RunE = p.action(func(ctx context.Context, c *client, args []string) error {
-		if f.s3 == "" || f.accessKeyID == "" || f.secret == "" {
-			return usagef("--s3, --access-key-id and --secret-file are needed")
+		ofS3, ofSFTP := f.s3 != "" && f.accessKeyID != "", f.sftp != "" && f.hostKey != ""
+		if ofS3 == ofSFTP || f.secret == "" {
+			return usagef("--s3 and --access-key-id, or --sftp and --host-key, and --secret-file are needed")
 		}
-		place, _, err := f.over(cmd, nil)
-		if err != nil {
+		request := &backupv1.CreateTargetRequest{Name: args[0]}
+		if ofS3 {
+			place, err := f.bucket(cmd, nil)
+			if err != nil {
+				return err
+			}
+			request.Place = &backupv1.CreateTargetRequest_S3{S3: place}
+		} else {
+			place, err := f.directory(cmd, nil)
+			if err != nil {
+				return err
+			}
+			request.Place = &backupv1.CreateTargetRequest_Sftp{Sftp: place}
+		}
+		var err error
+		if request.Credentials, err = f.credentials(p, ofSFTP); err != nil {
 			return err
 		}
-		credentials, err := f.credentials(p)
-		if err != nil {
+		if request.OrganizationId, err = p.organizationID(ctx, c); err != nil {
 			return err
 		}
-		organization, err := p.organizationID(ctx, c)
-		if err != nil {
-			return err
-		}
-		made, err := c.Targets.CreateTarget(ctx, &backupv1.CreateTargetRequest{
-			OrganizationId: organization, Name: args[0], Place: &backupv1.CreateTargetRequest_S3{S3: place}, Credentials: credentials,
-		})
+		made, err := c.Targets.CreateTarget(ctx, request)
 		if err != nil {
 			return err
 		}
@@ -207,15 +260,23 @@ the same place.`,
 			return err
 		}
 		request := &backupv1.UpdateTargetRequest{OrganizationId: now.GetOrganizationId(), TargetId: now.GetId(), Name: name}
-		place, paths, err := f.over(cmd, now)
-		if err != nil {
-			return err
+		var paths []string
+		if given(cmd, "s3", "region", "access-key-id") {
+			place, err := f.bucket(cmd, now.GetS3())
+			if err != nil {
+				return err
+			}
+			request.Place, paths = &backupv1.UpdateTargetRequest_S3{S3: place}, []string{"place"}
 		}
-		if len(paths) > 0 {
-			request.Place = &backupv1.UpdateTargetRequest_S3{S3: place}
+		if given(cmd, "sftp", "host-key") {
+			place, err := f.directory(cmd, now.GetSftp())
+			if err != nil {
+				return err
+			}
+			request.Place, paths = &backupv1.UpdateTargetRequest_Sftp{Sftp: place}, []string{"place"}
 		}
 		if f.secret != "" {
-			if request.Credentials, err = f.credentials(p); err != nil {
+			if request.Credentials, err = f.credentials(p, now.GetSftp() != nil); err != nil {
 				return err
 			}
 			paths = append(paths, "credentials")
@@ -227,11 +288,11 @@ the same place.`,
 			return usagef("nothing to change")
 		}
 		request.UpdateMask = &fieldmaskpb.FieldMask{Paths: paths}
-		changed, err := c.Targets.UpdateTarget(ctx, request)
+		updated, err := c.Targets.UpdateTarget(ctx, request)
 		if err != nil {
 			return err
 		}
-		return p.showTarget(changed.GetTarget())
+		return p.showTarget(updated.GetTarget())
 	})
 	f.flags(cmd)
 	cmd.Flags().StringVar(&name, "name", "", "the new name")
@@ -330,6 +391,13 @@ func (p *program) targetNames(cmd *cobra.Command) []string {
 
 // placeText is where a target is, as flags say it.
 func placeText(one *backupv1.Target) string {
+	if at := one.GetSftp(); at != nil {
+		within := at.GetDirectory()
+		if !path.IsAbs(within) {
+			within = "/~/" + within
+		}
+		return "sftp://" + at.GetUser() + "@" + net.JoinHostPort(at.GetHost(), strconv.FormatUint(uint64(at.GetPort()), 10)) + within
+	}
 	s3 := one.GetS3()
 	return strings.TrimSuffix(s3.GetEndpoint()+"/"+s3.GetBucket()+"/"+s3.GetPrefix(), "/")
 }
@@ -342,6 +410,7 @@ func (p *program) showTarget(one *backupv1.Target) error {
 			{"place", placeText(one)},
 			{"region", one.GetS3().GetRegion()},
 			{"access key id", one.GetS3().GetAccessKeyId()},
+			{"host key", one.GetSftp().GetHostKey()},
 			{"created", at(one.GetCreateTime())},
 			{"changed", at(one.GetUpdateTime())},
 			{"checked", at(one.GetCheckTime())},

@@ -460,13 +460,13 @@ const file_chom_backup_v1_target_proto_rawDesc = "" +
 	"\n" +
 	"check_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tcheckTime\x12\x18\n" +
 	"\aproblem\x18\t \x01(\tR\aproblemB\a\n" +
-	"\x05place\"\xc5\x02\n" +
+	"\x05place\"\xc2\x02\n" +
 	"\aS3Place\x12E\n" +
 	"\bendpoint\x18\x01 \x01(\tB)\xbaH&r$\x18\xac\x022\x1f^https://[A-Za-z0-9.:\\[\\]-]+/?$R\bendpoint\x123\n" +
 	"\x06region\x18\x02 \x01(\tB\x1b\xbaH\x18r\x162\x14^[A-Za-z0-9-]{0,64}$R\x06region\x12A\n" +
 	"\x06bucket\x18\x03 \x01(\tB)\xbaH&r$2\"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$R\x06bucket\x124\n" +
-	"\x06prefix\x18\x04 \x01(\tB\x1c\xbaH\x19r\x17\x18\xc8\x012\x12^[A-Za-z0-9/_.-]*$R\x06prefix\x12E\n" +
-	"\raccess_key_id\x18\x05 \x01(\tB!\xbaH\x1er\x1c2\x1a^[A-Za-z0-9_.+/=-]{1,128}$R\vaccessKeyId\"\xa6\x02\n" +
+	"\x06prefix\x18\x04 \x01(\tB\x1c\xbaH\x19r\x17\x18\xc8\x012\x12^[A-Za-z0-9/_.-]*$R\x06prefix\x12B\n" +
+	"\raccess_key_id\x18\x05 \x01(\tB\x1e\xbaH\x1br\x19\x18\x80\x012\x14^[A-Za-z0-9_.+/=-]+$R\vaccessKeyId\"\xa6\x02\n" +
 	"\tSftpPlace\x122\n" +
 	"\x04host\x18\x01 \x01(\tB\x1e\xbaH\x1br\x192\x17^[A-Za-z0-9.:-]{1,253}$R\x04host\x12\x1d\n" +
 	"\x04port\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\x04port\x12>\n" +
