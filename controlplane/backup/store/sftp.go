@@ -12,7 +12,7 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -49,7 +49,7 @@ type SFTP struct {
 	client *ssh.ClientConfig
 	slots  chan struct{} // holds a token for each connection that is used
 	idle   chan *session // those that are not
-	swept  sync.Once
+	swept  atomic.Int64  // when sweep last ran, Unix seconds
 	stall  time.Duration
 }
 
@@ -61,7 +61,8 @@ const (
 	// staleAfter is how old one may be that is used without a question: servers and those in between close what says nothing.
 	staleAfter = 15 * time.Second
 	// leftAfter is when nobody can be writing any more what has no name yet: objectFor, and a day for clocks that differ.
-	leftAfter = 25 * time.Hour
+	leftAfter  = 25 * time.Hour
+	sweepEvery = 24 * time.Hour
 	// readAhead is how much is asked for at once: a server far away answers slowly, but many questions at a time.
 	readAhead = 1 << 20
 	// writesAtOnce are how many pieces of 32 KiB are on their way.
@@ -202,7 +203,9 @@ func (s *SFTP) dial(ctx context.Context) (*session, error) {
 		_ = conn.Close() // there is one error already
 		return nil, errors.Join(ctx.Err(), err)
 	}
-	s.swept.Do(func() { s.sweep(c) })
+	if last, now := s.swept.Load(), time.Now().Unix(); now-last > int64(sweepEvery/time.Second) && s.swept.CompareAndSwap(last, now) {
+		s.sweep(c)
+	}
 	return c, nil
 }
 
@@ -241,10 +244,12 @@ func (s *SFTP) Put(ctx context.Context, r Repository, n Name, size int64, body i
 	if err := checkPut(r, n, size); err != nil {
 		return err
 	}
-	ctx, watch := watching(ctx, s.stall)
+	// The connection does not end with the caller, but goes on to remove what has come. The server of a body that stalls has as long as
+	// the body before.
+	alive, watch := watching(context.WithoutCancel(ctx), 2*s.stall)
 	defer watch.end()
-	checked := newVerified(n, size, body)
-	err := s.with(ctx, func(c *session) error { return s.put(c, r, n, checked, watch) })
+	checked := newVerified(n, size, &patient{ctx, body})
+	err := s.with(alive, func(c *session) error { return s.put(c, r, n, checked, watch) })
 	if failed := checked.failed(); failed != nil {
 		err = failed // the body's fault, whatever the server made of it
 	}
