@@ -36,6 +36,7 @@ import (
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/backup"
+	"chom.dev/controlplane/backup/target"
 	"chom.dev/controlplane/certificate"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/domain"
@@ -68,6 +69,7 @@ type Config struct {
 	Domains       *domain.Domains
 	Certificates  *certificate.Certificates
 	Backups       *backup.Backups
+	Targets       *target.Targets
 	Providers     *domain.Providers
 	Packages      *install.Packages
 	// Limits count calls; nil counts them in this process, at the default rates.
@@ -143,6 +145,7 @@ func New(c Config) (http.Handler, error) {
 	mount(certificatev1connect.NewCertificateServiceHandler(&certificateService{c.Certificates}, guarded...))
 	mount(backupv1connect.NewBackupServiceHandler(&backupService{c.Backups}, guarded...))
 	mount(backupv1connect.NewPolicyServiceHandler(&policyService{backups: c.Backups}, guarded...))
+	mount(backupv1connect.NewTargetServiceHandler(&targetService{c.Targets}, guarded...))
 	mount(domainv1connect.NewDnsProviderServiceHandler(&dnsProviderService{c.Providers}, guarded...))
 	mount(webhookv1connect.NewWebhookServiceHandler(&webhookService{c.Webhooks}, guarded...))
 
@@ -152,7 +155,7 @@ func New(c Config) (http.Handler, error) {
 	mux.Handle(grpchealth.NewHandler(health{c.Ready}, options...))
 	reflector := grpcreflect.NewStaticReflector(
 		accountv1connect.AccountServiceName, accountv1connect.SessionServiceName, accountv1connect.SecondFactorServiceName,
-		accountv1connect.DeviceLoginServiceName, auditv1connect.AuditServiceName, backupv1connect.BackupServiceName, backupv1connect.PolicyServiceName, certificatev1connect.CertificateServiceName, organizationv1connect.OrganizationServiceName, fleetv1connect.ServerServiceName,
+		accountv1connect.DeviceLoginServiceName, auditv1connect.AuditServiceName, backupv1connect.BackupServiceName, backupv1connect.PolicyServiceName, backupv1connect.TargetServiceName, certificatev1connect.CertificateServiceName, organizationv1connect.OrganizationServiceName, fleetv1connect.ServerServiceName,
 		mailv1connect.MailServiceName, sitev1connect.SiteServiceName, taskv1connect.TaskServiceName, tokenv1connect.TokenServiceName, webhookv1connect.WebhookServiceName, grpchealth.HealthV1ServiceName,
 	)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options...))

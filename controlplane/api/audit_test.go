@@ -47,7 +47,7 @@ func TestAuditFailsClosed(t *testing.T) {
 		}
 		for _, want := range []string{"CreateOrganization", "CreateServer", "CreateJoinToken", "DrainServer", "PrepareServer", "PingServer", "CancelTask", "ExportAuditEvents",
 			"CreateSite", "UpdateSite", "SuspendSite", "DeleteSite",
-			"CreateWebhook", "UpdateWebhook", "RotateWebhookSecret", "TestWebhook", "ReplayDelivery", "DeleteWebhook", "CreateDnsProvider", "DeleteDnsProvider", "CreatePolicy", "UpdatePolicy", "DeletePolicy", "RetryMail", "TestMail"} {
+			"CreateWebhook", "UpdateWebhook", "RotateWebhookSecret", "TestWebhook", "ReplayDelivery", "DeleteWebhook", "CreateDnsProvider", "DeleteDnsProvider", "CreatePolicy", "UpdatePolicy", "DeletePolicy", "CreateTarget", "UpdateTarget", "DeleteTarget", "RetryMail", "TestMail"} {
 			if !slices.Contains(failed, want) {
 				t.Errorf("%s did not fail", want)
 			}

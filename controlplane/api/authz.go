@@ -256,6 +256,13 @@ var rules = map[string]rule{
 	backupv1connect.PolicyServiceUpdatePolicyProcedure: members(organization.Admin, account.Manage, allSites),
 	backupv1connect.PolicyServiceDeletePolicyProcedure: members(organization.Admin, account.Manage, allSites),
 
+	backupv1connect.TargetServiceCreateTargetProcedure: members(organization.Admin, account.Manage, allSites).justProved().seldom().showsSecret(), // its request holds a secret
+	backupv1connect.TargetServiceGetTargetProcedure:    members(organization.Viewer, account.Read, allSites),
+	backupv1connect.TargetServiceListTargetsProcedure:  members(organization.Viewer, account.Read, allSites),
+	backupv1connect.TargetServiceUpdateTargetProcedure: members(organization.Admin, account.Manage, allSites).justProved().seldom().showsSecret(), // the same
+	backupv1connect.TargetServiceDeleteTargetProcedure: members(organization.Admin, account.Manage, allSites),
+	backupv1connect.TargetServiceCheckTargetProcedure:  members(organization.Admin, account.Manage, allSites).seldom(), // it calls somebody else
+
 	taskv1connect.TaskServiceGetTaskProcedure:    members(organization.Viewer, account.Read, asReached),
 	taskv1connect.TaskServiceListTasksProcedure:  members(organization.Viewer, account.Read, asReached),
 	taskv1connect.TaskServiceCancelTaskProcedure: members(organization.Member, account.Deploy, asReached),
@@ -309,6 +316,7 @@ var files = []protoreflect.FileDescriptor{
 	domainv1.File_chom_domain_v1_claim_service_proto,
 	backupv1.File_chom_backup_v1_backup_service_proto,
 	backupv1.File_chom_backup_v1_policy_service_proto,
+	backupv1.File_chom_backup_v1_target_service_proto,
 	certificatev1.File_chom_certificate_v1_certificate_service_proto,
 	domainv1.File_chom_domain_v1_provider_service_proto,
 	sitev1.File_chom_site_v1_site_service_proto,

@@ -193,6 +193,7 @@ func backupMessage(b backup.Backup) *backupv1.Backup {
 	m := &backupv1.Backup{
 		Id: b.ID.String(), OrganizationId: b.Organization.String(), SiteId: b.Site.String(), Sequence: b.Sequence, State: backupStates[b.State],
 		Reason: backupReasons[b.Reason], Problem: b.Problem, CreateTime: timestamppb.New(b.CreatedAt), TaskId: b.TaskID,
+		TargetId: b.Target.String(),
 	}
 	if b.Report != nil {
 		m.StartTime, m.EndTime, m.AddedBytes = b.Report.GetStartTime(), b.Report.GetEndTime(), b.Report.GetAddedBytes()

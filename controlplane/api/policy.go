@@ -34,7 +34,13 @@ func (s *policyService) CreatePolicy(ctx context.Context, r *backupv1.CreatePoli
 		return nil, err
 	}
 	name, tags, rank, interval, retention := r.GetName(), r.GetTags(), r.GetRank(), r.GetInterval().AsDuration(), backup.RetentionFrom(r.GetRetention())
-	made, err := s.backups.CreatePolicy(ctx, organization, backup.PolicyChange{Name: &name, Tags: &tags, Rank: &rank, Interval: &interval, Retention: &retention})
+	lies, err := policyTarget(r)
+	if err != nil {
+		return nil, err
+	}
+	made, err := s.backups.CreatePolicy(ctx, organization, backup.PolicyChange{
+		Name: &name, Tags: &tags, Rank: &rank, Interval: &interval, Retention: &retention, Target: &lies,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -88,6 +94,12 @@ func policyChange(r *backupv1.UpdatePolicyRequest) (change backup.PolicyChange, 
 			change.Interval = &interval
 		case "retention":
 			change.Retention = &retention
+		case "target":
+			lies, err := policyTarget(r)
+			if err != nil {
+				return change, err
+			}
+			change.Target = &lies
 		default:
 			return change, errPolicyMask
 		}
@@ -98,7 +110,18 @@ func policyChange(r *backupv1.UpdatePolicyRequest) (change backup.PolicyChange, 
 	return change, nil
 }
 
-var errPolicyMask = fault.Invalid("update_mask", "must name at least one of: name, tags, rank, interval, retention")
+// policyTarget is the target that a request names for a policy; the zero value is the platform's own store.
+func policyTarget(r interface{ GetTargetId() string }) (id contract.TargetID, err error) {
+	if r.GetTargetId() == "" {
+		return id, nil
+	}
+	if id, err = contract.ParseTargetID(r.GetTargetId()); err != nil {
+		return id, invalid("target_id", err)
+	}
+	return id, nil
+}
+
+var errPolicyMask = fault.Invalid("update_mask", "must name at least one of: name, tags, rank, interval, retention, target")
 
 func (s *policyService) DeletePolicy(ctx context.Context, r *backupv1.DeletePolicyRequest) (*backupv1.DeletePolicyResponse, error) {
 	organization, id, err := policyIDs(r)

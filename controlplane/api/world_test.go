@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	accountv1 "chom.dev/proto/gen/chom/account/v1"
+	backupv1 "chom.dev/proto/gen/chom/backup/v1"
 	domainv1 "chom.dev/proto/gen/chom/domain/v1"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
 
@@ -85,6 +86,7 @@ type tenant struct {
 	certificate                  string // uploaded
 	backup, restore              string // of the site
 	policy                       string // that nobody has chosen
+	target                       string // that nobody has chosen
 	owner, admin, member, viewer string // texts of tokens
 }
 
@@ -116,10 +118,10 @@ func newWorld(t testing.TB, d *db.DB) *world {
 		Keys: secrettest.New(), Signer: signer, Tasks: tasks, Mails: mails, Organizations: w.organizations, Metrics: prometheus.NewRegistry(), PublicURL: publicURL,
 	})
 	must(t, err)
-	providers := newProviders(d, log)
+	providers, targets := newProviders(d, log), newTargets(t, d, log)
 	w.config = Config{
 		DB: d, Log: log, Accounts: accounts, Tokens: w.tokens, Organizations: w.organizations, Fleet: servers, Sites: sites,
-		Tasks: tasks, Domains: domains, Providers: providers, Certificates: certificates, Backups: backups, Mails: mails, Webhooks: webhooks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},
+		Tasks: tasks, Domains: domains, Providers: providers, Certificates: certificates, Backups: backups, Targets: targets, Mails: mails, Webhooks: webhooks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},
 		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing, Limits: limit.New(plenty), Repeats: repeat.New(d, log),
 	}
 	t.Cleanup(func() {
@@ -142,6 +144,7 @@ func newWorld(t testing.TB, d *db.DB) *world {
 	w.theirs.webhook, w.theirs.delivery = newWebhook(t, d, webhooks, w.theirs.organization)
 	w.ours.provider = newProvider(t, providers, w.ours)
 	w.theirs.provider = newProvider(t, providers, w.theirs)
+	w.ours.target, w.theirs.target = newTarget(t, targets, w.ours), newTarget(t, targets, w.theirs)
 	w.mail = newMail(t, d, mails)
 	must(t, db.InTx(ctx, d, func(tx *db.Tx) error {
 		made, err := task.Enqueue(ctx, tx, task.New{Server: w.server, Kind: task.Noop, Parameters: noop})
@@ -330,7 +333,7 @@ func whole(t testing.TB, d *db.DB) {
 func (w *world) effects(t *testing.T) map[string]int {
 	t.Helper()
 	counts := map[string]int{}
-	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens", "invitations", "member_sites", "token_sites", "webhooks", "webhook_deliveries", "mails", "claims", "uploaded_certificates", "dns_providers", "dns_zones", "dns_records", "backups", "restores", "drills", "repositories", "backup_policies"} {
+	for _, table := range []string{"sites", "domains", "tasks", "organizations", "members", "accounts", "tokens", "servers", "join_tokens", "invitations", "member_sites", "token_sites", "webhooks", "webhook_deliveries", "mails", "claims", "uploaded_certificates", "dns_providers", "dns_zones", "dns_records", "backups", "restores", "drills", "repositories", "backup_policies", "backup_targets"} {
 		var n int
 		must(t, w.db.Reader().QueryRow(t.Context(), `SELECT COUNT(*) FROM `+table).Scan(&n))
 		counts[table] = n
@@ -368,7 +371,7 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	for name, value := range map[string]string{
 		"webhook_id": about.webhook, "delivery_id": about.delivery, "mail_id": w.mail, "recipient": "new@example.com", "url": "https://example.com/", "description": "new",
 		"organization_id": about.organization, "site_id": about.site, "task_id": about.task, "server_id": w.server,
-		"account_id": about.account, "invitation_id": about.invitation, "token_id": about.token, "claim_id": about.claim, "provider_id": about.provider, "certificate_id": about.certificate, "backup_id": about.backup, "restore_id": about.restore, "policy_id": about.policy, "backup_policy_id": about.policy, "chain": w.chain, "key": w.key, "reason": "they asked for help",
+		"account_id": about.account, "invitation_id": about.invitation, "token_id": about.token, "claim_id": about.claim, "provider_id": about.provider, "certificate_id": about.certificate, "backup_id": about.backup, "restore_id": about.restore, "policy_id": about.policy, "backup_policy_id": about.policy, "target_id": about.target, "chain": w.chain, "key": w.key, "reason": "they asked for help",
 		"name": "new-name", "email": "new@example.com", "type": "static",
 		"setup_secret": "chomsetup_" + strings.Repeat("A", 43), "password": accounttest.Password, "code": "000000", "user_code": "BCDF-GHJK",
 		"credential": "{}", "session_id": about.site, "passkey_id": about.site, "login_token": bearerOf("chomlogin_"),
@@ -383,6 +386,12 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	}
 	if strings.HasSuffix(procedure, "/CreateDnsProvider") {
 		request = asDynamic(&domainv1.CreateDnsProviderRequest{OrganizationId: about.organization, Name: "new-name", Zones: []string{"new.example.com"}, Credentials: canaryCredentials()})
+	}
+	if strings.HasSuffix(procedure, "/CreateTarget") {
+		request = asDynamic(&backupv1.CreateTargetRequest{OrganizationId: about.organization, Name: "new-name", Place: &backupv1.CreateTargetRequest_S3{S3: bucketPlace()}, Credentials: bucketCredentials()})
+	}
+	if strings.HasSuffix(procedure, "/UpdateTarget") {
+		addMask(request, "name")
 	}
 	if strings.HasSuffix(procedure, "/Login") {
 		set(request, "email", operatorEmail)

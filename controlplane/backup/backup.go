@@ -46,8 +46,10 @@
 // site, else the first for one of its tags, else the platform's own. Hosts learn of it as of all that is wanted of a site (package
 // site), to which Schedule says it.
 //
-// A repository is made with a site's first backup and encrypted by a key that only the control plane and the site's host have. It
-// outlives the site's row: Run removes it once that is gone.
+// A repository is made with a site's first backup and encrypted by a key that only the control plane and the site's host have. Where
+// it lies, in the platform's own store or in a target of the organization's (package target), the policy says that the site goes by
+// then. It stays there while it holds a backup, whatever the policy says later. It outlives the site's row: Run removes it once that
+// is gone.
 //
 // Every query takes the organization. A backup of another organization does not exist.
 package backup
@@ -106,7 +108,8 @@ type Backup struct {
 	Reason       Reason
 	Problem      string // why it FAILED
 	TaskID       string
-	Report       *backupv1.Report // what the host says; nil before. No right follows from it.
+	Report       *backupv1.Report  // what the host says; nil before. No right follows from it.
+	Target       contract.TargetID // that it lies in; zero for the platform's own store
 	CreatedAt    time.Time
 	CheckedAt    time.Time // when it was found READY; zero before
 

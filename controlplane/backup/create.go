@@ -40,6 +40,9 @@ func (b *Backups) Create(ctx context.Context, organization contract.Organization
 		if _, err := b.ensure(ctx, tx, organization, id); err != nil {
 			return err
 		}
+		if err := follow(ctx, tx, of); err != nil {
+			return err
+		}
 		made, err = create(ctx, tx, of, Requested)
 		return err
 	}, db.ReadCommitted()) // the site's row is locked before anything is decided

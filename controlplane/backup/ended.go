@@ -15,6 +15,7 @@ import (
 
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
+	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
 	"chom.dev/controlplane/webhook"
 	"chom.dev/proto/contract"
@@ -102,8 +103,15 @@ func unacceptable(id contract.BackupID, r *backupv1.Report) string {
 	return ""
 }
 
-// fail ends a backup that there is none of.
+// fail ends a backup that there is none of. What is known to be wrong with the target that it was to lie in is said besides.
 func fail(ctx context.Context, tx *db.Tx, b Backup, problem string) error {
+	words, err := targetProblem(ctx, tx, b.Organization, b.Site)
+	if err != nil {
+		return err
+	}
+	if words != "" {
+		problem += ". " + words
+	}
 	if _, err := tx.Exec(ctx, `
 		UPDATE backups
 		SET state = 'failed',
@@ -123,6 +131,13 @@ func fail(ctx context.Context, tx *db.Tx, b Backup, problem string) error {
 		return err
 	}
 	if err := endWith(ctx, tx, b, problem); err != nil {
+		return err
+	}
+	of, err := site.Load(ctx, tx, b.Organization, b.Site)
+	if err != nil {
+		return err
+	}
+	if err := follow(ctx, tx, of); err != nil {
 		return err
 	}
 	return publish(ctx, tx, b.Organization, b.Site, webhook.BackupFailed, "backup", b.ID.String())

@@ -17,6 +17,7 @@ import (
 	backupv1 "chom.dev/proto/gen/chom/backup/v1"
 
 	"chom.dev/controlplane/audit"
+	"chom.dev/controlplane/backup/target"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/organization"
@@ -33,6 +34,7 @@ type Policy struct {
 	Rank         int32         // the lowest comes first; of two with the same, the older one
 	Interval     time.Duration // between two backups of a site, whole seconds; 0 makes none
 	Retention    Retention
+	Target       contract.TargetID // where the repositories of sites are made that have none; zero for the platform's own store
 	CreatedAt    time.Time
 	UpdatedAt    time.Time
 }
@@ -90,6 +92,7 @@ func (b *Backups) policyOf(ctx context.Context, q db.Querier, of *site.Site) (Po
 func (p Policy) Message() *backupv1.Policy {
 	m := &backupv1.Policy{
 		Id: p.ID.String(), OrganizationId: p.Organization.String(), Name: p.Name, Tags: p.Tags, Rank: p.Rank, Retention: p.Retention.Message(),
+		TargetId: p.Target.String(),
 	}
 	if p.Interval > 0 {
 		m.Interval = durationpb.New(p.Interval)
@@ -135,6 +138,7 @@ type PolicyChange struct {
 	Rank      *int32
 	Interval  *time.Duration
 	Retention *Retention
+	Target    *contract.TargetID // zero for the platform's own store
 }
 
 // apply lays a change over a policy, and says in words what changes. Errors are faults of kind Invalid that name the field.
@@ -164,6 +168,10 @@ func (c PolicyChange) apply(p Policy) (Policy, []string, error) {
 		p.Retention = *c.Retention
 		what = append(what, fmt.Sprintf("kept: %d hourly, %d daily, %d weekly, %d monthly", p.Retention.Hourly, p.Retention.Daily, p.Retention.Weekly, p.Retention.Monthly))
 	}
+	if c.Target != nil {
+		p.Target = *c.Target
+		what = append(what, "target: "+cmp.Or(p.Target.String(), "none"))
+	}
 	return p, what, p.check()
 }
 
@@ -192,7 +200,7 @@ func (p Policy) check() error {
 }
 
 // CreatePolicy makes a policy. A part of the change that is nil is as the platform's own has it, but for the name. Errors: a fault of
-// kind Invalid that names the field, ErrTooManyPolicies, a Conflict for a name that another one has.
+// kind Invalid that names the field, target.ErrNotFound, ErrTooManyPolicies, a Conflict for a name that another one has.
 func (b *Backups) CreatePolicy(ctx context.Context, organization contract.OrganizationID, wanted PolicyChange) (Policy, error) {
 	now := db.Time(db.Micros(time.Now()))
 	from := Policy{
@@ -211,13 +219,14 @@ func (b *Backups) CreatePolicy(ctx context.Context, organization contract.Organi
 		if len(policies) >= MaxPolicies {
 			return ErrTooManyPolicies
 		}
-		if err := nameFree(policies, made); err != nil {
+		if err := errors.Join(nameFree(policies, made), hasTarget(ctx, tx, made)); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, `
 			INSERT INTO backup_policies (
-				organization_id, id, name, tags, rank, interval_seconds, keep_hourly, keep_daily, keep_weekly, keep_monthly, created_at, updated_at)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11)`, append(made.values(), db.Micros(now))...); err != nil {
+				organization_id, id, name, tags, rank, interval_seconds, keep_hourly, keep_daily, keep_weekly, keep_monthly, target_id, created_at,
+				updated_at)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)`, append(made.values(), db.Micros(now))...); err != nil {
 			return fmt.Errorf("insert backup policy: %w", err)
 		}
 		return recordPolicy(ctx, tx, made, "backup_policy.create", made.Name)
@@ -228,8 +237,9 @@ func (b *Backups) CreatePolicy(ctx context.Context, organization contract.Organi
 	return made, nil
 }
 
-// UpdatePolicy changes a policy; the sites that go by it follow by themselves. Errors: ErrPolicyNotFound, a fault of kind Invalid that
-// names the field, a Conflict for a name that another one has.
+// UpdatePolicy changes a policy; the sites that go by it follow by themselves, but for its target where they have backups elsewhere.
+// Errors: ErrPolicyNotFound, target.ErrNotFound, a fault of kind Invalid that names the field, a Conflict for a name that another one
+// has.
 func (b *Backups) UpdatePolicy(ctx context.Context, organization contract.OrganizationID, id contract.PolicyID, change PolicyChange) (Policy, error) {
 	var changed Policy
 	err := db.InTx(ctx, b.db, func(tx *db.Tx) error {
@@ -246,7 +256,7 @@ func (b *Backups) UpdatePolicy(ctx context.Context, organization contract.Organi
 		if changed, what, err = change.apply(policies[i]); err != nil {
 			return err
 		}
-		if err := nameFree(policies, changed); err != nil {
+		if err := errors.Join(nameFree(policies, changed), hasTarget(ctx, tx, changed)); err != nil {
 			return err
 		}
 		changed.UpdatedAt = db.Time(db.Micros(time.Now()))
@@ -260,7 +270,8 @@ func (b *Backups) UpdatePolicy(ctx context.Context, organization contract.Organi
 			    keep_daily = $8,
 			    keep_weekly = $9,
 			    keep_monthly = $10,
-			    updated_at = $11
+			    target_id = $11,
+			    updated_at = $12
 			WHERE organization_id = $1
 			  AND id = $2`, append(changed.values(), db.Micros(changed.UpdatedAt))...); err != nil {
 			return err
@@ -356,6 +367,18 @@ func nameFree(policies []Policy, wanted Policy) error {
 	return nil
 }
 
+// hasTarget refuses a target that the organization does not have.
+func hasTarget(ctx context.Context, tx *db.Tx, of Policy) error {
+	if of.Target.IsZero() {
+		return nil
+	}
+	has, err := target.Has(ctx, tx, of.Organization, of.Target)
+	if err == nil && !has {
+		err = target.ErrNotFound
+	}
+	return err
+}
+
 // named is how many sites an error names.
 const named = 5
 
@@ -402,6 +425,7 @@ func policiesOf(ctx context.Context, q db.Querier, organization contract.Organiz
 		       keep_daily,
 		       keep_weekly,
 		       keep_monthly,
+		       target_id,
 		       created_at,
 		       updated_at
 		FROM backup_policies
@@ -416,12 +440,13 @@ func policiesOf(ctx context.Context, q db.Querier, organization contract.Organiz
 		var p Policy
 		var tags string
 		var seconds, created, updated int64
+		var lies sql.Null[contract.TargetID]
 		if err := rows.Scan(&p.Organization, &p.ID, &p.Name, &tags, &p.Rank, &seconds,
-			&p.Retention.Hourly, &p.Retention.Daily, &p.Retention.Weekly, &p.Retention.Monthly, &created, &updated); err != nil {
+			&p.Retention.Hourly, &p.Retention.Daily, &p.Retention.Weekly, &p.Retention.Monthly, &lies, &created, &updated); err != nil {
 			return nil, fmt.Errorf("read backup policies: %w", err)
 		}
 		p.Tags, p.Interval = strings.Fields(tags), time.Duration(seconds)*time.Second
-		p.CreatedAt, p.UpdatedAt = db.Time(created), db.Time(updated)
+		p.Target, p.CreatedAt, p.UpdatedAt = lies.V, db.Time(created), db.Time(updated)
 		all = append(all, p)
 	}
 	if err := rows.Err(); err != nil {
@@ -435,6 +460,7 @@ func (p Policy) values() []any {
 	return []any{
 		p.Organization, p.ID, p.Name, strings.Join(p.Tags, " "), p.Rank, int64(p.Interval / time.Second),
 		p.Retention.Hourly, p.Retention.Daily, p.Retention.Weekly, p.Retention.Monthly,
+		targetColumn(p.Target),
 	}
 }
 

@@ -58,10 +58,18 @@ func (b *Backups) ensure(ctx context.Context, tx *db.Tx, organization contract.O
 	if sealed, err = b.config.Keys.Seal(place(organization, id), key); err != nil {
 		return nil, err
 	}
+	of, err := site.Load(ctx, tx, organization, id)
+	if err != nil {
+		return nil, err
+	}
+	lies, err := wantedTarget(ctx, tx, of)
+	if err != nil {
+		return nil, err
+	}
 	_, err = tx.Exec(ctx, `
-		INSERT INTO repositories (organization_id, site_id, sealed_key, sequence, bytes, remove_at, tries, created_at)
-		VALUES ($1, $2, $3, 0, 0, 0, 0, $4)`,
-		organization, id, sealed, db.Micros(time.Now()))
+		INSERT INTO repositories (organization_id, site_id, sealed_key, sequence, bytes, remove_at, tries, target_id, created_at)
+		VALUES ($1, $2, $3, 0, 0, 0, 0, $4, $5)`,
+		organization, id, sealed, targetColumn(lies), db.Micros(time.Now()))
 	return sealed, err
 }
 

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -73,6 +74,10 @@ func (b *Backups) StatusOf(ctx context.Context, organization contract.Organizati
 	if s.Used, s.Quota, err = b.UseOf(ctx, organization); err != nil {
 		return s, fmt.Errorf("status of backups: %w", err)
 	}
+	lies, err := lyingWords(ctx, q, of, s.Policy)
+	if err != nil {
+		return s, fmt.Errorf("status of backups: %w", err)
+	}
 	if b.config.Off != "" {
 		s.Problem = b.config.Off
 		return s, nil
@@ -84,7 +89,7 @@ func (b *Backups) StatusOf(ctx context.Context, organization contract.Organizati
 	if wanted.Valid && of.Wanted.Phase == site.Active {
 		is.interval, is.since = s.Policy.Interval, db.NullTime(wanted)
 	}
-	s.Problem = is.words(now, problem)
+	s.Problem = cmp.Or(is.words(now, problem), lies)
 	return s, nil
 }
 

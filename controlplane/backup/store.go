@@ -32,7 +32,8 @@ const columns = `
 	       checking_at,
 	       tries,
 	       checked_at,
-	       created_at
+	       created_at,
+	       (SELECT r.target_id FROM repositories r WHERE r.organization_id = backups.organization_id AND r.site_id = backups.site_id)
 	FROM backups`
 
 func scan(row interface{ Scan(...any) error }) (Backup, error) {
@@ -40,8 +41,9 @@ func scan(row interface{ Scan(...any) error }) (Backup, error) {
 	var sequence, created int64
 	var since, checked sql.NullInt64
 	var report []byte
+	var lies sql.Null[contract.TargetID]
 	if err := row.Scan(&b.Organization, &b.ID, &b.Site, &sequence, &b.State, &b.Reason, &b.Problem, &b.TaskID, &b.draft, &report, &b.manifest, &b.put,
-		&since, &b.tries, &checked, &created); err != nil {
+		&since, &b.tries, &checked, &created, &lies); err != nil {
 		return Backup{}, err
 	}
 	if report != nil {
@@ -50,7 +52,7 @@ func scan(row interface{ Scan(...any) error }) (Backup, error) {
 			return Backup{}, fmt.Errorf("backup %s: read report: %w", b.ID, err)
 		}
 	}
-	b.Sequence = uint64(sequence)
+	b.Sequence, b.Target = uint64(sequence), lies.V
 	b.CreatedAt, b.CheckedAt, b.since = db.Time(created), db.NullTime(checked), db.NullTime(since)
 	return b, nil
 }

@@ -32,6 +32,7 @@ test  pdns-backend-sqlite3    /usr/share/doc/pdns-backend-sqlite3/schema.sqlite3
 test  mariadb-server          /usr/sbin/mariadbd
 test  mariadb-client          /usr/bin/mariadb
 test  restic                  /usr/bin/restic
+test  openssh-server          /usr/sbin/sshd
 test  chromium                /usr/bin/chromium
 test  php-cli                 /usr/bin/php
 test  php-mysql               /usr/lib/php/20*/mysqli.so
@@ -107,6 +108,7 @@ if [[ -d /run/systemd/system ]]; then
 	! lacks knot || systemctl --quiet disable knot.service
 	! lacks pdns-server || systemctl --quiet disable pdns.service
 	! lacks redis-server || systemctl --quiet disable redis-server.service
+	! lacks openssh-server || systemctl --quiet disable ssh.service
 	! lacks nginx || systemctl --quiet disable nginx.service
 	! lacks mariadb-server || systemctl --quiet disable mariadb.service
 fi

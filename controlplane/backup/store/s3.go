@@ -1,6 +1,8 @@
 package store
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -9,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -18,6 +21,7 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"chom.dev/controlplane/fault"
+	"chom.dev/controlplane/outbound"
 	"chom.dev/controlplane/secret"
 )
 
@@ -34,8 +38,12 @@ type S3Config struct {
 	// AccessKey names the credentials, SecretKey proves them.
 	AccessKey string
 	SecretKey secret.Secret
-	// Roots are trusted besides the system's; nil for none.
+	// Roots are trusted instead of the system's; nil for those.
 	Roots *x509.CertPool
+	// Called is how errors name it; empty is "the bucket of backups".
+	Called string
+	// Dialer reaches it where somebody else than the operator chose the endpoint; nil reaches every address.
+	Dialer *outbound.Dialer
 }
 
 // S3 keeps repositories in a bucket. Versions that a bucket keeps of deleted objects are its owner's to expire.
@@ -43,6 +51,9 @@ type S3 struct {
 	core   minio.Core
 	bucket string
 	prefix string
+	called string
+	chosen bool        // by somebody else than the operator
+	plain  atomic.Bool // it takes no conditions, as it has said
 	stall  time.Duration
 }
 
@@ -78,6 +89,9 @@ func OpenS3(c S3Config) (*S3, error) {
 	if endpoint.Scheme == "https" {
 		transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: c.Roots}
 	}
+	if c.Dialer != nil {
+		transport.DialContext = c.Dialer.DialContext
+	}
 	core, err := minio.NewCore(endpoint.Host, &minio.Options{
 		Creds:      credentials.NewStaticV4(c.AccessKey, string(c.SecretKey.Reveal()), ""),
 		Secure:     endpoint.Scheme == "https",
@@ -88,7 +102,9 @@ func OpenS3(c S3Config) (*S3, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the bucket: %w", err)
 	}
-	return &S3{core: *core, bucket: c.Bucket, prefix: prefix, stall: stallFor}, nil
+	return &S3{
+		core: *core, bucket: c.Bucket, prefix: prefix, called: cmp.Or(c.Called, "the bucket of backups"), chosen: c.Dialer != nil, stall: stallFor,
+	}, nil
 }
 
 func orDefault(region string) string {
@@ -138,21 +154,49 @@ func (s *S3) put(ctx context.Context, r Repository, n Name, size int64, body io.
 	if !errors.Is(err, ErrNotFound) {
 		return err
 	}
+	if size > smallMax {
+		return s.send(ctx, r, n, size, checked, checked)
+	}
+	content, err := io.ReadAll(&patient{ctx, checked})
+	if err != nil {
+		return err
+	}
+	if err = s.send(ctx, r, n, size, bytes.NewReader(content), checked); errors.Is(err, errPlain) {
+		err = s.send(ctx, r, n, size, bytes.NewReader(content), checked)
+	}
+	return err
+}
+
+// smallMax is the size of objects that can be sent again. The first ones of each who works with a repository are smaller: its config,
+// its keys and its locks.
+const smallMax = 64 << 10
+
+// errPlain says that a bucket takes no conditions. Backblaze B2 does not.
+var errPlain = fault.Unavailable("the bucket has to be asked in another way: try again", time.Second, nil)
+
+// send puts an object, on the condition that there is none with the name where the bucket takes conditions. Where it does not, of two
+// that come in the same moment the later one stays; all but the config and manifests are then the same.
+func (s *S3) send(ctx context.Context, r Repository, n Name, size int64, body io.Reader, checked *verified) error {
 	options := minio.PutObjectOptions{DisableMultipart: true, ContentType: "application/octet-stream"}
-	options.SetMatchETagExcept("*")
+	if !s.plain.Load() {
+		options.SetMatchETagExcept("*")
+	}
 	hash := ""
 	if n.kind.hashed() {
 		// It is signed with the request, so that the bucket checks too what it has got.
 		hash, options.DisableContentSha256 = n.text, true
 	}
-	ctx, watch := s.watch(ctx)
+	ctx, watch := watching(ctx, s.stall)
 	defer watch.end()
-	_, err = s.core.PutObject(ctx, s.bucket, s.key(r, n), &watched{&patient{ctx, checked}, watch}, size, "", hash, options)
+	_, err := s.core.PutObject(ctx, s.bucket, s.key(r, n), &watched{&patient{ctx, body}, watch}, size, "", hash, options)
 	if failed := checked.failed(); failed != nil {
 		return failed // the body's fault, whatever the bucket said of it
 	}
 	if minio.ToErrorResponse(err).Code == minio.PreconditionFailed {
 		return s.same(ctx, r, n, checked) // somebody else was faster
+	}
+	if minio.ToErrorResponse(err).StatusCode == http.StatusNotImplemented && !s.plain.Swap(true) {
+		return errPlain
 	}
 	if err != nil {
 		return watch.why(err)
@@ -203,7 +247,7 @@ func (s *S3) get(ctx context.Context, r Repository, n Name, offset, length int64
 			return nil, err
 		}
 	}
-	ctx, watch := s.watch(ctx)
+	ctx, watch := watching(ctx, s.stall)
 	body, info, _, err := s.core.GetObject(ctx, s.bucket, s.key(r, n), options)
 	if err != nil {
 		err = watch.why(err)
@@ -214,7 +258,7 @@ func (s *S3) get(ctx context.Context, r Repository, n Name, offset, length int64
 		watch.end()
 		return nil, errors.Join(fmt.Errorf("the bucket gives %d bytes instead of %d", info.Size, length), body.Close())
 	}
-	return &Part{&reading{body, watch}, length, total}, nil
+	return &Part{&reading{body, watch, s.called}, length, total}, nil
 }
 
 // Stat is how large an object is.
@@ -329,19 +373,34 @@ func (s *S3) explain(what string, err error) error {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	said := minio.ToErrorResponse(err)
+	cause := fmt.Errorf("%s: %w", what, err)
 	switch {
 	case said.Code == minio.NoSuchKey:
 		return fmt.Errorf("%s: %w", what, ErrNotFound)
 	case errors.Is(err, context.Canceled):
-		return fmt.Errorf("%s: %w", what, err)
+		return cause
 	case said.StatusCode == http.StatusForbidden, said.StatusCode == http.StatusUnauthorized:
-		return fault.Unavailable("the bucket of backups refuses the control plane's credentials", time.Minute, fmt.Errorf("%s: %w", what, err))
+		return fault.Unavailable(s.called+" refuses the control plane's credentials"+coded(said), time.Minute, cause)
 	case said.Code == minio.NoSuchBucket:
-		return fault.Unavailable("the bucket of backups is not there", time.Minute, fmt.Errorf("%s: %w", what, err))
+		return fault.Unavailable(s.called+" is not there", time.Minute, cause)
 	case said.StatusCode == http.StatusInsufficientStorage:
 		return fmt.Errorf("%s: %w", what, errors.Join(ErrFull, err))
+	case said.StatusCode != 0 && s.chosen:
+		return fault.Unavailable(s.called+" does not do what it is asked"+coded(said), 10*time.Second, cause)
+	case s.chosen:
+		return fault.Unavailable(s.called+" does not answer: "+outbound.Explain(err), 10*time.Second, cause)
 	}
-	return fault.Unavailable("the bucket of backups does not answer", 10*time.Second, fmt.Errorf("%s: %w", what, err))
+	return fault.Unavailable(s.called+" does not answer", 10*time.Second, cause)
+}
+
+var errorCode = regexp.MustCompile(`^[A-Za-z0-9]{1,40}$`)
+
+// coded is how the protocol calls an error, where that is one word: the rest is the service's own text.
+func coded(said minio.ErrorResponse) string {
+	if !errorCode.MatchString(said.Code) {
+		return ""
+	}
+	return " (" + said.Code + ")"
 }
 
 // watch ends a request for which nothing moves.
@@ -354,9 +413,10 @@ type watch struct {
 
 var errStalled = errors.New("nothing moved for too long")
 
-func (s *S3) watch(ctx context.Context) (context.Context, *watch) {
+// watching gives a context that ends when nothing moves for so long.
+func watching(ctx context.Context, within time.Duration) (context.Context, *watch) {
 	ctx, cancel := context.WithCancel(ctx)
-	w := &watch{cancel: cancel, within: s.stall}
+	w := &watch{cancel: cancel, within: within}
 	w.timer = time.AfterFunc(w.within, func() {
 		w.fired.Store(true)
 		cancel()
@@ -395,14 +455,15 @@ func (w *watched) Read(p []byte) (int, error) {
 // reading is a body on its way from the bucket.
 type reading struct {
 	io.ReadCloser
-	watch *watch
+	watch  *watch
+	called string
 }
 
 func (r *reading) Read(p []byte) (int, error) {
 	r.watch.moves()
 	n, err := r.ReadCloser.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) && r.watch.fired.Load() {
-		err = fault.Unavailable("the bucket of backups does not answer", 10*time.Second, errStalled)
+		err = fault.Unavailable(r.called+" does not answer", 10*time.Second, errStalled)
 	}
 	return n, err
 }

@@ -7,6 +7,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strconv"
 	"strings"
 	"testing"
@@ -114,6 +117,34 @@ func TestS3(t *testing.T) {
 			t.Errorf("got %v after %s", err, time.Since(began))
 		}
 	})
+	t.Run("a bucket that takes no conditions has objects put without", func(t *testing.T) {
+		at := must(url.Parse(s.s3.Endpoint))
+		front := httptest.NewServer(&httputil.ReverseProxy{
+			Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(at); r.Out.Host = r.In.Host }, // which is signed
+			Transport: noConditions{},
+		})
+		defer front.Close()
+		simple, r := openS3(t, front.URL, s.s3.SecretKey), newRepository()
+		if err := simple.Put(t.Context(), r, n, 2<<20, bytes.NewReader(body)); fault.KindOf(err) != fault.KindUnavailable { // it can't be read twice
+			t.Errorf("got %v", err)
+		}
+		if err := simple.Put(t.Context(), r, n, 2<<20, bytes.NewReader(body)); err != nil {
+			t.Error(err)
+		}
+		small, text := content(3, 100)
+		again := openS3(t, front.URL, s.s3.SecretKey)
+		for range 2 {
+			if err := again.Put(t.Context(), r, name(t, store.Locks, text), 100, bytes.NewReader(small)); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := again.Put(t.Context(), r, store.ConfigName(), 3, strings.NewReader("one")); err != nil {
+			t.Error(err)
+		}
+		if err := again.Put(t.Context(), r, store.ConfigName(), 3, strings.NewReader("two")); !errors.Is(err, store.ErrDiffers) {
+			t.Errorf("got %v", err)
+		}
+	})
 	t.Run("an endpoint is scheme and host", func(t *testing.T) {
 		for _, endpoint := range []string{"", "s3.example.com", "ftp://s3.example.com", "https://a:b@s3.example.com", "https://s3.example.com/bucket", "https://s3.example.com?x=y", "https://"} {
 			if _, err := store.OpenS3(store.S3Config{Endpoint: endpoint, Bucket: "backups"}); err == nil {
@@ -124,4 +155,18 @@ func TestS3(t *testing.T) {
 			t.Error("a prefix leads upwards")
 		}
 	})
+}
+
+// noConditions is what stands before a bucket that takes no conditions: it says so as Backblaze B2 does.
+type noConditions struct{}
+
+func (noConditions) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Header.Get("If-None-Match") == "" {
+		return http.DefaultTransport.RoundTrip(r)
+	}
+	_, _ = io.Copy(io.Discard, r.Body) // it is the client's
+	return &http.Response{
+		StatusCode: http.StatusNotImplemented, ProtoMajor: 1, ProtoMinor: 1, Request: r, Header: http.Header{"Content-Type": {"application/xml"}},
+		Body: io.NopCloser(strings.NewReader("<Error><Code>NotImplemented</Code><Message>A header you provided implies functionality that is not implemented.</Message></Error>")),
+	}, nil
 }

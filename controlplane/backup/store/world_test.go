@@ -10,20 +10,25 @@ import (
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"chom.dev/controlplane/backup/store"
+	"chom.dev/controlplane/outbound"
 	"chom.dev/controlplane/secret"
 	"chom.dev/proto/contract"
 	"chom.dev/servers/s3"
+	"chom.dev/servers/sshd"
 )
 
 func must[T any](v T, err error) T {
@@ -54,11 +59,12 @@ func name(t testing.TB, kind store.Kind, text string) store.Name {
 	return n
 }
 
-// shelf is a store of either kind, and where its files lie.
+// shelf is a store of any kind, and where its files lie.
 type shelf struct {
 	store.Store
-	dir string
-	s3  *s3.Server
+	dir  string
+	s3   *s3.Server
+	sshd *sshd.Server
 }
 
 // files are all files that there are, objects or not.
@@ -116,10 +122,39 @@ func openS3(t testing.TB, endpoint, key string) *store.S3 {
 	return s
 }
 
-// each runs a test over both stores.
+// directory is one of an SSH server.
+func directory(t testing.TB) shelf {
+	t.Helper()
+	server, err := sshd.Start(t.Context(), t.TempDir(), t.Output())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Stop)
+	dir := t.TempDir()
+	return shelf{Store: openSFTP(t, server, dir), dir: dir, sshd: server}
+}
+
+func openSFTP(t testing.TB, server *sshd.Server, dir string) *store.SFTP {
+	t.Helper()
+	s, err := store.OpenSFTP(sftpConfig(server, dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func sftpConfig(server *sshd.Server, dir string) store.SFTPConfig {
+	return store.SFTPConfig{
+		Address: net.JoinHostPort(server.Host, strconv.Itoa(server.Port)), User: server.User, Directory: dir, HostKey: server.HostKey,
+		PrivateKey: secret.New([]byte(server.Keys[0])), Called: "the directory", Dialer: outbound.New(outbound.Allow(netip.MustParsePrefix("127.0.0.0/8"))),
+	}
+}
+
+// each runs a test over all stores.
 func each(t *testing.T, test func(t *testing.T, s shelf)) {
 	t.Run("disk", func(t *testing.T) { test(t, disk(t)) })
 	t.Run("s3", func(t *testing.T) { test(t, bucket(t)) })
+	t.Run("sftp", func(t *testing.T) { test(t, directory(t)) })
 }
 
 // site is one site's repository and how it is reached.

@@ -23,7 +23,7 @@ import (
 func (p *program) backupCommand() *cobra.Command {
 	cmd := group("backup", "Backups: copies of sites that were read and checked, and putting them back", []string{"backups"},
 		p.backupCreate(), p.backupList(), p.backupShow(), p.backupBrowse(), p.backupDownload(), p.backupRestore(), p.backupUndo(), p.backupRestores(),
-		p.backupDrill(), p.backupDrills(), p.backupStatus(), p.policyCommand())
+		p.backupDrill(), p.backupDrills(), p.backupStatus(), p.policyCommand(), p.targetCommand())
 	cmd.Long = `A backup holds a site's files and its database at one moment. It is ready once the control plane has read it where it is stored and
 found in it what the site's host said; only then it can be restored.
 
@@ -107,15 +107,20 @@ func (p *program) backupList() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			lie, err := c.targetName(ctx, organization, all...)
+			if err != nil {
+				return err
+			}
 			var rows [][]string
 			for _, b := range all {
 				rows = append(rows, []string{
 					b.GetId(), number(b), short(b.GetState(), "STATE_"), short(b.GetReason(), "REASON_"), at(cmp.Or(b.GetStartTime(), b.GetCreateTime())),
-					bytesText(b.GetContents().GetFileBytes()), bytesText(b.GetContents().GetDumpBytes()), bytesText(b.GetAddedBytes()), b.GetProblem(),
+					bytesText(b.GetContents().GetFileBytes()), bytesText(b.GetContents().GetDumpBytes()), bytesText(b.GetAddedBytes()), lie,
+					b.GetProblem(),
 				})
 			}
 			return p.print(list(all), column(rows, 0), func() error {
-				if err := printTable(p.out, []string{"ID", "NUMBER", "STATE", "REASON", "OF", "FILES", "DATABASE", "ADDED", "PROBLEM"}, rows); err != nil {
+				if err := printTable(p.out, []string{"ID", "NUMBER", "STATE", "REASON", "OF", "FILES", "DATABASE", "ADDED", "TARGET", "PROBLEM"}, rows); err != nil {
 					return err
 				}
 				if size > 0 {
@@ -206,6 +211,7 @@ func (p *program) printBackup(b *backupv1.Backup) error {
 		{"files", files},
 		{"database", database},
 		{"added", bytesText(b.GetAddedBytes())},
+		{"target", b.GetTargetId()},
 		{"home page", contents.GetPageTitle()},
 		{"files snapshot", contents.GetFilesSnapshot()},
 		{"database snapshot", contents.GetDatabaseSnapshot()},

@@ -34,6 +34,7 @@ type policyFlags struct {
 	tags                           []string
 	rank                           int32
 	every                          string
+	target                         string
 	hourly, daily, weekly, monthly uint32
 }
 
@@ -42,6 +43,7 @@ func (f *policyFlags) flags(cmd *cobra.Command) {
 	flags.StringSliceVar(&f.tags, "tag", nil, "tag of the sites that it is for; several times for more")
 	flags.Int32Var(&f.rank, "rank", 0, "which policy comes first, the lowest first")
 	flags.StringVar(&f.every, "every", "", "time between two backups of a site, 15m to 744h, or none (default 24h)")
+	flags.StringVar(&f.target, "target", "", `where the backups of sites are kept that have none yet: a backup target's name or id; "" for the platform's own store`)
 	flags.Uint32Var(&f.hourly, "keep-hourly", 0, "of how many hours a backup is kept (default 0)")
 	flags.Uint32Var(&f.daily, "keep-daily", 0, "of how many days (default 7)")
 	flags.Uint32Var(&f.weekly, "keep-weekly", 0, "of how many weeks (default 5)")
@@ -87,6 +89,15 @@ func (f *policyFlags) over(cmd *cobra.Command, from *backupv1.Policy) (*backupv1
 	return to, paths, nil
 }
 
+// targetID is the id of the target that a flag names; empty for the platform's own store.
+func (f *policyFlags) targetID(ctx context.Context, c *client, organization string) (string, error) {
+	if f.target == "" {
+		return "", nil
+	}
+	found, err := c.target(ctx, organization, f.target)
+	return found.GetId(), err
+}
+
 func (p *program) policyCreate() *cobra.Command {
 	var f policyFlags
 	cmd := &cobra.Command{
@@ -110,8 +121,13 @@ func (p *program) policyCreate() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		lies, err := f.targetID(ctx, c, organization)
+		if err != nil {
+			return err
+		}
 		made, err := c.Policies.CreatePolicy(ctx, &backupv1.CreatePolicyRequest{
 			OrganizationId: organization, Name: args[0], Tags: wanted.GetTags(), Rank: wanted.GetRank(), Interval: wanted.GetInterval(), Retention: wanted.GetRetention(),
+			TargetId: lies,
 		})
 		if err != nil {
 			return err
@@ -197,12 +213,19 @@ func (p *program) policyUpdate() *cobra.Command {
 		if cmd.Flags().Changed("name") {
 			paths = append(paths, "name")
 		}
+		lies, err := f.targetID(ctx, c, organization)
+		if err != nil {
+			return err
+		}
+		if cmd.Flags().Changed("target") {
+			paths = append(paths, "target")
+		}
 		if len(paths) == 0 {
 			return usagef("nothing to change")
 		}
 		changed, err := c.Policies.UpdatePolicy(ctx, &backupv1.UpdatePolicyRequest{
 			OrganizationId: organization, PolicyId: now.GetId(), UpdateMask: &fieldmaskpb.FieldMask{Paths: paths},
-			Name: name, Tags: wanted.GetTags(), Rank: wanted.GetRank(), Interval: wanted.GetInterval(), Retention: wanted.GetRetention(),
+			Name: name, Tags: wanted.GetTags(), Rank: wanted.GetRank(), Interval: wanted.GetInterval(), Retention: wanted.GetRetention(), TargetId: lies,
 		})
 		if err != nil {
 			return err
@@ -322,6 +345,7 @@ func (p *program) showPolicy(one *backupv1.Policy) error {
 			{"rank", strconv.Itoa(int(one.GetRank()))},
 			{"every", every(one)},
 			{"kept", kept(one.GetRetention())},
+			{"target", one.GetTargetId()},
 			{"created", at(one.GetCreateTime())},
 			{"changed", at(one.GetUpdateTime())},
 		})

@@ -15,6 +15,7 @@ import (
 
 	"chom.dev/controlplane/backup"
 	"chom.dev/controlplane/backup/store"
+	"chom.dev/controlplane/backup/target"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/keyfile"
 	"chom.dev/controlplane/organization"
@@ -114,13 +115,22 @@ func (c *config) openStore(ctx context.Context) (store.Store, error) {
 	return bucket, nil
 }
 
+// openTargets gives the places of organizations' own that backups are kept in, beside the platform's store.
+func (c *config) openTargets(ctx context.Context, d *db.DB, keys *secret.Keyring, log *slog.Logger) (*target.Targets, error) {
+	own, err := c.openStore(ctx)
+	if err != nil {
+		return nil, err
+	}
+	dialer, err := c.dialer()
+	if err != nil {
+		return nil, err
+	}
+	return target.New(d, log, target.Config{Keys: keys, Own: own, Dialer: dialer}), nil
+}
+
 // openBackups gives the backups of sites, and the way of hosts to their repositories; settings are what this does not add. Without
 // restic there are none, and people who ask for one hear why.
-func (c *config) openBackups(ctx context.Context, d *db.DB, log *slog.Logger, settings backup.Config) (*backup.Backups, *store.Server, error) {
-	kept, err := c.openStore(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
+func (c *config) openBackups(ctx context.Context, d *db.DB, log *slog.Logger, kept store.Store, settings backup.Config) (*backup.Backups, *store.Server, error) {
 	settings.Every, settings.DrillEvery = c.BackupEvery, c.DrillEvery
 	if settings.Quota, err = c.quota(); err != nil {
 		return nil, nil, err

@@ -12,6 +12,7 @@ import (
 	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/backup"
+	"chom.dev/controlplane/backup/target"
 	certs "chom.dev/controlplane/certificate"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/domain"
@@ -22,7 +23,7 @@ import (
 )
 
 // sealedColumns are all columns with sealed values. One that is missing here is lost with the key that sealed it.
-var sealedColumns = append([]secret.Column{secret.ValuesColumn, account.Sealed, notices.Sealed, certs.Sealed, domain.SealedProviders, backup.Sealed}, webhook.Sealed...)
+var sealedColumns = append([]secret.Column{secret.ValuesColumn, account.Sealed, notices.Sealed, certs.Sealed, domain.SealedProviders, backup.Sealed, target.Sealed}, webhook.Sealed...)
 
 // openSecrets gives the keys of the database, from where the configuration says.
 func (c *config) openSecrets(ctx context.Context, d *db.DB, log *slog.Logger) (*secret.Keyring, error) {

@@ -145,7 +145,11 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	if err != nil {
 		return err
 	}
-	backups, repositories, err := c.openBackups(ctx, d, log, backup.Config{
+	targets, err := c.openTargets(ctx, d, keyring, log)
+	if err != nil {
+		return err
+	}
+	backups, repositories, err := c.openBackups(ctx, d, log, targets.Store(), backup.Config{
 		Keys: keyring, Signer: authority.Signer(), Tasks: tasks, Mails: mails, Organizations: organizations, Metrics: registry, PublicURL: address.URL,
 	})
 	if err != nil {
@@ -229,7 +233,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	repeats := repeat.New(d, log)
 	handler, err := api.New(api.Config{
 		DB: d, Log: log, Metrics: registry, Accounts: accounts, Organizations: organizations, Tokens: tokens, Fleet: servers, Sites: sites, Tasks: tasks,
-		Domains: domains, Providers: providers, Certificates: certificates, Backups: backups, Mails: mails, Webhooks: webhooks, Packages: packages, Address: address, Pin: authority.Pin(), PreviewCA: c.previewCA(platform), Ready: d.Ping, TLS: c.tls(), Closing: closing,
+		Domains: domains, Providers: providers, Certificates: certificates, Backups: backups, Targets: targets, Mails: mails, Webhooks: webhooks, Packages: packages, Address: address, Pin: authority.Pin(), PreviewCA: c.previewCA(platform), Ready: d.Ping, TLS: c.tls(), Closing: closing,
 		Limits: limits, Repeats: repeats, Proxies: proxies, Origins: origins,
 	})
 	if err != nil {

@@ -4,9 +4,16 @@ package s3
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -27,14 +34,16 @@ type Options struct {
 	AccessKey string    // the one account's; empty is "access"
 	SecretKey string    // empty is "secret-of-a-test"
 	Buckets   []string  // that there are
+	TLS       bool      // with a certificate that Server.Roots trust
 	Log       io.Writer // what it prints; nil is nowhere
 }
 
 // Server is one that runs.
 type Server struct {
-	Endpoint  string // http://host:port
+	Endpoint  string // http://host:port, or https
 	AccessKey string
 	SecretKey string
+	Roots     *x509.CertPool // that trust its certificate; nil without TLS
 
 	server *exec.Cmd
 	ended  <-chan struct{}
@@ -65,8 +74,17 @@ func start(ctx context.Context, o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Endpoint: "http://" + listen, AccessKey: or(o.AccessKey, "access"), SecretKey: or(o.SecretKey, "secret-of-a-test")}
+	options := []string{"--port", listen, "--quiet"}
+	if o.TLS {
+		certificate, key := filepath.Join(o.Dir, "tls.crt"), filepath.Join(o.Dir, "tls.key")
+		if s.Roots, err = issue(certificate, key, listen); err != nil {
+			return nil, fmt.Errorf("make its certificate: %w", err)
+		}
+		s.Endpoint = "https://" + listen
+		options = append(options, "--cert", certificate, "--key", key)
+	}
 	// Attributes beside the files: not every file system of a test has its own.
-	s.server = exec.Command(program, "--port", listen, "--quiet", "posix", "--sidecar", attributes, objects)
+	s.server = exec.Command(program, append(options, "posix", "--sidecar", attributes, objects)...)
 	s.server.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s.AccessKey, "ROOT_SECRET_KEY="+s.SecretKey)
 	s.server.Stdout, s.server.Stderr = o.Log, o.Log
 	if s.ended, err = child.Start(s.server, syscall.SIGKILL); err != nil {
@@ -103,16 +121,52 @@ func address(o Options) (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
+// issue writes a certificate that signs itself, for the host of an address, and its key, unless they are there.
+func issue(certificate, key, address string) (*x509.CertPool, error) {
+	roots := x509.NewCertPool()
+	if text, err := os.ReadFile(certificate); err == nil {
+		roots.AppendCertsFromPEM(text)
+		return roots, nil
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IPAddresses: []net.IP{net.ParseIP(host)},
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return nil, err
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	roots.AppendCertsFromPEM(text)
+	return roots, errors.Join(
+		os.WriteFile(certificate, text, 0o600),
+		os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600),
+	)
+}
+
 // await waits until it answers, if only with a refusal.
 func (s *Server) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: s.Roots}, DisableKeepAlives: true}}
 	for {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Endpoint+"/", nil)
 		if err != nil {
 			return err
 		}
-		res, err := http.DefaultClient.Do(req)
+		res, err := client.Do(req)
 		if err == nil {
 			return res.Body.Close()
 		}
