@@ -24,6 +24,8 @@ var (
 	stateScript string
 	//go:embed scripts/options.php
 	optionsScript string
+	//go:embed scripts/move.php
+	moveScript string
 	//go:embed scripts/login.php
 	loginScript string
 )

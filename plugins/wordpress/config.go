@@ -3,12 +3,9 @@ package main
 import (
 	"bytes"
 	"crypto/rand"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
-	"syscall"
 
 	"chom.dev/plugins/sdk"
 )
@@ -51,7 +48,8 @@ func newKey() string {
 }
 
 // renderConfig prints wp-config.php. The customer may edit the file later; we
-// only ever change the line of one constant again (setBlockExternal).
+// only ever change the line of one constant again (setBlockExternal), and those
+// that are another site's (adopt).
 func renderConfig(site sdk.Site, keys []string) []byte {
 	var out bytes.Buffer
 	define := func(name, literal string) { fmt.Fprintf(&out, "define( %s, %s );\n", phpString(name), literal) }
@@ -94,26 +92,15 @@ func blockExternalLine(block bool) []byte {
 	return fmt.Appendf(nil, "define( 'WP_HTTP_BLOCK_EXTERNAL', %t );\n", block)
 }
 
-// maxConfig is far above any hand-grown configuration.
-const maxConfig = 1 << 20
-
 // setBlockExternal brings our line in wp-config.php to the setting. A file in
 // which the customer has reworded or removed that line is left alone.
 func setBlockExternal(private, public *os.Root, block bool) error {
-	f, err := public.OpenFile(configFile, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, syscall.ELOOP) {
-		return nil // the customer's own arrangement
-	}
+	present, err := readConfig(public)
 	if err != nil {
-		return fmt.Errorf("open configuration: %w", err)
-	}
-	defer f.Close()
-	present, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
-	if err != nil {
-		return fmt.Errorf("read configuration: %w", err)
+		return err
 	}
 	want, other := blockExternalLine(block), blockExternalLine(!block)
-	if len(present) > maxConfig || !bytes.Contains(present, other) {
+	if !bytes.Contains(present, other) {
 		return nil
 	}
 	return writeFile(private, public, configFile, bytes.Replace(present, other, want, 1), configMode)

@@ -123,6 +123,10 @@ func (wordpress) Update(ctx context.Context, site sdk.Site) (sdk.State, error) {
 	}
 	defer private.Close()
 	defer public.Close()
+	left, err := adopt(ctx, site, private, public)
+	if err != nil {
+		return sdk.State{}, err
+	}
 	if err := setBlockExternal(private, public, site.Settings.Bool(settingBlockExternal)); err != nil {
 		return sdk.State{}, err
 	}
@@ -132,7 +136,14 @@ func (wordpress) Update(ctx context.Context, site sdk.Site) (sdk.State, error) {
 	if err := bringOptions(ctx, site); err != nil {
 		return sdk.State{}, err
 	}
-	return measure(ctx, site)
+	state, err := measure(ctx, site)
+	if err == nil && left {
+		state.Findings = append(state.Findings, sdk.Finding{
+			Code: "old-address-left", Severity: sdk.Warning,
+			Message: "Some texts still hold the address of the site that they were copied from: search them and replace it.",
+		})
+	}
+	return state, err
 }
 
 func (wordpress) Check(ctx context.Context, site sdk.Site) (sdk.State, error) {
@@ -140,6 +151,14 @@ func (wordpress) Check(ctx context.Context, site sdk.Site) (sdk.State, error) {
 		return sdk.State{}, nil
 	} else if err != nil {
 		return sdk.State{}, err
+	}
+	if is, err := foreign(site); err != nil {
+		return sdk.State{}, err
+	} else if is {
+		return sdk.State{Installed: true, Findings: []sdk.Finding{{
+			Code: "of-another-site", Severity: sdk.Problem,
+			Message: "The files were restored from another site's backup, and are not this site's before its next update.",
+		}}}, nil
 	}
 	return measure(ctx, site)
 }

@@ -22,7 +22,7 @@ import (
 
 func (p *program) backupCommand() *cobra.Command {
 	cmd := group("backup", "Backups: copies of sites that were read and checked, and putting them back", []string{"backups"},
-		p.backupCreate(), p.backupList(), p.backupShow(), p.backupBrowse(), p.backupDownload(), p.backupRestore(), p.backupUndo(), p.backupRestores(),
+		p.backupCreate(), p.backupList(), p.backupShow(), p.backupBrowse(), p.backupDownload(), p.backupCopy(), p.backupCancel(), p.backupRestore(), p.backupUndo(), p.backupRestores(),
 		p.backupDrill(), p.backupDrills(), p.backupStatus(), p.policyCommand(), p.targetCommand())
 	cmd.Long = `A backup holds a site's files and its database at one moment. It is ready once the control plane has read it where it is stored and
 found in it what the site's host said; only then it can be restored.
@@ -68,7 +68,7 @@ time.`,
 	}))
 }
 
-// awaitCheck waits until the control plane has checked what a host made.
+// awaitCheck waits until the control plane has checked what was made.
 func (p *program) awaitCheck(ctx context.Context, c *client, b *backupv1.Backup) (*backupv1.Backup, error) {
 	said := false
 	for {
@@ -79,8 +79,8 @@ func (p *program) awaitCheck(ctx context.Context, c *client, b *backupv1.Backup)
 		if b = got.GetBackup(); b.GetState() == backupv1.State_STATE_READY || b.GetState() == backupv1.State_STATE_FAILED {
 			return b, nil
 		}
-		if !said {
-			p.note("the host has made it; the control plane checks it")
+		if !said && b.GetState() == backupv1.State_STATE_CHECKING {
+			p.note("it is made; the control plane checks it")
 			said = true
 		}
 		select {
@@ -204,6 +204,8 @@ func (p *program) printBackup(b *backupv1.Backup) error {
 		{"state", short(b.GetState(), "STATE_")},
 		{"problem", b.GetProblem()},
 		{"reason", short(b.GetReason(), "REASON_")},
+		{"copied from", b.GetSourceBackupId()},
+		{"of the site", b.GetSourceSiteId()},
 		{"asked for", at(b.GetCreateTime())},
 		{"of", at(b.GetStartTime())},
 		{"read until", at(b.GetEndTime())},
@@ -328,17 +330,24 @@ func writeWhole(to string, out io.Writer, stream *connect.ServerStreamForClient[
 func (p *program) backupRestore() *cobra.Command {
 	var yes, files, database, without bool
 	var tables []string
+	var to elsewhere
 	cmd := p.organizationFlag(p.waitFlag(&cobra.Command{
 		Use:   "restore SITE BACKUP",
-		Short: "Put a backup back into its site",
+		Short: "Put a backup back into its site, or into another one",
 		Long: `Restore makes a backup of the site as it is, and waits until that was checked. Then it reads and checks the backup while the site
 goes on. Visitors see a 503 page for the moment in which the site is switched: all that is asked for is restored, or nothing. What is
 replaced is kept for a day: chom backup undo SITE brings it back.
 
-Of single tables the rows and columns are restored; the site's views, triggers and routines stay as they are.`,
+Of single tables the rows and columns are restored; the site's views, triggers and routines stay as they are.
+
+With --to-site or --to-new it is copied to another site, and restored there; SITE itself takes no part. The other site keeps its own
+name, title and database. A WordPress gets new keys, so that nobody is logged in, and its address is replaced in all texts of the
+database; posts keep their GUIDs, and what files hold of the address stays. The database alone brings its texts as they are.`,
 		Example: `  chom backup restore shop 12
   chom backup restore shop 12 --database-only
-  chom backup restore shop 12 --table wp_posts --table wp_postmeta`,
+  chom backup restore shop 12 --table wp_posts --table wp_postmeta
+  chom backup restore shop 12 --to-site staging
+  chom backup restore shop 12 --to-new shop2 --server web2 --domain shop2.example.com`,
 		Args:              exactly(2),
 		ValidArgsFunction: first(p.siteNames),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
@@ -347,6 +356,9 @@ Of single tables the rows and columns are restored; the site's views, triggers a
 			}
 			if files && len(tables) > 0 {
 				return usagef("--files-only and --table: one of both")
+			}
+			if err := to.check(p.wait); err != nil {
+				return err
 			}
 			b, err := p.namedBackup(ctx, c, args)
 			if err != nil {
@@ -361,13 +373,24 @@ Of single tables the rows and columns are restored; the site's views, triggers a
 			case database:
 				what = "the database"
 			}
-			if err := p.confirm(yes, fmt.Sprintf("This replaces %s of the site %s by those of %s", what, plain(args[0]), at(cmp.Or(b.GetStartTime(), b.GetCreateTime()))), args[0]); err != nil {
-				return err
+			of, by := args[0], "those of "
+			if to.site != "" {
+				of, by = to.site, "those that the site "+plain(args[0])+" had at "
 			}
-			made, err := c.Backups.RestoreBackup(ctx, &backupv1.RestoreBackupRequest{
+			question := fmt.Sprintf("This replaces %s of the site %s by %s%s", what, plain(of), by, at(cmp.Or(b.GetStartTime(), b.GetCreateTime())))
+			if to.create == "" { // a new site has nothing to lose
+				if err := p.confirm(yes, question, of); err != nil {
+					return err
+				}
+			}
+			ask := &backupv1.RestoreBackupRequest{
 				OrganizationId: b.GetOrganizationId(), SiteId: b.GetSiteId(), BackupId: b.GetId(), FilesOnly: files, DatabaseOnly: database,
 				Tables: tables, WithoutBackup: without,
-			})
+			}
+			if to.wanted() {
+				return to.restore(ctx, p, c, b, ask)
+			}
+			made, err := c.Backups.RestoreBackup(ctx, ask)
 			if err != nil {
 				return err
 			}
@@ -377,6 +400,7 @@ Of single tables the rows and columns are restored; the site's views, triggers a
 	cmd.Flags().BoolVar(&files, "files-only", false, "restore the files; the database stays as it is")
 	cmd.Flags().BoolVar(&database, "database-only", false, "restore the database; the files stay as they are")
 	cmd.Flags().StringArrayVar(&tables, "table", nil, "restore this table of the database; everything else stays as it is (may be repeated)")
+	to.flags(p, cmd)
 	cmd.Flags().BoolVar(&without, "without-backup", false, "make no backup of what is replaced; it can be undone for a day all the same")
 	return yesFlag(cmd, &yes)
 }
