@@ -243,6 +243,8 @@ var rules = map[string]rule{
 	backupv1connect.BackupServiceBrowseBackupProcedure:   members(organization.Member, account.Deploy, ofSite),
 	backupv1connect.BackupServiceDownloadBackupProcedure: members(organization.Admin, account.Manage, ofSite), // all that a site has, its passwords among it
 	backupv1connect.BackupServiceListRestoresProcedure:   members(organization.Viewer, account.Read, ofSite),
+	backupv1connect.BackupServiceCopyBackupProcedure:     members(organization.Admin, account.Manage, ofSite).justProved().seldom(), // all that a site has, to where a restore may follow; its handler asks for the other site
+	backupv1connect.BackupServiceCancelBackupProcedure:   members(organization.Admin, account.Manage, ofSite),
 	backupv1connect.BackupServiceUndoRestoreProcedure:    members(organization.Admin, account.Manage, ofSite).seldom(), // whoever just restored the wrong one must not look for a second factor
 
 	backupv1connect.BackupServiceGetBackupStatusProcedure: members(organization.Viewer, account.Read, ofSite),

@@ -156,6 +156,45 @@ func (s *backupService) RestoreBackup(ctx context.Context, r *backupv1.RestoreBa
 	return &backupv1.RestoreBackupResponse{Restore: restoreMessage(made)}, nil
 }
 
+func (s *backupService) CopyBackup(ctx context.Context, r *backupv1.CopyBackupRequest) (*backupv1.CopyBackupResponse, error) {
+	organization, site, err := siteIDs(r)
+	if err != nil {
+		return nil, err
+	}
+	id, err := backupID(r)
+	if err != nil {
+		return nil, err
+	}
+	to, err := contract.ParseSiteID(r.GetToSiteId())
+	if err != nil {
+		return nil, invalid("to_site_id", err)
+	}
+	if only := reachOf(ctx); only != nil && !slices.Contains(only, to.String()) {
+		return nil, errNoSite
+	}
+	made, err := s.backups.Copy(ctx, organization, site, id, to)
+	if err != nil {
+		return nil, err
+	}
+	return &backupv1.CopyBackupResponse{Backup: backupMessage(made)}, nil
+}
+
+func (s *backupService) CancelBackup(ctx context.Context, r *backupv1.CancelBackupRequest) (*backupv1.CancelBackupResponse, error) {
+	organization, site, err := siteIDs(r)
+	if err != nil {
+		return nil, err
+	}
+	id, err := backupID(r)
+	if err != nil {
+		return nil, err
+	}
+	ended, err := s.backups.Cancel(ctx, organization, site, id)
+	if err != nil {
+		return nil, err
+	}
+	return &backupv1.CancelBackupResponse{Backup: backupMessage(ended)}, nil
+}
+
 func (s *backupService) ListRestores(ctx context.Context, r *backupv1.ListRestoresRequest) (*backupv1.ListRestoresResponse, error) {
 	organization, site, err := siteIDs(r)
 	if err != nil {
@@ -193,6 +232,9 @@ func backupMessage(b backup.Backup) *backupv1.Backup {
 	m := &backupv1.Backup{
 		Id: b.ID.String(), OrganizationId: b.Organization.String(), SiteId: b.Site.String(), Sequence: b.Sequence, State: backupStates[b.State],
 		Reason: backupReasons[b.Reason], Problem: b.Problem, CreateTime: timestamppb.New(b.CreatedAt), TaskId: b.TaskID,
+	}
+	if !b.Source.IsZero() {
+		m.SourceBackupId, m.SourceSiteId = b.Source.String(), b.SourceSite.String()
 	}
 	if b.Report != nil {
 		m.StartTime, m.EndTime, m.AddedBytes = b.Report.GetStartTime(), b.Report.GetEndTime(), b.Report.GetAddedBytes()
@@ -232,4 +274,6 @@ var backupReasons = map[backup.Reason]backupv1.Reason{
 	backup.Requested:     backupv1.Reason_REASON_REQUESTED,
 	backup.Scheduled:     backupv1.Reason_REASON_SCHEDULED,
 	backup.BeforeRestore: backupv1.Reason_REASON_BEFORE_RESTORE,
+	backup.Copied:        backupv1.Reason_REASON_COPIED,
+	backup.Imported:      backupv1.Reason_REASON_IMPORTED,
 }

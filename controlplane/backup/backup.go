@@ -13,6 +13,10 @@
 // One that a host made by itself, as the site's schedule has it, nobody ordered: Reported takes it in when the host tells of it, and it
 // begins its life as CHECKING or FAILED.
 //
+// One that comes from elsewhere no host makes: the control plane brings it into the site's repository while it is RUNNING, from another
+// site's (Copy), and checks and signs it as any other. Whatever it is restored to is a site that has it in its own list, and no host
+// reaches a repository of another site than its own. It says nothing of how well the site itself is backed up.
+//
 // A site has one backup under way at a time, from RUNNING to the end of CHECKING. Each READY one has a signed manifest
 // (chom.backup.v1.Manifest), numbered by its sequence and bound to the one before; it stands in the row and in the repository. The
 // number is given before the repository is asked to keep the manifest, so that two manifests never have the same one: a backup that
@@ -94,6 +98,8 @@ const (
 	Requested     Reason = "requested"
 	Scheduled     Reason = "scheduled"
 	BeforeRestore Reason = "before_restore"
+	Copied        Reason = "copied"
+	Imported      Reason = "imported"
 )
 
 // Backup is a restorable copy of a site at one moment.
@@ -106,7 +112,9 @@ type Backup struct {
 	Reason       Reason
 	Problem      string // why it FAILED
 	TaskID       string
-	Report       *backupv1.Report // what the host says; nil before. No right follows from it.
+	Source       contract.BackupID // that it was copied from; zero for none
+	SourceSite   contract.SiteID   // the site of that; zero for none
+	Report       *backupv1.Report  // what the host says; nil before. No right follows from it.
 	CreatedAt    time.Time
 	CheckedAt    time.Time // when it was found READY; zero before
 
@@ -189,6 +197,10 @@ type Reader interface {
 	Browse(ctx context.Context, r Repository, snapshot, dir string, each func(contract.Listed) error) error
 	// Read writes a file of a snapshot, a directory as a tar archive.
 	Read(ctx context.Context, r Repository, snapshot, file string, to io.Writer) error
+	// Init makes a repository, unless it is there. No host writes to it meanwhile, the caller has made sure.
+	Init(ctx context.Context, r Repository) error
+	// Copy brings snapshots into another repository, and says how they are called there. What is there already is not copied again.
+	Copy(ctx context.Context, from, to Repository, snapshots ...string) ([]string, error)
 	// PutManifest keeps a serialized SignedManifest, in the place of one with the same sequence.
 	PutManifest(ctx context.Context, r Repository, sequence uint64, manifest []byte) error
 	// Verify reads whether one of so many parts of the data, from 1 on, is what was written, besides what Check does.
@@ -257,7 +269,9 @@ type Backups struct {
 	config  Config
 	metrics drillMetrics
 	gauges  gauges
-	wake    chan struct{} // something is due now
+	makers  map[Reason]maker
+	wake    chan struct{} // something is to be checked now
+	arrive  chan struct{} // something is to be brought from elsewhere now
 
 	mu   sync.Mutex
 	wall clock.Wall
@@ -268,7 +282,8 @@ func New(d *db.DB, log *slog.Logger, c Config) (*Backups, error) {
 	if len(c.Signer) != ed25519.PrivateKeySize {
 		return nil, errors.New("prepare backups: the signer is not an Ed25519 key")
 	}
-	made := &Backups{db: d, log: log, config: c, metrics: newDrillMetrics(), gauges: newGauges(), wake: make(chan struct{}, workers)}
+	made := &Backups{db: d, log: log, config: c, metrics: newDrillMetrics(), gauges: newGauges(), wake: make(chan struct{}, workers), arrive: make(chan struct{}, receivers)}
+	made.makers = map[Reason]maker{Copied: made.copied}
 	if err := errors.Join(made.metrics.register(c.Metrics), made.gauges.register(c.Metrics)); err != nil {
 		return nil, fmt.Errorf("prepare backups: %w", err)
 	}

@@ -410,9 +410,9 @@ func TestCrash(t *testing.T) {
 		}
 		w.stored.putErr = nil
 		// The process dies while it puts: its claim lasts for a while, and then another one goes on.
-		gone, err := w.claim(t.Context(), time.Now().Add(longestRest))
+		gone, err := w.claim(t.Context(), time.Now().Add(longestRest), false)
 		must(t, err)
-		if again, err := w.claim(t.Context(), time.Now().Add(longestRest)); again != nil || err != nil {
+		if again, err := w.claim(t.Context(), time.Now().Add(longestRest), false); again != nil || err != nil {
 			t.Fatalf("taken twice: %+v, %v", again, err)
 		}
 		w.settled(t, time.Now().Add(longestRest+claimFor))

@@ -9,7 +9,6 @@ import (
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/site"
-	"chom.dev/proto/contract"
 )
 
 // ready and fail end what a restore waits for that is to begin after a backup of what it replaces. Both are called in the transaction
@@ -89,12 +88,4 @@ func waitingFor(ctx context.Context, tx *db.Tx, before Backup) (Restoration, err
 		  AND before_backup_id = $3
 		  AND task_id = $4
 		  AND state = 'running'`+tx.ForUpdate(), before.Organization, before.Site, before.ID, before.TaskID))
-}
-
-// beforeID is a column that is empty where there is no backup.
-func beforeID(id contract.BackupID) string {
-	if id.IsZero() {
-		return ""
-	}
-	return id.String()
 }

@@ -274,16 +274,16 @@ func (b *Backups) settle(ctx context.Context, c claimed, now time.Time, broken e
 	switch {
 	case errors.Is(broken, errLost):
 		return nil
-	case c.State == Checking && errors.As(broken, &no):
+	case c.State != Ready && errors.As(broken, &no):
 		problem = string(no)
-	case c.State == Checking && errors.Is(broken, ErrDamaged):
+	case c.State != Ready && errors.Is(broken, ErrDamaged):
 		problem = "what is stored of the backup is damaged or incomplete"
-	case c.State == Checking && b.trusts(now) && now.Sub(c.since) > giveUpAfter:
+	case c.State != Ready && b.trusts(now) && now.Sub(c.since) > giveUpAfter:
 		problem = "where backups are stored could not be read for a day"
 	}
 	if problem == "" {
 		at := now.Add(restAfter(c.tries + 1))
-		b.log.WarnContext(ctx, "a backup can't be checked", "backup", c.ID, "site", c.Site, "again_at", at, "err", broken)
+		b.log.WarnContext(ctx, "a backup can't be brought to its end", "backup", c.ID, "site", c.Site, "again_at", at, "err", broken)
 		return b.put(ctx, `
 			UPDATE backups
 			SET check_at = $4,
@@ -302,7 +302,7 @@ func (b *Backups) settle(ctx context.Context, c claimed, now time.Time, broken e
 			WHERE organization_id = $1
 			  AND id = $2
 			  AND claim = $3`+tx.ForUpdate(), c.Organization, c.ID, c.claim).Scan(&state)
-		if errors.Is(err, sql.ErrNoRows) || err == nil && state != Checking {
+		if errors.Is(err, sql.ErrNoRows) || err == nil && state != c.State {
 			return nil
 		}
 		if err != nil {

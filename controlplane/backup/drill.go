@@ -49,6 +49,9 @@ type Drill struct {
 // ErrDrilling says that the site has a drill under way.
 var ErrDrilling = fault.Conflict("a drill of the site is under way already: wait until it has ended")
 
+// ErrNotOwn says that a backup goes by another site's name until it is restored: it shows no page beside the site.
+var ErrNotOwn = fault.Conflict("a backup that came from elsewhere has no drill: restore it, and drill the next backup of the site")
+
 // drillWithin is that of a restore: as much is read and imported.
 const drillWithin = restoreWithin
 
@@ -79,6 +82,9 @@ func (b *Backups) drill(ctx context.Context, tx *db.Tx, organization contract.Or
 	}
 	if from.State != Ready {
 		return Drill{}, ErrNotReady
+	}
+	if from.received() {
+		return Drill{}, ErrNotOwn
 	}
 	if err := of.Living(); err != nil {
 		return Drill{}, err

@@ -29,7 +29,7 @@ const (
 	ahead = time.Hour
 )
 
-// drillable is a site that has a READY backup and no drill under way.
+// drillable is a site that has a READY backup of its own and no drill under way.
 type drillable struct {
 	organization contract.OrganizationID
 	site         contract.SiteID
@@ -196,13 +196,15 @@ func (b *Backups) drillables(ctx context.Context, now time.Time) ([]drillable, e
 		        WHERE r.organization_id = s.organization_id
 		          AND r.site_id = s.id
 		          AND r.state = 'ready'
+		          AND r.reason NOT IN ('copied', 'imported')
 		        ORDER BY r.sequence DESC
 		        LIMIT 1),
 		       (SELECT MIN(r.checked_at)
 		        FROM backups r
 		        WHERE r.organization_id = s.organization_id
 		          AND r.site_id = s.id
-		          AND r.state = 'ready'),
+		          AND r.state = 'ready'
+		          AND r.reason NOT IN ('copied', 'imported')),
 		       COALESCE(d.created_at, 0),
 		       COALESCE(d.state, '') = 'failed'
 		FROM sites s
@@ -222,7 +224,8 @@ func (b *Backups) drillables(ctx context.Context, now time.Time) ([]drillable, e
 		              FROM backups r
 		              WHERE r.organization_id = s.organization_id
 		                AND r.site_id = s.id
-		                AND r.state = 'ready')`,
+		                AND r.state = 'ready'
+		                AND r.reason NOT IN ('copied', 'imported'))`,
 		db.Micros(now.Add(-fleet.OnlineFor)), db.Micros(now.Add(fleet.OnlineFor)), db.Micros(now.Add(-min(drillAgain, every/14))), db.Micros(now.Add(ahead)))
 	if err != nil {
 		return nil, fmt.Errorf("look for sites to drill: %w", err)

@@ -55,7 +55,7 @@ func Ended(ctx context.Context, tx *db.Tx, t task.Task, result *orderv1.Result) 
 	return nil
 }
 
-// toCheck has a backup checked that the host has made.
+// toCheck has a backup checked that is made.
 func toCheck(ctx context.Context, tx *db.Tx, b Backup, made *backupv1.Report, now time.Time) error {
 	report, err := proto.Marshal(made)
 	if err != nil {

@@ -320,14 +320,20 @@ func (b *Backups) agedOf(ctx context.Context, tx *db.Tx, k kept, now time.Time) 
 	return all, marks, rows.Err()
 }
 
-// restoredFrom are the backups that restores go back to which are under way, or can still be undone.
+// restoredFrom are the backups that restores go back to which are under way, or can still be undone, and those that are being copied.
 func restoredFrom(ctx context.Context, tx *db.Tx, k kept, now time.Time) ([]contract.BackupID, error) {
 	rows, err := tx.Query(ctx, `
 		SELECT backup_id
 		FROM restores
 		WHERE organization_id = $1
 		  AND site_id = $2
-		  AND (state IN ('running', 'undoing') OR undo_until > $3)`, k.Organization, k.Site, db.Micros(now))
+		  AND (state IN ('running', 'undoing') OR undo_until > $3)
+		UNION
+		SELECT source_backup_id
+		FROM backups
+		WHERE organization_id = $1
+		  AND source_site_id = $2
+		  AND state = 'running'`, k.Organization, k.Site, db.Micros(now))
 	if err != nil {
 		return nil, err
 	}
@@ -430,6 +436,9 @@ func (b *Backups) holdRepository(ctx context.Context, k kept) error {
 		}
 		if _, running, err := drilling(ctx, tx, k.Organization, k.Site); err != nil || running {
 			return cmp.Or(err, error(ErrDrilling))
+		}
+		if copying, err := copyingFrom(ctx, tx, k.Organization, k.Site); err != nil || copying {
+			return cmp.Or(err, error(ErrUnderWay))
 		}
 		n, err := tx.Exec(ctx, `
 			UPDATE repositories

@@ -77,6 +77,7 @@ func (g gauges) count(ctx context.Context, q db.Querier) error {
 		    FROM backups b
 		    JOIN sites s ON s.organization_id = b.organization_id AND s.id = b.site_id
 		    WHERE b.state = 'ready'
+		      AND b.reason NOT IN ('copied', 'imported')
 		      AND s.phase = 'active'
 		    GROUP BY b.organization_id, b.site_id
 		) all_sites`).Scan(&oldest); err != nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"path"
+	"slices"
 	"time"
 
 	"chom.dev/controlplane/backup/restic"
@@ -74,6 +75,59 @@ func (r *Repositories) Browse(ctx context.Context, of Repository, snapshot, dir 
 // Read implements Reader.
 func (r *Repositories) Read(ctx context.Context, of Repository, snapshot, file string, to io.Writer) error {
 	return damage(r.restic.Dump(ctx, of.place(), of.Key, snapshot, file, to))
+}
+
+// Init implements Reader. What there is without a config is of somebody who was broken off while making it.
+func (r *Repositories) Init(ctx context.Context, of Repository) error {
+	_, err := r.store.Stat(ctx, of.place(), store.ConfigName())
+	if err == nil || !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	if err := r.store.Remove(ctx, of.place()); err != nil {
+		return err
+	}
+	if err := r.restic.Init(ctx, of.place(), of.Key); err != nil {
+		return err
+	}
+	keys, err := r.store.List(ctx, of.place(), store.Keys)
+	if err != nil {
+		return err
+	}
+	if len(keys) != 1 { // restic would try either, and only one of both opens the config
+		return errors.Join(errors.New("a host has begun to make the repository too"), r.store.Remove(ctx, of.place()))
+	}
+	return nil
+}
+
+// Copy implements Reader. Snapshots have other ids there, and the same tree, which is a hash over all that is in it.
+func (r *Repositories) Copy(ctx context.Context, from, to Repository, snapshots ...string) ([]string, error) {
+	there, err := r.restic.Snapshots(ctx, from.place(), from.Key)
+	if err != nil {
+		return nil, err
+	}
+	trees := make([]string, len(snapshots))
+	for i, id := range snapshots {
+		at := slices.IndexFunc(there, func(s restic.Snapshot) bool { return s.ID == id })
+		if at < 0 {
+			return nil, damage(fmt.Errorf("copy %s: %w", id, restic.ErrNoSnapshot))
+		}
+		trees[i] = there[at].Tree
+	}
+	if err := r.restic.Copy(ctx, from.place(), from.Key, to.place(), to.Key, snapshots...); err != nil {
+		return nil, damage(err)
+	}
+	if there, err = r.restic.Snapshots(ctx, to.place(), to.Key); err != nil {
+		return nil, err
+	}
+	copies := make([]string, len(trees))
+	for i, tree := range trees {
+		at := slices.IndexFunc(there, func(s restic.Snapshot) bool { return s.Tree == tree })
+		if at < 0 {
+			return nil, damage(fmt.Errorf("copy %s: it is not there afterwards: %w", snapshots[i], restic.ErrNoSnapshot))
+		}
+		copies[i] = there[at].ID
+	}
+	return copies, nil
 }
 
 // PutManifest implements Reader. One that was signed by a former signer is replaced.

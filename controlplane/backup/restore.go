@@ -109,7 +109,7 @@ func (b *Backups) restore(ctx context.Context, tx *db.Tx, of *site.Site, from Ba
 		INSERT INTO restores (organization_id, id, site_id, backup_id, with_files, with_database, state, undone, problem, task_id, created_at, before_backup_id, table_names)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, FALSE, '', $8, $9, $10, $11)`,
 		made.Organization, made.ID, made.Site, made.Backup, made.Files, made.Database, string(made.State), made.TaskID, db.Micros(now),
-		beforeID(made.Before), tables); err != nil {
+		backupText(made.Before), tables); err != nil {
 		return Restoration{}, fmt.Errorf("insert restore: %w", err)
 	}
 	what := "files and database"

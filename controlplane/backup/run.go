@@ -17,12 +17,17 @@ import (
 const (
 	// workers is how many repositories are read at once: each is a program of its own, with some hundred MiB.
 	workers = 2
+	// receivers is how many are written to at once, besides.
+	receivers = 2
 	// keepers is how many are looked after at once, besides.
 	keepers = 2
 	idle    = 15 * time.Second // between two looks at the table
-	// claimFor is how long nobody else looks at a backup after a process was last heard of that does, three renewals.
+	// claimFor is how long nobody else looks at a backup after a process was last heard of that does, six renewals.
 	claimFor = 3 * time.Minute
-	// giveUpAfter is how long a backup is CHECKING at most. Its site has no newer one until then.
+	// renewEvery is also how long what was cancelled goes on.
+	renewEvery = claimFor / 6
+	// giveUpAfter is how long a backup is CHECKING at most, and how long it is tried to bring one from elsewhere. Its site has no newer
+	// one until then.
 	giveUpAfter = 24 * time.Hour
 	firstRest   = 5 * time.Second
 	// longestRest is how long a store that was away is left alone. What is due later than that was written by a clock that has
@@ -36,7 +41,7 @@ func restAfter(tries int) time.Duration {
 	return rest - rnd.N(rest/4) // what failed together is not tried again together
 }
 
-// Run checks backups, begins the drills that are due, looks after repositories, raises alarms, and removes the repositories of sites
+// Run brings backups from elsewhere, checks backups, begins the drills that are due, looks after repositories, raises alarms, and removes the repositories of sites
 // that are gone, until ctx ends.
 func (b *Backups) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
@@ -46,15 +51,20 @@ func (b *Backups) Run(ctx context.Context) error {
 			if heard != topic && heard != "" {
 				return
 			}
-			select {
-			case b.wake <- struct{}{}:
-			default: // all are awake
+			for _, wake := range []chan struct{}{b.wake, b.arrive} {
+				select {
+				case wake <- struct{}{}:
+				default: // all are awake
+				}
 			}
 		})
 		return nil
 	})
 	for range workers {
 		g.Go(func() error { return b.loop(ctx, b.wake, "backups can't be checked", b.checkNext) })
+	}
+	for range receivers {
+		g.Go(func() error { return b.loop(ctx, b.arrive, "backups can't be brought from elsewhere", b.receiveNext) })
 	}
 	for range keepers {
 		g.Go(func() error { return b.loop(ctx, nil, "repositories can't be looked after", b.keepNext) })
@@ -117,18 +127,25 @@ type claimed struct {
 	claim string
 }
 
-// checkNext looks at the backup that is due first, and says whether there was one.
+// checkNext checks the backup that is due first, and says whether there was one.
 func (b *Backups) checkNext(ctx context.Context, now time.Time) (bool, error) {
-	c, err := b.claim(ctx, now)
+	return b.next(ctx, now, false, b.check)
+}
+
+// next does what is to be done with the backup that is due first, of those that are RUNNING or of the others.
+func (b *Backups) next(ctx context.Context, now time.Time, running bool, do func(context.Context, claimed) error) (bool, error) {
+	c, err := b.claim(ctx, now, running)
 	if err != nil || c == nil {
 		return false, err
 	}
 	working, done := context.WithCancel(ctx)
 	var renewing errgroup.Group
-	renewing.Go(func() error { b.renew(working, *c); return nil })
-	broken := b.check(working, *c)
+	renewing.Go(func() error { defer done(); return b.renew(working, *c) })
+	broken := do(working, *c)
 	done()
-	_ = renewing.Wait() // it has no errors of its own
+	if lost := renewing.Wait(); lost != nil && broken != nil {
+		broken = lost
+	}
 	if broken == nil {
 		return true, nil
 	}
@@ -147,13 +164,14 @@ func (b *Backups) checkNext(ctx context.Context, now time.Time) (bool, error) {
 	return true, b.settle(ctx, *c, time.Now(), broken)
 }
 
-// claim takes the backup that is due first; nil when none is.
-func (b *Backups) claim(ctx context.Context, now time.Time) (*claimed, error) {
+// claim takes the backup that is due first, of those that are RUNNING or of the others; nil when none is.
+func (b *Backups) claim(ctx context.Context, now time.Time, running bool) (*claimed, error) {
 	taken := claimed{claim: rand.Text()}
 	err := db.InTx(ctx, b.db, func(tx *db.Tx) error {
 		var err error
 		taken.Backup, err = scan(tx.QueryRow(ctx, columns+`
 			WHERE check_at IS NOT NULL
+			  AND (state = 'running') = $3
 			  AND (check_at <= $1 OR check_at > $2)
 			  AND NOT EXISTS (
 			      SELECT 1
@@ -163,7 +181,7 @@ func (b *Backups) claim(ctx context.Context, now time.Time) (*claimed, error) {
 			        AND r.held_until > $1
 			  )
 			ORDER BY check_at
-			LIMIT 1`+skipLocked(tx), db.Micros(now), db.Micros(now.Add(longestRest))))
+			LIMIT 1`+skipLocked(tx), db.Micros(now), db.Micros(now.Add(longestRest)), running))
 		if err != nil {
 			return err
 		}
@@ -192,24 +210,34 @@ func skipLocked(tx *db.Tx) string {
 	return tx.ForUpdate() + " SKIP LOCKED"
 }
 
-// renew keeps a backup for this process while it looks.
-func (b *Backups) renew(ctx context.Context, c claimed) {
-	tick := time.NewTicker(claimFor / 3)
+// renew keeps a backup for this process while it looks, until ctx ends. It says errLost when the backup is none of its business any
+// more.
+func (b *Backups) renew(ctx context.Context, c claimed) error {
+	tick := time.NewTicker(renewEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-tick.C:
 		}
-		err := b.put(ctx, `
-			UPDATE backups
-			SET check_at = $4
-			WHERE organization_id = $1
-			  AND id = $2
-			  AND claim = $3`, c.Organization, c.ID, c.claim, db.Micros(time.Now().Add(claimFor)))
-		if err != nil && ctx.Err() == nil {
-			b.log.WarnContext(ctx, "another process may begin to check a backup too", "backup", c.ID, "err", err)
+		err := db.InTx(ctx, b.db, func(tx *db.Tx) error {
+			n, err := tx.Exec(ctx, `
+				UPDATE backups
+				SET check_at = $4
+				WHERE organization_id = $1
+				  AND id = $2
+				  AND claim = $3`, c.Organization, c.ID, c.claim, db.Micros(time.Now().Add(claimFor)))
+			if err == nil && n == 0 {
+				err = errLost
+			}
+			return err
+		}, db.ReadCommitted())
+		switch {
+		case errors.Is(err, errLost):
+			return errLost
+		case err != nil && ctx.Err() == nil:
+			b.log.WarnContext(ctx, "another process may begin to look at a backup too", "backup", c.ID, "err", err)
 		}
 	}
 }

@@ -100,12 +100,13 @@ func (s standing) words(now time.Time, problem string) string {
 	return fmt.Sprintf("%s since %s: %s. %s", what, since.UTC().Format("2 January 2006, 15:04 UTC"), reason(about, problem), advice(about, s))
 }
 
-// newest is a site's newest backup in a state; nil where there is none.
+// newest is a site's own newest backup in a state; nil where there is none.
 func newest(ctx context.Context, q db.Querier, organization contract.OrganizationID, id contract.SiteID, state State) (*Backup, error) {
 	found, err := scan(q.QueryRow(ctx, columns+`
 		WHERE organization_id = $1
 		  AND site_id = $2
 		  AND state = $3
+		  AND reason NOT IN ('copied', 'imported')
 		ORDER BY id DESC
 		LIMIT 1`, organization, id, string(state)))
 	if errors.Is(err, sql.ErrNoRows) {

@@ -25,6 +25,8 @@ const columns = `
 	       reason,
 	       problem,
 	       task_id,
+	       source_backup_id,
+	       source_site_id,
 	       draft,
 	       report,
 	       manifest,
@@ -40,9 +42,18 @@ func scan(row interface{ Scan(...any) error }) (Backup, error) {
 	var sequence, created int64
 	var since, checked sql.NullInt64
 	var report []byte
-	if err := row.Scan(&b.Organization, &b.ID, &b.Site, &sequence, &b.State, &b.Reason, &b.Problem, &b.TaskID, &b.draft, &report, &b.manifest, &b.put,
+	var source, sourceSite string
+	if err := row.Scan(&b.Organization, &b.ID, &b.Site, &sequence, &b.State, &b.Reason, &b.Problem, &b.TaskID, &source, &sourceSite, &b.draft, &report, &b.manifest, &b.put,
 		&since, &b.tries, &checked, &created); err != nil {
 		return Backup{}, err
+	}
+	if source != "" {
+		var broken, brokenSite error
+		b.Source, broken = contract.ParseBackupID(source)
+		b.SourceSite, brokenSite = contract.ParseSiteID(sourceSite)
+		if err := errors.Join(broken, brokenSite); err != nil {
+			return Backup{}, fmt.Errorf("backup %s: read its source: %w", b.ID, err)
+		}
 	}
 	if report != nil {
 		b.Report = &backupv1.Report{}
@@ -85,13 +96,29 @@ func load(ctx context.Context, q db.Querier, organization contract.OrganizationI
 
 func insert(ctx context.Context, tx *db.Tx, b Backup) error {
 	_, err := tx.Exec(ctx, `
-		INSERT INTO backups (organization_id, id, site_id, sequence, state, reason, problem, task_id, draft, put, claim, tries, created_at)
-		VALUES ($1, $2, $3, 0, $4, $5, '', $6, $7, FALSE, '', 0, $8)`,
-		b.Organization, b.ID, b.Site, string(b.State), string(b.Reason), b.TaskID, b.draft, db.Micros(b.CreatedAt))
+		INSERT INTO backups (organization_id, id, site_id, sequence, state, reason, problem, task_id, draft, put, claim, tries, created_at, source_backup_id, source_site_id)
+		VALUES ($1, $2, $3, 0, $4, $5, '', $6, $7, FALSE, '', 0, $8, $9, $10)`,
+		b.Organization, b.ID, b.Site, string(b.State), string(b.Reason), b.TaskID, b.draft, db.Micros(b.CreatedAt), backupText(b.Source), siteText(b.SourceSite))
 	if err != nil {
 		return fmt.Errorf("insert backup: %w", err)
 	}
 	return nil
+}
+
+// backupText is a column that is empty where there is no backup.
+func backupText(id contract.BackupID) string {
+	if id.IsZero() {
+		return ""
+	}
+	return id.String()
+}
+
+// siteText is a column that is empty where there is no site.
+func siteText(id contract.SiteID) string {
+	if id.IsZero() {
+		return ""
+	}
+	return id.String()
 }
 
 const restoreColumns = `

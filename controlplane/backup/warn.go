@@ -168,7 +168,8 @@ func decideSoon(ctx context.Context, tx *db.Tx, organization contract.Organizati
 	return err
 }
 
-// standingOf is how well a site is backed up, whatever is wanted of it, and why the newest backup failed, if it did.
+// standingOf is how well a site is backed up, whatever is wanted of it, and why the newest backup failed, if it did. What came from
+// elsewhere is no backup of the site.
 func standingOf(ctx context.Context, q db.Querier, organization contract.OrganizationID, id contract.SiteID) (is standing, problem string, err error) {
 	var good, failing, hurt sql.NullInt64
 	err = q.QueryRow(ctx, `
@@ -176,18 +177,21 @@ func standingOf(ctx context.Context, q db.Querier, organization contract.Organiz
 		        FROM backups
 		        WHERE organization_id = $1
 		          AND site_id = $2
-		          AND state = 'ready'),
+		          AND state = 'ready'
+		          AND reason NOT IN ('copied', 'imported')),
 		       (SELECT MIN(created_at)
 		        FROM backups f
 		        WHERE f.organization_id = $1
 		          AND f.site_id = $2
 		          AND f.state = 'failed'
+		          AND f.reason NOT IN ('copied', 'imported')
 		          AND NOT EXISTS (
 		              SELECT 1
 		              FROM backups r
 		              WHERE r.organization_id = $1
 		                AND r.site_id = $2
 		                AND r.state = 'ready'
+		                AND r.reason NOT IN ('copied', 'imported')
 		                AND r.id > f.id
 		          )),
 		       (SELECT MAX(damaged_at)
@@ -200,6 +204,7 @@ func standingOf(ctx context.Context, q db.Querier, organization contract.Organiz
 		           WHERE organization_id = $1
 		             AND site_id = $2
 		             AND state IN ('ready', 'failed')
+		             AND reason NOT IN ('copied', 'imported')
 		           ORDER BY id DESC
 		           LIMIT 1), '')`, organization, id).Scan(&good, &failing, &hurt, &problem)
 	if err != nil {

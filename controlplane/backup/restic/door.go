@@ -12,7 +12,11 @@ const failuresMax = 8
 type broken struct {
 	code  atomic.Int64
 	times atomic.Int64
-	end   func() // of the program
+	// lost notes that data is not there, or ends early. The program would ask again for a quarter of an hour, and goes on for
+	// nothing where copies is set.
+	lost   atomic.Bool
+	copies bool
+	end    func() // of the program
 }
 
 func (b *broken) status() int { return int(b.code.Load()) }
@@ -21,6 +25,7 @@ func (b *broken) status() int { return int(b.code.Load()) }
 type watched struct {
 	http.ResponseWriter
 	failed *broken
+	data   bool // it is asked for data
 }
 
 func (w *watched) WriteHeader(status int) {
@@ -29,6 +34,10 @@ func (w *watched) WriteHeader(status int) {
 		if w.failed.times.Add(1) >= failuresMax {
 			w.failed.end()
 		}
+	}
+	if w.data && w.failed.copies && (status == http.StatusNotFound || status == http.StatusRequestedRangeNotSatisfiable) {
+		w.failed.lost.Store(true)
+		w.failed.end()
 	}
 	w.ResponseWriter.WriteHeader(status)
 }

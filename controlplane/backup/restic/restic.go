@@ -167,6 +167,8 @@ type Snapshot struct {
 	Time  time.Time
 	Paths []string
 	Tags  []string
+	// Tree is a hash over all that is in it, names, modes and times included: the same in each repository.
+	Tree string
 }
 
 // Snapshots gives those that there are.
@@ -198,6 +200,25 @@ func (p *Program) Dump(ctx context.Context, r store.Repository, key secret.Secre
 			_, err := io.Copy(w, out)
 			return err
 		},
+	})
+}
+
+// Init makes a repository, in the format of restic 0.14. One that is there is an error.
+func (p *Program) Init(ctx context.Context, r store.Repository, key secret.Secret) error {
+	return p.run(ctx, run{what: "make", repository: r, key: key, rights: store.AppendOnly, within: unlockFor, args: []string{"init", "--repository-version=2"}})
+}
+
+// Copy brings snapshots from a repository into another one, where they get other ids. What is there already is not copied again, so
+// that it can be interrupted, and called again. What is wrong is ErrDamaged with the program's words: of the former, if not of both.
+func (p *Program) Copy(ctx context.Context, from store.Repository, fromKey secret.Secret, to store.Repository, key secret.Secret, snapshots ...string) error {
+	for _, id := range snapshots {
+		if err := isID(id); err != nil {
+			return err
+		}
+	}
+	return p.run(ctx, run{
+		what: "copy to", repository: to, key: key, rights: store.AppendOnly, within: checkFor,
+		from: &source{from, fromKey}, args: append([]string{"copy"}, snapshots...), failed: ErrDamaged,
 	})
 }
 
@@ -284,6 +305,13 @@ type run struct {
 	args       []string
 	read       func(io.Reader) error // of what it prints; nil for nobody
 	failed     error                 // what exit status 1 means
+	from       *source               // of what is copied; nil for nothing
+}
+
+// source is a repository that is copied from. The program takes a lock there.
+type source struct {
+	repository store.Repository
+	key        secret.Secret
 }
 
 func (p *Program) run(ctx context.Context, r run) error {
@@ -294,15 +322,29 @@ func (p *Program) run(ctx context.Context, r run) error {
 	defer cancel()
 	running, end := context.WithCancel(ctx)
 	defer end()
-	door, err := p.open(r.repository, r.rights, end)
-	if err == nil {
-		err = p.execute(ctx, running, r, door)
-		door.close()
-	}
-	if err != nil {
+	if err := p.through(ctx, running, r, end); err != nil {
 		return fmt.Errorf("%s the repository %s: %w", r.what, r.repository, err)
 	}
 	return nil
+}
+
+// through opens the ways to the repositories, runs the program, and closes them.
+func (p *Program) through(ctx, running context.Context, r run, end func()) error {
+	failed := &broken{end: end, copies: r.from != nil}
+	to, err := p.open(r.repository, r.rights, failed)
+	if err != nil {
+		return err
+	}
+	defer to.close()
+	if r.from == nil {
+		return p.execute(ctx, running, r, to, nil)
+	}
+	from, err := p.open(r.from.repository, store.AppendOnly, failed)
+	if err != nil {
+		return err
+	}
+	defer from.close()
+	return p.execute(ctx, running, r, to, from)
 }
 
 // door is where the program finds the repository.
@@ -313,13 +355,13 @@ type door struct {
 }
 
 // open lets whoever knows its path reach the repository, for as long as the program runs.
-func (p *Program) open(r store.Repository, rights store.Rights, end func()) (*door, error) {
+func (p *Program) open(r store.Repository, rights store.Rights, failed *broken) (*door, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
 	path := "/" + rand.Text() + rand.Text()
-	d := &door{url: "rest:http://" + l.Addr().String() + path + "/", failed: &broken{end: end}}
+	d := &door{url: "rest:http://" + l.Addr().String() + path + "/", failed: failed}
 	repository := http.StripPrefix(path, p.server.Handler(r, rights))
 	d.server = &http.Server{
 		ReadHeaderTimeout: 10 * time.Second,
@@ -330,7 +372,8 @@ func (p *Program) open(r store.Repository, rights store.Rights, end func()) (*do
 				http.Error(w, "not found", http.StatusNotFound)
 				return
 			}
-			repository.ServeHTTP(&watched{w, d.failed}, req)
+			data := req.Method == http.MethodGet && strings.HasPrefix(req.URL.Path[len(path):], "/data/")
+			repository.ServeHTTP(&watched{w, d.failed, data}, req)
 		}),
 	}
 	go func() { _ = d.server.Serve(l) }() // until close, which ends it
@@ -339,9 +382,16 @@ func (p *Program) open(r store.Repository, rights store.Rights, end func()) (*do
 
 func (d *door) close() { _ = d.server.Close() }
 
-// execute runs the program until running ends, which ctx's end brings about, and the store's failures.
-func (p *Program) execute(ctx, running context.Context, r run, d *door) error {
-	cmd := exec.CommandContext(running, p.path, append([]string{"--no-cache", "--password-file", "/dev/fd/3", "--repository-file", "/dev/fd/4"}, r.args...)...)
+// execute runs the program until running ends, which ctx's end brings about, and the store's failures. From is nil where nothing is
+// copied.
+func (p *Program) execute(ctx, running context.Context, r run, d, from *door) error {
+	args := []string{"--no-cache", "--password-file", "/dev/fd/3", "--repository-file", "/dev/fd/4"}
+	handedOver := [][]byte{r.key.Reveal(), []byte(d.url)}
+	if from != nil {
+		r.args = slices.Insert(slices.Clone(r.args), 1, "--from-password-file", "/dev/fd/5", "--from-repository-file", "/dev/fd/6")
+		handedOver = append(handedOver, r.from.key.Reveal(), []byte(from.url))
+	}
+	cmd := exec.CommandContext(running, p.path, append(args, r.args...)...)
 	cmd.Env = []string{} // nil would be ours
 	cmd.Dir = "/"
 	words := &tail{}
@@ -349,7 +399,7 @@ func (p *Program) execute(ctx, running context.Context, r run, d *door) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
-	for _, text := range [][]byte{r.key.Reveal(), []byte(d.url)} {
+	for _, text := range handedOver {
 		f, err := handed(text)
 		if err != nil {
 			return err
@@ -362,7 +412,7 @@ func (p *Program) execute(ctx, running context.Context, r run, d *door) error {
 		if err := p.start(cmd); err != nil {
 			return err
 		}
-		return explain(ctx, r, d, words, cmd.Wait())
+		return explain(ctx, r, d, from, words, cmd.Wait())
 	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -380,11 +430,11 @@ func (p *Program) execute(ctx, running context.Context, r run, d *door) error {
 	ended := cmd.Wait()
 	if read != nil && running.Err() == nil {
 		if ended != nil && words.said() {
-			return errors.Join(read, explain(ctx, r, d, words, ended)) // who broke it off first is not known
+			return errors.Join(read, explain(ctx, r, d, from, words, ended)) // who broke it off first is not known
 		}
 		return read
 	}
-	return explain(ctx, r, d, words, ended)
+	return explain(ctx, r, d, from, words, ended)
 }
 
 // start starts the program with less memory than it might want.
@@ -415,8 +465,11 @@ func handed(text []byte) (*os.File, error) {
 }
 
 // explain says in words how the program ended.
-func explain(ctx context.Context, r run, d *door, words *tail, err error) error {
+func explain(ctx context.Context, r run, d, from *door, words *tail, err error) error {
 	text := strings.ReplaceAll(words.String(), d.url, "the repository")
+	if from != nil {
+		text = strings.ReplaceAll(text, from.url, "the repository that is copied from")
+	}
 	switch {
 	case err == nil:
 		return nil
@@ -424,6 +477,8 @@ func explain(ctx context.Context, r run, d *door, words *tail, err error) error 
 		return fmt.Errorf("restic did not end in time: %w", ctx.Err())
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case d.failed.lost.Load():
+		return fmt.Errorf("%w: data is not there, or ends early: %s", ErrDamaged, text)
 	case d.failed.status() != 0:
 		return fmt.Errorf("the store of backups failed meanwhile (%d): %s", d.failed.status(), text)
 	}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,7 +24,7 @@ type Rights uint8
 // The rights, from the least to the most.
 const (
 	ReadOnly   Rights = iota // nothing else
-	AppendOnly               // put objects, and delete locks, which restic's own work needs
+	AppendOnly               // put objects, but a key only before the config, and delete locks, which restic's own work needs
 	Full                     // delete objects
 )
 
@@ -218,6 +219,12 @@ func (c *call) put(n Name) error {
 		return errNoLength
 	case size > n.kind.largest():
 		return errTooLarge
+	}
+	if n.kind == Keys && c.rights == AppendOnly {
+		// Of two that make a repository at the same time the second one leaves no key that does not open its config.
+		if _, err := c.server.store.Stat(c.r.Context(), c.repository, ConfigName()); !errors.Is(err, ErrNotFound) {
+			return cmp.Or(err, error(errNotAllowed))
+		}
 	}
 	if err := c.server.admit(c.r.Context(), c.repository, size); err != nil {
 		return notAdmitted{err}

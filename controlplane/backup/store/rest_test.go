@@ -60,7 +60,11 @@ func TestRestic(t *testing.T) {
 					if status, text := ask(t, http.MethodDelete, path, nil); status != http.StatusForbidden {
 						t.Errorf("DELETE %s: %d %s", path, status, text)
 					}
-					if status, text := ask(t, http.MethodPost, path, strings.NewReader("other")); status != http.StatusBadRequest {
+					wrong := http.StatusBadRequest
+					if kind == store.Keys {
+						wrong = http.StatusForbidden // whatever it is
+					}
+					if status, text := ask(t, http.MethodPost, path, strings.NewReader("other")); status != wrong {
 						t.Errorf("POST %s: %d %s", path, status, text)
 					}
 				}
@@ -73,6 +77,10 @@ func TestRestic(t *testing.T) {
 			}
 			if status, _ := ask(t, http.MethodPost, site.url+"config", strings.NewReader("other")); status != http.StatusConflict {
 				t.Errorf("POST config: %d", status)
+			}
+			key, name := content(8, 100)
+			if status, _ := ask(t, http.MethodPost, site.url+"keys/"+name, bytes.NewReader(key)); status != http.StatusForbidden {
+				t.Errorf("another key beside the config: %d", status)
 			}
 			for _, method := range []string{http.MethodPut, http.MethodPatch, http.MethodDelete} {
 				if status, _ := ask(t, method, site.url+"?create=true", nil); status != http.StatusMethodNotAllowed {

@@ -143,6 +143,12 @@ func (a absent) Read(context.Context, backup.Repository, string, string, io.Writ
 	return a.why
 }
 
+func (a absent) Init(context.Context, backup.Repository) error { return a.why }
+
+func (a absent) Copy(context.Context, backup.Repository, backup.Repository, ...string) ([]string, error) {
+	return nil, a.why
+}
+
 func (a absent) PutManifest(context.Context, backup.Repository, uint64, []byte) error { return a.why }
 
 func (a absent) Verify(context.Context, backup.Repository, int, int) error { return a.why }
