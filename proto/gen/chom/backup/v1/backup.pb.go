@@ -34,9 +34,9 @@ type State int32
 const (
 	// Never sent.
 	State_STATE_UNSPECIFIED State = 0
-	// The site's host makes it, or is about to.
+	// The site's host makes it, or is about to; of one that comes from elsewhere the control plane does.
 	State_STATE_RUNNING State = 1
-	// The host has made it; the control plane checks what has come.
+	// It is made; the control plane checks what has come.
 	State_STATE_CHECKING State = 2
 	// Complete in the repository: the control plane has read it, and signed what it is.
 	State_STATE_READY State = 3
@@ -101,6 +101,10 @@ const (
 	Reason_REASON_SCHEDULED Reason = 2
 	// Before a restore, of what it replaces.
 	Reason_REASON_BEFORE_RESTORE Reason = 3
+	// Copied from another site; see CopyBackup. The control plane brings it, and no host.
+	Reason_REASON_COPIED Reason = 4
+	// Brought in from outside. The control plane brings it, and no host.
+	Reason_REASON_IMPORTED Reason = 5
 )
 
 // Enum value maps for Reason.
@@ -110,12 +114,16 @@ var (
 		1: "REASON_REQUESTED",
 		2: "REASON_SCHEDULED",
 		3: "REASON_BEFORE_RESTORE",
+		4: "REASON_COPIED",
+		5: "REASON_IMPORTED",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":    0,
 		"REASON_REQUESTED":      1,
 		"REASON_SCHEDULED":      2,
 		"REASON_BEFORE_RESTORE": 3,
+		"REASON_COPIED":         4,
+		"REASON_IMPORTED":       5,
 	}
 )
 
@@ -235,8 +243,12 @@ type Backup struct {
 	Contents *Contents `protobuf:"bytes,12,opt,name=contents,proto3" json:"contents,omitempty"`
 	// Bytes that it added to the site's repository, compressed and encrypted.
 	AddedBytes uint64 `protobuf:"varint,13,opt,name=added_bytes,json=addedBytes,proto3" json:"added_bytes,omitempty"`
-	// The task that made it; empty for one that the host made by itself.
-	TaskId        string `protobuf:"bytes,14,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// The task that made it; empty for one that the host made by itself, and for one that came from elsewhere.
+	TaskId string `protobuf:"bytes,14,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// The backup that it was copied from; empty otherwise. It may be gone since.
+	SourceBackupId string `protobuf:"bytes,16,opt,name=source_backup_id,json=sourceBackupId,proto3" json:"source_backup_id,omitempty"`
+	// The site of that one.
+	SourceSiteId  string `protobuf:"bytes,17,opt,name=source_site_id,json=sourceSiteId,proto3" json:"source_site_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -365,6 +377,20 @@ func (x *Backup) GetAddedBytes() uint64 {
 func (x *Backup) GetTaskId() string {
 	if x != nil {
 		return x.TaskId
+	}
+	return ""
+}
+
+func (x *Backup) GetSourceBackupId() string {
+	if x != nil {
+		return x.SourceBackupId
+	}
+	return ""
+}
+
+func (x *Backup) GetSourceSiteId() string {
+	if x != nil {
+		return x.SourceSiteId
 	}
 	return ""
 }
@@ -652,7 +678,9 @@ type Manifest struct {
 	// What was wanted of the site then.
 	Desired *v1.DesiredState `protobuf:"bytes,10,opt,name=desired,proto3" json:"desired,omitempty"`
 	// What its names were served with; no keys.
-	Certificates  []*v1.ObservedCertificate `protobuf:"bytes,11,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	Certificates []*v1.ObservedCertificate `protobuf:"bytes,11,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	// The site that it was copied from: what is in it goes by that one's name. Empty otherwise.
+	SourceSiteId  string `protobuf:"bytes,12,opt,name=source_site_id,json=sourceSiteId,proto3" json:"source_site_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -762,6 +790,13 @@ func (x *Manifest) GetCertificates() []*v1.ObservedCertificate {
 		return x.Certificates
 	}
 	return nil
+}
+
+func (x *Manifest) GetSourceSiteId() string {
+	if x != nil {
+		return x.SourceSiteId
+	}
+	return ""
 }
 
 // SignedManifest is the exact bytes of a Manifest, and an Ed25519 signature over "chom backup v1\0" followed by these bytes.
@@ -1684,7 +1719,7 @@ var File_chom_backup_v1_backup_proto protoreflect.FileDescriptor
 
 const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\n" +
-	"\x1bchom/backup/v1/backup.proto\x12\x0echom.backup.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/site/v1/desired.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x04\n" +
+	"\x1bchom/backup/v1/backup.proto\x12\x0echom.backup.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/site/v1/desired.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x97\x05\n" +
 	"\x06Backup\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x17\n" +
@@ -1704,7 +1739,9 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\bcontents\x18\f \x01(\v2\x18.chom.backup.v1.ContentsR\bcontents\x12\x1f\n" +
 	"\vadded_bytes\x18\r \x01(\x04R\n" +
 	"addedBytes\x12\x17\n" +
-	"\atask_id\x18\x0e \x01(\tR\x06taskId\"\xd6\x03\n" +
+	"\atask_id\x18\x0e \x01(\tR\x06taskId\x12(\n" +
+	"\x10source_backup_id\x18\x10 \x01(\tR\x0esourceBackupId\x12$\n" +
+	"\x0esource_site_id\x18\x11 \x01(\tR\fsourceSiteId\"\xd6\x03\n" +
 	"\bContents\x12<\n" +
 	"\x0efiles_snapshot\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{64}$R\rfilesSnapshot\x12E\n" +
 	"\x11database_snapshot\x18\x02 \x01(\tB\x18\xbaH\x15\xd8\x01\x01r\x102\x0e^[0-9a-f]{64}$R\x10databaseSnapshot\x12*\n" +
@@ -1730,7 +1767,7 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\aendTime\x12<\n" +
 	"\bcontents\x18\x04 \x01(\v2\x18.chom.backup.v1.ContentsB\x06\xbaH\x03\xc8\x01\x01R\bcontents\x12/\n" +
 	"\vadded_bytes\x18\x05 \x01(\x04B\x0e\xbaH\v2\t\x18\x80\x80\x80\x80\x80\x80\x80\x02R\n" +
-	"addedBytes\"\xc6\x04\n" +
+	"addedBytes\"\xf9\x04\n" +
 	"\bManifest\x12\x1f\n" +
 	"\x06schema\x18\x01 \x01(\rB\a\xbaH\x04*\x02\b\x01R\x06schema\x121\n" +
 	"\x0forganization_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
@@ -1744,7 +1781,8 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\bcontents\x18\t \x01(\v2\x18.chom.backup.v1.ContentsB\x06\xbaH\x03\xc8\x01\x01R\bcontents\x124\n" +
 	"\adesired\x18\n" +
 	" \x01(\v2\x1a.chom.site.v1.DesiredStateR\adesired\x12O\n" +
-	"\fcertificates\x18\v \x03(\v2!.chom.site.v1.ObservedCertificateB\b\xbaH\x05\x92\x01\x02\x10nR\fcertificates\"\x8e\x01\n" +
+	"\fcertificates\x18\v \x03(\v2!.chom.site.v1.ObservedCertificateB\b\xbaH\x05\x92\x01\x02\x10nR\fcertificates\x121\n" +
+	"\x0esource_site_id\x18\f \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\fsourceSiteId\"\x8e\x01\n" +
 	"\x0eSignedManifest\x12'\n" +
 	"\bmanifest\x18\x01 \x01(\fB\v\xbaH\bz\x06\x10\x01\x18\xc0\x9a\fR\bmanifest\x12%\n" +
 	"\tsignature\x18\x02 \x01(\fB\a\xbaH\x04z\x02h@R\tsignature\x12,\n" +
@@ -1841,12 +1879,14 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\rSTATE_RUNNING\x10\x01\x12\x12\n" +
 	"\x0eSTATE_CHECKING\x10\x02\x12\x0f\n" +
 	"\vSTATE_READY\x10\x03\x12\x10\n" +
-	"\fSTATE_FAILED\x10\x04*g\n" +
+	"\fSTATE_FAILED\x10\x04*\x8f\x01\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10REASON_REQUESTED\x10\x01\x12\x14\n" +
 	"\x10REASON_SCHEDULED\x10\x02\x12\x19\n" +
-	"\x15REASON_BEFORE_RESTORE\x10\x03*r\n" +
+	"\x15REASON_BEFORE_RESTORE\x10\x03\x12\x11\n" +
+	"\rREASON_COPIED\x10\x04\x12\x13\n" +
+	"\x0fREASON_IMPORTED\x10\x05*r\n" +
 	"\n" +
 	"DrillState\x12\x1b\n" +
 	"\x17DRILL_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +

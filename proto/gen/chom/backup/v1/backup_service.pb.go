@@ -1446,6 +1446,235 @@ func (x *ListDrillsResponse) GetDrills() []*Drill {
 	return nil
 }
 
+// CopyBackupRequest says which backup, and to which site.
+type CopyBackupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization, of both sites.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The site that the backup is of.
+	SiteId string `protobuf:"bytes,2,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	// A READY backup of that site.
+	BackupId string `protobuf:"bytes,3,opt,name=backup_id,json=backupId,proto3" json:"backup_id,omitempty"`
+	// The site that is to have it: of the same type, another one, and not in the trash.
+	ToSiteId      string `protobuf:"bytes,4,opt,name=to_site_id,json=toSiteId,proto3" json:"to_site_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyBackupRequest) Reset() {
+	*x = CopyBackupRequest{}
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyBackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyBackupRequest) ProtoMessage() {}
+
+func (x *CopyBackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyBackupRequest.ProtoReflect.Descriptor instead.
+func (*CopyBackupRequest) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *CopyBackupRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *CopyBackupRequest) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+func (x *CopyBackupRequest) GetBackupId() string {
+	if x != nil {
+		return x.BackupId
+	}
+	return ""
+}
+
+func (x *CopyBackupRequest) GetToSiteId() string {
+	if x != nil {
+		return x.ToSiteId
+	}
+	return ""
+}
+
+// CopyBackupResponse holds the backup to be.
+type CopyBackupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// RUNNING, of the other site; watch it with GetBackup.
+	Backup        *Backup `protobuf:"bytes,1,opt,name=backup,proto3" json:"backup,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyBackupResponse) Reset() {
+	*x = CopyBackupResponse{}
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyBackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyBackupResponse) ProtoMessage() {}
+
+func (x *CopyBackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyBackupResponse.ProtoReflect.Descriptor instead.
+func (*CopyBackupResponse) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *CopyBackupResponse) GetBackup() *Backup {
+	if x != nil {
+		return x.Backup
+	}
+	return nil
+}
+
+// CancelBackupRequest names the backup.
+type CancelBackupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The site.
+	SiteId string `protobuf:"bytes,2,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	// The backup.
+	BackupId      string `protobuf:"bytes,3,opt,name=backup_id,json=backupId,proto3" json:"backup_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelBackupRequest) Reset() {
+	*x = CancelBackupRequest{}
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelBackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelBackupRequest) ProtoMessage() {}
+
+func (x *CancelBackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelBackupRequest.ProtoReflect.Descriptor instead.
+func (*CancelBackupRequest) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *CancelBackupRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *CancelBackupRequest) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+func (x *CancelBackupRequest) GetBackupId() string {
+	if x != nil {
+		return x.BackupId
+	}
+	return ""
+}
+
+// CancelBackupResponse holds the backup.
+type CancelBackupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// FAILED.
+	Backup        *Backup `protobuf:"bytes,1,opt,name=backup,proto3" json:"backup,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelBackupResponse) Reset() {
+	*x = CancelBackupResponse{}
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelBackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelBackupResponse) ProtoMessage() {}
+
+func (x *CancelBackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelBackupResponse.ProtoReflect.Descriptor instead.
+func (*CancelBackupResponse) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *CancelBackupResponse) GetBackup() *Backup {
+	if x != nil {
+		return x.Backup
+	}
+	return nil
+}
+
 var File_chom_backup_v1_backup_service_proto protoreflect.FileDescriptor
 
 const file_chom_backup_v1_backup_service_proto_rawDesc = "" +
@@ -1543,7 +1772,21 @@ const file_chom_backup_v1_backup_service_proto_rawDesc = "" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
 	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\"C\n" +
 	"\x12ListDrillsResponse\x12-\n" +
-	"\x06drills\x18\x01 \x03(\v2\x15.chom.backup.v1.DrillR\x06drills2\xa1\x0f\n" +
+	"\x06drills\x18\x01 \x03(\v2\x15.chom.backup.v1.DrillR\x06drills\"\xb8\x01\n" +
+	"\x11CopyBackupRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
+	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12%\n" +
+	"\tbackup_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bbackupId\x12&\n" +
+	"\n" +
+	"to_site_id\x18\x04 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\btoSiteId\"D\n" +
+	"\x12CopyBackupResponse\x12.\n" +
+	"\x06backup\x18\x01 \x01(\v2\x16.chom.backup.v1.BackupR\x06backup\"\x92\x01\n" +
+	"\x13CancelBackupRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
+	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12%\n" +
+	"\tbackup_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bbackupId\"F\n" +
+	"\x14CancelBackupResponse\x12.\n" +
+	"\x06backup\x18\x01 \x01(\v2\x16.chom.backup.v1.BackupR\x06backup2\x8f\x12\n" +
 	"\rBackupService\x12\xa5\x01\n" +
 	"\fCreateBackup\x12#.chom.backup.v1.CreateBackupRequest\x1a$.chom.backup.v1.CreateBackupResponse\"J\x82\xd3\xe4\x93\x02D:\x01*\"?/api/v1/organizations/{organization_id}/sites/{site_id}/backups\x12\xa5\x01\n" +
 	"\tGetBackup\x12 .chom.backup.v1.GetBackupRequest\x1a!.chom.backup.v1.GetBackupResponse\"S\x82\xd3\xe4\x93\x02M\x12K/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}\x12\x9f\x01\n" +
@@ -1552,7 +1795,10 @@ const file_chom_backup_v1_backup_service_proto_rawDesc = "" +
 	"\x0eDownloadBackup\x12%.chom.backup.v1.DownloadBackupRequest\x1a&.chom.backup.v1.DownloadBackupResponse\"\\\x82\xd3\xe4\x93\x02V\x12T/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}:download0\x01\x12\xbc\x01\n" +
 	"\rRestoreBackup\x12$.chom.backup.v1.RestoreBackupRequest\x1a%.chom.backup.v1.RestoreBackupResponse\"^\x82\xd3\xe4\x93\x02X:\x01*\"S/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}:restore\x12\xa3\x01\n" +
 	"\fListRestores\x12#.chom.backup.v1.ListRestoresRequest\x1a$.chom.backup.v1.ListRestoresResponse\"H\x82\xd3\xe4\x93\x02B\x12@/api/v1/organizations/{organization_id}/sites/{site_id}/restores\x12\xb5\x01\n" +
-	"\vUndoRestore\x12\".chom.backup.v1.UndoRestoreRequest\x1a#.chom.backup.v1.UndoRestoreResponse\"]\x82\xd3\xe4\x93\x02W:\x01*\"R/api/v1/organizations/{organization_id}/sites/{site_id}/restores/{restore_id}:undo\x12\xb1\x01\n" +
+	"\vUndoRestore\x12\".chom.backup.v1.UndoRestoreRequest\x1a#.chom.backup.v1.UndoRestoreResponse\"]\x82\xd3\xe4\x93\x02W:\x01*\"R/api/v1/organizations/{organization_id}/sites/{site_id}/restores/{restore_id}:undo\x12\xb0\x01\n" +
+	"\n" +
+	"CopyBackup\x12!.chom.backup.v1.CopyBackupRequest\x1a\".chom.backup.v1.CopyBackupResponse\"[\x82\xd3\xe4\x93\x02U:\x01*\"P/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}:copy\x12\xb8\x01\n" +
+	"\fCancelBackup\x12#.chom.backup.v1.CancelBackupRequest\x1a$.chom.backup.v1.CancelBackupResponse\"]\x82\xd3\xe4\x93\x02W:\x01*\"R/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}:cancel\x12\xb1\x01\n" +
 	"\x0fGetBackupStatus\x12&.chom.backup.v1.GetBackupStatusRequest\x1a'.chom.backup.v1.GetBackupStatusResponse\"M\x82\xd3\xe4\x93\x02G\x12E/api/v1/organizations/{organization_id}/sites/{site_id}/backup-status\x12\xb4\x01\n" +
 	"\vDrillBackup\x12\".chom.backup.v1.DrillBackupRequest\x1a#.chom.backup.v1.DrillBackupResponse\"\\\x82\xd3\xe4\x93\x02V:\x01*\"Q/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}:drill\x12\x9b\x01\n" +
 	"\n" +
@@ -1572,7 +1818,7 @@ func file_chom_backup_v1_backup_service_proto_rawDescGZIP() []byte {
 }
 
 var file_chom_backup_v1_backup_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_chom_backup_v1_backup_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_chom_backup_v1_backup_service_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_chom_backup_v1_backup_service_proto_goTypes = []any{
 	(BackupFile_Type)(0),            // 0: chom.backup.v1.BackupFile.Type
 	(*CreateBackupRequest)(nil),     // 1: chom.backup.v1.CreateBackupRequest
@@ -1598,52 +1844,62 @@ var file_chom_backup_v1_backup_service_proto_goTypes = []any{
 	(*DrillBackupResponse)(nil),     // 21: chom.backup.v1.DrillBackupResponse
 	(*ListDrillsRequest)(nil),       // 22: chom.backup.v1.ListDrillsRequest
 	(*ListDrillsResponse)(nil),      // 23: chom.backup.v1.ListDrillsResponse
-	(*Backup)(nil),                  // 24: chom.backup.v1.Backup
-	(*timestamppb.Timestamp)(nil),   // 25: google.protobuf.Timestamp
-	(*Restore)(nil),                 // 26: chom.backup.v1.Restore
-	(*Status)(nil),                  // 27: chom.backup.v1.Status
-	(*Drill)(nil),                   // 28: chom.backup.v1.Drill
+	(*CopyBackupRequest)(nil),       // 24: chom.backup.v1.CopyBackupRequest
+	(*CopyBackupResponse)(nil),      // 25: chom.backup.v1.CopyBackupResponse
+	(*CancelBackupRequest)(nil),     // 26: chom.backup.v1.CancelBackupRequest
+	(*CancelBackupResponse)(nil),    // 27: chom.backup.v1.CancelBackupResponse
+	(*Backup)(nil),                  // 28: chom.backup.v1.Backup
+	(*timestamppb.Timestamp)(nil),   // 29: google.protobuf.Timestamp
+	(*Restore)(nil),                 // 30: chom.backup.v1.Restore
+	(*Status)(nil),                  // 31: chom.backup.v1.Status
+	(*Drill)(nil),                   // 32: chom.backup.v1.Drill
 }
 var file_chom_backup_v1_backup_service_proto_depIdxs = []int32{
-	24, // 0: chom.backup.v1.CreateBackupResponse.backup:type_name -> chom.backup.v1.Backup
-	24, // 1: chom.backup.v1.GetBackupResponse.backup:type_name -> chom.backup.v1.Backup
-	24, // 2: chom.backup.v1.ListBackupsResponse.backups:type_name -> chom.backup.v1.Backup
+	28, // 0: chom.backup.v1.CreateBackupResponse.backup:type_name -> chom.backup.v1.Backup
+	28, // 1: chom.backup.v1.GetBackupResponse.backup:type_name -> chom.backup.v1.Backup
+	28, // 2: chom.backup.v1.ListBackupsResponse.backups:type_name -> chom.backup.v1.Backup
 	0,  // 3: chom.backup.v1.BackupFile.type:type_name -> chom.backup.v1.BackupFile.Type
-	25, // 4: chom.backup.v1.BackupFile.modify_time:type_name -> google.protobuf.Timestamp
+	29, // 4: chom.backup.v1.BackupFile.modify_time:type_name -> google.protobuf.Timestamp
 	8,  // 5: chom.backup.v1.BrowseBackupResponse.files:type_name -> chom.backup.v1.BackupFile
-	26, // 6: chom.backup.v1.RestoreBackupResponse.restore:type_name -> chom.backup.v1.Restore
-	26, // 7: chom.backup.v1.ListRestoresResponse.restores:type_name -> chom.backup.v1.Restore
-	26, // 8: chom.backup.v1.UndoRestoreResponse.restore:type_name -> chom.backup.v1.Restore
-	27, // 9: chom.backup.v1.GetBackupStatusResponse.status:type_name -> chom.backup.v1.Status
-	28, // 10: chom.backup.v1.DrillBackupResponse.drill:type_name -> chom.backup.v1.Drill
-	28, // 11: chom.backup.v1.ListDrillsResponse.drills:type_name -> chom.backup.v1.Drill
-	1,  // 12: chom.backup.v1.BackupService.CreateBackup:input_type -> chom.backup.v1.CreateBackupRequest
-	3,  // 13: chom.backup.v1.BackupService.GetBackup:input_type -> chom.backup.v1.GetBackupRequest
-	5,  // 14: chom.backup.v1.BackupService.ListBackups:input_type -> chom.backup.v1.ListBackupsRequest
-	7,  // 15: chom.backup.v1.BackupService.BrowseBackup:input_type -> chom.backup.v1.BrowseBackupRequest
-	10, // 16: chom.backup.v1.BackupService.DownloadBackup:input_type -> chom.backup.v1.DownloadBackupRequest
-	12, // 17: chom.backup.v1.BackupService.RestoreBackup:input_type -> chom.backup.v1.RestoreBackupRequest
-	14, // 18: chom.backup.v1.BackupService.ListRestores:input_type -> chom.backup.v1.ListRestoresRequest
-	16, // 19: chom.backup.v1.BackupService.UndoRestore:input_type -> chom.backup.v1.UndoRestoreRequest
-	18, // 20: chom.backup.v1.BackupService.GetBackupStatus:input_type -> chom.backup.v1.GetBackupStatusRequest
-	20, // 21: chom.backup.v1.BackupService.DrillBackup:input_type -> chom.backup.v1.DrillBackupRequest
-	22, // 22: chom.backup.v1.BackupService.ListDrills:input_type -> chom.backup.v1.ListDrillsRequest
-	2,  // 23: chom.backup.v1.BackupService.CreateBackup:output_type -> chom.backup.v1.CreateBackupResponse
-	4,  // 24: chom.backup.v1.BackupService.GetBackup:output_type -> chom.backup.v1.GetBackupResponse
-	6,  // 25: chom.backup.v1.BackupService.ListBackups:output_type -> chom.backup.v1.ListBackupsResponse
-	9,  // 26: chom.backup.v1.BackupService.BrowseBackup:output_type -> chom.backup.v1.BrowseBackupResponse
-	11, // 27: chom.backup.v1.BackupService.DownloadBackup:output_type -> chom.backup.v1.DownloadBackupResponse
-	13, // 28: chom.backup.v1.BackupService.RestoreBackup:output_type -> chom.backup.v1.RestoreBackupResponse
-	15, // 29: chom.backup.v1.BackupService.ListRestores:output_type -> chom.backup.v1.ListRestoresResponse
-	17, // 30: chom.backup.v1.BackupService.UndoRestore:output_type -> chom.backup.v1.UndoRestoreResponse
-	19, // 31: chom.backup.v1.BackupService.GetBackupStatus:output_type -> chom.backup.v1.GetBackupStatusResponse
-	21, // 32: chom.backup.v1.BackupService.DrillBackup:output_type -> chom.backup.v1.DrillBackupResponse
-	23, // 33: chom.backup.v1.BackupService.ListDrills:output_type -> chom.backup.v1.ListDrillsResponse
-	23, // [23:34] is the sub-list for method output_type
-	12, // [12:23] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	30, // 6: chom.backup.v1.RestoreBackupResponse.restore:type_name -> chom.backup.v1.Restore
+	30, // 7: chom.backup.v1.ListRestoresResponse.restores:type_name -> chom.backup.v1.Restore
+	30, // 8: chom.backup.v1.UndoRestoreResponse.restore:type_name -> chom.backup.v1.Restore
+	31, // 9: chom.backup.v1.GetBackupStatusResponse.status:type_name -> chom.backup.v1.Status
+	32, // 10: chom.backup.v1.DrillBackupResponse.drill:type_name -> chom.backup.v1.Drill
+	32, // 11: chom.backup.v1.ListDrillsResponse.drills:type_name -> chom.backup.v1.Drill
+	28, // 12: chom.backup.v1.CopyBackupResponse.backup:type_name -> chom.backup.v1.Backup
+	28, // 13: chom.backup.v1.CancelBackupResponse.backup:type_name -> chom.backup.v1.Backup
+	1,  // 14: chom.backup.v1.BackupService.CreateBackup:input_type -> chom.backup.v1.CreateBackupRequest
+	3,  // 15: chom.backup.v1.BackupService.GetBackup:input_type -> chom.backup.v1.GetBackupRequest
+	5,  // 16: chom.backup.v1.BackupService.ListBackups:input_type -> chom.backup.v1.ListBackupsRequest
+	7,  // 17: chom.backup.v1.BackupService.BrowseBackup:input_type -> chom.backup.v1.BrowseBackupRequest
+	10, // 18: chom.backup.v1.BackupService.DownloadBackup:input_type -> chom.backup.v1.DownloadBackupRequest
+	12, // 19: chom.backup.v1.BackupService.RestoreBackup:input_type -> chom.backup.v1.RestoreBackupRequest
+	14, // 20: chom.backup.v1.BackupService.ListRestores:input_type -> chom.backup.v1.ListRestoresRequest
+	16, // 21: chom.backup.v1.BackupService.UndoRestore:input_type -> chom.backup.v1.UndoRestoreRequest
+	24, // 22: chom.backup.v1.BackupService.CopyBackup:input_type -> chom.backup.v1.CopyBackupRequest
+	26, // 23: chom.backup.v1.BackupService.CancelBackup:input_type -> chom.backup.v1.CancelBackupRequest
+	18, // 24: chom.backup.v1.BackupService.GetBackupStatus:input_type -> chom.backup.v1.GetBackupStatusRequest
+	20, // 25: chom.backup.v1.BackupService.DrillBackup:input_type -> chom.backup.v1.DrillBackupRequest
+	22, // 26: chom.backup.v1.BackupService.ListDrills:input_type -> chom.backup.v1.ListDrillsRequest
+	2,  // 27: chom.backup.v1.BackupService.CreateBackup:output_type -> chom.backup.v1.CreateBackupResponse
+	4,  // 28: chom.backup.v1.BackupService.GetBackup:output_type -> chom.backup.v1.GetBackupResponse
+	6,  // 29: chom.backup.v1.BackupService.ListBackups:output_type -> chom.backup.v1.ListBackupsResponse
+	9,  // 30: chom.backup.v1.BackupService.BrowseBackup:output_type -> chom.backup.v1.BrowseBackupResponse
+	11, // 31: chom.backup.v1.BackupService.DownloadBackup:output_type -> chom.backup.v1.DownloadBackupResponse
+	13, // 32: chom.backup.v1.BackupService.RestoreBackup:output_type -> chom.backup.v1.RestoreBackupResponse
+	15, // 33: chom.backup.v1.BackupService.ListRestores:output_type -> chom.backup.v1.ListRestoresResponse
+	17, // 34: chom.backup.v1.BackupService.UndoRestore:output_type -> chom.backup.v1.UndoRestoreResponse
+	25, // 35: chom.backup.v1.BackupService.CopyBackup:output_type -> chom.backup.v1.CopyBackupResponse
+	27, // 36: chom.backup.v1.BackupService.CancelBackup:output_type -> chom.backup.v1.CancelBackupResponse
+	19, // 37: chom.backup.v1.BackupService.GetBackupStatus:output_type -> chom.backup.v1.GetBackupStatusResponse
+	21, // 38: chom.backup.v1.BackupService.DrillBackup:output_type -> chom.backup.v1.DrillBackupResponse
+	23, // 39: chom.backup.v1.BackupService.ListDrills:output_type -> chom.backup.v1.ListDrillsResponse
+	27, // [27:40] is the sub-list for method output_type
+	14, // [14:27] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_chom_backup_v1_backup_service_proto_init() }
@@ -1658,7 +1914,7 @@ func file_chom_backup_v1_backup_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_backup_v1_backup_service_proto_rawDesc), len(file_chom_backup_v1_backup_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

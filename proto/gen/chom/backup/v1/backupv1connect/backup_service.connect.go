@@ -56,6 +56,12 @@ const (
 	// BackupServiceUndoRestoreProcedure is the fully-qualified name of the BackupService's UndoRestore
 	// RPC.
 	BackupServiceUndoRestoreProcedure = "/chom.backup.v1.BackupService/UndoRestore"
+	// BackupServiceCopyBackupProcedure is the fully-qualified name of the BackupService's CopyBackup
+	// RPC.
+	BackupServiceCopyBackupProcedure = "/chom.backup.v1.BackupService/CopyBackup"
+	// BackupServiceCancelBackupProcedure is the fully-qualified name of the BackupService's
+	// CancelBackup RPC.
+	BackupServiceCancelBackupProcedure = "/chom.backup.v1.BackupService/CancelBackup"
 	// BackupServiceGetBackupStatusProcedure is the fully-qualified name of the BackupService's
 	// GetBackupStatus RPC.
 	BackupServiceGetBackupStatusProcedure = "/chom.backup.v1.BackupService/GetBackupStatus"
@@ -87,6 +93,12 @@ type BackupServiceClient interface {
 	// UndoRestore gives a site back what its newest restore replaced, within a day of it. What was restored is kept in its place, so
 	// that this can be undone in the same way.
 	UndoRestore(context.Context, *v1.UndoRestoreRequest) (*v1.UndoRestoreResponse, error)
+	// CopyBackup brings a READY backup of one site into the list of another one of the same organization and type, which may be on
+	// another server; from there RestoreBackup puts it into place. It is read and compared with what was signed. The other site has it
+	// under way as a backup of its own until it is READY; what its schedule makes meanwhile appears after that.
+	CopyBackup(context.Context, *v1.CopyBackupRequest) (*v1.CopyBackupResponse, error)
+	// CancelBackup ends a RUNNING backup that comes from elsewhere: it is FAILED. One that its host makes is cancelled by its task.
+	CancelBackup(context.Context, *v1.CancelBackupRequest) (*v1.CancelBackupResponse, error)
 	// GetBackupStatus tells how well a site is backed up: its policy, its newest backup, and the last proven restore.
 	GetBackupStatus(context.Context, *v1.GetBackupStatusRequest) (*v1.GetBackupStatusResponse, error)
 	// DrillBackup has a READY backup restored to a scratch place now, served there, and compared. The site takes no part. Each site has
@@ -155,6 +167,18 @@ func NewBackupServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(backupServiceMethods.ByName("UndoRestore")),
 			connect.WithClientOptions(opts...),
 		),
+		copyBackup: connect.NewClient[v1.CopyBackupRequest, v1.CopyBackupResponse](
+			httpClient,
+			baseURL+BackupServiceCopyBackupProcedure,
+			connect.WithSchema(backupServiceMethods.ByName("CopyBackup")),
+			connect.WithClientOptions(opts...),
+		),
+		cancelBackup: connect.NewClient[v1.CancelBackupRequest, v1.CancelBackupResponse](
+			httpClient,
+			baseURL+BackupServiceCancelBackupProcedure,
+			connect.WithSchema(backupServiceMethods.ByName("CancelBackup")),
+			connect.WithClientOptions(opts...),
+		),
 		getBackupStatus: connect.NewClient[v1.GetBackupStatusRequest, v1.GetBackupStatusResponse](
 			httpClient,
 			baseURL+BackupServiceGetBackupStatusProcedure,
@@ -186,6 +210,8 @@ type backupServiceClient struct {
 	restoreBackup   *connect.Client[v1.RestoreBackupRequest, v1.RestoreBackupResponse]
 	listRestores    *connect.Client[v1.ListRestoresRequest, v1.ListRestoresResponse]
 	undoRestore     *connect.Client[v1.UndoRestoreRequest, v1.UndoRestoreResponse]
+	copyBackup      *connect.Client[v1.CopyBackupRequest, v1.CopyBackupResponse]
+	cancelBackup    *connect.Client[v1.CancelBackupRequest, v1.CancelBackupResponse]
 	getBackupStatus *connect.Client[v1.GetBackupStatusRequest, v1.GetBackupStatusResponse]
 	drillBackup     *connect.Client[v1.DrillBackupRequest, v1.DrillBackupResponse]
 	listDrills      *connect.Client[v1.ListDrillsRequest, v1.ListDrillsResponse]
@@ -259,6 +285,24 @@ func (c *backupServiceClient) UndoRestore(ctx context.Context, req *v1.UndoResto
 	return nil, err
 }
 
+// CopyBackup calls chom.backup.v1.BackupService.CopyBackup.
+func (c *backupServiceClient) CopyBackup(ctx context.Context, req *v1.CopyBackupRequest) (*v1.CopyBackupResponse, error) {
+	response, err := c.copyBackup.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// CancelBackup calls chom.backup.v1.BackupService.CancelBackup.
+func (c *backupServiceClient) CancelBackup(ctx context.Context, req *v1.CancelBackupRequest) (*v1.CancelBackupResponse, error) {
+	response, err := c.cancelBackup.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // GetBackupStatus calls chom.backup.v1.BackupService.GetBackupStatus.
 func (c *backupServiceClient) GetBackupStatus(ctx context.Context, req *v1.GetBackupStatusRequest) (*v1.GetBackupStatusResponse, error) {
 	response, err := c.getBackupStatus.CallUnary(ctx, connect.NewRequest(req))
@@ -306,6 +350,12 @@ type BackupServiceHandler interface {
 	// UndoRestore gives a site back what its newest restore replaced, within a day of it. What was restored is kept in its place, so
 	// that this can be undone in the same way.
 	UndoRestore(context.Context, *v1.UndoRestoreRequest) (*v1.UndoRestoreResponse, error)
+	// CopyBackup brings a READY backup of one site into the list of another one of the same organization and type, which may be on
+	// another server; from there RestoreBackup puts it into place. It is read and compared with what was signed. The other site has it
+	// under way as a backup of its own until it is READY; what its schedule makes meanwhile appears after that.
+	CopyBackup(context.Context, *v1.CopyBackupRequest) (*v1.CopyBackupResponse, error)
+	// CancelBackup ends a RUNNING backup that comes from elsewhere: it is FAILED. One that its host makes is cancelled by its task.
+	CancelBackup(context.Context, *v1.CancelBackupRequest) (*v1.CancelBackupResponse, error)
 	// GetBackupStatus tells how well a site is backed up: its policy, its newest backup, and the last proven restore.
 	GetBackupStatus(context.Context, *v1.GetBackupStatusRequest) (*v1.GetBackupStatusResponse, error)
 	// DrillBackup has a READY backup restored to a scratch place now, served there, and compared. The site takes no part. Each site has
@@ -370,6 +420,18 @@ func NewBackupServiceHandler(svc BackupServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(backupServiceMethods.ByName("UndoRestore")),
 		connect.WithHandlerOptions(opts...),
 	)
+	backupServiceCopyBackupHandler := connect.NewUnaryHandlerSimple(
+		BackupServiceCopyBackupProcedure,
+		svc.CopyBackup,
+		connect.WithSchema(backupServiceMethods.ByName("CopyBackup")),
+		connect.WithHandlerOptions(opts...),
+	)
+	backupServiceCancelBackupHandler := connect.NewUnaryHandlerSimple(
+		BackupServiceCancelBackupProcedure,
+		svc.CancelBackup,
+		connect.WithSchema(backupServiceMethods.ByName("CancelBackup")),
+		connect.WithHandlerOptions(opts...),
+	)
 	backupServiceGetBackupStatusHandler := connect.NewUnaryHandlerSimple(
 		BackupServiceGetBackupStatusProcedure,
 		svc.GetBackupStatus,
@@ -406,6 +468,10 @@ func NewBackupServiceHandler(svc BackupServiceHandler, opts ...connect.HandlerOp
 			backupServiceListRestoresHandler.ServeHTTP(w, r)
 		case BackupServiceUndoRestoreProcedure:
 			backupServiceUndoRestoreHandler.ServeHTTP(w, r)
+		case BackupServiceCopyBackupProcedure:
+			backupServiceCopyBackupHandler.ServeHTTP(w, r)
+		case BackupServiceCancelBackupProcedure:
+			backupServiceCancelBackupHandler.ServeHTTP(w, r)
 		case BackupServiceGetBackupStatusProcedure:
 			backupServiceGetBackupStatusHandler.ServeHTTP(w, r)
 		case BackupServiceDrillBackupProcedure:
@@ -451,6 +517,14 @@ func (UnimplementedBackupServiceHandler) ListRestores(context.Context, *v1.ListR
 
 func (UnimplementedBackupServiceHandler) UndoRestore(context.Context, *v1.UndoRestoreRequest) (*v1.UndoRestoreResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.backup.v1.BackupService.UndoRestore is not implemented"))
+}
+
+func (UnimplementedBackupServiceHandler) CopyBackup(context.Context, *v1.CopyBackupRequest) (*v1.CopyBackupResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.backup.v1.BackupService.CopyBackup is not implemented"))
+}
+
+func (UnimplementedBackupServiceHandler) CancelBackup(context.Context, *v1.CancelBackupRequest) (*v1.CancelBackupResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.backup.v1.BackupService.CancelBackup is not implemented"))
 }
 
 func (UnimplementedBackupServiceHandler) GetBackupStatus(context.Context, *v1.GetBackupStatusRequest) (*v1.GetBackupStatusResponse, error) {
