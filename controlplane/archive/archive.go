@@ -40,22 +40,20 @@ const (
 // Schema is the layout of Site and End.
 const Schema = 1
 
-// Site says what a portable archive is of. But for the database's part it is information: nothing is decided by it.
+// Site says what a portable archive is of. But for counts and checksums it is information: nothing is decided by it.
 type Site struct {
 	Schema     int                  `json:"schema"`
 	SiteID     string               `json:"site_id"`
 	BackupID   string               `json:"backup_id"`
 	Moment     time.Time            `json:"moment"` // that it shows
 	Type       string               `json:"type"`
-	Settings   map[string]string    `json:"settings"`
-	PHP        string               `json:"php"`
 	Domains    []string             `json:"domains"` // the primary one first
-	FileCount  uint64               `json:"file_count"`
+	Settings   map[string]string    `json:"settings"`
+	FileCount  uint64               `json:"file_count"` // files, directories and links
 	FileBytes  uint64               `json:"file_bytes"`
 	DumpBytes  uint64               `json:"dump_bytes"`
 	DumpSHA256 string               `json:"dump_sha256"` // hexadecimal; empty without a database
 	Tables     []contract.DumpTable `json:"tables"`
-	CHOM       string               `json:"made_by"`
 }
 
 // End closes a portable archive.

@@ -40,6 +40,7 @@ type Client struct {
 	Certificates  certificatev1connect.CertificateServiceClient
 	Backups       backupv1connect.BackupServiceClient
 	Policies      backupv1connect.PolicyServiceClient
+	Imports       backupv1connect.ImportServiceClient
 	DNSProviders  domainv1connect.DnsProviderServiceClient
 	Mails         mailv1connect.MailServiceClient
 	Servers       fleetv1connect.ServerServiceClient
@@ -71,6 +72,7 @@ func NewWith(http connect.HTTPClient, url, token string, options ...connect.Clie
 		Claims:        domainv1connect.NewClaimServiceClient(http, url, options...),
 		Backups:       backupv1connect.NewBackupServiceClient(http, url, options...),
 		Policies:      backupv1connect.NewPolicyServiceClient(http, url, options...),
+		Imports:       backupv1connect.NewImportServiceClient(http, url, options...),
 		Certificates:  certificatev1connect.NewCertificateServiceClient(http, url, options...),
 		DNSProviders:  domainv1connect.NewDnsProviderServiceClient(http, url, options...),
 		Mails:         mailv1connect.NewMailServiceClient(http, url, options...),

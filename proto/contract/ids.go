@@ -27,6 +27,8 @@ type (
 	DrillID struct{ name[drillIDRule] }
 	// PolicyID names one backup policy of an organization.
 	PolicyID struct{ name[policyIDRule] }
+	// ImportID names one upload that is to become a backup.
+	ImportID struct{ name[importIDRule] }
 )
 
 // ParseOrganizationID accepts a canonical lower-case UUID.
@@ -77,6 +79,12 @@ func ParsePolicyID(s string) (PolicyID, error) {
 	return id, id.set(s)
 }
 
+// ParseImportID accepts a canonical lower-case UUID.
+func ParseImportID(s string) (ImportID, error) {
+	var id ImportID
+	return id, id.set(s)
+}
+
 // NewOrganizationID makes a fresh UUIDv7.
 func NewOrganizationID() OrganizationID {
 	return OrganizationID{name[organizationIDRule]{newUUID(time.Now())}}
@@ -106,6 +114,9 @@ func NewDrillID() DrillID { return DrillID{name[drillIDRule]{newUUID(time.Now())
 // NewPolicyID makes a fresh UUIDv7.
 func NewPolicyID() PolicyID { return PolicyID{name[policyIDRule]{newUUID(time.Now())}} }
 
+// NewImportID makes a fresh UUIDv7.
+func NewImportID() ImportID { return ImportID{name[importIDRule]{newUUID(time.Now())}} }
+
 // Born is when the id was made, to the millisecond, by the clock of whoever made it; zero for one that is not of version 7.
 func (id BackupID) Born() time.Time {
 	digits := strings.ReplaceAll(id.String(), "-", "")
@@ -128,6 +139,7 @@ type (
 	restoreIDRule      struct{}
 	drillIDRule        struct{}
 	policyIDRule       struct{}
+	importIDRule       struct{}
 )
 
 func (organizationIDRule) parse(s string) (string, error) { return parseUUID("organization id", s) }
@@ -138,6 +150,7 @@ func (backupIDRule) parse(s string) (string, error)       { return parseUUID("ba
 func (restoreIDRule) parse(s string) (string, error)      { return parseUUID("restore id", s) }
 func (drillIDRule) parse(s string) (string, error)        { return parseUUID("drill id", s) }
 func (policyIDRule) parse(s string) (string, error)       { return parseUUID("policy id", s) }
+func (importIDRule) parse(s string) (string, error)       { return parseUUID("import id", s) }
 
 const nilUUID = "00000000-0000-0000-0000-000000000000"
 
