@@ -680,7 +680,10 @@ type Manifest struct {
 	// What its names were served with; no keys.
 	Certificates []*v1.ObservedCertificate `protobuf:"bytes,11,rep,name=certificates,proto3" json:"certificates,omitempty"`
 	// The site that it was copied from: what is in it goes by that one's name. Empty otherwise.
-	SourceSiteId  string `protobuf:"bytes,12,opt,name=source_site_id,json=sourceSiteId,proto3" json:"source_site_id,omitempty"`
+	SourceSiteId string `protobuf:"bytes,12,opt,name=source_site_id,json=sourceSiteId,proto3" json:"source_site_id,omitempty"`
+	// The names of the site that it comes from, the primary one first, where that is known: what is in it may go by them. Nobody has
+	// proven them. Empty otherwise.
+	SourceDomains []string `protobuf:"bytes,13,rep,name=source_domains,json=sourceDomains,proto3" json:"source_domains,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -797,6 +800,13 @@ func (x *Manifest) GetSourceSiteId() string {
 		return x.SourceSiteId
 	}
 	return ""
+}
+
+func (x *Manifest) GetSourceDomains() []string {
+	if x != nil {
+		return x.SourceDomains
+	}
+	return nil
 }
 
 // SignedManifest is the exact bytes of a Manifest, and an Ed25519 signature over "chom backup v1\0" followed by these bytes.
@@ -1767,7 +1777,7 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\aendTime\x12<\n" +
 	"\bcontents\x18\x04 \x01(\v2\x18.chom.backup.v1.ContentsB\x06\xbaH\x03\xc8\x01\x01R\bcontents\x12/\n" +
 	"\vadded_bytes\x18\x05 \x01(\x04B\x0e\xbaH\v2\t\x18\x80\x80\x80\x80\x80\x80\x80\x02R\n" +
-	"addedBytes\"\xf9\x04\n" +
+	"addedBytes\"\xb1\x05\n" +
 	"\bManifest\x12\x1f\n" +
 	"\x06schema\x18\x01 \x01(\rB\a\xbaH\x04*\x02\b\x01R\x06schema\x121\n" +
 	"\x0forganization_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
@@ -1782,7 +1792,8 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\adesired\x18\n" +
 	" \x01(\v2\x1a.chom.site.v1.DesiredStateR\adesired\x12O\n" +
 	"\fcertificates\x18\v \x03(\v2!.chom.site.v1.ObservedCertificateB\b\xbaH\x05\x92\x01\x02\x10nR\fcertificates\x121\n" +
-	"\x0esource_site_id\x18\f \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\fsourceSiteId\"\x8e\x01\n" +
+	"\x0esource_site_id\x18\f \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\fsourceSiteId\x126\n" +
+	"\x0esource_domains\x18\r \x03(\tB\x0f\xbaH\f\x92\x01\t\x10n\"\x05r\x03\x18\xff\x01R\rsourceDomains\"\x8e\x01\n" +
 	"\x0eSignedManifest\x12'\n" +
 	"\bmanifest\x18\x01 \x01(\fB\v\xbaH\bz\x06\x10\x01\x18\xc0\x9a\fR\bmanifest\x12%\n" +
 	"\tsignature\x18\x02 \x01(\fB\a\xbaH\x04z\x02h@R\tsignature\x12,\n" +

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chom/backup/v1/backup_service.proto.
  */
 export const file_chom_backup_v1_backup_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNjaG9tL2JhY2t1cC92MS9iYWNrdXBfc2VydmljZS5wcm90bxIOY2hvbS5iYWNrdXAudjEiUwoTQ3JlYXRlQmFja3VwUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBIj4KFENyZWF0ZUJhY2t1cFJlc3BvbnNlEiYKBmJhY2t1cBgBIAEoCzIWLmNob20uYmFja3VwLnYxLkJhY2t1cCJtChBHZXRCYWNrdXBSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQESGwoJYmFja3VwX2lkGAMgASgJQgi6SAVyA7ABASI7ChFHZXRCYWNrdXBSZXNwb25zZRImCgZiYWNrdXAYASABKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXAijwEKEkxpc3RCYWNrdXBzUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBEh0KCXBhZ2Vfc2l6ZRgDIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAQgASgJQgi6SAVyAxiQAyJxChNMaXN0QmFja3Vwc1Jlc3BvbnNlEicKB2JhY2t1cHMYASADKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXASFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhgKEHJlcG9zaXRvcnlfYnl0ZXMYAyABKAQi1gEKE0Jyb3dzZUJhY2t1cFJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABARIbCgliYWNrdXBfaWQYAyABKAlCCLpIBXIDsAEBEicKBHBhdGgYBCABKAlCGbpIFtgBAXIRGIAgMgxeKC9bXi8AXSspKyQSHQoJcGFnZV9zaXplGAUgASgFQgq6SAcaBRj0AygAEhwKCnBhZ2VfdG9rZW4YBiABKAlCCLpIBXIDGJADIuYBCgpCYWNrdXBGaWxlEgwKBG5hbWUYASABKAkSLQoEdHlwZRgCIAEoDjIfLmNob20uYmFja3VwLnYxLkJhY2t1cEZpbGUuVHlwZRIMCgRzaXplGAMgASgEEgwKBG1vZGUYBCABKA0SLwoLbW9kaWZ5X3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIk4KBFR5cGUSFAoQVFlQRV9VTlNQRUNJRklFRBAAEg0KCVRZUEVfRklMRRABEhIKDlRZUEVfRElSRUNUT1JZEAISDQoJVFlQRV9MSU5LEAMiWgoUQnJvd3NlQmFja3VwUmVzcG9uc2USKQoFZmlsZXMYASADKAsyGi5jaG9tLmJhY2t1cC52MS5CYWNrdXBGaWxlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKbAQoVRG93bmxvYWRCYWNrdXBSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQESGwoJYmFja3VwX2lkGAMgASgJQgi6SAVyA7ABARInCgRwYXRoGAQgASgJQhm6SBbYAQFyERiAIDIMXigvW14vAF0rKSskIiYKFkRvd25sb2FkQmFja3VwUmVzcG9uc2USDAoEZGF0YRgBIAEoDCKAAgoUUmVzdG9yZUJhY2t1cFJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABARIbCgliYWNrdXBfaWQYAyABKAlCCLpIBXIDsAEBEhIKCmZpbGVzX29ubHkYBCABKAgSFQoNZGF0YWJhc2Vfb25seRgFIAEoCBJKCgZ0YWJsZXMYBiADKAlCOrpIN5IBNBDoBxgBIi1yKzIpXltccHtMfVxwe059XyRdW1xwe0x9XHB7Tn1fJCAuQCMtXXswLDYzfSQSFgoOd2l0aG91dF9iYWNrdXAYByABKAgiQQoVUmVzdG9yZUJhY2t1cFJlc3BvbnNlEigKB3Jlc3RvcmUYASABKAsyFy5jaG9tLmJhY2t1cC52MS5SZXN0b3JlIlMKE0xpc3RSZXN0b3Jlc1JlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABASJBChRMaXN0UmVzdG9yZXNSZXNwb25zZRIpCghyZXN0b3JlcxgBIAMoCzIXLmNob20uYmFja3VwLnYxLlJlc3RvcmUicAoSVW5kb1Jlc3RvcmVSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQESHAoKcmVzdG9yZV9pZBgDIAEoCUIIukgFcgOwAQEiPwoTVW5kb1Jlc3RvcmVSZXNwb25zZRIoCgdyZXN0b3JlGAEgASgLMhcuY2hvbS5iYWNrdXAudjEuUmVzdG9yZSJWChZHZXRCYWNrdXBTdGF0dXNSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQEiQQoXR2V0QmFja3VwU3RhdHVzUmVzcG9uc2USJgoGc3RhdHVzGAEgASgLMhYuY2hvbS5iYWNrdXAudjEuU3RhdHVzIm8KEkRyaWxsQmFja3VwUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBEhsKCWJhY2t1cF9pZBgDIAEoCUIIukgFcgOwAQEiOwoTRHJpbGxCYWNrdXBSZXNwb25zZRIkCgVkcmlsbBgBIAEoCzIVLmNob20uYmFja3VwLnYxLkRyaWxsIlEKEUxpc3REcmlsbHNSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQEiOwoSTGlzdERyaWxsc1Jlc3BvbnNlEiUKBmRyaWxscxgBIAMoCzIVLmNob20uYmFja3VwLnYxLkRyaWxsIowBChFDb3B5QmFja3VwUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBEhsKCWJhY2t1cF9pZBgDIAEoCUIIukgFcgOwAQESHAoKdG9fc2l0ZV9pZBgEIAEoCUIIukgFcgOwAQEiPAoSQ29weUJhY2t1cFJlc3BvbnNlEiYKBmJhY2t1cBgBIAEoCzIWLmNob20uYmFja3VwLnYxLkJhY2t1cCJwChNDYW5jZWxCYWNrdXBSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQESGwoJYmFja3VwX2lkGAMgASgJQgi6SAVyA7ABASI+ChRDYW5jZWxCYWNrdXBSZXNwb25zZRImCgZiYWNrdXAYASABKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXAyjxIKDUJhY2t1cFNlcnZpY2USpQEKDENyZWF0ZUJhY2t1cBIjLmNob20uYmFja3VwLnYxLkNyZWF0ZUJhY2t1cFJlcXVlc3QaJC5jaG9tLmJhY2t1cC52MS5DcmVhdGVCYWNrdXBSZXNwb25zZSJKgtPkkwJEOgEqIj8vYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9L2JhY2t1cHMSpQEKCUdldEJhY2t1cBIgLmNob20uYmFja3VwLnYxLkdldEJhY2t1cFJlcXVlc3QaIS5jaG9tLmJhY2t1cC52MS5HZXRCYWNrdXBSZXNwb25zZSJTgtPkkwJNEksvYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9L2JhY2t1cHMve2JhY2t1cF9pZH0SnwEKC0xpc3RCYWNrdXBzEiIuY2hvbS5iYWNrdXAudjEuTGlzdEJhY2t1cHNSZXF1ZXN0GiMuY2hvbS5iYWNrdXAudjEuTGlzdEJhY2t1cHNSZXNwb25zZSJHgtPkkwJBEj8vYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9L2JhY2t1cHMStQEKDEJyb3dzZUJhY2t1cBIjLmNob20uYmFja3VwLnYxLkJyb3dzZUJhY2t1cFJlcXVlc3QaJC5jaG9tLmJhY2t1cC52MS5Ccm93c2VCYWNrdXBSZXNwb25zZSJagtPkkwJUElIvYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9L2JhY2t1cHMve2JhY2t1cF9pZH06YnJvd3NlEr8BCg5Eb3dubG9hZEJhY2t1cBIlLmNob20uYmFja3VwLnYxLkRvd25sb2FkQmFja3VwUmVxdWVzdBomLmNob20uYmFja3VwLnYxLkRvd25sb2FkQmFja3VwUmVzcG9uc2UiXILT5JMCVhJUL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzL3tiYWNrdXBfaWR9OmRvd25sb2FkMAESvAEKDVJlc3RvcmVCYWNrdXASJC5jaG9tLmJhY2t1cC52MS5SZXN0b3JlQmFja3VwUmVxdWVzdBolLmNob20uYmFja3VwLnYxLlJlc3RvcmVCYWNrdXBSZXNwb25zZSJegtPkkwJYOgEqIlMvYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9L2JhY2t1cHMve2JhY2t1cF9pZH06cmVzdG9yZRKjAQoMTGlzdFJlc3RvcmVzEiMuY2hvbS5iYWNrdXAudjEuTGlzdFJlc3RvcmVzUmVxdWVzdBokLmNob20uYmFja3VwLnYxLkxpc3RSZXN0b3Jlc1Jlc3BvbnNlIkiC0+STAkISQC9hcGkvdjEvb3JnYW5pemF0aW9ucy97b3JnYW5pemF0aW9uX2lkfS9zaXRlcy97c2l0ZV9pZH0vcmVzdG9yZXMStQEKC1VuZG9SZXN0b3JlEiIuY2hvbS5iYWNrdXAudjEuVW5kb1Jlc3RvcmVSZXF1ZXN0GiMuY2hvbS5iYWNrdXAudjEuVW5kb1Jlc3RvcmVSZXNwb25zZSJdgtPkkwJXOgEqIlIvYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9L3Jlc3RvcmVzL3tyZXN0b3JlX2lkfTp1bmRvErABCgpDb3B5QmFja3VwEiEuY2hvbS5iYWNrdXAudjEuQ29weUJhY2t1cFJlcXVlc3QaIi5jaG9tLmJhY2t1cC52MS5Db3B5QmFja3VwUmVzcG9uc2UiW4LT5JMCVToBKiJQL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzL3tiYWNrdXBfaWR9OmNvcHkSuAEKDENhbmNlbEJhY2t1cBIjLmNob20uYmFja3VwLnYxLkNhbmNlbEJhY2t1cFJlcXVlc3QaJC5jaG9tLmJhY2t1cC52MS5DYW5jZWxCYWNrdXBSZXNwb25zZSJdgtPkkwJXOgEqIlIvYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9L2JhY2t1cHMve2JhY2t1cF9pZH06Y2FuY2VsErEBCg9HZXRCYWNrdXBTdGF0dXMSJi5jaG9tLmJhY2t1cC52MS5HZXRCYWNrdXBTdGF0dXNSZXF1ZXN0GicuY2hvbS5iYWNrdXAudjEuR2V0QmFja3VwU3RhdHVzUmVzcG9uc2UiTYLT5JMCRxJFL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXAtc3RhdHVzErQBCgtEcmlsbEJhY2t1cBIiLmNob20uYmFja3VwLnYxLkRyaWxsQmFja3VwUmVxdWVzdBojLmNob20uYmFja3VwLnYxLkRyaWxsQmFja3VwUmVzcG9uc2UiXILT5JMCVjoBKiJRL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzL3tiYWNrdXBfaWR9OmRyaWxsEpsBCgpMaXN0RHJpbGxzEiEuY2hvbS5iYWNrdXAudjEuTGlzdERyaWxsc1JlcXVlc3QaIi5jaG9tLmJhY2t1cC52MS5MaXN0RHJpbGxzUmVzcG9uc2UiRoLT5JMCQBI+L2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9kcmlsbHNiBnByb3RvMw", [file_buf_validate_validate, file_chom_backup_v1_backup, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("CiNjaG9tL2JhY2t1cC92MS9iYWNrdXBfc2VydmljZS5wcm90bxIOY2hvbS5iYWNrdXAudjEiUwoTQ3JlYXRlQmFja3VwUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBIj4KFENyZWF0ZUJhY2t1cFJlc3BvbnNlEiYKBmJhY2t1cBgBIAEoCzIWLmNob20uYmFja3VwLnYxLkJhY2t1cCJtChBHZXRCYWNrdXBSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQESGwoJYmFja3VwX2lkGAMgASgJQgi6SAVyA7ABASI7ChFHZXRCYWNrdXBSZXNwb25zZRImCgZiYWNrdXAYASABKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXAijwEKEkxpc3RCYWNrdXBzUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBEh0KCXBhZ2Vfc2l6ZRgDIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAQgASgJQgi6SAVyAxiQAyJxChNMaXN0QmFja3Vwc1Jlc3BvbnNlEicKB2JhY2t1cHMYASADKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXASFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhgKEHJlcG9zaXRvcnlfYnl0ZXMYAyABKAQi1gEKE0Jyb3dzZUJhY2t1cFJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABARIbCgliYWNrdXBfaWQYAyABKAlCCLpIBXIDsAEBEicKBHBhdGgYBCABKAlCGbpIFtgBAXIRGIAgMgxeKC9bXi8AXSspKyQSHQoJcGFnZV9zaXplGAUgASgFQgq6SAcaBRj0AygAEhwKCnBhZ2VfdG9rZW4YBiABKAlCCLpIBXIDGJADIuYBCgpCYWNrdXBGaWxlEgwKBG5hbWUYASABKAkSLQoEdHlwZRgCIAEoDjIfLmNob20uYmFja3VwLnYxLkJhY2t1cEZpbGUuVHlwZRIMCgRzaXplGAMgASgEEgwKBG1vZGUYBCABKA0SLwoLbW9kaWZ5X3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIk4KBFR5cGUSFAoQVFlQRV9VTlNQRUNJRklFRBAAEg0KCVRZUEVfRklMRRABEhIKDlRZUEVfRElSRUNUT1JZEAISDQoJVFlQRV9MSU5LEAMiWgoUQnJvd3NlQmFja3VwUmVzcG9uc2USKQoFZmlsZXMYASADKAsyGi5jaG9tLmJhY2t1cC52MS5CYWNrdXBGaWxlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKbAQoVRG93bmxvYWRCYWNrdXBSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQESGwoJYmFja3VwX2lkGAMgASgJQgi6SAVyA7ABARInCgRwYXRoGAQgASgJQhm6SBbYAQFyERiAIDIMXigvW14vAF0rKSskIiYKFkRvd25sb2FkQmFja3VwUmVzcG9uc2USDAoEZGF0YRgBIAEoDCL+AQoTRXhwb3J0QmFja3VwUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBEhsKCWJhY2t1cF9pZBgDIAEoCUIIukgFcgOwAQESRAoGZXhwb3J0GAQgASgOMiouY2hvbS5iYWNrdXAudjEuRXhwb3J0QmFja3VwUmVxdWVzdC5FeHBvcnRCCLpIBYIBAhABIkYKBkV4cG9ydBIWChJFWFBPUlRfVU5TUEVDSUZJRUQQABIPCgtFWFBPUlRfU0lURRABEhMKD0VYUE9SVF9EQVRBQkFTRRACIiQKFEV4cG9ydEJhY2t1cFJlc3BvbnNlEgwKBGRhdGEYASABKAwigAIKFFJlc3RvcmVCYWNrdXBSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQESGwoJYmFja3VwX2lkGAMgASgJQgi6SAVyA7ABARISCgpmaWxlc19vbmx5GAQgASgIEhUKDWRhdGFiYXNlX29ubHkYBSABKAgSSgoGdGFibGVzGAYgAygJQjq6SDeSATQQ6AcYASItcisyKV5bXHB7TH1ccHtOfV8kXVtccHtMfVxwe059XyQgLkAjLV17MCw2M30kEhYKDndpdGhvdXRfYmFja3VwGAcgASgIIkEKFVJlc3RvcmVCYWNrdXBSZXNwb25zZRIoCgdyZXN0b3JlGAEgASgLMhcuY2hvbS5iYWNrdXAudjEuUmVzdG9yZSJTChNMaXN0UmVzdG9yZXNSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQEiQQoUTGlzdFJlc3RvcmVzUmVzcG9uc2USKQoIcmVzdG9yZXMYASADKAsyFy5jaG9tLmJhY2t1cC52MS5SZXN0b3JlInAKElVuZG9SZXN0b3JlUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBEhwKCnJlc3RvcmVfaWQYAyABKAlCCLpIBXIDsAEBIj8KE1VuZG9SZXN0b3JlUmVzcG9uc2USKAoHcmVzdG9yZRgBIAEoCzIXLmNob20uYmFja3VwLnYxLlJlc3RvcmUiVgoWR2V0QmFja3VwU3RhdHVzUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBIkEKF0dldEJhY2t1cFN0YXR1c1Jlc3BvbnNlEiYKBnN0YXR1cxgBIAEoCzIWLmNob20uYmFja3VwLnYxLlN0YXR1cyJvChJEcmlsbEJhY2t1cFJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABARIbCgliYWNrdXBfaWQYAyABKAlCCLpIBXIDsAEBIjsKE0RyaWxsQmFja3VwUmVzcG9uc2USJAoFZHJpbGwYASABKAsyFS5jaG9tLmJhY2t1cC52MS5EcmlsbCJRChFMaXN0RHJpbGxzUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBIjsKEkxpc3REcmlsbHNSZXNwb25zZRIlCgZkcmlsbHMYASADKAsyFS5jaG9tLmJhY2t1cC52MS5EcmlsbCKMAQoRQ29weUJhY2t1cFJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABARIbCgliYWNrdXBfaWQYAyABKAlCCLpIBXIDsAEBEhwKCnRvX3NpdGVfaWQYBCABKAlCCLpIBXIDsAEBIjwKEkNvcHlCYWNrdXBSZXNwb25zZRImCgZiYWNrdXAYASABKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXAicAoTQ2FuY2VsQmFja3VwUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBEhsKCWJhY2t1cF9pZBgDIAEoCUIIukgFcgOwAQEiPgoUQ2FuY2VsQmFja3VwUmVzcG9uc2USJgoGYmFja3VwGAEgASgLMhYuY2hvbS5iYWNrdXAudjEuQmFja3VwMskTCg1CYWNrdXBTZXJ2aWNlEqUBCgxDcmVhdGVCYWNrdXASIy5jaG9tLmJhY2t1cC52MS5DcmVhdGVCYWNrdXBSZXF1ZXN0GiQuY2hvbS5iYWNrdXAudjEuQ3JlYXRlQmFja3VwUmVzcG9uc2UiSoLT5JMCRDoBKiI/L2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzEqUBCglHZXRCYWNrdXASIC5jaG9tLmJhY2t1cC52MS5HZXRCYWNrdXBSZXF1ZXN0GiEuY2hvbS5iYWNrdXAudjEuR2V0QmFja3VwUmVzcG9uc2UiU4LT5JMCTRJLL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzL3tiYWNrdXBfaWR9Ep8BCgtMaXN0QmFja3VwcxIiLmNob20uYmFja3VwLnYxLkxpc3RCYWNrdXBzUmVxdWVzdBojLmNob20uYmFja3VwLnYxLkxpc3RCYWNrdXBzUmVzcG9uc2UiR4LT5JMCQRI/L2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzErUBCgxCcm93c2VCYWNrdXASIy5jaG9tLmJhY2t1cC52MS5Ccm93c2VCYWNrdXBSZXF1ZXN0GiQuY2hvbS5iYWNrdXAudjEuQnJvd3NlQmFja3VwUmVzcG9uc2UiWoLT5JMCVBJSL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzL3tiYWNrdXBfaWR9OmJyb3dzZRK/AQoORG93bmxvYWRCYWNrdXASJS5jaG9tLmJhY2t1cC52MS5Eb3dubG9hZEJhY2t1cFJlcXVlc3QaJi5jaG9tLmJhY2t1cC52MS5Eb3dubG9hZEJhY2t1cFJlc3BvbnNlIlyC0+STAlYSVC9hcGkvdjEvb3JnYW5pemF0aW9ucy97b3JnYW5pemF0aW9uX2lkfS9zaXRlcy97c2l0ZV9pZH0vYmFja3Vwcy97YmFja3VwX2lkfTpkb3dubG9hZDABErcBCgxFeHBvcnRCYWNrdXASIy5jaG9tLmJhY2t1cC52MS5FeHBvcnRCYWNrdXBSZXF1ZXN0GiQuY2hvbS5iYWNrdXAudjEuRXhwb3J0QmFja3VwUmVzcG9uc2UiWoLT5JMCVBJSL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzL3tiYWNrdXBfaWR9OmV4cG9ydDABErwBCg1SZXN0b3JlQmFja3VwEiQuY2hvbS5iYWNrdXAudjEuUmVzdG9yZUJhY2t1cFJlcXVlc3QaJS5jaG9tLmJhY2t1cC52MS5SZXN0b3JlQmFja3VwUmVzcG9uc2UiXoLT5JMCWDoBKiJTL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzL3tiYWNrdXBfaWR9OnJlc3RvcmUSowEKDExpc3RSZXN0b3JlcxIjLmNob20uYmFja3VwLnYxLkxpc3RSZXN0b3Jlc1JlcXVlc3QaJC5jaG9tLmJhY2t1cC52MS5MaXN0UmVzdG9yZXNSZXNwb25zZSJIgtPkkwJCEkAvYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9L3Jlc3RvcmVzErUBCgtVbmRvUmVzdG9yZRIiLmNob20uYmFja3VwLnYxLlVuZG9SZXN0b3JlUmVxdWVzdBojLmNob20uYmFja3VwLnYxLlVuZG9SZXN0b3JlUmVzcG9uc2UiXYLT5JMCVzoBKiJSL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9yZXN0b3Jlcy97cmVzdG9yZV9pZH06dW5kbxKwAQoKQ29weUJhY2t1cBIhLmNob20uYmFja3VwLnYxLkNvcHlCYWNrdXBSZXF1ZXN0GiIuY2hvbS5iYWNrdXAudjEuQ29weUJhY2t1cFJlc3BvbnNlIluC0+STAlU6ASoiUC9hcGkvdjEvb3JnYW5pemF0aW9ucy97b3JnYW5pemF0aW9uX2lkfS9zaXRlcy97c2l0ZV9pZH0vYmFja3Vwcy97YmFja3VwX2lkfTpjb3B5ErgBCgxDYW5jZWxCYWNrdXASIy5jaG9tLmJhY2t1cC52MS5DYW5jZWxCYWNrdXBSZXF1ZXN0GiQuY2hvbS5iYWNrdXAudjEuQ2FuY2VsQmFja3VwUmVzcG9uc2UiXYLT5JMCVzoBKiJSL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzL3tiYWNrdXBfaWR9OmNhbmNlbBKxAQoPR2V0QmFja3VwU3RhdHVzEiYuY2hvbS5iYWNrdXAudjEuR2V0QmFja3VwU3RhdHVzUmVxdWVzdBonLmNob20uYmFja3VwLnYxLkdldEJhY2t1cFN0YXR1c1Jlc3BvbnNlIk2C0+STAkcSRS9hcGkvdjEvb3JnYW5pemF0aW9ucy97b3JnYW5pemF0aW9uX2lkfS9zaXRlcy97c2l0ZV9pZH0vYmFja3VwLXN0YXR1cxK0AQoLRHJpbGxCYWNrdXASIi5jaG9tLmJhY2t1cC52MS5EcmlsbEJhY2t1cFJlcXVlc3QaIy5jaG9tLmJhY2t1cC52MS5EcmlsbEJhY2t1cFJlc3BvbnNlIlyC0+STAlY6ASoiUS9hcGkvdjEvb3JnYW5pemF0aW9ucy97b3JnYW5pemF0aW9uX2lkfS9zaXRlcy97c2l0ZV9pZH0vYmFja3Vwcy97YmFja3VwX2lkfTpkcmlsbBKbAQoKTGlzdERyaWxscxIhLmNob20uYmFja3VwLnYxLkxpc3REcmlsbHNSZXF1ZXN0GiIuY2hvbS5iYWNrdXAudjEuTGlzdERyaWxsc1Jlc3BvbnNlIkaC0+STAkASPi9hcGkvdjEvb3JnYW5pemF0aW9ucy97b3JnYW5pemF0aW9uX2lkfS9zaXRlcy97c2l0ZV9pZH0vZHJpbGxzYgZwcm90bzM", [file_buf_validate_validate, file_chom_backup_v1_backup, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
  * CreateBackupRequest names the site.
@@ -438,6 +438,104 @@ export const DownloadBackupResponseSchema: GenMessage<DownloadBackupResponse> = 
   messageDesc(file_chom_backup_v1_backup_service, 10);
 
 /**
+ * ExportBackupRequest says what to give.
+ *
+ * @generated from message chom.backup.v1.ExportBackupRequest
+ */
+export type ExportBackupRequest = Message<"chom.backup.v1.ExportBackupRequest"> & {
+  /**
+   * The organization.
+   *
+   * @generated from field: string organization_id = 1;
+   */
+  organizationId: string;
+
+  /**
+   * The site.
+   *
+   * @generated from field: string site_id = 2;
+   */
+  siteId: string;
+
+  /**
+   * The backup.
+   *
+   * @generated from field: string backup_id = 3;
+   */
+  backupId: string;
+
+  /**
+   * What to give.
+   *
+   * @generated from field: chom.backup.v1.ExportBackupRequest.Export export = 4;
+   */
+  export: ExportBackupRequest_Export;
+};
+
+/**
+ * Describes the message chom.backup.v1.ExportBackupRequest.
+ * Use `create(ExportBackupRequestSchema)` to create a new message.
+ */
+export const ExportBackupRequestSchema: GenMessage<ExportBackupRequest> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup_service, 11);
+
+/**
+ * Export is what is given.
+ *
+ * @generated from enum chom.backup.v1.ExportBackupRequest.Export
+ */
+export enum ExportBackupRequest_Export {
+  /**
+   * As EXPORT_SITE.
+   *
+   * @generated from enum value: EXPORT_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * A portable archive (.tar.zst): files, modes, times, links, and the dump of the database. It ends with a mark over all of it,
+   * and holds no owners and no extended attributes.
+   *
+   * @generated from enum value: EXPORT_SITE = 1;
+   */
+  SITE = 1,
+
+  /**
+   * The dump of the database (.sql.zst).
+   *
+   * @generated from enum value: EXPORT_DATABASE = 2;
+   */
+  DATABASE = 2,
+}
+
+/**
+ * Describes the enum chom.backup.v1.ExportBackupRequest.Export.
+ */
+export const ExportBackupRequest_ExportSchema: GenEnum<ExportBackupRequest_Export> = /*@__PURE__*/
+  enumDesc(file_chom_backup_v1_backup_service, 11, 0);
+
+/**
+ * ExportBackupResponse is the next piece. What came is whole only when the stream ends without an error.
+ *
+ * @generated from message chom.backup.v1.ExportBackupResponse
+ */
+export type ExportBackupResponse = Message<"chom.backup.v1.ExportBackupResponse"> & {
+  /**
+   * Up to 64 KiB.
+   *
+   * @generated from field: bytes data = 1;
+   */
+  data: Uint8Array;
+};
+
+/**
+ * Describes the message chom.backup.v1.ExportBackupResponse.
+ * Use `create(ExportBackupResponseSchema)` to create a new message.
+ */
+export const ExportBackupResponseSchema: GenMessage<ExportBackupResponse> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup_service, 12);
+
+/**
  * RestoreBackupRequest says what to put back.
  *
  * @generated from message chom.backup.v1.RestoreBackupRequest
@@ -499,7 +597,7 @@ export type RestoreBackupRequest = Message<"chom.backup.v1.RestoreBackupRequest"
  * Use `create(RestoreBackupRequestSchema)` to create a new message.
  */
 export const RestoreBackupRequestSchema: GenMessage<RestoreBackupRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 11);
+  messageDesc(file_chom_backup_v1_backup_service, 13);
 
 /**
  * RestoreBackupResponse holds the restore to be.
@@ -520,7 +618,7 @@ export type RestoreBackupResponse = Message<"chom.backup.v1.RestoreBackupRespons
  * Use `create(RestoreBackupResponseSchema)` to create a new message.
  */
 export const RestoreBackupResponseSchema: GenMessage<RestoreBackupResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 12);
+  messageDesc(file_chom_backup_v1_backup_service, 14);
 
 /**
  * ListRestoresRequest names the site.
@@ -548,7 +646,7 @@ export type ListRestoresRequest = Message<"chom.backup.v1.ListRestoresRequest"> 
  * Use `create(ListRestoresRequestSchema)` to create a new message.
  */
 export const ListRestoresRequestSchema: GenMessage<ListRestoresRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 13);
+  messageDesc(file_chom_backup_v1_backup_service, 15);
 
 /**
  * ListRestoresResponse holds the newest 100.
@@ -569,7 +667,7 @@ export type ListRestoresResponse = Message<"chom.backup.v1.ListRestoresResponse"
  * Use `create(ListRestoresResponseSchema)` to create a new message.
  */
 export const ListRestoresResponseSchema: GenMessage<ListRestoresResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 14);
+  messageDesc(file_chom_backup_v1_backup_service, 16);
 
 /**
  * UndoRestoreRequest names the restore.
@@ -604,7 +702,7 @@ export type UndoRestoreRequest = Message<"chom.backup.v1.UndoRestoreRequest"> & 
  * Use `create(UndoRestoreRequestSchema)` to create a new message.
  */
 export const UndoRestoreRequestSchema: GenMessage<UndoRestoreRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 15);
+  messageDesc(file_chom_backup_v1_backup_service, 17);
 
 /**
  * UndoRestoreResponse holds the restore.
@@ -625,7 +723,7 @@ export type UndoRestoreResponse = Message<"chom.backup.v1.UndoRestoreResponse"> 
  * Use `create(UndoRestoreResponseSchema)` to create a new message.
  */
 export const UndoRestoreResponseSchema: GenMessage<UndoRestoreResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 16);
+  messageDesc(file_chom_backup_v1_backup_service, 18);
 
 /**
  * GetBackupStatusRequest names the site.
@@ -653,7 +751,7 @@ export type GetBackupStatusRequest = Message<"chom.backup.v1.GetBackupStatusRequ
  * Use `create(GetBackupStatusRequestSchema)` to create a new message.
  */
 export const GetBackupStatusRequestSchema: GenMessage<GetBackupStatusRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 17);
+  messageDesc(file_chom_backup_v1_backup_service, 19);
 
 /**
  * GetBackupStatusResponse holds the status.
@@ -674,7 +772,7 @@ export type GetBackupStatusResponse = Message<"chom.backup.v1.GetBackupStatusRes
  * Use `create(GetBackupStatusResponseSchema)` to create a new message.
  */
 export const GetBackupStatusResponseSchema: GenMessage<GetBackupStatusResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 18);
+  messageDesc(file_chom_backup_v1_backup_service, 20);
 
 /**
  * DrillBackupRequest names the backup.
@@ -709,7 +807,7 @@ export type DrillBackupRequest = Message<"chom.backup.v1.DrillBackupRequest"> & 
  * Use `create(DrillBackupRequestSchema)` to create a new message.
  */
 export const DrillBackupRequestSchema: GenMessage<DrillBackupRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 19);
+  messageDesc(file_chom_backup_v1_backup_service, 21);
 
 /**
  * DrillBackupResponse holds the drill to be.
@@ -730,7 +828,7 @@ export type DrillBackupResponse = Message<"chom.backup.v1.DrillBackupResponse"> 
  * Use `create(DrillBackupResponseSchema)` to create a new message.
  */
 export const DrillBackupResponseSchema: GenMessage<DrillBackupResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 20);
+  messageDesc(file_chom_backup_v1_backup_service, 22);
 
 /**
  * ListDrillsRequest names the site.
@@ -758,7 +856,7 @@ export type ListDrillsRequest = Message<"chom.backup.v1.ListDrillsRequest"> & {
  * Use `create(ListDrillsRequestSchema)` to create a new message.
  */
 export const ListDrillsRequestSchema: GenMessage<ListDrillsRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 21);
+  messageDesc(file_chom_backup_v1_backup_service, 23);
 
 /**
  * ListDrillsResponse holds the newest 100.
@@ -779,7 +877,7 @@ export type ListDrillsResponse = Message<"chom.backup.v1.ListDrillsResponse"> & 
  * Use `create(ListDrillsResponseSchema)` to create a new message.
  */
 export const ListDrillsResponseSchema: GenMessage<ListDrillsResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 22);
+  messageDesc(file_chom_backup_v1_backup_service, 24);
 
 /**
  * CopyBackupRequest says which backup, and to which site.
@@ -821,7 +919,7 @@ export type CopyBackupRequest = Message<"chom.backup.v1.CopyBackupRequest"> & {
  * Use `create(CopyBackupRequestSchema)` to create a new message.
  */
 export const CopyBackupRequestSchema: GenMessage<CopyBackupRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 23);
+  messageDesc(file_chom_backup_v1_backup_service, 25);
 
 /**
  * CopyBackupResponse holds the backup to be.
@@ -842,7 +940,7 @@ export type CopyBackupResponse = Message<"chom.backup.v1.CopyBackupResponse"> & 
  * Use `create(CopyBackupResponseSchema)` to create a new message.
  */
 export const CopyBackupResponseSchema: GenMessage<CopyBackupResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 24);
+  messageDesc(file_chom_backup_v1_backup_service, 26);
 
 /**
  * CancelBackupRequest names the backup.
@@ -877,7 +975,7 @@ export type CancelBackupRequest = Message<"chom.backup.v1.CancelBackupRequest"> 
  * Use `create(CancelBackupRequestSchema)` to create a new message.
  */
 export const CancelBackupRequestSchema: GenMessage<CancelBackupRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 25);
+  messageDesc(file_chom_backup_v1_backup_service, 27);
 
 /**
  * CancelBackupResponse holds the backup.
@@ -898,7 +996,7 @@ export type CancelBackupResponse = Message<"chom.backup.v1.CancelBackupResponse"
  * Use `create(CancelBackupResponseSchema)` to create a new message.
  */
 export const CancelBackupResponseSchema: GenMessage<CancelBackupResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 26);
+  messageDesc(file_chom_backup_v1_backup_service, 28);
 
 /**
  * BackupService makes backups of sites and puts them back.
@@ -955,6 +1053,17 @@ export const BackupService: GenService<{
     methodKind: "server_streaming";
     input: typeof DownloadBackupRequestSchema;
     output: typeof DownloadBackupResponseSchema;
+  },
+  /**
+   * ExportBackup gives all of a READY backup as an archive that another control plane imports (see ImportService), or the dump of its
+   * database compressed by zstd. It is made while it is sent, and stored nowhere.
+   *
+   * @generated from rpc chom.backup.v1.BackupService.ExportBackup
+   */
+  exportBackup: {
+    methodKind: "server_streaming";
+    input: typeof ExportBackupRequestSchema;
+    output: typeof ExportBackupResponseSchema;
   },
   /**
    * RestoreBackup puts a backup back into its site: all that is asked for, or nothing. The backup is read and checked first, while
