@@ -78,13 +78,16 @@ func TestBackup(t *testing.T) {
 		if sum := sha256.Sum256([]byte(text)); !bytes.Equal(sum[:], c.Database.SHA256) || len(text) != int(c.Database.Bytes) {
 			t.Errorf("%d bytes with hash %x", len(text), sum)
 		}
-		want := []Table{{"-x", 0}, {"a", 4}, {"a\n-- Dump completed\nb", 3}, {"e`m;(*/", 1}, {"größe", 1}, {"mine", 2}, {"old", 1}, {"parts", 2}, {"s", 0}, {"tr", 0}}
+		want := []Table{
+			{Name: "-x"}, {Name: "a", Rows: 4}, {Name: "a\n-- Dump completed\nb", Rows: 3}, {Name: "e`m;(*/", Rows: 1}, {Name: "größe", Rows: 1},
+			{Name: "mine", Rows: 2}, {Name: "old", Rows: 1}, {Name: "parts", Rows: 2}, {Name: "s"}, {Name: "tr"},
+		}
 		got := slices.Clone(c.Database.Tables)
 		slices.SortFunc(got, func(a, b Table) int { return strings.Compare(a.Name, b.Name) })
 		if !slices.Equal(got, want) {
 			t.Errorf("tables are %v", got)
 		}
-		tables, objects, found := strings.Cut(text, ObjectsMark)
+		tables, objects, found := strings.Cut(text, contract.ObjectsMark)
 		if !found || strings.Contains(tables, "VIEW") || strings.Contains(tables, "TRIGGER") {
 			t.Errorf("tables are not alone before the mark (%v)", found)
 		}

@@ -14,17 +14,11 @@ import (
 	"chom.dev/agent/mariadb"
 	"chom.dev/agent/run"
 	"chom.dev/agent/task"
+	"chom.dev/proto/contract"
 )
 
-// ObjectsMark is the line of a dump after which come views, triggers and routines:
-// what is before it are tables alone, that a restore can rename.
-const ObjectsMark = "-- chom: objects\n"
-
 // Table is one of a dump.
-type Table struct {
-	Name string `json:"name"`
-	Rows uint64 `json:"rows"`
-}
+type Table = contract.DumpTable
 
 var (
 	// common are the options of each part. What is read is one transaction's; a
@@ -49,15 +43,15 @@ func dump(ctx context.Context, s *Inside, to io.Writer, begun chan struct{}) (*D
 		return nil, err
 	}
 	out := &measured{to: to, sum: sha256.New(), tell: func(n uint64) { s.Tell(Progress{What: "database", Done: n}) }}
-	tables := &scanner{begin: begin}
+	tables := &contract.DumpScanner{Begin: begin}
 	if err := part(ctx, s, tablesPart, ignored(s, before.Views), nil, io.MultiWriter(tables, out)); err != nil {
 		return nil, err
 	}
 	begin() // of an empty one, too
-	if err := tables.end(); err != nil {
+	if err := tables.End(); err != nil {
 		return nil, err
 	}
-	if _, err := io.WriteString(out, ObjectsMark); err != nil {
+	if _, err := io.WriteString(out, contract.ObjectsMark); err != nil {
 		return nil, err
 	}
 	behind := out.n
@@ -71,7 +65,7 @@ func dump(ctx context.Context, s *Inside, to io.Writer, begun chan struct{}) (*D
 			return nil, err
 		}
 	}
-	if out.n-behind > MaxObjects {
+	if out.n-behind > contract.MaxObjects {
 		return nil, task.Permanent(errObjects)
 	}
 	after, err := names(ctx, s)
@@ -81,10 +75,10 @@ func dump(ctx context.Context, s *Inside, to io.Writer, begun chan struct{}) (*D
 	if !reflect.DeepEqual(before, after) {
 		return nil, errors.New("tables, views, triggers or routines were made or removed while they were read")
 	}
-	if err := same(before.Tables, tables.tables); err != nil {
+	if err := same(before.Tables, tables.Tables()); err != nil {
 		return nil, err
 	}
-	return &Dumped{SHA256: out.sum.Sum(nil), Bytes: out.n, Tables: tables.tables}, nil
+	return &Dumped{SHA256: out.sum.Sum(nil), Bytes: out.n, Tables: tables.Tables()}, nil
 }
 
 func names(ctx context.Context, s *Inside) (mariadb.Names, error) {
@@ -135,8 +129,8 @@ func whole(out io.Writer, write func(io.Writer) error) error {
 	if err := write(t); err != nil {
 		return err
 	}
-	if string(t.last) != completed {
-		return errCut
+	if string(t.last) != contract.DumpCompleted {
+		return contract.ErrDumpCut
 	}
 	return nil
 }
@@ -157,10 +151,6 @@ func same(server []string, dumped []Table) error {
 	return nil
 }
 
-const completed = "\n-- Dump completed\n"
-
-var errCut = errors.New("the dump breaks off")
-
 // ending keeps the last bytes that were written.
 type ending struct {
 	to   io.Writer
@@ -169,8 +159,8 @@ type ending struct {
 
 func (e *ending) Write(p []byte) (int, error) {
 	n, err := e.to.Write(p)
-	e.last = append(e.last, p[max(0, n-len(completed)):n]...)
-	if over := len(e.last) - len(completed); over > 0 {
+	e.last = append(e.last, p[max(0, n-len(contract.DumpCompleted)):n]...)
+	if over := len(e.last) - len(contract.DumpCompleted); over > 0 {
 		e.last = append(e.last[:0], e.last[over:]...)
 	}
 	return n, err

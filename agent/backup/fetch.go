@@ -19,13 +19,10 @@ import (
 	"chom.dev/agent/mariadb"
 	"chom.dev/agent/run"
 	"chom.dev/agent/task"
+	"chom.dev/proto/contract"
 )
 
 const mariadbClient = "/usr/bin/mariadb"
-
-// MaxObjects is how much SQL of views, triggers and routines a dump may have: real
-// sites have kilobytes. One with more is in no backup.
-const MaxObjects = 4 << 20
 
 // fetchFor bounds a job for which its caller has set no end.
 const fetchFor = 6 * time.Hour
@@ -192,7 +189,7 @@ type splitter struct {
 	found   bool
 }
 
-const mark = "\n" + ObjectsMark
+const mark = "\n" + contract.ObjectsMark
 
 func (s *splitter) Write(p []byte) (int, error) {
 	if s.found {
@@ -215,19 +212,19 @@ func (s *splitter) Write(p []byte) (int, error) {
 }
 
 func (s *splitter) keep(p []byte) error {
-	if s.objects.Len()+len(p) > MaxObjects {
+	if s.objects.Len()+len(p) > contract.MaxObjects {
 		return errObjects
 	}
 	s.objects.Write(p)
 	return nil
 }
 
-var errObjects = fmt.Errorf("views, triggers and routines take more than %s", size(MaxObjects))
+var errObjects = fmt.Errorf("views, triggers and routines take more than %s", size(contract.MaxObjects))
 
 // end says whether there was a mark.
 func (s *splitter) end() error {
 	if !s.found {
-		return errCut
+		return contract.ErrDumpCut
 	}
 	return nil
 }

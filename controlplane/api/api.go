@@ -144,18 +144,22 @@ func New(c Config) (http.Handler, error) {
 	mount(domainv1connect.NewClaimServiceHandler(&claimService{c.Domains}, guarded...))
 	mount(certificatev1connect.NewCertificateServiceHandler(&certificateService{c.Certificates}, guarded...))
 	mount(backupv1connect.NewBackupServiceHandler(&backupService{c.Backups}, guarded...))
+	imports := &importService{c.Backups}
+	mount(backupv1connect.NewImportServiceHandler(imports, guarded...))
 	mount(backupv1connect.NewPolicyServiceHandler(&policyService{backups: c.Backups}, guarded...))
 	mount(backupv1connect.NewTargetServiceHandler(&targetService{c.Targets}, guarded...))
 	mount(domainv1connect.NewDnsProviderServiceHandler(&dnsProviderService{c.Providers}, guarded...))
 	mount(webhookv1connect.NewWebhookServiceHandler(&webhookService{c.Webhooks}, guarded...))
 
-	mux.Handle("/api/", router.Handler(mux))
+	byREST := router.Handler(mux)
+	mux.Handle("/api/", byREST)
+	mux.Handle(uploadPath, d.uploads(imports, byREST))
 
 	// Health and reflection are public: they say nothing that the source does not.
 	mux.Handle(grpchealth.NewHandler(health{c.Ready}, options...))
 	reflector := grpcreflect.NewStaticReflector(
 		accountv1connect.AccountServiceName, accountv1connect.SessionServiceName, accountv1connect.SecondFactorServiceName,
-		accountv1connect.DeviceLoginServiceName, auditv1connect.AuditServiceName, backupv1connect.BackupServiceName, backupv1connect.PolicyServiceName, backupv1connect.TargetServiceName, certificatev1connect.CertificateServiceName, organizationv1connect.OrganizationServiceName, fleetv1connect.ServerServiceName,
+		accountv1connect.DeviceLoginServiceName, auditv1connect.AuditServiceName, backupv1connect.BackupServiceName, backupv1connect.ImportServiceName, backupv1connect.PolicyServiceName, backupv1connect.TargetServiceName, certificatev1connect.CertificateServiceName, organizationv1connect.OrganizationServiceName, fleetv1connect.ServerServiceName,
 		mailv1connect.MailServiceName, sitev1connect.SiteServiceName, taskv1connect.TaskServiceName, tokenv1connect.TokenServiceName, webhookv1connect.WebhookServiceName, grpchealth.HealthV1ServiceName,
 	)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options...))

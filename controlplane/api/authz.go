@@ -253,6 +253,12 @@ var rules = map[string]rule{
 	backupv1connect.BackupServiceDrillBackupProcedure:     members(organization.Member, account.Deploy, ofSite), // a site has one under way at a time
 	backupv1connect.BackupServiceListDrillsProcedure:      members(organization.Viewer, account.Read, ofSite),
 
+	backupv1connect.BackupServiceExportBackupProcedure: members(organization.Admin, account.Manage, ofSite), // as DownloadBackup
+	backupv1connect.ImportServiceCreateImportProcedure: members(organization.Admin, account.Manage, ofSite), // fills a disk of the platform's
+	backupv1connect.ImportServiceGetImportProcedure:    members(organization.Admin, account.Read, ofSite),
+	backupv1connect.ImportServiceUploadImportProcedure: members(organization.Admin, account.Manage, ofSite),
+	backupv1connect.ImportServiceBeginImportProcedure:  members(organization.Admin, account.Manage, ofSite),
+
 	backupv1connect.PolicyServiceCreatePolicyProcedure: members(organization.Admin, account.Manage, allSites),
 	backupv1connect.PolicyServiceListPoliciesProcedure: members(organization.Viewer, account.Read, allSites),
 	backupv1connect.PolicyServiceUpdatePolicyProcedure: members(organization.Admin, account.Manage, allSites),
@@ -317,6 +323,7 @@ var files = []protoreflect.FileDescriptor{
 	fleetv1.File_chom_fleet_v1_server_service_proto,
 	domainv1.File_chom_domain_v1_claim_service_proto,
 	backupv1.File_chom_backup_v1_backup_service_proto,
+	backupv1.File_chom_backup_v1_import_service_proto,
 	backupv1.File_chom_backup_v1_policy_service_proto,
 	backupv1.File_chom_backup_v1_target_service_proto,
 	certificatev1.File_chom_certificate_v1_certificate_service_proto,

@@ -117,21 +117,35 @@ func (s *backupService) DownloadBackup(ctx context.Context, r *backupv1.Download
 	if err != nil {
 		return err
 	}
-	out := bufio.NewWriterSize(pieces{stream}, pieceSize)
+	out := bufio.NewWriterSize(pieces(func(b []byte) error { return stream.Send(&backupv1.DownloadBackupResponse{Data: b}) }), pieceSize)
 	if err := s.backups.Download(ctx, organization, site, id, r.GetPath(), out); err != nil {
 		return err
 	}
 	return out.Flush()
 }
 
-// pieces sends what is written to it.
-type pieces struct {
-	stream *connect.ServerStream[backupv1.DownloadBackupResponse]
+func (s *backupService) ExportBackup(ctx context.Context, r *backupv1.ExportBackupRequest, stream *connect.ServerStream[backupv1.ExportBackupResponse]) error {
+	organization, site, err := siteIDs(r)
+	if err != nil {
+		return err
+	}
+	id, err := backupID(r)
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriterSize(pieces(func(b []byte) error { return stream.Send(&backupv1.ExportBackupResponse{Data: b}) }), pieceSize)
+	if err := s.backups.Export(ctx, organization, site, id, r.GetExport() == backupv1.ExportBackupRequest_EXPORT_DATABASE, out); err != nil {
+		return err
+	}
+	return out.Flush()
 }
+
+// pieces sends what is written to it.
+type pieces func(piece []byte) error
 
 func (p pieces) Write(b []byte) (int, error) {
 	for piece := range slices.Chunk(b, pieceSize) {
-		if err := p.stream.Send(&backupv1.DownloadBackupResponse{Data: piece}); err != nil {
+		if err := p(piece); err != nil {
 			return 0, err
 		}
 	}
@@ -233,6 +247,9 @@ func backupMessage(b backup.Backup) *backupv1.Backup {
 		Id: b.ID.String(), OrganizationId: b.Organization.String(), SiteId: b.Site.String(), Sequence: b.Sequence, State: backupStates[b.State],
 		Reason: backupReasons[b.Reason], Problem: b.Problem, CreateTime: timestamppb.New(b.CreatedAt), TaskId: b.TaskID,
 		TargetId: b.Target.String(),
+	}
+	if !b.Source.IsZero() {
+		m.SourceBackupId, m.SourceSiteId = b.Source.String(), b.SourceSite.String()
 	}
 	if !b.Source.IsZero() {
 		m.SourceBackupId, m.SourceSiteId = b.Source.String(), b.SourceSite.String()

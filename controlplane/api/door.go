@@ -79,6 +79,8 @@ type call struct {
 	reach      []string                                       // sites of the organization in the request that the caller is bound to; nil for all
 	controller *http.ResponseController
 
+	raw bool // a REST call whose body is bytes and no message
+
 	begun  bool           // its request reached the handlers, readable
 	failed *connect.Error // what it ended with, as the caller sees it
 	hidden error          // what it ended with, if that is not for the caller
@@ -375,13 +377,18 @@ func (d *door) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	}
 	switch {
-	case strings.HasPrefix(r.URL.Path, "/api/"):
+	case strings.HasPrefix(r.URL.Path, "/api/"), isRaw(r.Context()):
 		rest.WriteError(w, shown)
 	case d.errors.IsSupported(r):
 		_ = d.errors.Write(w, r, shown) // a caller who went away needs no answer
 	default: // no protocol of ours
 		http.Error(w, shown.Message(), rest.ProblemFrom(shown).Status)
 	}
+}
+
+func isRaw(ctx context.Context) bool {
+	c := callOf(ctx)
+	return c != nil && c.raw
 }
 
 // measure counts and logs a call. What it logs holds no token, no header and no body.

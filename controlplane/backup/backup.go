@@ -204,6 +204,13 @@ type Reader interface {
 	Init(ctx context.Context, r Repository) error
 	// Copy brings snapshots into another repository, and says how they are called there. What is there already is not copied again.
 	Copy(ctx context.Context, from, to Repository, snapshots ...string) ([]string, error)
+	// Walk gives all files, directories and links of a snapshot, each directory before what is in it, until each fails. Content is read
+	// before each returns, or not at all.
+	Walk(ctx context.Context, r Repository, snapshot string, each func(f contract.Listed, link string, content io.Reader) error) error
+	// SaveFiles makes a snapshot of public and private in a directory of this machine, as a host does, and says how many bytes that added.
+	SaveFiles(ctx context.Context, r Repository, as contract.BackupID, dir string) (snapshot string, added uint64, err error)
+	// SaveDump makes one of a dump.
+	SaveDump(ctx context.Context, r Repository, as contract.BackupID, dump io.Reader) (snapshot string, added uint64, err error)
 	// PutManifest keeps a serialized SignedManifest, in the place of one with the same sequence.
 	PutManifest(ctx context.Context, r Repository, sequence uint64, manifest []byte) error
 	// Verify reads whether one of so many parts of the data, from 1 on, is what was written, besides what Check does.
@@ -237,6 +244,8 @@ type Config struct {
 	Off string
 	// Every is how often sites are backed up by themselves that go by no policy of their organization's; 0 for never.
 	Every time.Duration
+	// Uploads are where what people upload lies until it is a backup.
+	Uploads UploadConfig
 	// DrillEvery is how often each site has a drill by itself; 0 for never.
 	DrillEvery time.Duration
 	// Quota is how many bytes the backups of an organization may take for which nothing else is set; 0 for no limit.
@@ -277,6 +286,7 @@ type Backups struct {
 	makers  map[Reason]maker
 	wake    chan struct{} // something is to be checked now
 	arrive  chan struct{} // something is to be brought from elsewhere now
+	uploads *uploads
 
 	mu   sync.Mutex
 	wall clock.Wall
@@ -288,7 +298,8 @@ func New(d *db.DB, log *slog.Logger, c Config) (*Backups, error) {
 		return nil, errors.New("prepare backups: the signer is not an Ed25519 key")
 	}
 	made := &Backups{db: d, log: log, config: c, metrics: newDrillMetrics(), gauges: newGauges(), wake: make(chan struct{}, workers), arrive: make(chan struct{}, receivers)}
-	made.makers = map[Reason]maker{Copied: made.copied}
+	made.makers = map[Reason]maker{Copied: made.copied, Imported: made.imported}
+	made.uploads = newUploads(c.Uploads)
 	if err := errors.Join(made.metrics.register(c.Metrics), made.gauges.register(c.Metrics)); err != nil {
 		return nil, fmt.Errorf("prepare backups: %w", err)
 	}

@@ -7,6 +7,8 @@ import (
 	"io"
 	"path"
 
+	backupv1 "chom.dev/proto/gen/chom/backup/v1"
+
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
@@ -130,20 +132,25 @@ func inSite(text string) (string, error) {
 
 // readable gives the snapshots of a READY backup as they are signed, and its repository.
 func (b *Backups) readable(ctx context.Context, organization contract.OrganizationID, id contract.SiteID, backup contract.BackupID) (files, database string, r Repository, err error) {
+	m, r, err := b.opened(ctx, organization, id, backup)
+	return m.GetContents().GetFilesSnapshot(), m.GetContents().GetDatabaseSnapshot(), r, err
+}
+
+// opened gives the manifest of a READY backup as it is signed, and its repository.
+func (b *Backups) opened(ctx context.Context, organization contract.OrganizationID, id contract.SiteID, backup contract.BackupID) (m *backupv1.Manifest, r Repository, err error) {
 	found, err := b.Get(ctx, organization, id, backup)
 	if err != nil {
-		return "", "", r, err
+		return nil, r, err
 	}
 	if found.State != Ready {
-		return "", "", r, ErrUnreadable
+		return nil, r, ErrUnreadable
 	}
-	_, m, err := b.verified(found)
-	if err != nil {
+	if _, m, err = b.verified(found); err != nil {
 		b.log.ErrorContext(ctx, "the manifest of a backup is not what was signed", "backup", backup, "site", id, "err", err)
-		return "", "", r, ErrForged
+		return nil, r, ErrForged
 	}
 	if r, err = b.open(ctx, organization, id); err != nil {
-		return "", "", r, fmt.Errorf("open the repository of site %s: %w", id, err)
+		return nil, r, fmt.Errorf("open the repository of site %s: %w", id, err)
 	}
-	return m.GetContents().GetFilesSnapshot(), m.GetContents().GetDatabaseSnapshot(), r, nil
+	return m, r, nil
 }

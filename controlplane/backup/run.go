@@ -91,6 +91,11 @@ func (b *Backups) Run(ctx context.Context) error {
 		})
 	})
 	g.Go(func() error {
+		return b.loop(ctx, nil, "uploads can't be removed", func(ctx context.Context, now time.Time) (bool, error) {
+			return false, b.sweepImports(ctx, now)
+		})
+	})
+	g.Go(func() error {
 		return b.loop(ctx, nil, "drills can't be begun", func(ctx context.Context, now time.Time) (bool, error) {
 			return false, b.beginDrills(ctx, now)
 		})

@@ -323,6 +323,27 @@ func (s *shelf) Copy(_ context.Context, _, _ Repository, snapshots ...string) ([
 	return snapshots, nil
 }
 
+func (s *shelf) Walk(_ context.Context, _ Repository, snapshot string, each func(contract.Listed, string, io.Reader) error) error {
+	at := time.Unix(1700000000, 5)
+	if snapshot != filesSnapshot {
+		return ErrDamaged
+	}
+	for _, f := range []contract.Listed{{Path: "public", Mode: fs.ModeDir | 0o755, MTime: at}, {Path: "public/index.php", Mode: 0o644, Size: 42, MTime: at}} {
+		if err := each(f, "", strings.NewReader(strings.Repeat("x", int(f.Size)))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *shelf) SaveFiles(context.Context, Repository, contract.BackupID, string) (string, uint64, error) {
+	return filesSnapshot, 10, nil
+}
+
+func (s *shelf) SaveDump(context.Context, Repository, contract.BackupID, io.Reader) (string, uint64, error) {
+	return databaseSnapshot, 7, nil
+}
+
 func (s *shelf) Verify(_ context.Context, _ Repository, part, parts int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

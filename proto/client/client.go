@@ -41,6 +41,7 @@ type Client struct {
 	Backups       backupv1connect.BackupServiceClient
 	Policies      backupv1connect.PolicyServiceClient
 	Targets       backupv1connect.TargetServiceClient
+	Imports       backupv1connect.ImportServiceClient
 	DNSProviders  domainv1connect.DnsProviderServiceClient
 	Mails         mailv1connect.MailServiceClient
 	Servers       fleetv1connect.ServerServiceClient
@@ -73,6 +74,7 @@ func NewWith(http connect.HTTPClient, url, token string, options ...connect.Clie
 		Backups:       backupv1connect.NewBackupServiceClient(http, url, options...),
 		Policies:      backupv1connect.NewPolicyServiceClient(http, url, options...),
 		Targets:       backupv1connect.NewTargetServiceClient(http, url, options...),
+		Imports:       backupv1connect.NewImportServiceClient(http, url, options...),
 		Certificates:  certificatev1connect.NewCertificateServiceClient(http, url, options...),
 		DNSProviders:  domainv1connect.NewDnsProviderServiceClient(http, url, options...),
 		Mails:         mailv1connect.NewMailServiceClient(http, url, options...),

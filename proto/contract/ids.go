@@ -29,6 +29,8 @@ type (
 	PolicyID struct{ name[policyIDRule] }
 	// TargetID names one place of an organization's own that backups are kept in.
 	TargetID struct{ name[targetIDRule] }
+	// ImportID names one upload that is to become a backup.
+	ImportID struct{ name[importIDRule] }
 )
 
 // ParseOrganizationID accepts a canonical lower-case UUID.
@@ -85,6 +87,12 @@ func ParseTargetID(s string) (TargetID, error) {
 	return id, id.set(s)
 }
 
+// ParseImportID accepts a canonical lower-case UUID.
+func ParseImportID(s string) (ImportID, error) {
+	var id ImportID
+	return id, id.set(s)
+}
+
 // NewOrganizationID makes a fresh UUIDv7.
 func NewOrganizationID() OrganizationID {
 	return OrganizationID{name[organizationIDRule]{newUUID(time.Now())}}
@@ -116,6 +124,8 @@ func NewPolicyID() PolicyID { return PolicyID{name[policyIDRule]{newUUID(time.No
 
 // NewTargetID makes a fresh UUIDv7.
 func NewTargetID() TargetID { return TargetID{name[targetIDRule]{newUUID(time.Now())}} }
+// NewImportID makes a fresh UUIDv7.
+func NewImportID() ImportID { return ImportID{name[importIDRule]{newUUID(time.Now())}} }
 
 // Born is when the id was made, to the millisecond, by the clock of whoever made it; zero for one that is not of version 7.
 func (id BackupID) Born() time.Time {
@@ -140,6 +150,7 @@ type (
 	drillIDRule        struct{}
 	policyIDRule       struct{}
 	targetIDRule       struct{}
+	importIDRule       struct{}
 )
 
 func (organizationIDRule) parse(s string) (string, error) { return parseUUID("organization id", s) }
@@ -151,6 +162,7 @@ func (restoreIDRule) parse(s string) (string, error)      { return parseUUID("re
 func (drillIDRule) parse(s string) (string, error)        { return parseUUID("drill id", s) }
 func (policyIDRule) parse(s string) (string, error)       { return parseUUID("policy id", s) }
 func (targetIDRule) parse(s string) (string, error)       { return parseUUID("target id", s) }
+func (importIDRule) parse(s string) (string, error)       { return parseUUID("import id", s) }
 
 const nilUUID = "00000000-0000-0000-0000-000000000000"
 

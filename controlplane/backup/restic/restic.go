@@ -13,6 +13,7 @@ package restic
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
@@ -306,6 +307,8 @@ type run struct {
 	read       func(io.Reader) error // of what it prints; nil for nobody
 	failed     error                 // what exit status 1 means
 	from       *source               // of what is copied; nil for nothing
+	dir        string                // where it runs; empty is /
+	stdin      io.Reader             // nil for nothing
 }
 
 // source is a repository that is copied from. The program takes a lock there.
@@ -393,7 +396,7 @@ func (p *Program) execute(ctx, running context.Context, r run, d, from *door) er
 	}
 	cmd := exec.CommandContext(running, p.path, append(args, r.args...)...)
 	cmd.Env = []string{} // nil would be ours
-	cmd.Dir = "/"
+	cmd.Dir, cmd.Stdin = cmp.Or(r.dir, "/"), r.stdin
 	words := &tail{}
 	cmd.Stderr = words
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -22,7 +22,7 @@ import (
 
 func (p *program) backupCommand() *cobra.Command {
 	cmd := group("backup", "Backups: copies of sites that were read and checked, and putting them back", []string{"backups"},
-		p.backupCreate(), p.backupList(), p.backupShow(), p.backupBrowse(), p.backupDownload(), p.backupCopy(), p.backupCancel(), p.backupRestore(), p.backupUndo(), p.backupRestores(),
+		p.backupCreate(), p.backupList(), p.backupShow(), p.backupBrowse(), p.backupDownload(), p.backupExport(), p.backupCopy(), p.backupCancel(), p.backupRestore(), p.backupUndo(), p.backupRestores(),
 		p.backupDrill(), p.backupDrills(), p.backupStatus(), p.policyCommand(), p.targetCommand())
 	cmd.Long = `A backup holds a site's files and its database at one moment. It is ready once the control plane has read it where it is stored and
 found in it what the site's host said; only then it can be restored.

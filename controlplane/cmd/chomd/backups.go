@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -34,6 +36,9 @@ type backupsConfig struct {
 	BackupQuota string        `koanf:"backup-quota"`
 	BackupEvery time.Duration `koanf:"backup-every"`
 	DrillEvery  time.Duration `koanf:"drill-every"`
+
+	UploadDir   string `koanf:"upload-dir"`
+	UploadQuota int    `koanf:"upload-quota"`
 }
 
 func backupsFlags(f *pflag.FlagSet) {
@@ -44,6 +49,8 @@ func backupsFlags(f *pflag.FlagSet) {
 	f.String("restic", "", "the restic program, 0.14 or newer, by which backups are checked (default /usr/bin/restic or /usr/local/bin/restic)")
 	f.String("backup-quota", "0", "how much the backups of an organization may take for which chom organization quota has not set it, for example 50G; 0 for no limit")
 	f.Duration("backup-every", 24*time.Hour, "how often sites are backed up by themselves that no backup policy of their organization is for, 15m to 744h; 0 for never")
+	f.String("upload-dir", "", "folder that what people upload to be imported lies in for a day at most, unencrypted (default DATA-DIR/uploads)")
+	f.Int("upload-quota", 50, "how many GiB the uploads of an organization may come to at once, 1 to 100000")
 	f.Duration("drill-every", 7*24*time.Hour, "how often a backup of each site is restored to a scratch place on its server to prove that it can be, 1h to 8760h; 0 for never by itself")
 }
 
@@ -59,6 +66,8 @@ func (c *backupsConfig) checkBackups(rule func(bool, string, string)) {
 	_, err := c.quota()
 	rule(err == nil, "backup-quota", "must be a number of at most 1024T with an optional unit of K, M, G or T, or 0")
 	rule(c.BackupEvery == 0 || c.BackupEvery >= 15*time.Minute && c.BackupEvery <= 744*time.Hour && c.BackupEvery%time.Second == 0, "backup-every", "must be 15m to 744h in whole seconds, or 0")
+	rule(c.UploadDir == "" || filepath.IsAbs(c.UploadDir), "upload-dir", "must be an absolute path")
+	rule(c.UploadQuota >= 1 && c.UploadQuota <= 100_000, "upload-quota", "must be 1 to 100000")
 	rule(c.DrillEvery == 0 || c.DrillEvery >= time.Hour && c.DrillEvery <= 8760*time.Hour, "drill-every", "must be 1h to 8760h, or 0")
 }
 
@@ -128,12 +137,21 @@ func (c *config) openTargets(ctx context.Context, d *db.DB, keys *secret.Keyring
 	return target.New(d, log, target.Config{Keys: keys, Own: own, Dialer: dialer}), nil
 }
 
+// uploadFloor is what stays free on the disk of uploads, which may be that of the database.
+const uploadFloor = 2 << 30
+
 // openBackups gives the backups of sites, and the way of hosts to their repositories; settings are what this does not add. Without
 // restic there are none, and people who ask for one hear why.
 func (c *config) openBackups(ctx context.Context, d *db.DB, log *slog.Logger, kept store.Store, settings backup.Config) (*backup.Backups, *store.Server, error) {
 	settings.Every, settings.DrillEvery = c.BackupEvery, c.DrillEvery
-	if settings.Quota, err = c.quota(); err != nil {
+	quota, err := c.quota()
+	if err != nil {
 		return nil, nil, err
+	}
+	settings.Quota = quota
+	settings.Uploads = backup.UploadConfig{Dir: cmp.Or(c.UploadDir, filepath.Join(c.DataDir, "uploads")), Quota: int64(c.UploadQuota) << 30, Floor: uploadFloor}
+	if err := os.MkdirAll(settings.Uploads.Dir, 0o700); err != nil {
+		return nil, nil, fmt.Errorf("open the folder of uploads: %w", err)
 	}
 	read, err := backup.NewRepositories(kept, c.Restic, log)
 	if err != nil {
@@ -174,6 +192,18 @@ func (a absent) Init(context.Context, backup.Repository) error { return a.why }
 
 func (a absent) Copy(context.Context, backup.Repository, backup.Repository, ...string) ([]string, error) {
 	return nil, a.why
+}
+
+func (a absent) Walk(context.Context, backup.Repository, string, func(contract.Listed, string, io.Reader) error) error {
+	return a.why
+}
+
+func (a absent) SaveFiles(context.Context, backup.Repository, contract.BackupID, string) (string, uint64, error) {
+	return "", 0, a.why
+}
+
+func (a absent) SaveDump(context.Context, backup.Repository, contract.BackupID, io.Reader) (string, uint64, error) {
+	return "", 0, a.why
 }
 
 func (a absent) PutManifest(context.Context, backup.Repository, uint64, []byte) error { return a.why }

@@ -47,6 +47,9 @@ const (
 	// BackupServiceDownloadBackupProcedure is the fully-qualified name of the BackupService's
 	// DownloadBackup RPC.
 	BackupServiceDownloadBackupProcedure = "/chom.backup.v1.BackupService/DownloadBackup"
+	// BackupServiceExportBackupProcedure is the fully-qualified name of the BackupService's
+	// ExportBackup RPC.
+	BackupServiceExportBackupProcedure = "/chom.backup.v1.BackupService/ExportBackup"
 	// BackupServiceRestoreBackupProcedure is the fully-qualified name of the BackupService's
 	// RestoreBackup RPC.
 	BackupServiceRestoreBackupProcedure = "/chom.backup.v1.BackupService/RestoreBackup"
@@ -85,6 +88,9 @@ type BackupServiceClient interface {
 	BrowseBackup(context.Context, *v1.BrowseBackupRequest) (*v1.BrowseBackupResponse, error)
 	// DownloadBackup gives a file of a READY backup, a directory as a tar archive, or the dump of the database.
 	DownloadBackup(context.Context, *v1.DownloadBackupRequest) (*connect.ServerStreamForClient[v1.DownloadBackupResponse], error)
+	// ExportBackup gives all of a READY backup as an archive that another control plane imports (see ImportService), or the dump of its
+	// database compressed by zstd. It is made while it is sent, and stored nowhere.
+	ExportBackup(context.Context, *v1.ExportBackupRequest) (*connect.ServerStreamForClient[v1.ExportBackupResponse], error)
 	// RestoreBackup puts a backup back into its site: all that is asked for, or nothing. The backup is read and checked first, while
 	// the site goes on; then visitors get a 503 for the moment of the change. What is replaced is kept for a day: see UndoRestore.
 	RestoreBackup(context.Context, *v1.RestoreBackupRequest) (*v1.RestoreBackupResponse, error)
@@ -149,6 +155,12 @@ func NewBackupServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(backupServiceMethods.ByName("DownloadBackup")),
 			connect.WithClientOptions(opts...),
 		),
+		exportBackup: connect.NewClient[v1.ExportBackupRequest, v1.ExportBackupResponse](
+			httpClient,
+			baseURL+BackupServiceExportBackupProcedure,
+			connect.WithSchema(backupServiceMethods.ByName("ExportBackup")),
+			connect.WithClientOptions(opts...),
+		),
 		restoreBackup: connect.NewClient[v1.RestoreBackupRequest, v1.RestoreBackupResponse](
 			httpClient,
 			baseURL+BackupServiceRestoreBackupProcedure,
@@ -207,6 +219,7 @@ type backupServiceClient struct {
 	listBackups     *connect.Client[v1.ListBackupsRequest, v1.ListBackupsResponse]
 	browseBackup    *connect.Client[v1.BrowseBackupRequest, v1.BrowseBackupResponse]
 	downloadBackup  *connect.Client[v1.DownloadBackupRequest, v1.DownloadBackupResponse]
+	exportBackup    *connect.Client[v1.ExportBackupRequest, v1.ExportBackupResponse]
 	restoreBackup   *connect.Client[v1.RestoreBackupRequest, v1.RestoreBackupResponse]
 	listRestores    *connect.Client[v1.ListRestoresRequest, v1.ListRestoresResponse]
 	undoRestore     *connect.Client[v1.UndoRestoreRequest, v1.UndoRestoreResponse]
@@ -256,6 +269,11 @@ func (c *backupServiceClient) BrowseBackup(ctx context.Context, req *v1.BrowseBa
 // DownloadBackup calls chom.backup.v1.BackupService.DownloadBackup.
 func (c *backupServiceClient) DownloadBackup(ctx context.Context, req *v1.DownloadBackupRequest) (*connect.ServerStreamForClient[v1.DownloadBackupResponse], error) {
 	return c.downloadBackup.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// ExportBackup calls chom.backup.v1.BackupService.ExportBackup.
+func (c *backupServiceClient) ExportBackup(ctx context.Context, req *v1.ExportBackupRequest) (*connect.ServerStreamForClient[v1.ExportBackupResponse], error) {
+	return c.exportBackup.CallServerStream(ctx, connect.NewRequest(req))
 }
 
 // RestoreBackup calls chom.backup.v1.BackupService.RestoreBackup.
@@ -342,6 +360,9 @@ type BackupServiceHandler interface {
 	BrowseBackup(context.Context, *v1.BrowseBackupRequest) (*v1.BrowseBackupResponse, error)
 	// DownloadBackup gives a file of a READY backup, a directory as a tar archive, or the dump of the database.
 	DownloadBackup(context.Context, *v1.DownloadBackupRequest, *connect.ServerStream[v1.DownloadBackupResponse]) error
+	// ExportBackup gives all of a READY backup as an archive that another control plane imports (see ImportService), or the dump of its
+	// database compressed by zstd. It is made while it is sent, and stored nowhere.
+	ExportBackup(context.Context, *v1.ExportBackupRequest, *connect.ServerStream[v1.ExportBackupResponse]) error
 	// RestoreBackup puts a backup back into its site: all that is asked for, or nothing. The backup is read and checked first, while
 	// the site goes on; then visitors get a 503 for the moment of the change. What is replaced is kept for a day: see UndoRestore.
 	RestoreBackup(context.Context, *v1.RestoreBackupRequest) (*v1.RestoreBackupResponse, error)
@@ -400,6 +421,12 @@ func NewBackupServiceHandler(svc BackupServiceHandler, opts ...connect.HandlerOp
 		BackupServiceDownloadBackupProcedure,
 		svc.DownloadBackup,
 		connect.WithSchema(backupServiceMethods.ByName("DownloadBackup")),
+		connect.WithHandlerOptions(opts...),
+	)
+	backupServiceExportBackupHandler := connect.NewServerStreamHandlerSimple(
+		BackupServiceExportBackupProcedure,
+		svc.ExportBackup,
+		connect.WithSchema(backupServiceMethods.ByName("ExportBackup")),
 		connect.WithHandlerOptions(opts...),
 	)
 	backupServiceRestoreBackupHandler := connect.NewUnaryHandlerSimple(
@@ -462,6 +489,8 @@ func NewBackupServiceHandler(svc BackupServiceHandler, opts ...connect.HandlerOp
 			backupServiceBrowseBackupHandler.ServeHTTP(w, r)
 		case BackupServiceDownloadBackupProcedure:
 			backupServiceDownloadBackupHandler.ServeHTTP(w, r)
+		case BackupServiceExportBackupProcedure:
+			backupServiceExportBackupHandler.ServeHTTP(w, r)
 		case BackupServiceRestoreBackupProcedure:
 			backupServiceRestoreBackupHandler.ServeHTTP(w, r)
 		case BackupServiceListRestoresProcedure:
@@ -505,6 +534,10 @@ func (UnimplementedBackupServiceHandler) BrowseBackup(context.Context, *v1.Brows
 
 func (UnimplementedBackupServiceHandler) DownloadBackup(context.Context, *v1.DownloadBackupRequest, *connect.ServerStream[v1.DownloadBackupResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("chom.backup.v1.BackupService.DownloadBackup is not implemented"))
+}
+
+func (UnimplementedBackupServiceHandler) ExportBackup(context.Context, *v1.ExportBackupRequest, *connect.ServerStream[v1.ExportBackupResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("chom.backup.v1.BackupService.ExportBackup is not implemented"))
 }
 
 func (UnimplementedBackupServiceHandler) RestoreBackup(context.Context, *v1.RestoreBackupRequest) (*v1.RestoreBackupResponse, error) {

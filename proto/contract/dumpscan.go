@@ -1,4 +1,4 @@
-package backup
+package contract
 
 import (
 	"bytes"
@@ -6,9 +6,30 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 )
 
-// scanner reads the tables' part of a dump while it is written, as the server would
+// ObjectsMark is the line of a backup's dump after which come views, triggers and
+// routines: what is before it are tables alone, that a restore can rename.
+const ObjectsMark = "-- chom: objects\n"
+
+// MaxObjects is how much SQL of views, triggers and routines a dump may have: real
+// sites have kilobytes. One with more is in no backup.
+const MaxObjects = 4 << 20
+
+// DumpCompleted is how each part of a dump ends.
+const DumpCompleted = "\n-- Dump completed\n"
+
+// ErrDumpCut says that a dump has not come to its end.
+var ErrDumpCut = errors.New("the dump breaks off")
+
+// DumpTable is one table of a dump.
+type DumpTable struct {
+	Name string `json:"name"`
+	Rows uint64 `json:"rows"`
+}
+
+// DumpScanner reads the tables' part of a dump while it is written, as the server would
 // read it: what stands in a string, a name or a comment is no statement. It counts
 // the rows of each table, and knows whether the dump has come to its end.
 //
@@ -19,10 +40,16 @@ import (
 //	               +-- each of them by its own end
 //
 // It accepts the statements that mariadb-dump writes of tables and no others:
-// what it does not know is an error, never skipped.
-type scanner struct {
-	begin  func() // called at the first statement that is about a table
-	tables []Table
+// what it does not know is an error, never skipped. The zero value is ready.
+type DumpScanner struct {
+	// Begin is called at the first statement that is about a table; nil for nothing.
+	Begin func()
+	// Foreign says that the dump is not an agent's, which asks for tables alone and
+	// compares them with those that the server has. Then its end may have a date, and
+	// each statement that makes something or adds rows has to be one that is counted.
+	Foreign bool
+
+	tables []DumpTable
 
 	mode      mode
 	escaped   bool   // the byte before was a backslash, in a string
@@ -59,8 +86,11 @@ const (
 	maxComment = 1024   // what is kept of one
 )
 
+// Tables are those that came, with their rows.
+func (s *DumpScanner) Tables() []DumpTable { return s.tables }
+
 // Write reads on. It keeps failing after an error.
-func (s *scanner) Write(p []byte) (int, error) {
+func (s *DumpScanner) Write(p []byte) (int, error) {
 	for i := 0; i < len(p) && s.err == nil; i++ {
 		if i += s.skip(p[i:]); i < len(p) {
 			s.step(p[i])
@@ -74,7 +104,7 @@ func (s *scanner) Write(p []byte) (int, error) {
 
 // skip counts the bytes that change nothing, which nearly all of a dump is: in
 // strings, and in rows what is no sign.
-func (s *scanner) skip(p []byte) int {
+func (s *DumpScanner) skip(p []byte) int {
 	n := 0
 	switch {
 	case s.mode == single && !s.escaped:
@@ -89,7 +119,7 @@ func (s *scanner) skip(p []byte) int {
 	return n
 }
 
-func (s *scanner) step(c byte) {
+func (s *DumpScanner) step(c byte) {
 	switch s.mode {
 	case single, double:
 		quote := byte('\'')
@@ -113,7 +143,7 @@ func (s *scanner) step(c byte) {
 	case line:
 		if c == '\n' {
 			s.mode = code
-			s.done = string(s.comment) == " Dump completed" && len(s.statement) == 0
+			s.done = s.completes(string(s.comment)) && len(s.statement) == 0
 			return
 		}
 		if len(s.comment) < maxComment {
@@ -132,7 +162,13 @@ func (s *scanner) step(c byte) {
 	}
 }
 
-func (s *scanner) addName(c byte) {
+// completes says whether a comment is the mark of completion.
+func (s *DumpScanner) completes(comment string) bool {
+	const mark = " Dump completed"
+	return comment == mark || s.Foreign && strings.HasPrefix(comment, mark+" on ")
+}
+
+func (s *DumpScanner) addName(c byte) {
 	if len(s.name) >= maxName {
 		s.fail("a name is too long")
 		return
@@ -141,7 +177,7 @@ func (s *scanner) addName(c byte) {
 }
 
 // code reads a byte outside of strings, names and comments.
-func (s *scanner) code(c byte) {
+func (s *DumpScanner) code(c byte) {
 	if s.closing {
 		s.closing = false
 		if c == '`' { // doubled: the name goes on
@@ -197,7 +233,7 @@ func (s *scanner) code(c byte) {
 
 // held2 decides about what begins with -, / or *, and tells whether c was a part
 // of it.
-func (s *scanner) held2(c byte) bool {
+func (s *DumpScanner) held2(c byte) bool {
 	held := string(s.held)
 	switch {
 	case held == "-" && c == '-', held == "/" && c == '*', held == "/*" && c == 'M':
@@ -234,7 +270,7 @@ func isWord(c byte) bool {
 
 // endWord takes in a word. Of a statement the first ones say what it is; the number
 // of a versioned comment is none.
-func (s *scanner) endWord() {
+func (s *DumpScanner) endWord() {
 	if len(s.word) == 0 {
 		return
 	}
@@ -248,20 +284,35 @@ func (s *scanner) endWord() {
 			s.fail(fmt.Sprintf("there is a statement %.20q", w))
 			return
 		}
-		if w != "SET" && s.begin != nil {
-			s.begin()
+		if w != "SET" && s.Begin != nil {
+			s.Begin()
 		}
 	}
-	if w == "VALUES" && s.depth == 0 && s.is("INSERT", "INTO", name) {
+	if s.Foreign && !s.counts(w) {
+		return
+	}
+	if w == "VALUES" && s.depth == 0 && s.is("INSERT", "INTO", quoted) {
 		s.counting = true
 	}
 	s.add(w)
 }
 
-// name stands in a statement for a name in backticks.
-const name = "`"
+// counts refuses the words of a foreign dump by which something would be made or
+// added that is not counted, and by which a client would be told something.
+func (s *DumpScanner) counts(w string) bool {
+	switch {
+	case s.only("CREATE") && w != "TABLE" && w != "SEQUENCE":
+		s.fail(fmt.Sprintf("it makes something else than tables (CREATE %.20s): dump without views, triggers, routines and databases", w))
+	case s.only("INSERT") && w != "INTO", s.only("CREATE", "TABLE"), s.only("INSERT", "INTO"):
+		s.fail(fmt.Sprintf("there is a statement %.40q: only CREATE TABLE and INSERT INTO with names in backticks are known", strings.Join(append(s.statement, w), " ")))
+	}
+	return s.err == nil
+}
 
-func (s *scanner) endName() {
+// quoted stands in a statement for a name in backticks.
+const quoted = "`"
+
+func (s *DumpScanner) endName() {
 	if len(s.statement) == 0 {
 		s.fail("a statement begins with a name")
 		return
@@ -273,18 +324,18 @@ func (s *scanner) endName() {
 			s.fail("a table comes twice")
 			return
 		}
-		s.tables = append(s.tables, Table{Name: n})
+		s.tables = append(s.tables, DumpTable{Name: n})
 	case s.only("INSERT", "INTO"):
 		if s.table = s.find(n); s.table < 0 {
 			s.fail("there are rows of a table that is not there")
 			return
 		}
 	}
-	s.add(name)
+	s.add(quoted)
 }
 
 // find looks from the end: rows follow their table.
-func (s *scanner) find(n string) int {
+func (s *DumpScanner) find(n string) int {
 	for i := len(s.tables) - 1; i >= 0; i-- {
 		if s.tables[i].Name == n {
 			return i
@@ -294,35 +345,35 @@ func (s *scanner) find(n string) int {
 }
 
 // add keeps the beginning of a statement.
-func (s *scanner) add(w string) {
+func (s *DumpScanner) add(w string) {
 	if len(s.statement) < 4 {
 		s.statement = append(s.statement, w)
 	}
 }
 
-func (s *scanner) only(words ...string) bool { return slices.Equal(s.statement, words) }
+func (s *DumpScanner) only(words ...string) bool { return slices.Equal(s.statement, words) }
 
-func (s *scanner) is(words ...string) bool {
+func (s *DumpScanner) is(words ...string) bool {
 	return len(s.statement) >= len(words) && slices.Equal(s.statement[:len(words)], words)
 }
 
-func (s *scanner) endStatement() {
+func (s *DumpScanner) endStatement() {
 	s.statement, s.counting = s.statement[:0], false
 }
 
-func (s *scanner) fail(why string) {
+func (s *DumpScanner) fail(why string) {
 	if s.err == nil {
 		s.err = errors.New("the dump cannot be understood: " + why)
 	}
 }
 
-// end says whether all of the dump was there.
-func (s *scanner) end() error {
+// End says whether all of the dump was there: ErrDumpCut where it was not.
+func (s *DumpScanner) End() error {
 	switch {
 	case s.err != nil:
 		return s.err
 	case s.mode != code, s.closing, s.versioned, s.depth != 0, len(s.held) > 0, len(s.word) > 0, len(s.statement) > 0, !s.done:
-		return errCut
+		return ErrDumpCut
 	}
 	return nil
 }
