@@ -104,7 +104,7 @@ var provenUIDs atomic.Uint32
 // startDatabase runs a real MariaDB, whose durability is not what is tested.
 func startDatabase(t *testing.T) *mariadb.Server {
 	t.Helper()
-	s, err := mariadb.Start("--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync", "--max-allowed-packet=64M")
+	s, err := mariadb.Start("--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync", "--sync-frm=0", "--max-allowed-packet=64M")
 	must(t, err)
 	t.Cleanup(s.Stop)
 	return s
@@ -115,9 +115,7 @@ func newProven(t *testing.T, socket string, at store.Store, root string) *proven
 	t.Helper()
 	program, err := hostProgram()
 	must(t, err)
-	dir, err := os.MkdirTemp("/tmp", "chom-proof-")
-	must(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := scratch(t)
 	must(t, os.Chmod(dir, 0o755))
 	w := newWorld(t, dbtest.SQLite(t))
 	p := &proven{world: w, t: t, at: at}

@@ -63,6 +63,7 @@ func newWorld(t *testing.T, d *db.DB) *world {
 	w := &world{stored: &shelf{manifests: map[contract.SiteID]map[uint64][]byte{}}, signer: signer, metrics: prometheus.NewRegistry()}
 	w.tasks, err = task.NewTasks(d, signer, log, prometheus.NewRegistry(), task.OnEnd(task.ConvergeSite, site.Ended),
 		task.OnEnd(task.BackupSite, Ended), task.OnEnd(task.RestoreSite, RestoreEnded), task.OnEnd(task.UndoRestore, UndoEnded),
+		task.OnLateEnd(task.RestoreSite, RestoreLate), task.OnLateEnd(task.UndoRestore, UndoLate),
 		task.OnEnd(task.DrillSite, func(ctx context.Context, tx *db.Tx, t task.Task, result *orderv1.Result) error {
 			return w.DrillEnded(ctx, tx, t, result)
 		}))
