@@ -391,9 +391,17 @@ type Contents struct {
 	// Length of the dump in bytes.
 	DumpBytes uint64 `protobuf:"varint,8,opt,name=dump_bytes,json=dumpBytes,proto3" json:"dump_bytes,omitempty"`
 	// Title of the home page right before; empty when it showed none.
-	PageTitle     string `protobuf:"bytes,9,opt,name=page_title,json=pageTitle,proto3" json:"page_title,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	PageTitle string `protobuf:"bytes,9,opt,name=page_title,json=pageTitle,proto3" json:"page_title,omitempty"`
+	// SHA-256 over path and target of each link whose target is UTF-8, in the order of their paths, as the host saw them before it read
+	// the files and after; empty when that was not the same, and from older hosts. Repositories don't show targets to the control plane.
+	LinksSha256 []byte `protobuf:"bytes,31,opt,name=links_sha256,json=linksSha256,proto3" json:"links_sha256,omitempty"`
+	// The first 20 links whose targets are not UTF-8, which restic before 0.16 restores as other ones without a word: they may be wrong
+	// after a restore, and everything else is as it was.
+	UnkeptLinks []string `protobuf:"bytes,32,rep,name=unkept_links,json=unkeptLinks,proto3" json:"unkept_links,omitempty"`
+	// How many those are in all.
+	UnkeptLinkCount uint64 `protobuf:"varint,33,opt,name=unkept_link_count,json=unkeptLinkCount,proto3" json:"unkept_link_count,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Contents) Reset() {
@@ -487,6 +495,27 @@ func (x *Contents) GetPageTitle() string {
 		return x.PageTitle
 	}
 	return ""
+}
+
+func (x *Contents) GetLinksSha256() []byte {
+	if x != nil {
+		return x.LinksSha256
+	}
+	return nil
+}
+
+func (x *Contents) GetUnkeptLinks() []string {
+	if x != nil {
+		return x.UnkeptLinks
+	}
+	return nil
+}
+
+func (x *Contents) GetUnkeptLinkCount() uint64 {
+	if x != nil {
+		return x.UnkeptLinkCount
+	}
+	return 0
 }
 
 // Table is one table of a dump.
@@ -1089,7 +1118,9 @@ type Policy struct {
 	// When it was made.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// When it was last changed.
-	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// What drills ask the restored site for, beside its home page.
+	DrillPaths    []string `protobuf:"bytes,11,rep,name=drill_paths,json=drillPaths,proto3" json:"drill_paths,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1183,6 +1214,13 @@ func (x *Policy) GetCreateTime() *timestamppb.Timestamp {
 func (x *Policy) GetUpdateTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.UpdateTime
+	}
+	return nil
+}
+
+func (x *Policy) GetDrillPaths() []string {
+	if x != nil {
+		return x.DrillPaths
 	}
 	return nil
 }
@@ -1328,7 +1366,10 @@ type Drill struct {
 	// When it ended; unset before.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	// What was found; unset before it ended, and where the host could not say.
-	Evidence      *Evidence `protobuf:"bytes,10,opt,name=evidence,proto3" json:"evidence,omitempty"`
+	Evidence *Evidence `protobuf:"bytes,10,opt,name=evidence,proto3" json:"evidence,omitempty"`
+	// What is worth to know of one that PASSED, in words: another title than was recorded, links that no restore is sure of. Empty
+	// otherwise.
+	Note          string `protobuf:"bytes,31,opt,name=note,proto3" json:"note,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1433,6 +1474,13 @@ func (x *Drill) GetEvidence() *Evidence {
 	return nil
 }
 
+func (x *Drill) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
 // Evidence is what a host found in a scratch place. It says nothing about right or wrong: the control plane compares it with the
 // signed manifest.
 type Evidence struct {
@@ -1452,7 +1500,9 @@ type Evidence struct {
 	// The tables of the scratch database, by name, with the rows that were counted in it.
 	Tables []*Table `protobuf:"bytes,7,rep,name=tables,proto3" json:"tables,omitempty"`
 	// Pages that were asked for of the restored site, the home page first.
-	Pages         []*Page `protobuf:"bytes,8,rep,name=pages,proto3" json:"pages,omitempty"`
+	Pages []*Page `protobuf:"bytes,8,rep,name=pages,proto3" json:"pages,omitempty"`
+	// As Contents.links_sha256, over what was restored; empty from older hosts.
+	LinksSha256   []byte `protobuf:"bytes,31,opt,name=links_sha256,json=linksSha256,proto3" json:"links_sha256,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1539,6 +1589,13 @@ func (x *Evidence) GetTables() []*Table {
 func (x *Evidence) GetPages() []*Page {
 	if x != nil {
 		return x.Pages
+	}
+	return nil
+}
+
+func (x *Evidence) GetLinksSha256() []byte {
+	if x != nil {
+		return x.LinksSha256
 	}
 	return nil
 }
@@ -1704,7 +1761,7 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\bcontents\x18\f \x01(\v2\x18.chom.backup.v1.ContentsR\bcontents\x12\x1f\n" +
 	"\vadded_bytes\x18\r \x01(\x04R\n" +
 	"addedBytes\x12\x17\n" +
-	"\atask_id\x18\x0e \x01(\tR\x06taskId\"\xd6\x03\n" +
+	"\atask_id\x18\x0e \x01(\tR\x06taskId\"\xef\x04\n" +
 	"\bContents\x12<\n" +
 	"\x0efiles_snapshot\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{64}$R\rfilesSnapshot\x12E\n" +
 	"\x11database_snapshot\x18\x02 \x01(\tB\x18\xbaH\x15\xd8\x01\x01r\x102\x0e^[0-9a-f]{64}$R\x10databaseSnapshot\x12*\n" +
@@ -1719,7 +1776,10 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\n" +
 	"dump_bytes\x18\b \x01(\x04B\x0e\xbaH\v2\t\x18\x80\x80\x80\x80\x80\x80\x80\x02R\tdumpBytes\x12'\n" +
 	"\n" +
-	"page_title\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageTitle\"H\n" +
+	"page_title\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageTitle\x12*\n" +
+	"\flinks_sha256\x18\x1f \x01(\fB\a\xbaH\x04z\x02\x18 R\vlinksSha256\x122\n" +
+	"\funkept_links\x18  \x03(\tB\x0f\xbaH\f\x92\x01\t\x10\x14\"\x05r\x03\x18\x80\bR\vunkeptLinks\x127\n" +
+	"\x11unkept_link_count\x18! \x01(\x04B\v\xbaH\b2\x06\x18\x80\x94\xeb\xdc\x03R\x0funkeptLinkCount\"H\n" +
 	"\x05Table\x12\x1d\n" +
 	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x04name\x12 \n" +
 	"\x04rows\x18\x02 \x01(\x04B\f\xbaH\t2\a\x18\x80\xa0\x94\xa5\x8d\x1dR\x04rows\"\xa0\x02\n" +
@@ -1771,7 +1831,7 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\x06hourly\x18\x01 \x01(\rB\b\xbaH\x05*\x03\x18\xd0\x05R\x06hourly\x12\x1e\n" +
 	"\x05daily\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\xee\x02R\x05daily\x12 \n" +
 	"\x06weekly\x18\x03 \x01(\rB\b\xbaH\x05*\x03\x18\x84\x02R\x06weekly\x12!\n" +
-	"\amonthly\x18\x04 \x01(\rB\a\xbaH\x04*\x02\x18xR\amonthly\"\xe7\x02\n" +
+	"\amonthly\x18\x04 \x01(\rB\a\xbaH\x04*\x02\x18xR\amonthly\"\x88\x03\n" +
 	"\x06Policy\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x12\n" +
@@ -1783,7 +1843,9 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\vcreate_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\"\xe2\x03\n" +
+	"updateTime\x12\x1f\n" +
+	"\vdrill_paths\x18\v \x03(\tR\n" +
+	"drillPaths\"\xe2\x03\n" +
 	"\x06Status\x12.\n" +
 	"\x06policy\x18\x01 \x01(\v2\x16.chom.backup.v1.PolicyR\x06policy\x12D\n" +
 	"\x10next_backup_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x0enextBackupTime\x127\n" +
@@ -1797,7 +1859,7 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\x10repository_bytes\x18\a \x01(\x04R\x0frepositoryBytes\x12;\n" +
 	"\vverify_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"verifyTime\x12\x18\n" +
-	"\aproblem\x18\t \x01(\tR\aproblem\"\x85\x03\n" +
+	"\aproblem\x18\t \x01(\tR\aproblem\"\x99\x03\n" +
 	"\x05Drill\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x17\n" +
@@ -1810,7 +1872,8 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"createTime\x125\n" +
 	"\bend_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x124\n" +
 	"\bevidence\x18\n" +
-	" \x01(\v2\x18.chom.backup.v1.EvidenceR\bevidence\"\xa1\x03\n" +
+	" \x01(\v2\x18.chom.backup.v1.EvidenceR\bevidence\x12\x12\n" +
+	"\x04note\x18\x1f \x01(\tR\x04note\"\xcd\x03\n" +
 	"\bEvidence\x129\n" +
 	"\n" +
 	"start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
@@ -1823,7 +1886,8 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\vdump_sha256\x18\x06 \x01(\fB\a\xbaH\x04z\x02\x18 R\n" +
 	"dumpSha256\x128\n" +
 	"\x06tables\x18\a \x03(\v2\x15.chom.backup.v1.TableB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x06tables\x124\n" +
-	"\x05pages\x18\b \x03(\v2\x14.chom.backup.v1.PageB\b\xbaH\x05\x92\x01\x02\x10\x14R\x05pages\"\xc4\x01\n" +
+	"\x05pages\x18\b \x03(\v2\x14.chom.backup.v1.PageB\b\xbaH\x05\x92\x01\x02\x10\x14R\x05pages\x12*\n" +
+	"\flinks_sha256\x18\x1f \x01(\fB\a\xbaH\x04z\x02\x18 R\vlinksSha256\"\xc4\x01\n" +
 	"\x04Page\x12\x1e\n" +
 	"\x04path\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x10R\x04path\x12)\n" +
