@@ -34,7 +34,10 @@ func (s *policyService) CreatePolicy(ctx context.Context, r *backupv1.CreatePoli
 		return nil, err
 	}
 	name, tags, rank, interval, retention := r.GetName(), r.GetTags(), r.GetRank(), r.GetInterval().AsDuration(), backup.RetentionFrom(r.GetRetention())
-	made, err := s.backups.CreatePolicy(ctx, organization, backup.PolicyChange{Name: &name, Tags: &tags, Rank: &rank, Interval: &interval, Retention: &retention})
+	paths := r.GetDrillPaths()
+	made, err := s.backups.CreatePolicy(ctx, organization, backup.PolicyChange{
+		Name: &name, Tags: &tags, Rank: &rank, Interval: &interval, Retention: &retention, DrillPaths: &paths,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -76,6 +79,7 @@ func (s *policyService) UpdatePolicy(ctx context.Context, r *backupv1.UpdatePoli
 // policyChange is what a request names of a policy.
 func policyChange(r *backupv1.UpdatePolicyRequest) (change backup.PolicyChange, err error) {
 	name, tags, rank, interval, retention := r.GetName(), r.GetTags(), r.GetRank(), r.GetInterval().AsDuration(), backup.RetentionFrom(r.GetRetention())
+	paths := r.GetDrillPaths()
 	for _, path := range r.GetUpdateMask().GetPaths() {
 		switch path {
 		case "name":
@@ -88,6 +92,8 @@ func policyChange(r *backupv1.UpdatePolicyRequest) (change backup.PolicyChange, 
 			change.Interval = &interval
 		case "retention":
 			change.Retention = &retention
+		case "drill_paths":
+			change.DrillPaths = &paths
 		default:
 			return change, errPolicyMask
 		}
@@ -98,7 +104,7 @@ func policyChange(r *backupv1.UpdatePolicyRequest) (change backup.PolicyChange, 
 	return change, nil
 }
 
-var errPolicyMask = fault.Invalid("update_mask", "must name at least one of: name, tags, rank, interval, retention")
+var errPolicyMask = fault.Invalid("update_mask", "must name at least one of: name, tags, rank, interval, retention, drill_paths")
 
 func (s *policyService) DeletePolicy(ctx context.Context, r *backupv1.DeletePolicyRequest) (*backupv1.DeletePolicyResponse, error) {
 	organization, id, err := policyIDs(r)

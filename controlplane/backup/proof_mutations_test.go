@@ -194,6 +194,9 @@ func TestProofMutations(t *testing.T) {
 				m := newMutilated(t, socket, seed+uint64(worker)+1, other)
 				for n := 0; sum(m.found) < (all+workers-1)/workers && !t.Failed(); n++ {
 					m.try(n)
+					if proving && n%50 == 49 {
+						t.Logf("of %d so far: %d found, %d harmless, %d MISSED", n+1, sum(m.found), sum(m.harmless), m.missed)
+					}
 				}
 				// That all were found must not come of something that fails every restore.
 				if r := m.putBack(m.second.ID, Parts{}); r.State != Restored || m.observe() != m.good {
