@@ -81,7 +81,7 @@ func readScene(file string) (*scene, error) {
 // manager works with the real repository.
 func (s *scene) manager() (*backup.Manager, error) {
 	return backup.New(backup.Config{
-		Dir: s.Dir + "/keys", RunDir: s.Dir + "/run", Broker: door{s}, Launch: s.launch, Agent: s.Agent, Sites: s.Dir + "/sites", MariaDB: s.Socket,
+		Dir: s.Dir + "/keys", RunDir: s.Dir + "/run", Broker: door{s}, Launch: s.launch, Agent: s.Agent, Sites: s.Dir + "/sites", MariaDB: s.Socket, Away: s.Away,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 }

@@ -374,6 +374,45 @@ func TestDrillEnds(t *testing.T) {
 	})
 }
 
+// TestDrillPaths: a drill asks for what the site's policy names, and fails where one of it is not there.
+func TestDrillPaths(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d)
+		ready := w.one(t)
+		named := []string{"/", "/shop/", "/?p=7"}
+		made := w.policy(t, PolicyChange{Name: new("watched"), DrillPaths: &named})
+		w.exec(t, `UPDATE sites SET backup_policy_id = $1`, made.ID)
+		var got *orderv1.DrillSite
+		answering := func(status uint32) func(*orderv1.Order) *orderv1.Result {
+			return func(o *orderv1.Order) *orderv1.Result {
+				result := well(o)
+				got = o.GetDrillSite()
+				for _, path := range got.GetPaths() {
+					result.Drill.Evidence.Pages = append(result.Drill.Evidence.Pages, &backupv1.Page{Path: path, HttpStatus: status})
+				}
+				return result
+			}
+		}
+		if now := w.drilled(t, ready, answering(200)); now.State != DrillPassed || now.Note != "" || fmt.Sprint(got.GetPaths()) != "[/shop/ /?p=7]" {
+			t.Errorf("asked for %q, got %+v", got.GetPaths(), now)
+		}
+		if now := w.drilled(t, ready, answering(404)); now.State != DrillFailed || now.Problem != "/shop/ was answered with status 404; /?p=7 was answered with status 404" {
+			t.Errorf("got %+v", now)
+		}
+		if now := w.drilled(t, ready, well); now.State != DrillFailed || !strings.HasPrefix(now.Problem, "the host did not ask for /shop/") {
+			t.Errorf("of an older agent: %+v", now)
+		}
+		none := []string{}
+		if _, err := w.UpdatePolicy(t.Context(), w.ours, made.ID, PolicyChange{DrillPaths: &none}); err != nil {
+			t.Fatal(err)
+		}
+		now := w.drilled(t, ready, finding(func(r *backupv1.DrillReport) { r.Evidence.Pages[0].Title = "Shop of today" }))
+		if now.State != DrillPassed || now.Note != `the home page has the title "Shop of today", and "Shop" was recorded` || len(got.GetPaths()) == 0 {
+			t.Errorf("got %+v", now)
+		}
+	})
+}
+
 // TestVerdict: each difference is named, and none passes.
 func TestVerdict(t *testing.T) {
 	id := contract.NewDrillID().String()
