@@ -47,8 +47,7 @@ func (c chaos) tree(dir string, uid int, depth int) error {
 			errs = append(errs, os.Mkdir(at, 0o700), c.tree(at, uid, depth+1), os.Chown(at, uid, uid))
 			errs = append(errs, os.Chmod(at, []os.FileMode{0o700, 0o755, 0o500, 0o777, 0o750}[c.IntN(5)]))
 		case n == 2:
-			// restic 0.14 keeps no target that is not UTF-8 (its issue 3311); newer ones do.
-			errs = append(errs, os.Symlink(c.pick("plain1", "/etc/passwd", "..", "nowhere", "ünï\n"), at), os.Lchown(at, uid, uid))
+			errs = append(errs, os.Symlink(c.pick("plain1", "/etc/passwd", "..", "nowhere", "ünï\n", "bad-\xff\xfe"), at), os.Lchown(at, uid, uid))
 			continue // its time is of no consequence
 		case n == 3:
 			errs = append(errs, c.sparse(at))

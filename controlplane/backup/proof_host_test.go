@@ -342,11 +342,13 @@ func treeLines(shell string) (string, error) {
 				}
 				content = fmt.Sprintf("%d %x", info.Size(), sha256.Sum256(text))
 			case info.Mode().Type() == fs.ModeSymlink:
-				content, err = os.Readlink(path)
-				time = 0 // of no consequence, and not restored
+				target, err := os.Readlink(path)
 				if err != nil {
 					return err
 				}
+				time = 0 // of no consequence, and not restored
+				// restic 0.14 keeps no byte of a target that is not UTF-8 (its issue 3311); backups name such links.
+				content = string([]rune(target))
 			}
 			fmt.Fprintf(&lines, "%q %s %d %d %q\n", strings.TrimPrefix(path, shell), mode, time, stat.Uid, content)
 			return nil

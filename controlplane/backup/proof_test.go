@@ -67,18 +67,20 @@ func diskStore(t *testing.T) (at store.Store, root string) {
 	return d, root
 }
 
-// perSite is how many restores a site of chance has: a new site takes longer than a restore.
-func perSite() int {
+// perSite is how many restores a site of chance has, of so many: a new site takes longer than a restore.
+func perSite(restores int) int {
 	if proving {
-		return 10
+		return min(restores, 10)
 	}
-	return 50
+	return min(restores, 50)
 }
 
 // TestProofRestores backs sites of chance up, ruins them and puts them back: files, their modes and times, and all that is in their
 // databases are what they were, and an undo gives back what was replaced.
 func TestProofRestores(t *testing.T) {
-	seed, sites := seedOf(t), (many(t, "CHOM_PROOF_RESTORES", 250, 200)+perSite()-1)/perSite()
+	seed, all := seedOf(t), many(t, "CHOM_PROOF_RESTORES", 250, 200)
+	each := perSite(all)
+	sites := (all + each - 1) / each
 	socket := startDatabase(t).Socket
 	var restores, undone atomic.Int64
 	t.Run("all", func(t *testing.T) {
@@ -104,7 +106,7 @@ func TestProofRestores(t *testing.T) {
 				}
 				p.fill(c)
 				before := p.observe()
-				for n := range perSite() {
+				for n := range each {
 					from := c.IntN(len(backups))
 					parts, want := Parts{}, states[from]
 					switch c.IntN(4) {

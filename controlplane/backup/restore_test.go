@@ -232,6 +232,7 @@ func TestLateEnds(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
 		ready := w.one(t)
+		w.givenUp = true
 		// late is a host that says how an order ended after the control plane has given it up.
 		late := func(t *testing.T, do func(*orderv1.Order) *orderv1.Result) {
 			t.Helper()

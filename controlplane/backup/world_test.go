@@ -50,6 +50,7 @@ type world struct {
 	signer          ed25519.PrivateKey
 	metrics         *prometheus.Registry
 	mailsRead       int
+	givenUp         bool // what the agent says comes too late
 	server          contract.ServerID
 	ours, theirs    contract.OrganizationID
 	site, theirSite contract.SiteID
@@ -157,7 +158,7 @@ func (w *world) orders(t *testing.T, do func(*orderv1.SignedOrder, *orderv1.Orde
 			ended.Event = &linkv1.TaskEvent_Result{Result: do(s, &order)}
 			must(t, db.InTx(t.Context(), w.db, func(tx *db.Tx) error {
 				applied, err := w.tasks.Apply(t.Context(), tx, w.server.String(), []*linkv1.TaskEvent{accepted, ended}, time.Now())
-				if len(applied.Refused) > 0 {
+				if len(applied.Refused) > 0 && !w.givenUp {
 					t.Errorf("refused: %v", applied.Refused)
 				}
 				return err
