@@ -88,6 +88,9 @@ type Config struct {
 	Sites   string // where the sites' shells are; empty is run.SitesDir
 	MariaDB string // socket; empty is mariadb.Socket
 	Agent   string // a program that with the arguments "sandbox site-backup" calls Enter
+	// Away is for how long a job asks the control plane in vain before it ends; 0 is 5
+	// minutes.
+	Away time.Duration
 	Log     *slog.Logger
 }
 
@@ -106,6 +109,10 @@ func By(h *systemd.Host) func(context.Context, run.Unit) (Process, error) {
 // plane takes 8 of a server, and has others come again.
 const maxRequests = 6
 
+// awayFor is as long as a control plane or its store is restarted; restic alone
+// would ask for a quarter of an hour, and be started again for four more.
+const awayFor = 5 * time.Minute
+
 // Manager holds the keys of this host's repositories, and works with them. Safe
 // for concurrent use.
 type Manager struct {
@@ -121,7 +128,7 @@ type Manager struct {
 
 // New opens the directories, and makes them where they are missing.
 func New(cfg Config) (*Manager, error) {
-	cfg.Sites, cfg.MariaDB = cmp.Or(cfg.Sites, run.SitesDir), cmp.Or(cfg.MariaDB, mariadb.Socket)
+	cfg.Sites, cfg.MariaDB, cfg.Away = cmp.Or(cfg.Sites, run.SitesDir), cmp.Or(cfg.MariaDB, mariadb.Socket), cmp.Or(cfg.Away, awayFor)
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open backups: %w", err)
 	}

@@ -132,6 +132,42 @@ func TestBackup(t *testing.T) {
 	}
 }
 
+// TestLinks: where links lead is recorded, and links that restic 0.14 damages without a word are named.
+func TestLinks(t *testing.T) {
+	w := newWorld(t, false)
+	w.init()
+	w.sh("ln -s ../x public/good; ln -s 'ü' private/other")
+	good, err := w.backup(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := new(contract.Links)
+	want.Add("private/other", "ü")
+	want.Add("public/good", "../x")
+	if l := good.Links; !bytes.Equal(l.SHA256, want.SHA256()) || l.Count != 0 || len(l.Unkept) > 0 {
+		t.Errorf("recorded %+v, want %x", l, want.SHA256())
+	}
+	w.sh("ln -s $(printf 'bad-\\377') public/bad")
+	made, err := w.backup(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l := made.Links; !bytes.Equal(l.SHA256, want.SHA256()) || l.Count != 1 || !slices.Equal(l.Unkept, []string{"public/bad"}) {
+		t.Errorf("recorded %+v", l)
+	}
+	if text := made.String(); !strings.HasSuffix(text, `1 links have targets that are not UTF-8, and may come back as other ones: "public/bad"`) {
+		t.Errorf("it says %q", text)
+	}
+	r, err := State{Contents: made}.Report(contract.NewBackupID())
+	if c := r.GetContents(); err != nil || c.GetUnkeptLinkCount() != 1 || !slices.Equal(c.GetUnkeptLinks(), made.Links.Unkept) || !bytes.Equal(c.GetLinksSha256(), want.SHA256()) {
+		t.Errorf("reported %v, %v", c, err)
+	}
+	other := new(contract.Links)
+	if l := linksOf(want, other); l.SHA256 != nil {
+		t.Errorf("links that changed meanwhile are recorded: %+v", l)
+	}
+}
+
 func TestEmptySite(t *testing.T) {
 	w := newWorld(t, true)
 	w.init()

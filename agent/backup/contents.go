@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"chom.dev/agent/run"
+	"chom.dev/agent/task"
+	"chom.dev/agent/tree"
+	"chom.dev/proto/contract"
 )
 
 // snapshotID is restic's name of a snapshot: the hash of what it holds.
@@ -34,7 +38,15 @@ type Contents struct {
 	Start    time.Time `json:"start"`
 	End      time.Time `json:"end"`
 	Files    Snapshot  `json:"files"`
+	Links    Links     `json:"links"`
 	Database *Dumped   `json:"database,omitempty"`
+}
+
+// Links is what the site's links were like when its files were read.
+type Links struct {
+	SHA256 []byte   `json:"sha256,omitempty"` // nil where they changed meanwhile
+	Unkept []string `json:"unkept,omitempty"` // paths of the first that a restore may make others of
+	Count  uint64   `json:"count,omitempty"`  // of all of these
 }
 
 // Snapshot is one that is in the repository.
@@ -84,9 +96,18 @@ func backup(ctx context.Context, s *Inside, text json.RawMessage) (any, error) {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+		before, err := tree.Links(ctx, s.Shell)
+		if err != nil {
+			return err
+		}
 		if c.Files, err = files(ctx, s, o.Backup); err != nil {
 			return fmt.Errorf("files: %w", err)
 		}
+		after, err := tree.Links(ctx, s.Shell)
+		if err != nil {
+			return err
+		}
+		c.Links = linksOf(before, after)
 		return nil
 	})
 	if err := both.Wait(); err != nil {
@@ -94,6 +115,23 @@ func backup(ctx context.Context, s *Inside, text json.RawMessage) (any, error) {
 	}
 	c.End = time.Now().UTC()
 	return c, nil
+}
+
+// unkeptShown is how many of the links that may not come back are named.
+const unkeptShown = 20
+
+// linksOf is what can be said of links that were looked at twice.
+func linksOf(before, after *contract.Links) Links {
+	var l Links
+	if sum := before.SHA256(); bytes.Equal(sum, after.SHA256()) {
+		l.SHA256 = sum
+	}
+	unkept := after.Unkept()
+	l.Count = uint64(len(unkept))
+	for _, path := range unkept[:min(len(unkept), unkeptShown)] {
+		l.Unkept = append(l.Unkept, task.Line(path, 200))
+	}
+	return l
 }
 
 // readings is how often files are read until each of them stood still once: those
@@ -280,8 +318,11 @@ func database(ctx context.Context, s *Inside, backup string, begun chan struct{}
 
 func (c *Contents) String() string {
 	text := size(c.Files.Added) + " of files are new"
-	if c.Database == nil {
-		return text
+	if c.Database != nil {
+		text += fmt.Sprintf(", and %s of a database with %d tables", size(c.Database.Added), len(c.Database.Tables))
 	}
-	return fmt.Sprintf("%s, and %s of a database with %d tables", text, size(c.Database.Added), len(c.Database.Tables))
+	if c.Links.Count > 0 {
+		text += fmt.Sprintf("; %d links have targets that are not UTF-8, and may come back as other ones: %s", c.Links.Count, firstOf(c.Links.Unkept))
+	}
+	return text
 }

@@ -212,11 +212,21 @@ func Jobs(more map[string]Job) map[string]Job {
 // resticError says in words what restic means.
 func resticError(err error) error {
 	var exit *run.ExitError
-	if errors.As(err, &exit) && strings.Contains(exit.Stderr, "wrong password or no key found") {
+	if !errors.As(err, &exit) {
+		return err
+	}
+	if strings.Contains(exit.Stderr, "wrong password or no key found") {
 		return task.Permanent(errors.New("the repository does not open with the site's key"))
+	}
+	if slices.ContainsFunc(ofDamage, func(words string) bool { return strings.Contains(exit.Stderr, words) }) {
+		return task.Permanent(fmt.Errorf("the repository is damaged: %w", err))
 	}
 	return err
 }
+
+// ofDamage are restic's words for what is not as it was written. It has read it
+// twice by then: to read it once more helps nobody.
+var ofDamage = []string{"ciphertext verification failed", "invalid data returned"}
 
 // lineWriter calls a function with each line that is written to it.
 type lineWriter struct {

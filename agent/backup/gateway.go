@@ -47,7 +47,8 @@ type gateway struct {
 	locks  locks
 
 	mu   sync.Mutex
-	last string // what the control plane said when it last refused something
+	last string    // what the control plane said when it last refused something
+	away time.Time // since when nothing was answered; zero while something is
 }
 
 // Refused is what the control plane said that it will not do, however often it
@@ -198,6 +199,9 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer res.Body.Close() // read to its end, or cut with the connection
+	if res.StatusCode < http.StatusInternalServerError {
+		g.back()
+	}
 	if locks && r.Method == http.MethodDelete && (res.StatusCode < 300 || res.StatusCode == http.StatusNotFound) {
 		if err := g.locks.remove(r.URL.Path); err != nil {
 			g.m.cfg.Log.Warn("a lock that is gone is kept in mind", "site", g.site.ID, "err", err)
@@ -252,7 +256,27 @@ func (g *gateway) refuse(w http.ResponseWriter, err error) {
 	g.mu.Lock()
 	g.last = err.Error()
 	g.mu.Unlock()
+	g.missed(err.Error())
 	http.Error(w, err.Error(), http.StatusServiceUnavailable)
+}
+
+// missed ends the job once there was no answer for too long. Whoever wants it tries
+// again later.
+func (g *gateway) missed(words string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.away.IsZero() {
+		g.away = time.Now()
+	}
+	if time.Since(g.away) >= g.m.cfg.Away {
+		g.stop(&Refused{fmt.Sprintf("where backups are stored has not answered for %s: %s", g.m.cfg.Away, words)})
+	}
+}
+
+func (g *gateway) back() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.away = time.Time{}
 }
 
 // heard keeps what the control plane said, and ends the job when asking again is
@@ -267,6 +291,9 @@ func (g *gateway) heard(res *http.Response) string {
 		g.stop(task.Permanent(&Refused{words}))
 	case res.StatusCode == http.StatusForbidden:
 		g.stop(&Refused{words})
+	}
+	if res.StatusCode >= http.StatusInternalServerError {
+		g.missed(words)
 	}
 	return words
 }

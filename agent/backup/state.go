@@ -113,6 +113,7 @@ func (st State) Report(id contract.BackupID) (*backupv1.Report, error) {
 	}
 	c := &backupv1.Contents{
 		FilesSnapshot: st.Contents.Files.ID, PageTitle: st.Title,
+		LinksSha256: st.Contents.Links.SHA256, UnkeptLinks: st.Contents.Links.Unkept, UnkeptLinkCount: st.Contents.Links.Count,
 	}
 	r := &backupv1.Report{
 		BackupId: id.String(), StartTime: timestamppb.New(st.Contents.Start), EndTime: timestamppb.New(st.Contents.End), Contents: c,

@@ -27,7 +27,6 @@ import (
 	"chom.dev/agent/backup"
 	"chom.dev/agent/mariadb"
 	"chom.dev/agent/run"
-	"chom.dev/agent/task"
 	"chom.dev/agent/tree"
 )
 
@@ -49,6 +48,7 @@ type Files struct {
 	Count  uint64 `json:"count"`
 	Bytes  uint64 `json:"bytes"`
 	SHA256 []byte `json:"sha256"`
+	Links  []byte `json:"links"` // hash over where they lead
 }
 
 // Database is what a server made of the dump.
@@ -75,13 +75,13 @@ func fetch(ctx context.Context, s *backup.Inside, text json.RawMessage) (any, er
 	}
 	f := Fetched{Start: time.Now().UTC()}
 	if err := s.WriteFiles(ctx, o.Files, s.Shell); err != nil {
-		return nil, fmt.Errorf("restore files: %w", damaged(err))
+		return nil, fmt.Errorf("restore files: %w", err)
 	}
-	listing, err := tree.List(ctx, s.Shell)
+	listing, links, err := tree.List(ctx, s.Shell)
 	if err != nil {
 		return nil, err
 	}
-	f.Files = Files{Count: listing.Count(), Bytes: listing.Bytes(), SHA256: listing.SHA256()}
+	f.Files = Files{Count: listing.Count(), Bytes: listing.Bytes(), SHA256: listing.SHA256(), Links: links.SHA256()}
 	if o.Database != "" {
 		if f.Database, err = fetchDatabase(ctx, s, o.Database); err != nil {
 			return nil, fmt.Errorf("restore database: %w", err)
@@ -110,7 +110,7 @@ func fetchDatabase(ctx context.Context, s *backup.Inside, snapshot string) (_ *D
 	}}
 	dump, err := s.ReadDatabase(ctx, snapshot, client)
 	if err != nil {
-		return nil, damaged(err)
+		return nil, err
 	}
 	client.Stdin = strings.NewReader(string(dump.Objects))
 	if _, err := client.Run(ctx); err != nil {
@@ -126,12 +126,4 @@ func fetchDatabase(ctx context.Context, s *backup.Inside, snapshot string) (_ *D
 	}
 	slices.SortFunc(d.Tables, func(a, b backup.Table) int { return cmp.Compare(a.Name, b.Name) })
 	return d, nil
-}
-
-// damaged says so of a repository that is: to read it again helps nobody.
-func damaged(err error) error {
-	if strings.Contains(err.Error(), "ciphertext verification failed") {
-		return task.Permanent(fmt.Errorf("the repository is damaged: %w", err))
-	}
-	return err
 }

@@ -28,7 +28,7 @@ const (
 	drillUnit = "drill" // all that a drill runs, one after the other
 	// lookWithin is how long the pages of a drill may take together with the start
 	// of its servers, on a host that is busy with its sites.
-	lookWithin = 5 * time.Minute
+	lookWithin = 10 * time.Minute
 	pageWithin = time.Minute
 	// phpRuns is where the sites' php-fpm listen: a drill sees none of them.
 	phpRuns = "/run/chom-php"
@@ -141,7 +141,7 @@ func (d *drilling) read(order *orderv1.DrillSite, o task.Order) error {
 		return err
 	}
 	d.contents = m.GetContents()
-	d.look = drill.LookOrder{Shell: tree.Shell(d.site.Handle), Host: host.String(), Paths: []string{"/"}, Within: pageWithin}
+	d.look = drill.LookOrder{Shell: tree.Shell(d.site.Handle), Host: host.String(), Paths: append([]string{"/"}, order.GetPaths()...), Within: pageWithin}
 	if d.contents.GetDatabaseSnapshot() != "" {
 		d.look.MariaDB = d.socket
 	}
@@ -278,7 +278,7 @@ func (d *drilling) report(r *orderv1.Result) error {
 	}
 	found := &backupv1.Evidence{
 		StartTime: timestamppb.New(st.Fetched.Start), EndTime: timestamppb.New(st.End),
-		FileCount: st.Fetched.Files.Count, FileBytes: st.Fetched.Files.Bytes, ListingSha256: st.Fetched.Files.SHA256,
+		FileCount: st.Fetched.Files.Count, FileBytes: st.Fetched.Files.Bytes, ListingSha256: st.Fetched.Files.SHA256, LinksSha256: st.Fetched.Files.Links,
 	}
 	if db := st.Fetched.Database; db != nil {
 		found.DumpSha256 = db.SHA256

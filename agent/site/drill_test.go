@@ -208,7 +208,7 @@ func newDrillScene(t *testing.T, socket, program string) (*scene, *backuptest.Re
 	server := httptest.NewServer(http.StripPrefix(contract.RepositoryPath+s.Site.String(), repository))
 	t.Cleanup(server.Close)
 	s.Repository = server.Listener.Addr().String()
-	s.sh(t, fmt.Sprintf("cd %s/sites/%s && echo '<title>Old &amp; good</title>' > public/index.html && head -c 300000 /dev/urandom > private/big", s.Dir, s.Handle))
+	s.sh(t, fmt.Sprintf("cd %s/sites/%s && echo '<title>Old &amp; good</title>' > public/index.html && ln -s index.html public/link && head -c 300000 /dev/urandom > private/big", s.Dir, s.Handle))
 	s.sql(t, "CREATE SEQUENCE sq; CREATE FUNCTION fu() RETURNS INT DETERMINISTIC RETURN 3; CREATE TABLE hist (x INT) WITH SYSTEM VERSIONING; INSERT INTO hist VALUES (1); UPDATE hist SET x = 2;")
 	backups, err := s.backups()
 	if err != nil {
@@ -233,7 +233,7 @@ func newDrillScene(t *testing.T, socket, program string) (*scene, *backuptest.Re
 	m := &backupv1.Manifest{
 		Schema: 1, OrganizationId: s.Organization.String(), SiteId: s.Site.String(), BackupId: contract.NewBackupID().String(), Sequence: 1,
 		Contents: &backupv1.Contents{
-			FilesSnapshot: c.Files.ID, DatabaseSnapshot: c.Database.ID, FileCount: l.Count, FileBytes: l.Bytes, ListingSha256: l.SHA256,
+			FilesSnapshot: c.Files.ID, DatabaseSnapshot: c.Database.ID, FileCount: l.Count, FileBytes: l.Bytes, ListingSha256: l.SHA256, LinksSha256: l.Links,
 			DumpSha256: c.Database.SHA256, DumpBytes: c.Database.Bytes,
 		},
 	}
@@ -244,14 +244,14 @@ func newDrillScene(t *testing.T, socket, program string) (*scene, *backuptest.Re
 	return s, repository, m
 }
 
-func (s *scene) drillOrder(t *testing.T, m *backupv1.Manifest) (*orderv1.Order, *orderv1.SignedOrder) {
+func (s *scene) drillOrder(t *testing.T, m *backupv1.Manifest, paths ...string) (*orderv1.Order, *orderv1.SignedOrder) {
 	t.Helper()
 	sm, err := contract.SignManifest(s.Signer, m)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s.sign(t, func(o *orderv1.Order) {
-		o.Kind = &orderv1.Order_DrillSite{DrillSite: &orderv1.DrillSite{Handle: s.Handle.String(), DrillId: contract.NewDrillID().String(), Manifest: sm}}
+		o.Kind = &orderv1.Order_DrillSite{DrillSite: &orderv1.DrillSite{Handle: s.Handle.String(), DrillId: contract.NewDrillID().String(), Manifest: sm, Paths: paths}}
 	})
 }
 
@@ -259,13 +259,13 @@ func (s *scene) drillOrder(t *testing.T, m *backupv1.Manifest) (*orderv1.Order, 
 func agree(t *testing.T, m *backupv1.Manifest, e *backupv1.Evidence) {
 	t.Helper()
 	c := m.Contents
-	if e.GetFileCount() != c.FileCount || e.GetFileBytes() != c.FileBytes || !bytes.Equal(e.GetListingSha256(), c.ListingSha256) || !bytes.Equal(e.GetDumpSha256(), c.DumpSha256) {
+	if e.GetFileCount() != c.FileCount || e.GetFileBytes() != c.FileBytes || !bytes.Equal(e.GetListingSha256(), c.ListingSha256) || !bytes.Equal(e.GetLinksSha256(), c.LinksSha256) || !bytes.Equal(e.GetDumpSha256(), c.DumpSha256) {
 		t.Errorf("found %v, want %v", e, c)
 	}
 	if !slices.EqualFunc(e.GetTables(), c.Tables, func(a, b *backupv1.Table) bool { return proto.Equal(a, b) }) {
 		t.Errorf("tables are %v, want %v", e.GetTables(), c.Tables)
 	}
-	if p := e.GetPages(); len(p) != 1 || p[0].GetPath() != "/" || p[0].GetHttpStatus() != 200 || p[0].GetTitle() != "Old & good" || p[0].GetBodyBytes() != 30 || p[0].GetProblem() != "" {
+	if p := e.GetPages(); len(p) == 0 || p[0].GetPath() != "/" || p[0].GetHttpStatus() != 200 || p[0].GetTitle() != "Old & good" || p[0].GetBodyBytes() != 30 || p[0].GetProblem() != "" {
 		t.Errorf("pages are %v", p)
 	}
 }
@@ -297,13 +297,16 @@ func TestDrill(t *testing.T) {
 		}
 		defer a.stop()
 		for range 2 {
-			o, signed := s.drillOrder(t, m)
+			o, signed := s.drillOrder(t, m, "/index.html?x=1", "/nothing")
 			res := s.do(t, a, o, signed)
 			if res.Outcome != orderv1.Outcome_OUTCOME_SUCCEEDED || res.GetDrill().GetDrillId() != o.GetDrillSite().DrillId {
 				t.Fatal(res)
 			}
 			e := res.GetDrill().GetEvidence()
 			agree(t, m, e)
+			if p := e.GetPages(); len(p) != 3 || p[1].GetPath() != "/index.html?x=1" || p[1].GetHttpStatus() != 200 || p[2].GetPath() != "/nothing" || p[2].GetHttpStatus() != 404 {
+				t.Errorf("pages are %v", p)
+			}
 			if e.EndTime.AsTime().Before(e.StartTime.AsTime()) || time.Since(e.StartTime.AsTime()) > time.Minute {
 				t.Errorf("from %v to %v", e.StartTime.AsTime(), e.EndTime.AsTime())
 			}

@@ -81,7 +81,7 @@ func readScene(file string) (*scene, error) {
 // manager works with the real repository.
 func (s *scene) manager() (*backup.Manager, error) {
 	return backup.New(backup.Config{
-		Dir: s.Dir + "/keys", RunDir: s.Dir + "/run", Broker: door{s}, Launch: s.launch, Agent: s.Agent, Sites: s.Dir + "/sites", MariaDB: s.Socket,
+		Dir: s.Dir + "/keys", RunDir: s.Dir + "/run", Broker: door{s}, Launch: s.launch, Agent: s.Agent, Sites: s.Dir + "/sites", MariaDB: s.Socket, Away: s.Away,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 }
@@ -151,8 +151,22 @@ func (p *unwalled) Wait() error {
 // Kill ends all of the user's processes, as systemd does those of a unit.
 func (p *unwalled) Kill(context.Context) error { return endAll(p.cmd.SysProcAttr.Credential.Uid) }
 
+// endAll looks by itself: the pkill program takes longer than what it looks for.
 func endAll(uid uint32) error {
-	_ = exec.Command("/usr/bin/pkill", "-KILL", "-u", strconv.Itoa(int(uid))).Run() // there may be none
+	names, err := os.ReadDir("/proc")
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		pid, err := strconv.Atoi(name.Name())
+		if err != nil {
+			continue
+		}
+		var st syscall.Stat_t
+		if syscall.Stat("/proc/"+name.Name(), &st) == nil && st.Uid == uid {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+		}
+	}
 	return nil
 }
 

@@ -36,7 +36,6 @@ type fetcher interface {
 const (
 	objectsWithin = 5 * time.Minute  // the server checks each against tables that are there
 	listWithin    = 10 * time.Minute // millions of files, one look at each
-	switchWithin  = time.Hour        // a database server that recovers from a crash takes minutes
 	keepReplaced  = 24 * time.Hour   // as long as the control plane offers an undo
 	reserve       = 256 << 20        // bytes that must stay free: the site goes on, and so do its neighbours
 	// blockOverhead is what a small file, directory or row takes besides its bytes.
@@ -256,17 +255,16 @@ func (r *restore) switching(restored bool) []task.Step {
 	}
 }
 
-// patient does a step of a switch until it goes through: a server that is away
-// for a while must not end it in its middle, where the site is closed.
+// patient does a step of a switch until it goes through, however long that takes: a
+// server that is away must not end it in its middle, where the site is closed. The
+// order lasts as long, so that nobody is told of an end that is none.
 func patient(do func(context.Context, *task.Log) error) func(context.Context, *task.Log) error {
 	return func(ctx context.Context, log *task.Log) error {
-		for begun, wait := time.Now(), 500*time.Millisecond; ; wait = min(2*wait, 30*time.Second) {
+		for wait := 500 * time.Millisecond; ; wait = min(2*wait, 30*time.Second) {
 			err := do(ctx, log)
 			switch {
 			case err == nil, task.IsPermanent(err), ctx.Err() != nil, errors.Is(err, tree.ErrExchanged):
 				return err
-			case time.Since(begun) > switchWithin:
-				return task.Permanent(fmt.Errorf("%w; the site is closed, in the middle of it, until the next order finishes it", err))
 			}
 			log.Printf("the change has to go through, and is tried again: %v", err)
 			select {
@@ -458,8 +456,8 @@ func difference(have, want map[string]uint64) string {
 
 // listed is what the helper that lists a site's files says of them.
 type listed struct {
-	Count, Bytes uint64
-	SHA256       []byte
+	Count, Bytes  uint64
+	SHA256, Links []byte
 }
 
 // compareFiles has the site's user look at every file: root never walks through
@@ -480,6 +478,9 @@ func (r *restore) compareFiles(ctx context.Context, _ *task.Log) error {
 	if got.Count != want.GetFileCount() || got.Bytes != want.GetFileBytes() || !bytes.Equal(got.SHA256, want.GetListingSha256()) {
 		return task.Permanent(fmt.Errorf("the restored files are not what was backed up: %d files of %d bytes, not %d of %d, or other ones; nothing was changed",
 			got.Count, got.Bytes, want.GetFileCount(), want.GetFileBytes()))
+	}
+	if links := want.GetLinksSha256(); len(links) > 0 && !bytes.Equal(got.Links, links) {
+		return task.Permanent(errors.New("the restored links do not lead where those led that were backed up; nothing was changed"))
 	}
 	return nil
 }

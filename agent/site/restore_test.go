@@ -86,10 +86,11 @@ type scene struct {
 	Handle             contract.Handle
 	UID                uint32
 	Signer             ed25519.PrivateKey
-	Order              []byte // chom.order.v1.SignedOrder of a process of its own
-	Repository         string // address of one, for drills
-	Door, Key          string // where the real repository is, and what opens it; empty without one
-	Result             string // file that is to hold the order's result; empty for none
+	Order              []byte        // chom.order.v1.SignedOrder of a process of its own
+	Repository         string        // address of one, for drills
+	Door, Key          string        // where the real repository is, and what opens it; empty without one
+	Result             string        // file that is to hold the order's result; empty for none
+	Away               time.Duration // as backup.Config.Away
 
 	hook func(point string) error // called by the fetcher, in this process alone
 }
@@ -423,7 +424,7 @@ func (s *scene) backup(t *testing.T, objects string) *backupv1.Manifest {
 	return &backupv1.Manifest{
 		Schema: 1, OrganizationId: s.Organization.String(), SiteId: s.Site.String(), BackupId: contract.NewBackupID().String(), Sequence: 1,
 		Contents: &backupv1.Contents{
-			FilesSnapshot: snapshot, DatabaseSnapshot: snapshot, FileCount: l.Count, FileBytes: l.Bytes, ListingSha256: l.SHA256,
+			FilesSnapshot: snapshot, DatabaseSnapshot: snapshot, FileCount: l.Count, FileBytes: l.Bytes, ListingSha256: l.SHA256, LinksSha256: l.Links,
 			Tables: []*backupv1.Table{{Name: "only_new"}, {Name: "parent", Rows: 2}, {Name: "t", Rows: 1}}, DumpSha256: sum[:], DumpBytes: uint64(len(dump)),
 		},
 	}
@@ -653,6 +654,7 @@ func TestRestore(t *testing.T) {
 		s, a, m := setup(t)
 		for name, edit := range map[string]func(*backupv1.Contents){
 			"listing":        func(c *backupv1.Contents) { c.ListingSha256[0] ^= 1 },
+			"links":          func(c *backupv1.Contents) { c.LinksSha256[0] ^= 1 },
 			"file count":     func(c *backupv1.Contents) { c.FileCount++ },
 			"rows":           func(c *backupv1.Contents) { c.Tables[1].Rows++ },
 			"a table more":   func(c *backupv1.Contents) { c.Tables = append(c.Tables, &backupv1.Table{Name: "zz"}) },

@@ -21,6 +21,13 @@ import (
 //	<handle>/restore       root:s-<h>   0710  made for a restore, gone a day after it
 //	    public             s-<h>:s-<h>        as in the shell, and exchanged with those by Exchange
 //	    private            s-<h>:s-<h>
+//
+// The site goes on while it is filled, and all that runs as its user can write
+// there: to take it from the sight of a php-fpm that runs already takes a mount in
+// that one's own namespace, for which it would have to be started again. So what is
+// in it counts only once nothing of the site runs any more and it was compared once
+// more (package site, compare-again). Before, a tenant can spoil his own restore,
+// which then is refused, and nothing else.
 const staging = "restore"
 
 // Staging is the site's place for a restore. Public and private in it are the

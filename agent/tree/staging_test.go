@@ -227,7 +227,7 @@ func TestList(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := func() (l *contract.Listing, err error) {
-		err = asTenant(t, func() (err error) { l, err = List(t.Context(), shell); return err })
+		err = asTenant(t, func() (err error) { l, _, err = List(t.Context(), shell); return err })
 		return l, err
 	}
 	t.Run("is what restic lists of the same files", func(t *testing.T) {
@@ -256,7 +256,7 @@ func TestList(t *testing.T) {
 		}
 	})
 	t.Run("is never made as root", func(t *testing.T) {
-		if _, err := List(t.Context(), shell); err == nil {
+		if _, _, err := List(t.Context(), shell); err == nil {
 			t.Error("it was")
 		}
 	})

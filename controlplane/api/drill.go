@@ -51,7 +51,7 @@ func (s *backupService) ListDrills(ctx context.Context, r *backupv1.ListDrillsRe
 func drillMessage(d backup.Drill) *backupv1.Drill {
 	m := &backupv1.Drill{
 		Id: d.ID.String(), OrganizationId: d.Organization.String(), SiteId: d.Site.String(), BackupId: d.Backup.String(), State: drillStates[d.State],
-		Problem: d.Problem, TaskId: d.TaskID, CreateTime: timestamppb.New(d.CreatedAt), Evidence: proto.CloneOf(d.Evidence),
+		Problem: d.Problem, Note: d.Note, TaskId: d.TaskID, CreateTime: timestamppb.New(d.CreatedAt), Evidence: proto.CloneOf(d.Evidence),
 	}
 	if !d.EndedAt.IsZero() {
 		m.EndTime = timestamppb.New(d.EndedAt)

@@ -38,8 +38,9 @@ func (s *policyService) CreatePolicy(ctx context.Context, r *backupv1.CreatePoli
 	if err != nil {
 		return nil, err
 	}
+	paths := r.GetDrillPaths()
 	made, err := s.backups.CreatePolicy(ctx, organization, backup.PolicyChange{
-		Name: &name, Tags: &tags, Rank: &rank, Interval: &interval, Retention: &retention, Target: &lies,
+		Name: &name, Tags: &tags, Rank: &rank, Interval: &interval, Retention: &retention, Target: &lies, DrillPaths: &paths,
 	})
 	if err != nil {
 		return nil, err
@@ -82,6 +83,7 @@ func (s *policyService) UpdatePolicy(ctx context.Context, r *backupv1.UpdatePoli
 // policyChange is what a request names of a policy.
 func policyChange(r *backupv1.UpdatePolicyRequest) (change backup.PolicyChange, err error) {
 	name, tags, rank, interval, retention := r.GetName(), r.GetTags(), r.GetRank(), r.GetInterval().AsDuration(), backup.RetentionFrom(r.GetRetention())
+	paths := r.GetDrillPaths()
 	for _, path := range r.GetUpdateMask().GetPaths() {
 		switch path {
 		case "name":
@@ -100,6 +102,8 @@ func policyChange(r *backupv1.UpdatePolicyRequest) (change backup.PolicyChange, 
 				return change, err
 			}
 			change.Target = &lies
+		case "drill_paths":
+			change.DrillPaths = &paths
 		default:
 			return change, errPolicyMask
 		}
@@ -121,7 +125,7 @@ func policyTarget(r interface{ GetTargetId() string }) (id contract.TargetID, er
 	return id, nil
 }
 
-var errPolicyMask = fault.Invalid("update_mask", "must name at least one of: name, tags, rank, interval, retention, target")
+var errPolicyMask = fault.Invalid("update_mask", "must name at least one of: name, tags, rank, interval, retention, target, drill_paths")
 
 func (s *policyService) DeletePolicy(ctx context.Context, r *backupv1.DeletePolicyRequest) (*backupv1.DeletePolicyResponse, error) {
 	organization, id, err := policyIDs(r)

@@ -65,7 +65,12 @@ func (b *Backups) compare(ctx context.Context, repository Repository, c Backup) 
 	if problem := unacceptable(c.ID, c.Report); problem != "" {
 		return wrong(problem)
 	}
-	if err := b.config.Repositories.Check(ctx, repository); err != nil {
+	err := b.config.Repositories.Check(ctx, repository)
+	if errors.Is(err, ErrDamaged) {
+		// Nothing is locked meanwhile: what came or went while the program looked is there, or gone, when it looks again.
+		err = b.config.Repositories.Check(ctx, repository)
+	}
+	if err != nil {
 		return fmt.Errorf("check the repository: %w", err)
 	}
 	contents := c.Report.GetContents()

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -38,12 +39,14 @@ type Drill struct {
 	Backup       contract.BackupID
 	State        DrillState
 	Problem      string             // why it failed
+	Note         string             // what is worth to know of one that passed
 	TaskID       string             // empty where nothing was ordered
 	Evidence     *backupv1.Evidence // what the host found; nil before, and where it said nothing. No right follows from it.
 	CreatedAt    time.Time
 	EndedAt      time.Time // zero before
 
-	mailed bool // the organization was, of its failure
+	paths  []string // that the host was to ask for after the home page
+	mailed bool     // the organization was, of its failure
 }
 
 // ErrDrilling says that the site has a drill under way.
@@ -104,13 +107,18 @@ func (b *Backups) drill(ctx context.Context, tx *db.Tx, organization contract.Or
 		b.log.ErrorContext(ctx, "the manifest of a backup is not what was signed", "backup", from.ID, "site", from.Site, "err", err)
 		return Drill{}, ErrForged
 	}
+	by, err := b.policyOf(ctx, tx, of)
+	if err != nil {
+		return Drill{}, err
+	}
 	made := newDrill(from)
+	made.paths = by.DrillPaths
 	ordered, err := task.Enqueue(ctx, tx, task.New{
 		Organization: organization.String(),
 		Server:       of.Server.String(),
 		Site:         id.String(),
 		Kind:         task.DrillSite,
-		Parameters:   &orderv1.DrillSite{Handle: of.Handle.String(), DrillId: made.ID.String(), Manifest: signed},
+		Parameters:   &orderv1.DrillSite{Handle: of.Handle.String(), DrillId: made.ID.String(), Manifest: signed, Paths: made.paths},
 		Timeout:      drillWithin,
 		Deadline:     made.CreatedAt.Add(drillWithin + startWithin),
 		CreatedBy:    audit.ActorOf(ctx).Account(),
@@ -222,6 +230,8 @@ const drillColumns = `
 	       backup_id,
 	       state,
 	       problem,
+	       note,
+	       paths,
 	       mailed,
 	       task_id,
 	       evidence,
@@ -232,9 +242,10 @@ const drillColumns = `
 func scanDrill(row interface{ Scan(...any) error }) (Drill, error) {
 	var d Drill
 	var evidence []byte
+	var paths string
 	var created int64
 	var ended sql.NullInt64
-	if err := row.Scan(&d.Organization, &d.ID, &d.Site, &d.Backup, &d.State, &d.Problem, &d.mailed, &d.TaskID, &evidence, &created, &ended); err != nil {
+	if err := row.Scan(&d.Organization, &d.ID, &d.Site, &d.Backup, &d.State, &d.Problem, &d.Note, &paths, &d.mailed, &d.TaskID, &evidence, &created, &ended); err != nil {
 		return Drill{}, err
 	}
 	if evidence != nil {
@@ -243,15 +254,15 @@ func scanDrill(row interface{ Scan(...any) error }) (Drill, error) {
 			return Drill{}, fmt.Errorf("drill %s: read evidence: %w", d.ID, err)
 		}
 	}
-	d.CreatedAt, d.EndedAt = db.Time(created), db.NullTime(ended)
+	d.CreatedAt, d.EndedAt, d.paths = db.Time(created), db.NullTime(ended), strings.Fields(paths)
 	return d, nil
 }
 
 func insertDrill(ctx context.Context, tx *db.Tx, d Drill) error {
 	if _, err := tx.Exec(ctx, `
-		INSERT INTO drills (organization_id, id, site_id, backup_id, state, problem, mailed, task_id, created_at, ended_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
-		d.Organization, d.ID, d.Site, d.Backup, string(d.State), d.Problem, d.mailed, d.TaskID, db.Micros(d.CreatedAt), db.NullMicros(d.EndedAt)); err != nil {
+		INSERT INTO drills (organization_id, id, site_id, backup_id, state, problem, paths, mailed, task_id, created_at, ended_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+		d.Organization, d.ID, d.Site, d.Backup, string(d.State), d.Problem, strings.Join(d.paths, " "), d.mailed, d.TaskID, db.Micros(d.CreatedAt), db.NullMicros(d.EndedAt)); err != nil {
 		return fmt.Errorf("insert drill: %w", err)
 	}
 	return nil

@@ -374,6 +374,45 @@ func TestDrillEnds(t *testing.T) {
 	})
 }
 
+// TestDrillPaths: a drill asks for what the site's policy names, and fails where one of it is not there.
+func TestDrillPaths(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d)
+		ready := w.one(t)
+		named := []string{"/", "/shop/", "/?p=7"}
+		made := w.policy(t, PolicyChange{Name: new("watched"), DrillPaths: &named})
+		w.exec(t, `UPDATE sites SET backup_policy_id = $1`, made.ID)
+		var got *orderv1.DrillSite
+		answering := func(status uint32) func(*orderv1.Order) *orderv1.Result {
+			return func(o *orderv1.Order) *orderv1.Result {
+				result := well(o)
+				got = o.GetDrillSite()
+				for _, path := range got.GetPaths() {
+					result.Drill.Evidence.Pages = append(result.Drill.Evidence.Pages, &backupv1.Page{Path: path, HttpStatus: status})
+				}
+				return result
+			}
+		}
+		if now := w.drilled(t, ready, answering(200)); now.State != DrillPassed || now.Note != "" || fmt.Sprint(got.GetPaths()) != "[/shop/ /?p=7]" {
+			t.Errorf("asked for %q, got %+v", got.GetPaths(), now)
+		}
+		if now := w.drilled(t, ready, answering(404)); now.State != DrillFailed || now.Problem != "/shop/ was answered with status 404; /?p=7 was answered with status 404" {
+			t.Errorf("got %+v", now)
+		}
+		if now := w.drilled(t, ready, well); now.State != DrillFailed || !strings.HasPrefix(now.Problem, "the host did not ask for /shop/") {
+			t.Errorf("of an older agent: %+v", now)
+		}
+		none := []string{}
+		if _, err := w.UpdatePolicy(t.Context(), w.ours, made.ID, PolicyChange{DrillPaths: &none}); err != nil {
+			t.Fatal(err)
+		}
+		now := w.drilled(t, ready, finding(func(r *backupv1.DrillReport) { r.Evidence.Pages[0].Title = "Shop of today" }))
+		if now.State != DrillPassed || now.Note != `the home page has the title "Shop of today", and "Shop" was recorded` || len(got.GetPaths()) == 0 {
+			t.Errorf("got %+v", now)
+		}
+	})
+}
+
 // TestVerdict: each difference is named, and none passes.
 func TestVerdict(t *testing.T) {
 	id := contract.NewDrillID().String()
@@ -390,7 +429,7 @@ func TestVerdict(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		change func(m *backupv1.Manifest, r *backupv1.DrillReport)
-		want   string
+		want   string // "note: " before what is told of one that passes
 	}{
 		"nothing": {func(*backupv1.Manifest, *backupv1.DrillReport) {}, ""},
 		"the tables in another order": {func(_ *backupv1.Manifest, r *backupv1.DrillReport) {
@@ -429,10 +468,24 @@ func TestVerdict(t *testing.T) {
 		"an error":          {answered(func(p *backupv1.Page) { p.HttpStatus = 500 }), "the home page was answered with status 500"},
 		"an error with the title": {answered(func(p *backupv1.Page) { p.HttpStatus = 503 }),
 			"the home page was answered with status 503"},
-		"another status":    {answered(func(p *backupv1.Page) { p.HttpStatus = 404 }), "the home page was answered with status 404"},
-		"half a page":       {answered(func(p *backupv1.Page) { p.Problem = "it broke off" }), "the home page could not be read: it broke off"},
-		"another title":     {answered(func(p *backupv1.Page) { p.Title = "Error" }), `the home page has the title "Error", and "Shop" was recorded`},
-		"no title":          {answered(func(p *backupv1.Page) { p.Title = "" }), `the home page has the title "", and "Shop" was recorded`},
+		"another status": {answered(func(p *backupv1.Page) { p.HttpStatus = 404 }), "the home page was answered with status 404"},
+		"half a page":    {answered(func(p *backupv1.Page) { p.Problem = "it broke off" }), "the home page could not be read: it broke off"},
+		"another title":  {answered(func(p *backupv1.Page) { p.Title = "Shop, Friday" }), `note: the home page has the title "Shop, Friday", and "Shop" was recorded`},
+		"no title":       {answered(func(p *backupv1.Page) { p.Title = "" }), `the home page has no title, and "Shop" was recorded`},
+		"no body":        {answered(func(p *backupv1.Page) { p.BodyBytes = 0 }), `the home page has no title, and "Shop" was recorded`},
+		"another title, and rows are gone": {func(_ *backupv1.Manifest, r *backupv1.DrillReport) {
+			r.Evidence.Pages[0].Title, r.Evidence.Tables[1].Rows = "Install", 12
+		}, "table wp_users has 12 rows, and 14 were recorded"},
+		"a path":                   {also(&backupv1.Page{Path: "/shop/", HttpStatus: 302}), ""},
+		"a path that is gone":      {also(&backupv1.Page{Path: "/shop/", HttpStatus: 404}), "/shop/ was answered with status 404"},
+		"a path without an answer": {also(&backupv1.Page{Path: "/shop/", Problem: "refused"}), "/shop/ was not answered: refused"},
+		"half of a path":           {also(&backupv1.Page{Path: "/shop/", HttpStatus: 200, Problem: "cut"}), "/shop/ could not be read: cut"},
+		"another path":             {also(&backupv1.Page{Path: "/shop", HttpStatus: 200}), "the host did not ask for /shop/: its agent may be too old for it"},
+		"other links":              {linked(dump[:]), "links lead elsewhere than was recorded"},
+		"links of an older host":   {linked(nil), ""},
+		"links of which nobody is sure": {func(m *backupv1.Manifest, _ *backupv1.DrillReport) {
+			m.Contents.UnkeptLinks, m.Contents.UnkeptLinkCount = []string{"public/a"}, 1
+		}, "note: 1 links have targets that are not UTF-8, and may come back as other ones: public/a"},
 		"a title was none":  {untitled(func(*backupv1.Page) {}), ""},
 		"no page was one":   {untitled(func(p *backupv1.Page) { p.HttpStatus = 403 }), ""},
 		"no page, an error": {untitled(func(p *backupv1.Page) { p.HttpStatus = 502 }), "the home page was answered with status 502"},
@@ -451,7 +504,15 @@ func TestVerdict(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m, r := record(), find()
 			test.change(m, r)
-			if got := verdict(m, id, r); got != test.want {
+			var paths []string
+			if strings.Contains(name, "path") {
+				paths = []string{"/shop/"}
+			}
+			got, note := verdict(m, id, paths, r)
+			if note != "" {
+				got += "note: " + note
+			}
+			if got != test.want {
 				t.Errorf("got %q, want %q", got, test.want)
 			}
 		})
@@ -460,6 +521,18 @@ func TestVerdict(t *testing.T) {
 
 func answered(change func(*backupv1.Page)) func(*backupv1.Manifest, *backupv1.DrillReport) {
 	return func(_ *backupv1.Manifest, r *backupv1.DrillReport) { change(r.Evidence.Pages[0]) }
+}
+
+// also is what a path was answered with.
+func also(page *backupv1.Page) func(*backupv1.Manifest, *backupv1.DrillReport) {
+	return func(_ *backupv1.Manifest, r *backupv1.DrillReport) { r.Evidence.Pages = append(r.Evidence.Pages, page) }
+}
+
+// linked is what a host says of where links lead.
+func linked(sum []byte) func(*backupv1.Manifest, *backupv1.DrillReport) {
+	return func(m *backupv1.Manifest, r *backupv1.DrillReport) {
+		m.Contents.LinksSha256, r.Evidence.LinksSha256 = files().SHA256(), sum
+	}
 }
 
 // untitled is a site whose home page showed no title when the backup was made.

@@ -42,7 +42,7 @@ func (b *Backups) DrillEnded(ctx context.Context, tx *db.Tx, t task.Task, result
 		d.Evidence = report.GetEvidence()
 	}
 	if t.State == task.Succeeded {
-		d.Problem, err = b.judge(ctx, tx, d, report)
+		d.Problem, d.Note, err = b.judge(ctx, tx, d, report)
 	} else {
 		d.Problem = undone(t)
 	}
@@ -70,40 +70,46 @@ func undone(t task.Task) string {
 	return "the host could not do it: " + wordsOf(t)
 }
 
-// judge says why a drill that a host has done proves nothing; empty where it proves the backup.
-func (b *Backups) judge(ctx context.Context, tx *db.Tx, d Drill, report *backupv1.DrillReport) (problem string, err error) {
+// judge says why a drill that a host has done proves nothing; empty where it proves the backup, and what is worth to know then.
+func (b *Backups) judge(ctx context.Context, tx *db.Tx, d Drill, report *backupv1.DrillReport) (problem, note string, err error) {
 	of, err := load(ctx, tx, d.Organization, d.Site, d.Backup)
 	if errors.Is(err, ErrNotFound) {
-		return "the backup was removed before what came back could be compared" + saysNothing, nil
+		return "the backup was removed before what came back could be compared" + saysNothing, "", nil
 	}
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	_, m, err := b.verified(of)
 	if err != nil {
 		b.log.ErrorContext(ctx, "the manifest of a backup is not what was signed", "backup", of.ID, "site", of.Site, "err", err)
-		return ErrForged.Error(), nil
+		return ErrForged.Error(), "", nil
 	}
-	return verdict(m, d.ID.String(), report), nil
+	problem, note = verdict(m, d.ID.String(), d.paths, report)
+	return problem, note, nil
 }
 
-// verdict says in what that which came back is not what was recorded; empty where it is in nothing. The report is a host's word: what
-// it does not say it has not found.
-func verdict(m *backupv1.Manifest, drill string, report *backupv1.DrillReport) string {
+// verdict says in what that which came back is not what was recorded; empty where it is in nothing that counts, and then what is worth
+// to know. Paths are what the host was to ask for after the home page. The report is a host's word: what it does not say it has not
+// found.
+func verdict(m *backupv1.Manifest, drill string, paths []string, report *backupv1.DrillReport) (problem, note string) {
 	e := report.GetEvidence()
 	switch {
 	case e == nil:
-		return "the host did not say what it found"
+		return "the host did not say what it found", ""
 	case report.GetDrillId() != drill:
-		return "the host reported another drill than the one that was asked for"
+		return "the host reported another drill than the one that was asked for", ""
 	case e.GetStartTime() == nil || e.GetEndTime() == nil || e.GetEndTime().AsTime().Before(e.GetStartTime().AsTime()):
-		return "the host did not say when it began and ended"
+		return "the host did not say when it began and ended", ""
 	}
-	all := slices.Concat(otherFiles(m.GetContents(), e), otherDatabase(m.GetContents(), e), otherPage(m.GetContents().GetPageTitle(), e.GetPages()))
+	recorded := m.GetContents()
+	all := slices.Concat(otherFiles(recorded, e), otherDatabase(recorded, e), otherHome(recorded.GetPageTitle(), e.GetPages()), otherPages(paths, e.GetPages()))
 	if more := len(all) - differencesShown; more > 0 {
 		all = append(all[:differencesShown], fmt.Sprintf("and %d more", more))
 	}
-	return strings.Join(all, "; ")
+	if len(all) == 0 {
+		note = strings.Join(slices.Concat(otherTitle(recorded.GetPageTitle(), e.GetPages()), unkept(recorded)), "; ")
+	}
+	return strings.Join(all, "; "), note
 }
 
 // differencesShown bounds what is told: the first ones show where to look.
@@ -119,7 +125,19 @@ func otherFiles(recorded *backupv1.Contents, e *backupv1.Evidence) (all []string
 	if len(all) == 0 && !bytes.Equal(e.GetListingSha256(), recorded.GetListingSha256()) {
 		all = append(all, "the files have other names, modes, sizes or times than were recorded")
 	}
+	if links := recorded.GetLinksSha256(); len(links) > 0 && len(e.GetLinksSha256()) > 0 && !bytes.Equal(e.GetLinksSha256(), links) {
+		all = append(all, "links lead elsewhere than was recorded")
+	}
 	return all
+}
+
+// unkept tells of links for whose targets nobody vouches.
+func unkept(recorded *backupv1.Contents) []string {
+	if recorded.GetUnkeptLinkCount() == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("%d links have targets that are not UTF-8, and may come back as other ones: %s", recorded.GetUnkeptLinkCount(),
+		strings.Join(recorded.GetUnkeptLinks(), ", "))}
 }
 
 func otherDatabase(recorded *backupv1.Contents, e *backupv1.Evidence) (all []string) {
@@ -151,9 +169,9 @@ func otherDatabase(recorded *backupv1.Contents, e *backupv1.Evidence) (all []str
 	return all
 }
 
-// otherPage compares the home page. Where it showed no title when the backup was made, it need not have been a page of the site: any
-// answer is one then, but that the server is broken.
-func otherPage(title string, pages []*backupv1.Page) []string {
+// otherHome looks at the home page. Where it showed no title when the backup was made, it need not have been a page of the site: any
+// answer is one then, but that the server is broken. Where it did, it has one again: which, otherTitle tells.
+func otherHome(title string, pages []*backupv1.Page) []string {
 	if len(pages) == 0 || pages[0].GetPath() != "/" {
 		return []string{"the host did not ask for the home page"}
 	}
@@ -166,10 +184,39 @@ func otherPage(title string, pages []*backupv1.Page) []string {
 		return []string{fmt.Sprintf("the home page was answered with status %d", status)}
 	case home.GetProblem() != "":
 		return []string{"the home page could not be read: " + home.GetProblem()}
-	case title != "" && home.GetTitle() != title:
-		return []string{fmt.Sprintf("the home page has the title %q, and %q was recorded", home.GetTitle(), title)}
+	case title != "" && (home.GetTitle() == "" || home.GetBodyBytes() == 0):
+		return []string{fmt.Sprintf("the home page has no title, and %q was recorded", title)}
 	}
 	return nil
+}
+
+// otherTitle tells of a home page that is called otherwise than when the backup was made. Where all files and rows are those that were
+// recorded, the site has called it so: there is a date in it, or what is new today. A drill that failed for that would for ever.
+func otherTitle(title string, pages []*backupv1.Page) []string {
+	if now := pages[0].GetTitle(); title != "" && now != title {
+		return []string{fmt.Sprintf("the home page has the title %q, and %q was recorded", now, title)}
+	}
+	return nil
+}
+
+// otherPages looks at what was asked for after the home page: nothing is recorded of it, and it has to be there.
+func otherPages(paths []string, pages []*backupv1.Page) (all []string) {
+	for _, path := range paths {
+		i := slices.IndexFunc(pages, func(p *backupv1.Page) bool { return p.GetPath() == path })
+		if i < 0 {
+			all = append(all, fmt.Sprintf("the host did not ask for %s: its agent may be too old for it", path))
+			continue
+		}
+		switch p := pages[i]; {
+		case p.GetHttpStatus() == 0:
+			all = append(all, fmt.Sprintf("%s was not answered: %s", path, cmp.Or(p.GetProblem(), "no reason was given")))
+		case p.GetHttpStatus() >= http.StatusBadRequest:
+			all = append(all, fmt.Sprintf("%s was answered with status %d", path, p.GetHttpStatus()))
+		case p.GetProblem() != "":
+			all = append(all, fmt.Sprintf("%s could not be read: %s", path, p.GetProblem()))
+		}
+	}
+	return all
 }
 
 // endDrill writes what a drill came to, and tells of it. One that was stopped on purpose is nobody's alarm.
@@ -192,9 +239,10 @@ func (b *Backups) endDrill(ctx context.Context, tx *db.Tx, d Drill, tell bool) e
 		    problem = $4,
 		    mailed = $5,
 		    evidence = $6,
-		    ended_at = $7
+		    ended_at = $7,
+		    note = $8
 		WHERE organization_id = $1
-		  AND id = $2`, d.Organization, d.ID, string(d.State), d.Problem, d.mailed, evidence, db.Micros(d.EndedAt)); err != nil {
+		  AND id = $2`, d.Organization, d.ID, string(d.State), d.Problem, d.mailed, evidence, db.Micros(d.EndedAt), d.Note); err != nil {
 		return fmt.Errorf("save drill %s: %w", d.ID, err)
 	}
 	action, event, result := "backup.drill_pass", webhook.DrillPassed, string(d.State)

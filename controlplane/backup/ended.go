@@ -179,7 +179,7 @@ func RestoreEnded(ctx context.Context, tx *db.Tx, t task.Task, _ *orderv1.Result
 	} else {
 		r.State, r.Problem, action = RestoreFailed, wordsOf(t), "backup.restore_fail"
 		if t.State == task.TimedOut {
-			r.Problem += "; whether the host went on is not known: look at the site"
+			r.Problem += "; whether the host goes on is not known before it says so"
 		}
 	}
 	if err := errors.Join(err, r.save(ctx, tx, action)); err != nil {
@@ -209,6 +209,57 @@ func UndoEnded(ctx context.Context, tx *db.Tx, t task.Task, _ *orderv1.Result) e
 	}
 	return nil
 }
+
+// RestoreLate takes in how a restore ended on a host that was given up: one in the middle of a switch goes on until it is through.
+// Package task calls it (task.OnLateEnd).
+func RestoreLate(ctx context.Context, tx *db.Tx, t task.Task, result *orderv1.Result) error {
+	r, err := restoreOf(ctx, tx, t, RestoreFailed)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil // it left with its site
+	}
+	if err != nil {
+		return fmt.Errorf("late end of task %s: %w", t.ID, err)
+	}
+	action, now := "backup.restored", time.Now()
+	if result.GetOutcome() == orderv1.Outcome_OUTCOME_SUCCEEDED {
+		r.State, r.Problem, r.EndedAt, r.UndoUntil = Restored, "", now, now.Add(undoFor)
+		err = publish(ctx, tx, r.Organization, r.Site, webhook.RestoreDone, "restore", r.ID.String())
+	} else {
+		r.Problem, action = wordsOf(t)+lateWords(result), "backup.restore_fail"
+	}
+	if err := errors.Join(err, r.save(ctx, tx, action)); err != nil {
+		return fmt.Errorf("late end of task %s: %w", t.ID, err)
+	}
+	return nil
+}
+
+// UndoLate is RestoreLate of an undoing.
+func UndoLate(ctx context.Context, tx *db.Tx, t task.Task, result *orderv1.Result) error {
+	r, err := restoreOf(ctx, tx, t, Restored)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil // it left with its site, or was asked for again
+	}
+	if err != nil {
+		return fmt.Errorf("late end of task %s: %w", t.ID, err)
+	}
+	action := "restore.undone"
+	if result.GetOutcome() == orderv1.Outcome_OUTCOME_SUCCEEDED {
+		r.Undone, r.Problem = !r.Undone, ""
+	} else {
+		r.Problem, action = "it could not be undone: "+wordsOf(t)+lateWords(result), "restore.undo_fail"
+	}
+	if err := r.save(ctx, tx, action); err != nil {
+		return fmt.Errorf("late end of task %s: %w", t.ID, err)
+	}
+	return nil
+}
+
+func lateWords(result *orderv1.Result) string {
+	return "; the host said later that it did not do it: " + task.Text(result.GetError(), lateShown)
+}
+
+// lateShown is how many bytes of a host's late words are kept.
+const lateShown = 1024
 
 // restoreOf finds the restore whose newest task has ended, and keeps others from changing it.
 func restoreOf(ctx context.Context, tx *db.Tx, t task.Task, state RestoreState) (Restoration, error) {

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -35,6 +36,7 @@ type Policy struct {
 	Interval     time.Duration // between two backups of a site, whole seconds; 0 makes none
 	Retention    Retention
 	Target       contract.TargetID // where the repositories of sites are made that have none; zero for the platform's own store
+	DrillPaths   []string          // that drills ask for, beside the home page
 	CreatedAt    time.Time
 	UpdatedAt    time.Time
 }
@@ -92,7 +94,8 @@ func (b *Backups) policyOf(ctx context.Context, q db.Querier, of *site.Site) (Po
 func (p Policy) Message() *backupv1.Policy {
 	m := &backupv1.Policy{
 		Id: p.ID.String(), OrganizationId: p.Organization.String(), Name: p.Name, Tags: p.Tags, Rank: p.Rank, Retention: p.Retention.Message(),
-		TargetId: p.Target.String(),
+		TargetId:   p.Target.String(),
+		DrillPaths: p.DrillPaths,
 	}
 	if p.Interval > 0 {
 		m.Interval = durationpb.New(p.Interval)
@@ -133,12 +136,13 @@ var (
 
 // PolicyChange says what a policy is to be; nil leaves a part as it is.
 type PolicyChange struct {
-	Name      *string
-	Tags      *[]string
-	Rank      *int32
-	Interval  *time.Duration
-	Retention *Retention
-	Target    *contract.TargetID // zero for the platform's own store
+	Name       *string
+	Tags       *[]string
+	Rank       *int32
+	Interval   *time.Duration
+	Retention  *Retention
+	Target     *contract.TargetID // zero for the platform's own store
+	DrillPaths *[]string
 }
 
 // apply lays a change over a policy, and says in words what changes. Errors are faults of kind Invalid that name the field.
@@ -172,6 +176,10 @@ func (c PolicyChange) apply(p Policy) (Policy, []string, error) {
 		p.Target = *c.Target
 		what = append(what, "target: "+cmp.Or(p.Target.String(), "none"))
 	}
+	if c.DrillPaths != nil {
+		p.DrillPaths = slices.DeleteFunc(slices.Clone(*c.DrillPaths), func(path string) bool { return path == "/" }) // which is always asked for
+		what = append(what, "drill paths: "+cmp.Or(strings.Join(p.DrillPaths, " "), "none"))
+	}
 	return p, what, p.check()
 }
 
@@ -195,6 +203,26 @@ func (p Policy) check() error {
 		return fault.Invalid("retention.weekly", "must be at most 260")
 	case p.Retention.Monthly > 120:
 		return fault.Invalid("retention.monthly", "must be at most 120")
+	}
+	return checkPaths(p.DrillPaths)
+}
+
+// maxPaths is how many a drill asks for, beside the home page: each may take a minute.
+const maxPaths = 5
+
+var drillPath = regexp.MustCompile(`^/[!-~]*$`)
+
+func checkPaths(paths []string) error {
+	if len(paths) > maxPaths {
+		return fault.Invalid("drill_paths", fmt.Sprintf("must be at most %d", maxPaths))
+	}
+	for i, path := range paths {
+		if _, err := url.ParseRequestURI(path); err != nil || len(path) > 1024 || !drillPath.MatchString(path) {
+			return fault.Invalid("drill_paths", "must be paths as a browser sends them: /shop/, without spaces or letters that are not ASCII, at most 1024 bytes each")
+		}
+		if slices.Contains(paths[:i], path) {
+			return fault.Invalid("drill_paths", "must name each path once")
+		}
 	}
 	return nil
 }
@@ -224,9 +252,9 @@ func (b *Backups) CreatePolicy(ctx context.Context, organization contract.Organi
 		}
 		if _, err := tx.Exec(ctx, `
 			INSERT INTO backup_policies (
-				organization_id, id, name, tags, rank, interval_seconds, keep_hourly, keep_daily, keep_weekly, keep_monthly, target_id, created_at,
+				organization_id, id, name, tags, rank, interval_seconds, keep_hourly, keep_daily, keep_weekly, keep_monthly, target_id, drill_paths, created_at,
 				updated_at)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)`, append(made.values(), db.Micros(now))...); err != nil {
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13)`, append(made.values(), db.Micros(now))...); err != nil {
 			return fmt.Errorf("insert backup policy: %w", err)
 		}
 		return recordPolicy(ctx, tx, made, "backup_policy.create", made.Name)
@@ -271,7 +299,8 @@ func (b *Backups) UpdatePolicy(ctx context.Context, organization contract.Organi
 			    keep_weekly = $9,
 			    keep_monthly = $10,
 			    target_id = $11,
-			    updated_at = $12
+			    drill_paths = $12,
+			    updated_at = $13
 			WHERE organization_id = $1
 			  AND id = $2`, append(changed.values(), db.Micros(changed.UpdatedAt))...); err != nil {
 			return err
@@ -426,6 +455,7 @@ func policiesOf(ctx context.Context, q db.Querier, organization contract.Organiz
 		       keep_weekly,
 		       keep_monthly,
 		       target_id,
+		       drill_paths,
 		       created_at,
 		       updated_at
 		FROM backup_policies
@@ -438,14 +468,14 @@ func policiesOf(ctx context.Context, q db.Querier, organization contract.Organiz
 	var all []Policy
 	for rows.Next() {
 		var p Policy
-		var tags string
+		var tags, paths string
 		var seconds, created, updated int64
 		var lies sql.Null[contract.TargetID]
 		if err := rows.Scan(&p.Organization, &p.ID, &p.Name, &tags, &p.Rank, &seconds,
-			&p.Retention.Hourly, &p.Retention.Daily, &p.Retention.Weekly, &p.Retention.Monthly, &lies, &created, &updated); err != nil {
+			&p.Retention.Hourly, &p.Retention.Daily, &p.Retention.Weekly, &p.Retention.Monthly, &lies, &paths, &created, &updated); err != nil {
 			return nil, fmt.Errorf("read backup policies: %w", err)
 		}
-		p.Tags, p.Interval = strings.Fields(tags), time.Duration(seconds)*time.Second
+		p.Tags, p.Interval, p.DrillPaths = strings.Fields(tags), time.Duration(seconds)*time.Second, strings.Fields(paths)
 		p.Target, p.CreatedAt, p.UpdatedAt = lies.V, db.Time(created), db.Time(updated)
 		all = append(all, p)
 	}
@@ -460,7 +490,7 @@ func (p Policy) values() []any {
 	return []any{
 		p.Organization, p.ID, p.Name, strings.Join(p.Tags, " "), p.Rank, int64(p.Interval / time.Second),
 		p.Retention.Hourly, p.Retention.Daily, p.Retention.Weekly, p.Retention.Monthly,
-		targetColumn(p.Target),
+		targetColumn(p.Target), strings.Join(p.DrillPaths, " "),
 	}
 }
 

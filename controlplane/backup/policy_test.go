@@ -100,6 +100,9 @@ func asked(name string, rank int32, interval time.Duration, tags ...string) Poli
 	return PolicyChange{Name: &name, Tags: &tags, Rank: &rank, Interval: &interval}
 }
 
+// drillingFor is a change of what drills ask for.
+func drillingFor(paths ...string) PolicyChange { return PolicyChange{DrillPaths: &paths} }
+
 func (w *world) policy(t *testing.T, change PolicyChange) Policy {
 	t.Helper()
 	made, err := w.CreatePolicy(t.Context(), w.ours, change)
@@ -160,6 +163,12 @@ func TestPolicies(t *testing.T) {
 				"days":                {PolicyChange{Retention: &Retention{Daily: 367}}, "retention.daily"},
 				"weeks":               {PolicyChange{Retention: &Retention{Weekly: 261}}, "retention.weekly"},
 				"months":              {PolicyChange{Retention: &Retention{Monthly: 121}}, "retention.monthly"},
+				"a path":              {drillingFor("shop/"), "drill_paths"},
+				"a path with a space": {drillingFor("/a b"), "drill_paths"},
+				"a path of nobody":    {drillingFor("/%zz"), "drill_paths"},
+				"a long path":         {drillingFor("/" + strings.Repeat("a", 1024)), "drill_paths"},
+				"a path twice":        {drillingFor("/a", "/a"), "drill_paths"},
+				"many paths":          {drillingFor("/1", "/2", "/3", "/4", "/5", "/6"), "drill_paths"},
 			} {
 				if test.change.Name == nil {
 					name := "new"

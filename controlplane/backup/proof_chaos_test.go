@@ -11,9 +11,12 @@ import (
 )
 
 // chaos makes sites of chance: what a seed makes once it makes again.
-type chaos struct{ *rand.Rand }
+type chaos struct {
+	*rand.Rand
+	size int // of a site: as many times more of everything than of a small one
+}
 
-func newChaos(seed uint64) chaos { return chaos{rand.New(rand.NewPCG(seed, 5))} }
+func newChaos(seed uint64) chaos { return chaos{rand.New(rand.NewPCG(seed, 5)), 1} }
 
 func (c chaos) bytes(n int) []byte {
 	b := make([]byte, n)
@@ -34,7 +37,7 @@ func (c chaos) name() string {
 // tree makes files, directories and links below a directory that is there.
 func (c chaos) tree(dir string, uid int, depth int) error {
 	var errs []error
-	for range c.IntN(7) + 1 {
+	for range c.IntN(7*c.size) + 1 {
 		at := filepath.Join(dir, c.name())
 		if _, err := os.Lstat(at); err == nil {
 			continue
@@ -44,8 +47,7 @@ func (c chaos) tree(dir string, uid int, depth int) error {
 			errs = append(errs, os.Mkdir(at, 0o700), c.tree(at, uid, depth+1), os.Chown(at, uid, uid))
 			errs = append(errs, os.Chmod(at, []os.FileMode{0o700, 0o755, 0o500, 0o777, 0o750}[c.IntN(5)]))
 		case n == 2:
-			// restic 0.14 keeps no target that is not UTF-8 (its issue 3311); newer ones do.
-			errs = append(errs, os.Symlink(c.pick("plain1", "/etc/passwd", "..", "nowhere", "ünï\n"), at), os.Lchown(at, uid, uid))
+			errs = append(errs, os.Symlink(c.pick("plain1", "/etc/passwd", "..", "nowhere", "ünï\n", "bad-\xff\xfe"), at), os.Lchown(at, uid, uid))
 			continue // its time is of no consequence
 		case n == 3:
 			errs = append(errs, c.sparse(at))
@@ -108,7 +110,7 @@ func (p *proven) fill(c chaos) {
 func (c chaos) schema() string {
 	var b strings.Builder
 	b.WriteString(dropAll)
-	for i := range c.IntN(4) {
+	for i := range c.IntN(4 * c.size) {
 		c.table(&b, i)
 	}
 	if c.IntN(2) == 0 {
@@ -200,7 +202,7 @@ func (c chaos) table(b *strings.Builder, i int) {
 		}
 	}
 	fmt.Fprintf(b, "CREATE TABLE %s (%s)%s;\n", quoted(name), strings.Join(defined, ", "), options)
-	for range []int{0, 1, 5, 40}[c.IntN(4)] {
+	for range []int{0, 1, 5, 40 * c.size}[c.IntN(4)] {
 		var names, values []string
 		for n, col := range all {
 			value := col.value(c)

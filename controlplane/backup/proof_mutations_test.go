@@ -2,10 +2,9 @@ package backup
 
 import (
 	"errors"
-	"fmt"
 	"maps"
+	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -17,15 +16,13 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// objects are the names of what a repository has, by its kind.
-func (p *proven) objects() map[string][]string {
+// objects are the names of what a repository has.
+func (p *proven) objects() []string {
 	p.t.Helper()
-	all := map[string][]string{}
+	var all []string
 	must(p.t, filepath.WalkDir(p.where, func(path string, e os.DirEntry, err error) error {
 		if err == nil && e.Type().IsRegular() {
-			name := strings.TrimPrefix(path, p.where+"/")
-			kind, _, _ := strings.Cut(name, "/")
-			all[kind] = append(all[kind], name)
+			all = append(all, strings.TrimPrefix(path, p.where+"/"))
 		}
 		return err
 	}))
@@ -35,72 +32,94 @@ func (p *proven) objects() map[string][]string {
 // mutilated is a site with two backups, and all that a mutation needs.
 type mutilated struct {
 	*proven
-	c                          chaos
-	first, second              Backup
-	good                       state  // of the second
-	prepared, older, foreign   string // directories: the repository as it is, as it was after the first backup, and another site's
-	foreignManifest            []byte
-	found, early, harmless, no map[string]int
+	c                      chaos
+	first, second          Backup
+	now, good              state    // of the site as it is, and of the second backup
+	read, rest             []string // what a restore of the second one reads of the repository, and what it does not
+	prepared, older        string   // directories: the repository as it is, and as it was after the first backup
+	foreign                *foreigner
+	found, early, harmless map[string]int
+	missed                 int
 }
 
-// mutate does one thing to the repository, or to what is written down of it, and says what.
-func (m *mutilated) mutate() string {
+// foreigner is another site's repository, and a manifest of it.
+type foreigner struct {
+	where    string
+	manifest []byte
+}
+
+// kindOf is the directory of an object's name.
+func kindOf(name string) string {
+	kind, _, _ := strings.Cut(name, "/")
+	return kind
+}
+
+// target is what is damaged: nine times of ten what the restore reads. To damage anything else has no effect, as it has to.
+func (m *mutilated) target() string {
+	from := m.read
+	if m.c.IntN(10) == 0 && len(m.rest) > 0 {
+		from = m.rest
+	}
+	kinds := map[string][]string{}
+	for _, name := range from {
+		kinds[kindOf(name)] = append(kinds[kindOf(name)], name)
+	}
+	return m.c.pick(kinds[m.c.pick(slices.Sorted(maps.Keys(kinds))...)]...)
+}
+
+// mutate does one thing to the repository, or to what is written down of it, and says what. Back takes it back.
+func (m *mutilated) mutate() (what string, back func()) {
 	m.t.Helper()
-	objects := m.objects()
-	kind := m.c.pick(slices.Sorted(maps.Keys(objects))...)
-	one := m.c.pick(objects[kind]...)
-	at := filepath.Join(m.where, one)
+	one := m.target()
+	kind, at := kindOf(one), filepath.Join(m.where, one)
 	text, err := os.ReadFile(at)
 	must(m.t, err)
 	put := func(at string, text []byte) { must(m.t, os.WriteFile(at, text, 0o600)) }
-	replace := func(from string) { must(m.t, errors.Join(os.RemoveAll(m.where), copyTree(from, m.where))) }
+	restore := func() { put(at, text) }
+	replace := func(from string) {
+		must(m.t, errors.Join(os.RemoveAll(m.where), os.CopyFS(m.where, os.DirFS(from))))
+	}
 	switch n := m.c.IntN(100); {
 	case n < 55:
-		bit := m.c.IntN(8 * len(text))
-		text[bit/8] ^= 1 << (bit % 8)
-		put(at, text)
-		return "a bit flipped in " + kind
-	case n < 70:
+		other, bit := slices.Clone(text), m.c.IntN(8*len(text))
+		other[bit/8] ^= 1 << (bit % 8)
+		put(at, other)
+		return "a bit flipped in " + kind, restore
+	case n < 72:
 		put(at, text[:m.c.IntN(len(text))])
-		return "a cut in " + kind
-	case n < 80:
-		other := filepath.Join(m.where, m.c.pick(objects[kind]...))
-		theirs, err := os.ReadFile(other)
+		return "a cut in " + kind, restore
+	case n < 82:
+		second := one
+		for second == one {
+			second = m.c.pick(m.read...)
+		}
+		theirs, err := os.ReadFile(filepath.Join(m.where, second))
 		must(m.t, err)
 		put(at, theirs)
-		put(other, text)
-		return "two swapped in " + kind
-	case n < 88:
+		put(filepath.Join(m.where, second), text)
+		return "two swapped, one of " + kind, func() {
+			restore()
+			put(filepath.Join(m.where, second), theirs)
+		}
+	case n < 90:
 		must(m.t, os.Remove(at))
-		return "one removed from " + kind
-	case n < 91:
+		return "one removed from " + kind, restore
+	case n < 92:
 		replace(m.older)
-		return "an older repository"
+		return "an older repository", func() { replace(m.prepared) }
 	case n < 94:
-		replace(m.foreign)
-		return "another site's repository"
+		replace(m.foreign.where)
+		return "another site's repository", func() { replace(m.prepared) }
 	}
 	manifests := map[string][]byte{
-		"another backup's manifest": m.first.manifest, "another site's manifest": m.foreignManifest, "no manifest": nil,
+		"another backup's manifest": m.first.manifest, "another site's manifest": m.foreign.manifest, "no manifest": nil,
 	}
-	what := m.c.pick(slices.Sorted(maps.Keys(manifests))...)
-	m.exec(m.t, `UPDATE backups SET manifest = $1 WHERE id = $2`, manifests[what], m.second.ID)
-	return what
-}
-
-func copyTree(from, to string) error {
-	out, err := exec.Command("/bin/cp", "-a", from, to).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, out)
+	what = m.c.pick(slices.Sorted(maps.Keys(manifests))...)
+	say := func(manifest []byte) {
+		m.exec(m.t, `UPDATE backups SET manifest = $1 WHERE id = $2`, manifest, m.second.ID)
 	}
-	return nil
-}
-
-// mend makes all as it was before a mutation.
-func (m *mutilated) mend() {
-	m.t.Helper()
-	must(m.t, errors.Join(os.RemoveAll(m.where), copyTree(m.prepared, m.where)))
-	m.exec(m.t, `UPDATE backups SET manifest = $1 WHERE id = $2`, m.second.manifest, m.second.ID)
+	say(manifests[what])
+	return what, func() { say(m.second.manifest) }
 }
 
 // checked says whether the control plane finds a mutation, where it came between the host's report and the check.
@@ -120,99 +139,153 @@ func (m *mutilated) checked() bool {
 // try mutates once, and restores.
 func (m *mutilated) try(n int) {
 	m.t.Helper()
-	defer m.mend()
-	was := m.observe()
-	what := m.mutate()
+	what, back := m.mutate()
+	defer back()
 	if m.checked() {
 		m.early[what]++
 	}
+	was := m.now
 	_, err := m.Restore(m.t.Context(), m.ours, m.site, m.second.ID, Parts{WithoutBackup: true})
-	if errors.Is(err, ErrForged) {
-		m.untouched(what, was)
+	forged := errors.Is(err, ErrForged)
+	if !forged {
+		must(m.t, err)
+		m.orders(m.t, m.obey)
+	}
+	m.now = m.observe()
+	if forged {
+		if m.now != was {
+			m.missed++
+			m.t.Errorf("mutation %d, %s: nothing was ordered, and the site %s", n, what, m.now.other(was))
+		}
 		m.found[what]++
 		return
 	}
-	must(m.t, err)
-	m.orders(m.t, m.obey)
 	switch r := m.restores(m.t)[0]; {
-	case r.State == RestoreFailed && m.observe() == was:
+	case r.State == RestoreFailed && m.now == was:
 		m.found[what]++
-	case r.State == Restored && m.observe() == m.good:
+	case r.State == Restored && m.now == m.good:
 		m.harmless[what]++
-		m.fill(m.c) // it is to differ again
+		m.ruin()
 	default:
-		m.no[what]++
-		now := m.observe()
-		m.t.Errorf("mutation %d, %s: the restore is %s (%s); of the site as it was, it %s\nof the backup, it %s", n, what, r.State, r.Problem, now.other(was), now.other(m.good))
+		m.missed++
+		m.t.Errorf("mutation %d, %s: the restore is %s (%s); of the site as it was, it %s\nof the backup, it %s", n, what, r.State, r.Problem, m.now.other(was), m.now.other(m.good))
 	}
 }
 
+// ruin makes the site another one than the backup.
+func (m *mutilated) ruin() {
+	m.fill(m.c)
+	m.now = m.observe()
+}
+
 // TestProofMutations damages and swaps what is stored, in one place at a time: each is found before the site is touched, or it has no
-// effect.
+// effect. It goes on until so many were found.
 func TestProofMutations(t *testing.T) {
-	seed, all := seedOf(t), many(t, "CHOM_PROOF_MUTATIONS", 2000, 24)
+	seed, all := seedOf(t), many(t, "CHOM_PROOF_MUTATIONS", 2000, 100)
 	socket := startDatabase(t).Socket
+	other := newForeigner(t, socket, seed)
 	var mu sync.Mutex
-	total := map[string]map[string]int{}
-	workers := runtime.GOMAXPROCS(0)
+	total, missed := map[string]map[string]int{"found": {}, "found by the check": {}, "harmless": {}}, 0
+	workers := min(2*runtime.GOMAXPROCS(0), 8) // each waits half of its time: restic looks twice at what is damaged
 	t.Run("all", func(t *testing.T) {
 		for worker := range workers {
 			t.Run(strconv.Itoa(worker), func(t *testing.T) {
 				t.Parallel()
-				m := newMutilated(t, socket, seed+uint64(worker))
-				for n := worker; n < all && !t.Failed(); n += workers {
+				m := newMutilated(t, socket, seed+uint64(worker)+1, other)
+				for n := 0; sum(m.found) < (all+workers-1)/workers && !t.Failed(); n++ {
 					m.try(n)
+					if proving && n%50 == 49 {
+						t.Logf("of %d so far: %d found, %d harmless, %d MISSED", n+1, sum(m.found), sum(m.harmless), m.missed)
+					}
+				}
+				// That all were found must not come of something that fails every restore.
+				if r := m.putBack(m.second.ID, Parts{}); r.State != Restored || m.observe() != m.good {
+					t.Errorf("after all was taken back, the restore is %s: %s", r.State, r.Problem)
 				}
 				mu.Lock()
 				defer mu.Unlock()
-				for how, counts := range map[string]map[string]int{"found": m.found, "found by the check": m.early, "harmless": m.harmless, "MISSED": m.no} {
+				missed += m.missed
+				for how, counts := range map[string]map[string]int{"found": m.found, "found by the check": m.early, "harmless": m.harmless} {
 					for what, n := range counts {
-						if total[how] == nil {
-							total[how] = map[string]int{}
-						}
 						total[how][what] += n
 					}
 				}
 			})
 		}
 	})
-	sum := func(how string) (n int) {
-		for _, count := range total[how] {
-			n += count
-		}
-		return n
-	}
-	for _, how := range []string{"found", "harmless", "MISSED"} {
+	for _, how := range []string{"found", "harmless"} {
 		t.Logf("%s: %v", how, total[how])
 	}
-	t.Logf("%d mutations: %d found, %d harmless, %d MISSED; of those before the check %d were found by it",
-		sum("found")+sum("harmless")+sum("MISSED"), sum("found"), sum("harmless"), sum("MISSED"), sum("found by the check"))
-	if sum("found") == 0 || sum("MISSED") > 0 {
+	t.Logf("seed %d: %d mutations: %d found, %d harmless, %d MISSED; before the check they would have been found by it: %d", seed,
+		sum(total["found"])+sum(total["harmless"])+missed, sum(total["found"]), sum(total["harmless"]), missed, sum(total["found by the check"]))
+	if sum(total["found"]) < all || missed > 0 {
 		t.Fail()
 	}
 }
 
-func newMutilated(t *testing.T, socket string, seed uint64) *mutilated {
+func sum(counts map[string]int) (n int) {
+	for _, count := range counts {
+		n += count
+	}
+	return n
+}
+
+func newForeigner(t *testing.T, socket string, seed uint64) *foreigner {
 	t.Helper()
 	at, root := diskStore(t)
-	c := newChaos(seed)
-	other := newProven(t, socket, at, root)
-	other.prepare()
-	other.fill(c)
-	theirs := other.goodBackup()
 	p := newProven(t, socket, at, root)
 	p.prepare()
-	m := &mutilated{proven: p, c: c, foreign: other.where, foreignManifest: theirs.manifest, found: map[string]int{}, early: map[string]int{}, harmless: map[string]int{}, no: map[string]int{}}
-	p.fill(c)
+	p.fill(newChaos(seed))
+	return &foreigner{p.where, p.goodBackup().manifest}
+}
+
+func newMutilated(t *testing.T, socket string, seed uint64, other *foreigner) *mutilated {
+	t.Helper()
+	at, root := diskStore(t)
+	p := newProven(t, socket, at, root)
+	p.prepare()
+	m := &mutilated{proven: p, c: newChaos(seed), foreign: other, found: map[string]int{}, early: map[string]int{}, harmless: map[string]int{}}
+	p.fill(m.c)
 	m.first = p.goodBackup()
-	m.older, m.prepared = root+"/../older", root+"/../prepared"
-	must(t, copyTree(p.where, m.older))
-	p.fill(c)
-	must(t, os.WriteFile(p.shell()+"/private/some", c.bytes(50_000), 0o600))
+	m.older, m.prepared = root+"-older", root+"-prepared"
+	must(t, os.CopyFS(m.older, os.DirFS(p.where)))
+	p.fill(m.c)
+	must(t, os.WriteFile(p.shell()+"/private/some", m.c.bytes(50_000), 0o600))
 	must(t, os.Chown(p.shell()+"/private/some", int(p.scene.UID), int(p.scene.UID)))
 	m.good = p.observe()
 	m.second = p.goodBackup()
-	must(t, copyTree(p.where, m.prepared))
-	p.fill(c)
+	must(t, os.CopyFS(m.prepared, os.DirFS(p.where)))
+	m.ruin()
+	m.watchRestore()
 	return m
+}
+
+// watchRestore finds out what a restore of the second backup reads.
+func (m *mutilated) watchRestore() {
+	m.t.Helper()
+	var mu sync.Mutex
+	read := map[string]bool{}
+	note := func(_ http.ResponseWriter, r *http.Request) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if r.Method == http.MethodGet {
+			read[r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]] = true
+		}
+		return false
+	}
+	m.fault.Store(&note)
+	if r := m.putBack(m.second.ID, Parts{}); r.State != Restored {
+		m.t.Fatalf("the restore is %s: %s", r.State, r.Problem)
+	}
+	for _, name := range m.objects() {
+		if read[filepath.Base(name)] {
+			m.read = append(m.read, name)
+		} else {
+			m.rest = append(m.rest, name)
+		}
+	}
+	if len(m.read) < 5 || slices.ContainsFunc(m.read, func(name string) bool { return kindOf(name) == "manifests" }) {
+		m.t.Fatalf("a restore reads %v, and not %v", m.read, m.rest)
+	}
+	m.ruin()
 }

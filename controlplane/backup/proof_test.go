@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"chom.dev/controlplane/backup/store"
+	"chom.dev/controlplane/db/dbtest"
 )
 
 // now is when what rests after a failure is due.
@@ -48,22 +49,38 @@ func seedOf(t *testing.T) uint64 {
 	return seed
 }
 
+// scratch is a directory of a test, in memory where there is room: what dies here are processes, not machines.
+func scratch(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(dbtest.Scratch(), "chom-proof-")
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
 func diskStore(t *testing.T) (at store.Store, root string) {
 	t.Helper()
-	root = t.TempDir() + "/store"
+	root = scratch(t) + "/store"
 	d, err := store.OpenDisk(root)
 	must(t, err)
 	t.Cleanup(func() { _ = d.Close() })
 	return d, root
 }
 
-// perSite is how many restores a site of chance has.
-const perSite = 10
+// perSite is how many restores a site of chance has, of so many: a new site takes longer than a restore.
+func perSite(restores int) int {
+	if proving {
+		return min(restores, 10)
+	}
+	return min(restores, 50)
+}
 
 // TestProofRestores backs sites of chance up, ruins them and puts them back: files, their modes and times, and all that is in their
 // databases are what they were, and an undo gives back what was replaced.
 func TestProofRestores(t *testing.T) {
-	seed, sites := seedOf(t), (many(t, "CHOM_PROOF_RESTORES", 200, 10)+perSite-1)/perSite
+	seed, all := seedOf(t), many(t, "CHOM_PROOF_RESTORES", 250, 200)
+	each := perSite(all)
+	sites := (all + each - 1) / each
 	socket := startDatabase(t).Socket
 	var restores, undone atomic.Int64
 	t.Run("all", func(t *testing.T) {
@@ -77,6 +94,9 @@ func TestProofRestores(t *testing.T) {
 				p := newProven(t, socket, at, root)
 				p.prepare()
 				c := newChaos(seed + uint64(i))
+				if proving {
+					c.size = 4
+				}
 				var backups []Backup
 				var states []state
 				for range 3 {
@@ -85,8 +105,8 @@ func TestProofRestores(t *testing.T) {
 					backups = append(backups, p.goodBackup())
 				}
 				p.fill(c)
-				for n := range perSite {
-					before := p.observe()
+				before := p.observe()
+				for n := range each {
 					from := c.IntN(len(backups))
 					parts, want := Parts{}, states[from]
 					switch c.IntN(4) {
@@ -100,7 +120,8 @@ func TestProofRestores(t *testing.T) {
 						t.Fatalf("seed %d, restore %d of backup %d, %+v: %s %s", seed+uint64(i), n, from, parts, r.State, r.Problem)
 					}
 					restores.Add(1)
-					if now := p.observe(); now != want {
+					now := p.observe()
+					if now != want {
 						t.Fatalf("seed %d, restore %d of backup %d, %+v: %s", seed+uint64(i), n, from, parts, now.other(want))
 					}
 					switch c.IntN(3) {
@@ -109,12 +130,15 @@ func TestProofRestores(t *testing.T) {
 							t.Fatalf("seed %d, undo of %d: %+v", seed+uint64(i), n, r)
 						}
 						undone.Add(1)
+						now = before
 					case 1:
 						p.fill(c)
+						now = p.observe()
 					}
+					before = now
 				}
 			})
 		}
 	})
-	t.Logf("%d restores of %d sites were bit-identical, %d of them undone", restores.Load(), sites, undone.Load())
+	t.Logf("seed %d: %d restores of %d sites were bit-identical, %d of them undone", seed, restores.Load(), sites, undone.Load())
 }

@@ -8,8 +8,11 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	backupv1 "chom.dev/proto/gen/chom/backup/v1"
+	linkv1 "chom.dev/proto/gen/chom/link/v1"
+	orderv1 "chom.dev/proto/gen/chom/order/v1"
 
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/db/dbtest"
@@ -222,6 +225,57 @@ func TestRestoreTimedOut(t *testing.T) {
 	if now := w.restores(t)[0]; now.State != RestoreFailed || !strings.Contains(now.Problem, "is not known") {
 		t.Errorf("got %+v", now)
 	}
+}
+
+// TestLateEnds: a host that was given up in the middle of a switch goes on, and what it did is told once it says so.
+func TestLateEnds(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := newWorld(t, d)
+		ready := w.one(t)
+		w.givenUp = true
+		// late is a host that says how an order ended after the control plane has given it up.
+		late := func(t *testing.T, do func(*orderv1.Order) *orderv1.Result) {
+			t.Helper()
+			w.work(t, func(o *orderv1.Order) *orderv1.Result {
+				must(t, db.InTx(t.Context(), d, func(tx *db.Tx) error {
+					_, err := w.tasks.Apply(t.Context(), tx, w.server.String(), []*linkv1.TaskEvent{{
+						TaskId: o.TaskId, Attempt: o.Attempt, Fence: o.Fence, Sequence: 1, Time: timestamppb.Now(), Event: &linkv1.TaskEvent_Accepted{Accepted: &linkv1.Accepted{}},
+					}}, time.Now())
+					return err
+				}, db.ReadCommitted()))
+				for range 2 { // it is asked to stop first
+					must(t, w.tasks.Sweep(t.Context(), time.Now().Add(restoreWithin+startWithin+time.Minute)))
+				}
+				return do(o)
+			})
+		}
+		restore := func(t *testing.T, do func(*orderv1.Order) *orderv1.Result) Restoration {
+			t.Helper()
+			_, err := w.Restore(t.Context(), w.ours, w.site, ready.ID, Parts{WithoutBackup: true})
+			must(t, err)
+			late(t, do)
+			return w.restores(t)[0]
+		}
+		if now := restore(t, badly); now.State != RestoreFailed || !strings.HasSuffix(now.Problem, "; the host said later that it did not do it: the disk is full") {
+			t.Errorf("one that it did not do: %+v", now)
+		}
+		done := restore(t, well)
+		if done.State != Restored || done.Problem != "" || done.EndedAt.IsZero() || time.Until(done.UndoUntil) < undoFor-time.Minute {
+			t.Fatalf("one that it did: %+v", done)
+		}
+		_, err := w.Undo(t.Context(), w.ours, w.site, done.ID)
+		must(t, err)
+		late(t, badly)
+		if now := w.restores(t)[0]; now.Undone || !strings.HasPrefix(now.Problem, "it could not be undone: ") || !strings.HasSuffix(now.Problem, "did not do it: the disk is full") {
+			t.Errorf("an undoing that it did not do: %+v", now)
+		}
+		_, err = w.Undo(t.Context(), w.ours, w.site, done.ID)
+		must(t, err)
+		late(t, well)
+		if now := w.restores(t)[0]; !now.Undone || now.Problem != "" || now.State != Restored {
+			t.Errorf("an undoing that it did: %+v", now)
+		}
+	})
 }
 
 func (w *world) signed(t *testing.T, b Backup) *backupv1.SignedManifest {

@@ -87,6 +87,11 @@ func (ts *Tasks) applyTask(ctx context.Context, tx *db.Tx, server, id string, ev
 		return nil
 	}
 	if t.State.Ended() && before.State.Ended() {
+		if late := ts.late[t.Kind]; late != nil && c.late != nil {
+			if err := late(ctx, tx, t, c.late); err != nil {
+				return err
+			}
+		}
 		return ts.saveLate(ctx, tx, &t) // the noun has heard of its end
 	}
 	if before.Started.IsZero() && !t.Started.IsZero() && t.Attempt == 1 {
@@ -125,6 +130,7 @@ type change struct {
 	steps   []*linkv1.TaskEvent
 	lines   []LogLine
 	result  *orderv1.Result
+	late    *orderv1.Result // of a task that was TIMED_OUT before
 }
 
 // take applies one event in memory; a label says that it was refused.
@@ -145,7 +151,7 @@ func (c *change) take(e *linkv1.TaskEvent) (label, reason string) {
 		// It was offered, and then given up as never accepted, or refused.
 		return labelAttempt, "the attempt is over"
 	case t.State.Ended():
-		return c.late(e)
+		return c.afterEnd(e)
 	}
 	t.eventSequence = int64(e.GetSequence())
 	c.changed = true
@@ -172,11 +178,11 @@ func (c *change) take(e *linkv1.TaskEvent) (label, reason string) {
 	return "", ""
 }
 
-// late is an event after the end: of a TIMED_OUT task it is worth a log line.
-func (c *change) late(e *linkv1.TaskEvent) (label, reason string) {
+// afterEnd is an event after the end: of a TIMED_OUT task it is worth a log line, and the noun may want to know.
+func (c *change) afterEnd(e *linkv1.TaskEvent) (label, reason string) {
 	if r := e.GetResult(); r != nil && c.t.State == TimedOut {
 		c.t.eventSequence = int64(e.GetSequence())
-		c.changed = true
+		c.changed, c.late = true, r
 		outcome := strings.ToLower(strings.TrimPrefix(r.GetOutcome().String(), "OUTCOME_"))
 		c.line(e, strings.TrimSuffix("after its deadline the agent says: "+outcome+": "+r.GetError(), ": "))
 	}

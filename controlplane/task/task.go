@@ -28,8 +28,8 @@
 // Per site one task at a time, in the order of Enqueue; per server a few at
 // once. Every task has a deadline and ends by then: QUEUED, OFFERED and UNKNOWN
 // ones as TIMED_OUT at once, a RUNNING one is asked to stop and has 30 s more.
-// What the agent says of a task after its end changes nothing; after a
-// TIMED_OUT it is kept as a log line.
+// What the agent says of a task after its end changes nothing of it; after a
+// TIMED_OUT it is kept as a log line, and the noun hears of it (OnLateEnd).
 //
 // Write access to the database can't command an agent: what a task asks for is
 // sealed when it is enqueued, by a key from outside the database, and checked

@@ -587,7 +587,7 @@ func TestTime(t *testing.T) {
 			w.want(unknown.ID, TimedOut, "late")
 			w.exec(`UPDATE servers SET state = 'active' WHERE id = $1`, server)
 		})
-		t.Run("what runs is asked to stop at its deadline, and ends 30 s later; then its result is only a line", func(t *testing.T) {
+		t.Run("what runs is asked to stop at its deadline, and ends 30 s later; then its result is a line, and the noun's to know", func(t *testing.T) {
 			made := w.enqueue(deadline(time.Minute))
 			order := w.begin(server)
 			if d := order.Timeout.AsDuration(); d > time.Minute {
@@ -617,6 +617,9 @@ func TestTime(t *testing.T) {
 			}
 			if len(w.ends) != heard {
 				t.Error("the noun heard of the end twice")
+			}
+			if len(w.lates) != 1 || w.lates[0] != made.ID+" timed_out OUTCOME_SUCCEEDED" {
+				t.Errorf("of the late end it heard %v", w.lates)
 			}
 		})
 		t.Run("an agent that refuses for ever is not asked for ever", func(t *testing.T) {

@@ -35,6 +35,7 @@ type Tasks struct {
 	signer  ed25519.PrivateKey
 	log     *slog.Logger
 	ended   map[Kind]Ended
+	late    map[Kind]Ended
 	metrics *metrics
 	oldest  oldest
 
@@ -49,6 +50,10 @@ type Option func(*Tasks)
 
 // OnEnd names who hears of the end of tasks of a kind.
 func OnEnd(k Kind, fn Ended) Option { return func(ts *Tasks) { ts.ended[k] = fn } }
+
+// OnLateEnd names who hears of it when the agent says how an attempt ended whose task had TIMED_OUT: that it still is, and what the
+// host did after all.
+func OnLateEnd(k Kind, fn Ended) Option { return func(ts *Tasks) { ts.late[k] = fn } }
 
 // Retain keeps tasks for that long after their end instead of DefaultRetention.
 func Retain(d time.Duration) Option { return func(ts *Tasks) { ts.retention = d } }
@@ -72,6 +77,7 @@ func NewTasks(d *db.DB, signer ed25519.PrivateKey, log *slog.Logger, reg prometh
 	ts := &Tasks{
 		db: d, signer: signer, log: log, metrics: m, retention: DefaultRetention,
 		ended:    map[Kind]Ended{},
+		late:     map[Kind]Ended{},
 		oldest:   oldest{byServer: map[string]int64{}},
 		watchers: map[string]map[chan struct{}]struct{}{},
 	}

@@ -3,6 +3,7 @@ package task
 import (
 	"context"
 	"crypto/ed25519"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -25,6 +26,7 @@ type world struct {
 	ts     *Tasks
 	signer ed25519.PrivateKey
 	ends   []ending // what the noun heard
+	lates  []string // what it hears of TIMED_OUT ones
 	now    time.Time
 }
 
@@ -57,8 +59,12 @@ func (w *world) restart() {
 		w.ends = append(w.ends, ending{t, r})
 		return nil
 	}
+	late := func(_ context.Context, _ *db.Tx, t Task, r *orderv1.Result) error {
+		w.lates = append(w.lates, fmt.Sprintf("%s %s %s", t.ID, t.State, r.GetOutcome()))
+		return nil
+	}
 	ts, err := NewTasks(w.d, w.signer, slog.New(slog.DiscardHandler), prometheus.NewRegistry(),
-		OnEnd(Noop, hear), OnEnd(ConvergeSite, hear), OnEnd(PrepareServer, hear), OnEnd(SiteLogin, hear))
+		OnEnd(Noop, hear), OnEnd(ConvergeSite, hear), OnEnd(PrepareServer, hear), OnEnd(SiteLogin, hear), OnLateEnd(Noop, late))
 	if err != nil {
 		w.t.Fatal(err)
 	}

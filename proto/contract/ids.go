@@ -124,6 +124,7 @@ func NewPolicyID() PolicyID { return PolicyID{name[policyIDRule]{newUUID(time.No
 
 // NewTargetID makes a fresh UUIDv7.
 func NewTargetID() TargetID { return TargetID{name[targetIDRule]{newUUID(time.Now())}} }
+
 // NewImportID makes a fresh UUIDv7.
 func NewImportID() ImportID { return ImportID{name[importIDRule]{newUUID(time.Now())}} }
 

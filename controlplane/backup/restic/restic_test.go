@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -92,6 +93,32 @@ func (w *world) over(s store.Store, stdin string, args ...string) {
 	}
 }
 
+// meanwhile is a store at which something else happens right before a request.
+type meanwhile struct {
+	store.Store
+	at, asked int
+	do        func()
+	mu        sync.Mutex
+}
+
+func (m *meanwhile) ask() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.asked++; m.asked == m.at {
+		m.do()
+	}
+}
+
+func (m *meanwhile) List(ctx context.Context, r store.Repository, kind store.Kind) ([]store.Object, error) {
+	m.ask()
+	return m.Store.List(ctx, r, kind)
+}
+
+func (m *meanwhile) Get(ctx context.Context, r store.Repository, n store.Name, from, length int64) (*store.Part, error) {
+	m.ask()
+	return m.Store.Get(ctx, r, n, from, length)
+}
+
 func (w *world) newest(besides string) string {
 	w.t.Helper()
 	for _, s := range must(w.program.Snapshots(w.t.Context(), w.at, secret.New([]byte(key)))) {
@@ -115,6 +142,34 @@ func TestProgram(t *testing.T) {
 		}
 		if err := w.program.Check(t.Context(), w.at, k, "1 --repo=/x"); err == nil {
 			t.Error("an option is a subset")
+		}
+	})
+	t.Run("Check finds it whole while a host writes, whenever that is", func(t *testing.T) {
+		for at := 1; ; at++ {
+			beside := &meanwhile{Store: w.kept, at: at, do: func() {
+				w.hostReads(fmt.Sprint("a dump of moment ", at), "backup", "--stdin", "--stdin-filename", "other.sql")
+			}}
+			program, err := restic.New("", beside, w.log())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := program.Check(t.Context(), w.at, k, "100%"); err != nil {
+				t.Errorf("a backup before request %d of it: %v", at, err)
+			}
+			if beside.asked < at {
+				t.Logf("it asks %d times", beside.asked)
+				break
+			}
+		}
+		for _, id := range must(w.program.Snapshots(t.Context(), w.at, k)) {
+			if id.ID != w.files && id.ID != w.dump {
+				if err := w.program.Forget(t.Context(), w.at, k, id.ID); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := w.program.Prune(t.Context(), w.at, k); err != nil {
+			t.Fatal(err)
 		}
 	})
 	t.Run("List gives what is in a snapshot", func(t *testing.T) {

@@ -189,6 +189,15 @@ func (p *program) backupShow() *cobra.Command {
 	})
 }
 
+// unkeptLinks names those of which no restore is sure.
+func unkeptLinks(contents *backupv1.Contents) string {
+	text := strings.Join(contents.GetUnkeptLinks(), ", ")
+	if more := contents.GetUnkeptLinkCount() - uint64(len(contents.GetUnkeptLinks())); contents.GetUnkeptLinkCount() > 0 && more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}
+
 func (p *program) printBackup(b *backupv1.Backup) error {
 	contents := b.GetContents()
 	files, database := "", ""
@@ -212,6 +221,7 @@ func (p *program) printBackup(b *backupv1.Backup) error {
 		{"checked", at(b.GetCheckTime())},
 		{"files", files},
 		{"database", database},
+		{"may come back as other links", unkeptLinks(contents)},
 		{"added", bytesText(b.GetAddedBytes())},
 		{"target", b.GetTargetId()},
 		{"home page", contents.GetPageTitle()},

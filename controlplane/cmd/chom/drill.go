@@ -15,7 +15,8 @@ func (p *program) backupDrill() *cobra.Command {
 	return p.organizationFlag(p.waitFlag(&cobra.Command{
 		Use:   "drill SITE [BACKUP]",
 		Short: "Restore a backup to a scratch place, to prove that it can be",
-		Long: `Drill has the site's host restore a backup to a scratch place, import its database there, and ask for the home page; what came back
+		Long: `Drill has the site's host restore a backup to a scratch place, import its database there, and ask for the home page and what the
+site's backup policy names (chom backup policy update --drill-path); what came back
 is compared with what was recorded when the backup was made, and removed. The site takes no part. BACKUP is the newest one that
 is ready when it is left out.
 
@@ -83,6 +84,7 @@ func (p *program) finishDrill(ctx context.Context, c *client, d *backupv1.Drill)
 			{"id", d.GetId()},
 			{"state", short(d.GetState(), "DRILL_STATE_")},
 			{"problem", d.GetProblem()},
+			{"note", d.GetNote()},
 			{"backup", d.GetBackupId()},
 			{"asked for", at(d.GetCreateTime())},
 			{"ended", at(d.GetEndTime())},

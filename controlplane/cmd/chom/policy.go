@@ -35,6 +35,7 @@ type policyFlags struct {
 	rank                           int32
 	every                          string
 	target                         string
+	paths                          []string
 	hourly, daily, weekly, monthly uint32
 }
 
@@ -48,6 +49,7 @@ func (f *policyFlags) flags(cmd *cobra.Command) {
 	flags.Uint32Var(&f.daily, "keep-daily", 0, "of how many days (default 7)")
 	flags.Uint32Var(&f.weekly, "keep-weekly", 0, "of how many weeks (default 5)")
 	flags.Uint32Var(&f.monthly, "keep-monthly", 0, "of how many months (default 12)")
+	flags.StringArrayVar(&f.paths, "drill-path", nil, "path that drills ask the restored site for, beside its home page; several times for up to 5")
 }
 
 // over lays what flags say over a policy, and names the fields that they change.
@@ -86,6 +88,9 @@ func (f *policyFlags) over(cmd *cobra.Command, from *backupv1.Policy) (*backupv1
 			}
 		}
 	}
+	if changed("drill_paths", "drill-path") {
+		to.DrillPaths = slices.DeleteFunc(f.paths, func(path string) bool { return path == "" })
+	}
 	return to, paths, nil
 }
 
@@ -105,7 +110,8 @@ func (p *program) policyCreate() *cobra.Command {
 		Short: "Make a backup policy",
 		Long:  "What is not named is as the platform's own policy has it. A policy without tags is for the sites that choose it.",
 		Example: `  chom backup policy create shops --tag shop --every 1h --keep-hourly 48
-  chom backup policy create archive --every none`,
+  chom backup policy create archive --every none
+  chom backup policy create watched --drill-path /shop/ --drill-path '/?p=7'`,
 		Args: exactly(1),
 	}
 	cmd.RunE = p.action(func(ctx context.Context, c *client, args []string) error {
@@ -127,7 +133,8 @@ func (p *program) policyCreate() *cobra.Command {
 		}
 		made, err := c.Policies.CreatePolicy(ctx, &backupv1.CreatePolicyRequest{
 			OrganizationId: organization, Name: args[0], Tags: wanted.GetTags(), Rank: wanted.GetRank(), Interval: wanted.GetInterval(), Retention: wanted.GetRetention(),
-			TargetId: lies,
+			TargetId:   lies,
+			DrillPaths: wanted.GetDrillPaths(),
 		})
 		if err != nil {
 			return err
@@ -190,9 +197,10 @@ func (p *program) policyUpdate() *cobra.Command {
 	var f policyFlags
 	var name string
 	cmd := &cobra.Command{
-		Use:               "update POLICY",
-		Short:             "Change a backup policy",
-		Long:              `Update changes what is named and leaves the rest. Tags are replaced as a whole; --tag "" takes all of them away.`,
+		Use:   "update POLICY",
+		Short: "Change a backup policy",
+		Long: `Update changes what is named and leaves the rest. Tags are replaced as a whole; --tag "" takes all of them away. So
+are drill paths, by --drill-path "".`,
 		Example:           `  chom backup policy update shops --every 30m --keep-hourly 72`,
 		Args:              exactly(1),
 		ValidArgsFunction: first(p.policyNames),
@@ -225,7 +233,8 @@ func (p *program) policyUpdate() *cobra.Command {
 		}
 		changed, err := c.Policies.UpdatePolicy(ctx, &backupv1.UpdatePolicyRequest{
 			OrganizationId: organization, PolicyId: now.GetId(), UpdateMask: &fieldmaskpb.FieldMask{Paths: paths},
-			Name: name, Tags: wanted.GetTags(), Rank: wanted.GetRank(), Interval: wanted.GetInterval(), Retention: wanted.GetRetention(), TargetId: lies,
+			Name: name, Tags: wanted.GetTags(), Rank: wanted.GetRank(), Interval: wanted.GetInterval(), Retention: wanted.GetRetention(),
+			TargetId: lies, DrillPaths: wanted.GetDrillPaths(),
 		})
 		if err != nil {
 			return err
@@ -346,6 +355,7 @@ func (p *program) showPolicy(one *backupv1.Policy) error {
 			{"every", every(one)},
 			{"kept", kept(one.GetRetention())},
 			{"target", one.GetTargetId()},
+			{"drills ask for", strings.Join(append([]string{"/"}, one.GetDrillPaths()...), " ")},
 			{"created", at(one.GetCreateTime())},
 			{"changed", at(one.GetUpdateTime())},
 		})

@@ -138,6 +138,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	tasks, err := task.NewTasks(d, authority.Signer(), log, registry,
 		task.OnEnd(task.ConvergeSite, site.EndedWith(certs.Observe)), task.OnEnd(task.PrepareServer, fleet.PrepareEnded),
 		task.OnEnd(task.BackupSite, backup.Ended), task.OnEnd(task.RestoreSite, backup.RestoreEnded), task.OnEnd(task.UndoRestore, backup.UndoEnded),
+		task.OnLateEnd(task.RestoreSite, backup.RestoreLate), task.OnLateEnd(task.UndoRestore, backup.UndoLate),
 		task.OnEnd(task.DrillSite, func(ctx context.Context, tx *db.Tx, t task.Task, result *orderv1.Result) error {
 			return backups.DrillEnded(ctx, tx, t, result)
 		}),

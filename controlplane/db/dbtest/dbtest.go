@@ -71,7 +71,7 @@ func SQLiteURL(t testing.TB) string {
 	if err != nil {
 		t.Fatalf("dbtest: prepare sqlite: %v", err)
 	}
-	dir, err := os.MkdirTemp(scratch(), "chom-dbtest-sqlite-")
+	dir, err := os.MkdirTemp(Scratch(), "chom-dbtest-sqlite-")
 	if err != nil {
 		t.Fatalf("dbtest: %v", err)
 	}

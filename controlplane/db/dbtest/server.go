@@ -32,7 +32,7 @@ func startPostgres() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	base := filepath.Join(scratch(), fmt.Sprintf("chom-dbtest-%d", os.Getuid()))
+	base := filepath.Join(Scratch(), fmt.Sprintf("chom-dbtest-%d", os.Getuid()))
 	if err := os.MkdirAll(base, 0o711); err != nil {
 		return "", err
 	}
@@ -58,11 +58,11 @@ func startPostgres() (string, error) {
 	return launch(bin, dir, as)
 }
 
-// scratch is where databases of tests lie: in memory where there is room, as no
+// Scratch is where databases of tests lie, and what else they write in great numbers: in memory where there is room, as no
 // test asks whether they survive a power loss. A database is hundreds of files
 // there for a second or two, and ext4 is slow at exactly this: whoever creates a
 // file makes it step over the inodes of all that were deleted within 5 seconds.
-func scratch() string {
+func Scratch() string {
 	const memory, room = "/dev/shm", 2 << 30
 	var have syscall.Statfs_t
 	if err := syscall.Statfs(memory, &have); err != nil || have.Bavail*uint64(have.Bsize) < room {

@@ -35,8 +35,14 @@ func Start(args ...string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	return StartIn(dir, args...)
+}
+
+// StartIn is Start in a directory that everybody may enter, with a short name. Stop
+// empties it.
+func StartIn(dir string, args ...string) (*Server, error) {
 	s := &Server{Socket: filepath.Join(dir, "sock"), dir: dir, args: args}
-	err = s.install()
+	err := s.install()
 	if err == nil {
 		err = s.Again()
 	}
@@ -106,6 +112,16 @@ func (s *Server) Kill() {
 	if s.cmd != nil && s.cmd.Process != nil {
 		_ = s.cmd.Process.Kill() // it may have ended
 		<-s.ended
+	}
+}
+
+// Ended says whether it has ended, by itself or by Kill.
+func (s *Server) Ended() bool {
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return false
 	}
 }
 

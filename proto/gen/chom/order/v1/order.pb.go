@@ -801,7 +801,9 @@ type DrillSite struct {
 	// The drill, a UUID.
 	DrillId string `protobuf:"bytes,2,opt,name=drill_id,json=drillId,proto3" json:"drill_id,omitempty"`
 	// What the backup is. The agent restores only what is signed for the site.
-	Manifest      *v11.SignedManifest `protobuf:"bytes,3,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	Manifest *v11.SignedManifest `protobuf:"bytes,3,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	// What the restored site is asked for after its home page. An older agent asks for that alone.
+	Paths         []string `protobuf:"bytes,4,rep,name=paths,proto3" json:"paths,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -853,6 +855,13 @@ func (x *DrillSite) GetDrillId() string {
 func (x *DrillSite) GetManifest() *v11.SignedManifest {
 	if x != nil {
 		return x.Manifest
+	}
+	return nil
+}
+
+func (x *DrillSite) GetPaths() []string {
+	if x != nil {
+		return x.Paths
 	}
 	return nil
 }
@@ -1073,11 +1082,12 @@ const file_chom_order_v1_order_proto_rawDesc = "" +
 	"\bmanifest\x18\x03 \x01(\v2\x1e.chom.backup.v1.SignedManifestB\x06\xbaH\x03\xc8\x01\x01R\bmanifest\x12\x14\n" +
 	"\x05files\x18\x04 \x01(\bR\x05files\x12\x1a\n" +
 	"\bdatabase\x18\x05 \x01(\bR\bdatabase\x12R\n" +
-	"\x06tables\x18\x06 \x03(\tB:\xbaH7\x92\x014\x10\xe8\a\x18\x01\"-r+2)^[\\p{L}\\p{N}_$][\\p{L}\\p{N}_$ .@#-]{0,63}$R\x06tables\"\xa3\x01\n" +
+	"\x06tables\x18\x06 \x03(\tB:\xbaH7\x92\x014\x10\xe8\a\x18\x01\"-r+2)^[\\p{L}\\p{N}_$][\\p{L}\\p{N}_$ .@#-]{0,63}$R\x06tables\"\xd7\x01\n" +
 	"\tDrillSite\x12-\n" +
 	"\x06handle\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[a-z2-7]{10}$R\x06handle\x12#\n" +
 	"\bdrill_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\adrillId\x12B\n" +
-	"\bmanifest\x18\x03 \x01(\v2\x1e.chom.backup.v1.SignedManifestB\x06\xbaH\x03\xc8\x01\x01R\bmanifest\"}\n" +
+	"\bmanifest\x18\x03 \x01(\v2\x1e.chom.backup.v1.SignedManifestB\x06\xbaH\x03\xc8\x01\x01R\bmanifest\x122\n" +
+	"\x05paths\x18\x04 \x03(\tB\x1c\xbaH\x19\x92\x01\x16\x10\x05\x18\x01\"\x10r\x0e\x18\x80\b2\t^/[!-~]*$R\x05paths\"}\n" +
 	"\vUndoRestore\x12-\n" +
 	"\x06handle\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[a-z2-7]{10}$R\x06handle\x12'\n" +
 	"\n" +
