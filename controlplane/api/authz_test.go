@@ -49,13 +49,14 @@ func TestForeign(t *testing.T) {
 			account: contract.NewTaskID().String(), invitation: contract.NewTaskID().String(), token: contract.NewTaskID().String(),
 			webhook: contract.NewTaskID().String(), delivery: contract.NewTaskID().String(), claim: contract.NewTaskID().String(), provider: contract.NewTaskID().String(),
 			certificate: contract.NewTaskID().String(), backup: contract.NewTaskID().String(), restore: contract.NewTaskID().String(), policy: contract.NewTaskID().String(), target: contract.NewTaskID().String(),
+			upload: contract.NewTaskID().String(),
 		}
 		for _, procedure := range procedures() {
 			if rules[procedure].who != inOrganization {
 				continue
 			}
 			fields := methods()[procedure].Input().Fields()
-			things := slices.ContainsFunc([]protoreflect.Name{"site_id", "site_ids", "task_id", "account_id", "invitation_id", "token_id", "webhook_id", "delivery_id", "claim_id", "provider_id", "certificate_id", "backup_id", "restore_id", "policy_id", "backup_policy_id", "target_id"},
+			things := slices.ContainsFunc([]protoreflect.Name{"site_id", "site_ids", "task_id", "account_id", "invitation_id", "token_id", "webhook_id", "delivery_id", "claim_id", "provider_id", "certificate_id", "backup_id", "restore_id", "policy_id", "import_id", "backup_policy_id", "target_id"},
 				func(name protoreflect.Name) bool { return fields.ByName(name) != nil })
 			for name, mix := range map[string]func(of tenant) tenant{
 				"organization": func(of tenant) tenant { return of },

@@ -87,6 +87,7 @@ type tenant struct {
 	backup, restore              string // of the site
 	policy                       string // that nobody has chosen
 	target                       string // that nobody has chosen
+	upload                       string // to be imported, of which nothing has come
 	owner, admin, member, viewer string // texts of tokens
 }
 
@@ -116,6 +117,7 @@ func newWorld(t testing.TB, d *db.DB) *world {
 	w.chain, w.key = certificatetest.New(t).Files(t, certificatetest.Leaf("new.example.com", "*.example.com"))
 	backups, err := backup.New(d, log, backup.Config{
 		Keys: secrettest.New(), Signer: signer, Tasks: tasks, Mails: mails, Organizations: w.organizations, Metrics: prometheus.NewRegistry(), PublicURL: publicURL,
+		Uploads: backup.UploadConfig{Dir: t.TempDir(), Quota: 1 << 20},
 	})
 	must(t, err)
 	providers, targets := newProviders(d, log), newTargets(t, d, log)
@@ -207,6 +209,9 @@ func newTenant(t testing.TB, w *world, sites *site.Sites, name string) tenant {
 	policy, err := w.config.Backups.CreatePolicy(ctx, o.ID, backup.PolicyChange{Name: &called})
 	must(t, err)
 	made.policy = policy.ID.String()
+	upload, err := w.config.Backups.CreateImport(ctx, o.ID, s.ID, 100, 0, 0)
+	must(t, err)
+	made.upload = upload.ID.String()
 	must(t, db.InTx(ctx, w.db, func(tx *db.Tx) error {
 		return certificate.Observe(ctx, tx, o.ID, s.ID, time.Now(), []*sitev1.ObservedCertificate{{Domain: name + ".example.com", Problem: "on its way"}})
 	}))
@@ -371,7 +376,7 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	for name, value := range map[string]string{
 		"webhook_id": about.webhook, "delivery_id": about.delivery, "mail_id": w.mail, "recipient": "new@example.com", "url": "https://example.com/", "description": "new",
 		"organization_id": about.organization, "site_id": about.site, "task_id": about.task, "server_id": w.server,
-		"account_id": about.account, "invitation_id": about.invitation, "token_id": about.token, "claim_id": about.claim, "provider_id": about.provider, "certificate_id": about.certificate, "backup_id": about.backup, "restore_id": about.restore, "policy_id": about.policy, "backup_policy_id": about.policy, "target_id": about.target, "chain": w.chain, "key": w.key, "reason": "they asked for help",
+		"account_id": about.account, "invitation_id": about.invitation, "token_id": about.token, "claim_id": about.claim, "provider_id": about.provider, "certificate_id": about.certificate, "backup_id": about.backup, "restore_id": about.restore, "policy_id": about.policy, "backup_policy_id": about.policy, "target_id": about.target, "import_id": about.upload, "chain": w.chain, "key": w.key, "reason": "they asked for help",
 		"name": "new-name", "email": "new@example.com", "type": "static",
 		"setup_secret": "chomsetup_" + strings.Repeat("A", 43), "password": accounttest.Password, "code": "000000", "user_code": "BCDF-GHJK",
 		"credential": "{}", "session_id": about.site, "passkey_id": about.site, "login_token": bearerOf("chomlogin_"),
@@ -407,6 +412,12 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	}
 	if field := fields.ByName("domains"); field != nil {
 		request.Mutable(field).List().Append(protoreflect.ValueOfString("new.example.com"))
+	}
+	if field := fields.ByName("archive_bytes"); field != nil {
+		request.Set(field, protoreflect.ValueOfUint64(1))
+	}
+	if field := fields.ByName("part"); field != nil {
+		request.Set(field, protoreflect.ValueOfEnum(1)) // the archive
 	}
 	if field := fields.ByName("site_ids"); field != nil {
 		request.Mutable(field).List().Append(protoreflect.ValueOfString(about.site))

@@ -14,8 +14,8 @@
 // begins its life as CHECKING or FAILED.
 //
 // One that comes from elsewhere no host makes: the control plane brings it into the site's repository while it is RUNNING, from another
-// site's (Copy), and checks and signs it as any other. Whatever it is restored to is a site that has it in its own list, and no host
-// reaches a repository of another site than its own. It says nothing of how well the site itself is backed up.
+// site's (Copy) or from what people have uploaded (CreateImport, BeginImport; package archive reads it), and checks and signs it as any
+// other. Whatever it is restored to is a site that has it in its own list, and no host reaches a repository of another site than its own. It says nothing of how well the site itself is backed up.
 //
 // A site has one backup under way at a time, from RUNNING to the end of CHECKING. Each READY one has a signed manifest
 // (chom.backup.v1.Manifest), numbered by its sequence and bound to the one before; it stands in the row and in the repository. The

@@ -48,6 +48,8 @@ var withoutCommand = map[string]string{
 	"chom.account.v1.DeviceLoginService/GetDeviceLogin":     byBrowser,
 	"chom.account.v1.DeviceLoginService/ApproveDeviceLogin": byBrowser,
 	"chom.account.v1.DeviceLoginService/DenyDeviceLogin":    byBrowser,
+
+	"chom.backup.v1.ImportService/UploadImport": "chom site import sends bytes to its URL by REST",
 }
 
 // otherDoors are services that are not for people.
