@@ -30,7 +30,9 @@ run() {
 	fi
 	rm -f "$log.part" "$log.flaky"
 }
-run "$units" -timeout 15m
+within=15m
+[ "${CHOM_PROVE:-}" != 1 ] || within=6h
+run "$units" -timeout "$within"
 (cd controlplane/web && CHOMD=$PWD/../../bin-failpoint/chomd npx vitest run --reporter=default --reporter=json --outputFile="$log.web") || failed=1
 within=60m
 [ "${CHOM_PROVE:-}" != 1 ] || within=4h
