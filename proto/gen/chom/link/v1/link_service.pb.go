@@ -1574,7 +1574,7 @@ type ReportRequest struct {
 	Facts *v1.Facts `protobuf:"bytes,4,opt,name=facts,proto3" json:"facts,omitempty"`
 	// Sites that were probed since the last report.
 	Sites []*v11.ObservedState `protobuf:"bytes,5,rep,name=sites,proto3" json:"sites,omitempty"`
-	// Newest values of the host's metrics, once a minute.
+	// Newest values of the host's metrics and of its sites', once a minute; several reports where they are more than fit into one.
 	Samples       []*Sample `protobuf:"bytes,6,rep,name=samples,proto3" json:"samples,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1659,7 +1659,10 @@ type Sample struct {
 	// node_filesystem_free_bytes{mountpoint="/"}.
 	Series string `protobuf:"bytes,1,opt,name=series,proto3" json:"series,omitempty"`
 	// The value.
-	Value         float64 `protobuf:"fixed64,2,opt,name=value,proto3" json:"value,omitempty"`
+	Value float64 `protobuf:"fixed64,2,opt,name=value,proto3" json:"value,omitempty"`
+	// The site that it is of, on this server; empty for what is of the host itself. What is said of a site that the server does not
+	// hold is not kept. An older control plane takes these for the host's own.
+	SiteId        string `protobuf:"bytes,40,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1706,6 +1709,13 @@ func (x *Sample) GetValue() float64 {
 		return x.Value
 	}
 	return 0
+}
+
+func (x *Sample) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
 }
 
 // ReportResponse says what was not taken.
@@ -2761,11 +2771,12 @@ const file_chom_link_v1_link_service_proto_rawDesc = "" +
 	"\x06events\x18\x03 \x03(\v2\x17.chom.link.v1.TaskEventB\t\xbaH\x06\x92\x01\x03\x10\xf4\x03R\x06events\x12*\n" +
 	"\x05facts\x18\x04 \x01(\v2\x14.chom.fleet.v1.FactsR\x05facts\x12<\n" +
 	"\x05sites\x18\x05 \x03(\v2\x1b.chom.site.v1.ObservedStateB\t\xbaH\x06\x92\x01\x03\x10\xf4\x03R\x05sites\x129\n" +
-	"\asamples\x18\x06 \x03(\v2\x14.chom.link.v1.SampleB\t\xbaH\x06\x92\x01\x03\x10\xd0\x0fR\asamples\"B\n" +
+	"\asamples\x18\x06 \x03(\v2\x14.chom.link.v1.SampleB\t\xbaH\x06\x92\x01\x03\x10\xd0\x0fR\asamples\"h\n" +
 	"\x06Sample\x12\"\n" +
 	"\x06series\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x04R\x06series\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x01R\x05value\"\x83\x01\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value\x12$\n" +
+	"\asite_id\x18( \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\x06siteId\"\x83\x01\n" +
 	"\x0eReportResponse\x124\n" +
 	"\arefused\x18\x01 \x03(\v2\x1a.chom.link.v1.RefusedEventR\arefused\x12;\n" +
 	"\vserver_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
