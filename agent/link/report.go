@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -165,10 +166,12 @@ func (s *session) measure(ctx context.Context) error {
 		case <-s.samples: // not sent yet, and old by now
 		default:
 		}
-		select {
-		case s.samples <- samples[:min(len(samples), maxSamples)]:
-		case <-ctx.Done():
-			return ctx.Err()
+		for part := range slices.Chunk(samples, maxSamples) {
+			select {
+			case s.samples <- part:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
 		select {
 		case <-tick.C:

@@ -74,7 +74,7 @@ func New(h *systemd.Host, log *slog.Logger) *Manager {
 		addresses, secure = append(addresses, "[::]:80"), append(secure, "[::]:443")
 	}
 	return &Manager{
-		paths: paths{etc: "/etc/nginx", logs: "/var/log/chom/sites", trees: run.SitesDir, pid: "/run/nginx.pid", rotate: "/etc/logrotate.d/chom-sites", addresses: addresses, secure: secure, challenges: ChallengeDir},
+		paths: paths{etc: "/etc/nginx", logs: logsDir, trees: run.SitesDir, pid: "/run/nginx.pid", rotate: "/etc/logrotate.d/chom-sites", addresses: addresses, secure: secure, challenges: ChallengeDir},
 		host:  h, log: log, test: tester(h), get: client("127.0.0.1:80", "127.0.0.1:443"),
 	}
 }

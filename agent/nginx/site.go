@@ -46,7 +46,13 @@ type Certificate struct {
 // Socket is where a site's php-fpm listens.
 func Socket(h contract.Handle) string { return "/run/chom-php/" + h.String() + "/php.sock" }
 
-// LogDir holds a site's access.log and error.log: root's, so that a tenant
+// logsDir holds the logs of all sites.
+const logsDir = "/var/log/chom/sites"
+
+// AccessLog is where a site's requests are logged, in the format chom.
+func AccessLog(h contract.Handle) string { return paths{logs: logsDir}.logDir(h) + "/access.log" }
+
+// logDir holds a site's access.log and error.log: root's, so that a tenant
 // can't put links in their place.
 func (p paths) logDir(h contract.Handle) string { return p.logs + "/" + h.String() }
 

@@ -1,6 +1,7 @@
 // Package telemetry measures the host: metrics by node_exporter's collectors,
-// and the facts that the control plane shows of a server. It sends nothing and
-// keeps nothing; history is the control plane's.
+// what its sites are asked for and use, and the facts that the control plane
+// shows of a server. It sends nothing, and keeps nothing but counts; history is
+// the control plane's.
 package telemetry
 
 import (

@@ -27,6 +27,7 @@ import (
 	"chom.dev/proto/gen/chom/domain/v1/domainv1connect"
 	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
 	"chom.dev/proto/gen/chom/mail/v1/mailv1connect"
+	"chom.dev/proto/gen/chom/metric/v1/metricv1connect"
 	"chom.dev/proto/gen/chom/organization/v1/organizationv1connect"
 	"chom.dev/proto/gen/chom/site/v1/sitev1connect"
 	"chom.dev/proto/gen/chom/task/v1/taskv1connect"
@@ -43,6 +44,7 @@ import (
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/install"
 	"chom.dev/controlplane/limit"
+	history "chom.dev/controlplane/metrics"
 	"chom.dev/controlplane/notify"
 	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/repeat"
@@ -70,6 +72,7 @@ type Config struct {
 	Certificates  *certificate.Certificates
 	Backups       *backup.Backups
 	Targets       *target.Targets
+	History       *history.Metrics // of hosts and sites
 	Providers     *domain.Providers
 	Packages      *install.Packages
 	// Limits count calls; nil counts them in this process, at the default rates.
@@ -148,6 +151,7 @@ func New(c Config) (http.Handler, error) {
 	mount(backupv1connect.NewImportServiceHandler(imports, guarded...))
 	mount(backupv1connect.NewPolicyServiceHandler(&policyService{backups: c.Backups}, guarded...))
 	mount(backupv1connect.NewTargetServiceHandler(&targetService{c.Targets}, guarded...))
+	mount(metricv1connect.NewMetricServiceHandler(&metricService{c.History}, guarded...))
 	mount(domainv1connect.NewDnsProviderServiceHandler(&dnsProviderService{c.Providers}, guarded...))
 	mount(webhookv1connect.NewWebhookServiceHandler(&webhookService{c.Webhooks}, guarded...))
 
@@ -160,7 +164,7 @@ func New(c Config) (http.Handler, error) {
 	reflector := grpcreflect.NewStaticReflector(
 		accountv1connect.AccountServiceName, accountv1connect.SessionServiceName, accountv1connect.SecondFactorServiceName,
 		accountv1connect.DeviceLoginServiceName, auditv1connect.AuditServiceName, backupv1connect.BackupServiceName, backupv1connect.ImportServiceName, backupv1connect.PolicyServiceName, backupv1connect.TargetServiceName, certificatev1connect.CertificateServiceName, organizationv1connect.OrganizationServiceName, fleetv1connect.ServerServiceName,
-		mailv1connect.MailServiceName, sitev1connect.SiteServiceName, taskv1connect.TaskServiceName, tokenv1connect.TokenServiceName, webhookv1connect.WebhookServiceName, grpchealth.HealthV1ServiceName,
+		mailv1connect.MailServiceName, metricv1connect.MetricServiceName, sitev1connect.SiteServiceName, taskv1connect.TaskServiceName, tokenv1connect.TokenServiceName, webhookv1connect.WebhookServiceName, grpchealth.HealthV1ServiceName,
 	)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, options...))
 	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, options...))

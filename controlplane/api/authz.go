@@ -23,6 +23,8 @@ import (
 	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
 	mailv1 "chom.dev/proto/gen/chom/mail/v1"
 	"chom.dev/proto/gen/chom/mail/v1/mailv1connect"
+	metricv1 "chom.dev/proto/gen/chom/metric/v1"
+	"chom.dev/proto/gen/chom/metric/v1/metricv1connect"
 	organizationv1 "chom.dev/proto/gen/chom/organization/v1"
 	"chom.dev/proto/gen/chom/organization/v1/organizationv1connect"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
@@ -238,6 +240,12 @@ var rules = map[string]rule{
 	sitev1connect.SiteServiceCheckSiteProcedure:       members(organization.Member, account.Deploy, ofSite),                                    // an organization checks one site at a time
 	sitev1connect.SiteServiceCreateSiteLoginProcedure: members(organization.Admin, account.Manage, ofSite).justProved().seldom().showsSecret(), // makes its bearer the site's administrator
 
+	sitev1connect.SiteServiceListSiteEventsProcedure: members(organization.Viewer, account.Read, ofSite),
+
+	metricv1connect.MetricServiceQueryProcedure:      members(organization.Viewer, account.Read, asReached),
+	metricv1connect.MetricServiceQueryRangeProcedure: members(organization.Viewer, account.Read, asReached),
+	metricv1connect.MetricServiceSparklinesProcedure: members(organization.Viewer, account.Read, asReached),
+
 	backupv1connect.BackupServiceCreateBackupProcedure:   members(organization.Member, account.Deploy, ofSite), // a site has one under way at a time
 	backupv1connect.BackupServiceGetBackupProcedure:      members(organization.Viewer, account.Read, ofSite),
 	backupv1connect.BackupServiceListBackupsProcedure:    members(organization.Viewer, account.Read, ofSite),
@@ -329,6 +337,7 @@ var files = []protoreflect.FileDescriptor{
 	certificatev1.File_chom_certificate_v1_certificate_service_proto,
 	domainv1.File_chom_domain_v1_provider_service_proto,
 	sitev1.File_chom_site_v1_site_service_proto,
+	metricv1.File_chom_metric_v1_metric_service_proto,
 	taskv1.File_chom_task_v1_task_service_proto,
 	tokenv1.File_chom_token_v1_token_service_proto,
 	webhookv1.File_chom_webhook_v1_webhook_service_proto,

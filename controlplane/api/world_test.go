@@ -17,10 +17,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	accountv1 "chom.dev/proto/gen/chom/account/v1"
 	backupv1 "chom.dev/proto/gen/chom/backup/v1"
 	domainv1 "chom.dev/proto/gen/chom/domain/v1"
+	metricv1 "chom.dev/proto/gen/chom/metric/v1"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
 
 	"chom.dev/controlplane/account"
@@ -35,6 +38,7 @@ import (
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/install"
 	"chom.dev/controlplane/limit"
+	history "chom.dev/controlplane/metrics"
 	"chom.dev/controlplane/organization"
 	"chom.dev/controlplane/pki"
 	"chom.dev/controlplane/repeat"
@@ -121,9 +125,10 @@ func newWorld(t testing.TB, d *db.DB) *world {
 	})
 	must(t, err)
 	providers, targets := newProviders(d, log), newTargets(t, d, log)
+	kept := newHistory(t, d, log)
 	w.config = Config{
 		DB: d, Log: log, Accounts: accounts, Tokens: w.tokens, Organizations: w.organizations, Fleet: servers, Sites: sites,
-		Tasks: tasks, Domains: domains, Providers: providers, Certificates: certificates, Backups: backups, Targets: targets, Mails: mails, Webhooks: webhooks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},
+		Tasks: tasks, Domains: domains, Providers: providers, Certificates: certificates, Backups: backups, Targets: targets, History: kept, Mails: mails, Webhooks: webhooks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},
 		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing, Limits: limit.New(plenty), Repeats: repeat.New(d, log),
 	}
 	t.Cleanup(func() {
@@ -154,6 +159,26 @@ func newWorld(t testing.TB, d *db.DB) *world {
 		return err
 	}))
 	return w
+}
+
+// newHistory is one that is open.
+func newHistory(t testing.TB, d *db.DB, log *slog.Logger) *history.Metrics {
+	t.Helper()
+	kept, err := history.New(d, history.Config{Dir: t.TempDir(), Retention: history.DefaultRetention, MaxBytes: history.DefaultMaxBytes, Log: log})
+	must(t, err)
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	ended := make(chan error, 1)
+	go func() { ended <- kept.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		<-ended // that it was told to stop is no news
+	})
+	for {
+		if _, err := kept.Query(t.Context(), history.OfPlatform(), "1", time.Now()); err == nil {
+			return kept
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // replica opens another door to the same world, with some of its configuration changed, and gives its URL.
@@ -377,7 +402,7 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 		"webhook_id": about.webhook, "delivery_id": about.delivery, "mail_id": w.mail, "recipient": "new@example.com", "url": "https://example.com/", "description": "new",
 		"organization_id": about.organization, "site_id": about.site, "task_id": about.task, "server_id": w.server,
 		"account_id": about.account, "invitation_id": about.invitation, "token_id": about.token, "claim_id": about.claim, "provider_id": about.provider, "certificate_id": about.certificate, "backup_id": about.backup, "restore_id": about.restore, "policy_id": about.policy, "backup_policy_id": about.policy, "target_id": about.target, "import_id": about.upload, "chain": w.chain, "key": w.key, "reason": "they asked for help",
-		"name": "new-name", "email": "new@example.com", "type": "static",
+		"query": "node_load1", "name": "new-name", "email": "new@example.com", "type": "static",
 		"setup_secret": "chomsetup_" + strings.Repeat("A", 43), "password": accounttest.Password, "code": "000000", "user_code": "BCDF-GHJK",
 		"credential": "{}", "session_id": about.site, "passkey_id": about.site, "login_token": bearerOf("chomlogin_"),
 		"challenge_token": bearerOf("chomask_"), "device_code": bearerOf("chomdevice_"), "token": bearerOf(mailed[path.Base(procedure)]),
@@ -397,6 +422,14 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	}
 	if strings.HasSuffix(procedure, "/UpdateTarget") {
 		addMask(request, "name")
+	}
+	if strings.HasSuffix(procedure, "/QueryRange") {
+		request = asDynamic(&metricv1.QueryRangeRequest{
+			OrganizationId: about.organization, Query: "node_load1", StartTime: timestamppb.New(time.Now().Add(-time.Hour)), EndTime: timestamppb.Now(), Step: durationpb.New(time.Minute),
+		})
+	}
+	if field := fields.ByName("figure"); field != nil {
+		request.Set(field, protoreflect.ValueOfEnum(protoreflect.EnumNumber(metricv1.Figure_FIGURE_CPU)))
 	}
 	if strings.HasSuffix(procedure, "/Login") {
 		set(request, "email", operatorEmail)

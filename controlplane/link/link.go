@@ -63,6 +63,8 @@ type Config struct {
 	Backups Backups
 	// Repositories have the keys of sites' backups; nil for a control plane that keeps none.
 	Repositories Repositories
+	// History keeps what hosts measure; nil for a control plane that keeps none of it.
+	History History
 
 	// ConnectionsPerSecond is how many handshakes are begun at most; half of it
 	// from one address. 0 means 500, which takes a core's quarter.
@@ -90,6 +92,7 @@ type Server struct {
 	certificates Certificates
 	backups      Backups
 	repositories Repositories
+	history      History
 
 	validator protovalidate.Validator
 	errors    *connect.ErrorWriter
@@ -109,11 +112,11 @@ type Server struct {
 func New(c Config) (*Server, error) {
 	s := &Server{
 		db: c.DB, log: c.Log, authority: c.Authority, fleet: c.Fleet, tasks: c.Tasks, sites: c.Sites, certificates: c.Certificates, backups: c.Backups,
-		repositories: c.Repositories,
-		noisy:        rate.NewLimiter(5, 50),
-		agents:       agents{byID: map[contract.ServerID]*agent{}},
-		strangers:    newStrangers(orElse(c.EnrollmentsPerMinute, defaultEnrollments)),
-		draining:     make(chan struct{}),
+		repositories: c.Repositories, history: c.History,
+		noisy:     rate.NewLimiter(5, 50),
+		agents:    agents{byID: map[contract.ServerID]*agent{}},
+		strangers: newStrangers(orElse(c.EnrollmentsPerMinute, defaultEnrollments)),
+		draining:  make(chan struct{}),
 	}
 	listener, err := pki.NewListener(c.Authority, time.Now())
 	if err != nil {

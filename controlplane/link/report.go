@@ -11,7 +11,9 @@ import (
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fail"
 	"chom.dev/controlplane/fleet"
+	history "chom.dev/controlplane/metrics"
 	"chom.dev/controlplane/task"
+	"chom.dev/proto/contract"
 	linkv1 "chom.dev/proto/gen/chom/link/v1"
 )
 
@@ -45,6 +47,7 @@ func (s *Server) Report(ctx context.Context, req *linkv1.ReportRequest) (*linkv1
 			return nil, err
 		}
 	}
+	s.remember(ctx, c, req, now)
 	fail.Point("link.report")
 	return &linkv1.ReportResponse{Refused: applied.Refused, ServerTime: timestamppb.New(now)}, nil
 }
@@ -56,9 +59,11 @@ func (s *Server) apply(ctx context.Context, c *caller, req *linkv1.ReportRequest
 	if len(req.GetEvents()) == 0 && req.GetFacts() == nil && len(req.GetSamples()) == 0 {
 		return applied, nil
 	}
-	var samples []fleet.Sample
+	var samples []fleet.Sample // of the host itself: its sites' are history alone
 	for _, sample := range req.GetSamples() {
-		samples = append(samples, fleet.Sample{Series: sample.GetSeries(), Value: sample.GetValue()})
+		if sample.GetSiteId() == "" {
+			samples = append(samples, fleet.Sample{Series: sample.GetSeries(), Value: sample.GetValue()})
+		}
 	}
 	err := db.InTx(ctx, s.db, func(tx *db.Tx) (err error) {
 		if applied, err = s.tasks.Apply(ctx, tx, c.peer.Server, req.GetEvents(), now); err != nil {
@@ -75,6 +80,25 @@ func (s *Server) apply(ctx context.Context, c *caller, req *linkv1.ReportRequest
 		return nil
 	}, db.ReadCommitted())
 	return applied, err
+}
+
+// History keeps what hosts measure. What it cannot keep is no reason to refuse a report.
+type History interface {
+	Append(ctx context.Context, server contract.ServerID, samples []history.Sample, now time.Time) error
+}
+
+// remember hands measurements over to the history.
+func (s *Server) remember(ctx context.Context, c *caller, req *linkv1.ReportRequest, now time.Time) {
+	if s.history == nil || len(req.GetSamples()) == 0 {
+		return
+	}
+	samples := make([]history.Sample, len(req.GetSamples()))
+	for i, sample := range req.GetSamples() {
+		samples[i] = history.Sample{Series: sample.GetSeries(), Site: sample.GetSiteId(), Value: sample.GetValue()}
+	}
+	if err := s.history.Append(ctx, c.agent.id, samples, now); err != nil && s.noisy.Allow() {
+		s.log.Error("what a server measured could not be kept", "server", c.agent.id, "err", err)
+	}
 }
 
 // flag tells people of an agent that speaks of tasks of other servers, which no

@@ -62,6 +62,8 @@ func store(ctx context.Context, tx *db.Tx, server contract.ServerID, o *sitev1.O
 	}
 	var organization contract.OrganizationID
 	var site contract.SiteID
+	var wanted Wanted
+	var generation int64
 	err = tx.QueryRow(ctx, `
 		UPDATE sites
 		SET observed = $1,
@@ -69,13 +71,19 @@ func store(ctx context.Context, tx *db.Tx, server contract.ServerID, o *sitev1.O
 		WHERE id = $3
 		  AND server_id = $4
 		  AND observed_generation <= $2
-		RETURNING organization_id, id`,
-		text, int64(o.GetGeneration()), o.GetSiteId(), server).Scan(&organization, &site)
+		RETURNING organization_id, id, phase, frozen, generation`,
+		text, int64(o.GetGeneration()), o.GetSiteId(), server).Scan(&organization, &site, &wanted.Phase, &wanted.Frozen, &generation)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("store measurement: %w", err)
+	}
+	wanted.Generation = uint64(generation)
+	if problem, says := outage(wanted, o); says {
+		if err := noteOutage(ctx, tx, organization, site, problem, time.Now()); err != nil {
+			return err
+		}
 	}
 	if measured == nil || len(o.GetCertificates()) == 0 {
 		return nil

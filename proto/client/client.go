@@ -17,6 +17,7 @@ import (
 	"chom.dev/proto/gen/chom/domain/v1/domainv1connect"
 	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
 	"chom.dev/proto/gen/chom/mail/v1/mailv1connect"
+	"chom.dev/proto/gen/chom/metric/v1/metricv1connect"
 	"chom.dev/proto/gen/chom/organization/v1/organizationv1connect"
 	"chom.dev/proto/gen/chom/site/v1/sitev1connect"
 	"chom.dev/proto/gen/chom/task/v1/taskv1connect"
@@ -44,6 +45,7 @@ type Client struct {
 	Imports       backupv1connect.ImportServiceClient
 	DNSProviders  domainv1connect.DnsProviderServiceClient
 	Mails         mailv1connect.MailServiceClient
+	Metrics       metricv1connect.MetricServiceClient
 	Servers       fleetv1connect.ServerServiceClient
 	Sites         sitev1connect.SiteServiceClient
 	Tasks         taskv1connect.TaskServiceClient
@@ -78,6 +80,7 @@ func NewWith(http connect.HTTPClient, url, token string, options ...connect.Clie
 		Certificates:  certificatev1connect.NewCertificateServiceClient(http, url, options...),
 		DNSProviders:  domainv1connect.NewDnsProviderServiceClient(http, url, options...),
 		Mails:         mailv1connect.NewMailServiceClient(http, url, options...),
+		Metrics:       metricv1connect.NewMetricServiceClient(http, url, options...),
 		Servers:       fleetv1connect.NewServerServiceClient(http, url, options...),
 		Sites:         sitev1connect.NewSiteServiceClient(http, url, options...),
 		Tasks:         taskv1connect.NewTaskServiceClient(http, url, options...),

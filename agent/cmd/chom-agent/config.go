@@ -152,8 +152,9 @@ func (c *config) journalFile() string { return filepath.Join(c.StateDir, "journa
 func (c *config) certificatesDir() string {
 	return filepath.Join(c.StateDir, "certificates")
 }
-func (c *config) backupDir() string  { return filepath.Join(c.StateDir, "backup") }
-func (c *config) statusFile() string { return filepath.Join(c.RuntimeDir, "status.json") }
+func (c *config) backupDir() string   { return filepath.Join(c.StateDir, "backup") }
+func (c *config) trafficFile() string { return filepath.Join(c.StateDir, "traffic.json") }
+func (c *config) statusFile() string  { return filepath.Join(c.RuntimeDir, "status.json") }
 
 // logger writes for systemd's journal, which adds the time itself.
 func (c *config) logger(w io.Writer) *slog.Logger {

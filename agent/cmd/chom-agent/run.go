@@ -18,9 +18,11 @@ import (
 	"chom.dev/agent/identity"
 	"chom.dev/agent/journal"
 	"chom.dev/agent/link"
+	"chom.dev/agent/nginx"
 	"chom.dev/agent/task"
 	"chom.dev/agent/telemetry"
 	"chom.dev/proto/contract"
+	linkv1 "chom.dev/proto/gen/chom/link/v1"
 )
 
 // The agent is a guest on a small server: it collects garbage more often than
@@ -116,6 +118,7 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	sites := telemetry.NewSites(engine, cfg.trafficFile(), nginx.AccessLog, log)
 	lnk := link.New(link.Config{
 		Address:  cfg.Server,
 		Identity: store,
@@ -123,7 +126,9 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 		Clock:    &now,
 		Log:      log,
 		Facts:    host.Facts,
-		Samples:  metrics.Gather,
+		Samples: func(ctx context.Context) []*linkv1.Sample {
+			return append(metrics.Gather(ctx), sites.Gather(ctx)...)
+		},
 		Issuance: certs.SetIssuance,
 	})
 	later = parts{engine, lnk}

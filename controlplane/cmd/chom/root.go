@@ -86,7 +86,7 @@ program of the same job can read its environment, so give it a token that reache
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usagef("%s", err) })
 	root.AddCommand(
 		p.loginCommand(), p.logoutCommand(), p.whoamiCommand(), p.contextCommand(),
-		p.organizationCommand(), p.memberCommand(), p.invitationCommand(), p.serverCommand(), p.siteCommand(), p.domainCommand(), p.certificateCommand(), p.backupCommand(), p.taskCommand(),
+		p.organizationCommand(), p.memberCommand(), p.invitationCommand(), p.serverCommand(), p.siteCommand(), p.domainCommand(), p.certificateCommand(), p.backupCommand(), p.metricsCommand(), p.taskCommand(),
 		p.accountCommand(), p.sessionCommand(), p.secondFactorCommand(), p.tokenCommand(), p.impersonationCommand(),
 		p.webhookCommand(), p.auditCommand(), p.mailCommand(),
 		p.apiCommand(), p.versionCommand(), p.manCommand(root),

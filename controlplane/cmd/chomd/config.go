@@ -49,6 +49,7 @@ type config struct {
 	namesConfig   `koanf:",squash"`
 	issuersConfig `koanf:",squash"`
 	backupsConfig `koanf:",squash"`
+	metricsConfig `koanf:",squash"`
 	ownBackup     `koanf:",squash"`
 	SignUp        string `koanf:"sign-up"`
 
@@ -91,6 +92,7 @@ func configFlags(f *pflag.FlagSet) {
 	namesFlags(f)
 	issuersFlags(f)
 	backupsFlags(f)
+	metricsFlags(f)
 	ownBackupFlags(f)
 	f.String("sign-up", "open", "who may sign up: open for everybody with an e-mail address, invited for those whom a member invited or an operator named")
 	f.String("agents-listen", ":8443", "address for agents, TLS 1.3 with client certificates")
@@ -241,6 +243,7 @@ func (c *config) validate() error {
 	c.checkNames(rule)
 	c.checkIssuers(c.namesConfig, rule)
 	c.checkBackups(rule)
+	c.checkMetrics(rule)
 	c.checkOwnBackup(rule)
 	rule(slices.Contains([]string{"open", "invited"}, c.SignUp), "sign-up", "must be open or invited")
 	rule(isAddress(c.AgentsListen), "agents-listen", "must be HOST:PORT or :PORT")

@@ -211,11 +211,16 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 		return err
 	}
 
+	history, err := c.openMetrics(d, log, registry)
+	if err != nil {
+		return err
+	}
+
 	// The doors.
 	agentsDoor, err := link.New(link.Config{
 		DB: d, Log: log, Metrics: registry, Authority: authority, Fleet: servers, Tasks: tasks, Sites: sites,
 		Certificates: &handouts{config: c.issuersConfig, issuance: issuers.message, platform: platform, uploads: certificates, challenges: providers},
-		Backups:      repositories, Repositories: backups,
+		Backups:      repositories, Repositories: backups, History: history,
 	})
 	if err != nil {
 		return err
@@ -234,7 +239,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	repeats := repeat.New(d, log)
 	handler, err := api.New(api.Config{
 		DB: d, Log: log, Metrics: registry, Accounts: accounts, Organizations: organizations, Tokens: tokens, Fleet: servers, Sites: sites, Tasks: tasks,
-		Domains: domains, Providers: providers, Certificates: certificates, Backups: backups, Targets: targets, Mails: mails, Webhooks: webhooks, Packages: packages, Address: address, Pin: authority.Pin(), PreviewCA: c.previewCA(platform), Ready: d.Ping, TLS: c.tls(), Closing: closing,
+		Domains: domains, Providers: providers, Certificates: certificates, Backups: backups, Targets: targets, History: history, Mails: mails, Webhooks: webhooks, Packages: packages, Address: address, Pin: authority.Pin(), PreviewCA: c.previewCA(platform), Ready: d.Ping, TLS: c.tls(), Closing: closing,
 		Limits: limits, Repeats: repeats, Proxies: proxies, Origins: origins,
 	})
 	if err != nil {
@@ -265,6 +270,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	g.Go(func() error { return certificates.Run(running) })
 	g.Go(func() error { return providers.Run(running) })
 	g.Go(func() error { return backups.Run(running) })
+	g.Go(func() error { return history.Run(running) })
 	g.Go(func() error { return repeats.Run(running) })
 	g.Go(func() error { return heads.Run(running) })
 	g.Go(func() error { return organizations.Run(running) })

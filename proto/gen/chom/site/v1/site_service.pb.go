@@ -26,6 +26,137 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// EventKind is what happened.
+type EventKind int32
+
+const (
+	// Not said.
+	EventKind_EVENT_KIND_UNSPECIFIED EventKind = 0
+	// Its host was ordered to bring it to what is wanted: it was created, changed, suspended, resumed, deleted or restored from the
+	// trash, or a name of it got a certificate.
+	EventKind_EVENT_KIND_CHANGE EventKind = 1
+	// A backup was made.
+	EventKind_EVENT_KIND_BACKUP EventKind = 2
+	// A backup was restored for a try.
+	EventKind_EVENT_KIND_DRILL EventKind = 3
+	// A backup was put back, or that was undone.
+	EventKind_EVENT_KIND_RESTORE EventKind = 4
+	// A name began to be served with the certificate that it has now.
+	EventKind_EVENT_KIND_CERTIFICATE EventKind = 5
+	// A name is not served with a valid certificate any more.
+	EventKind_EVENT_KIND_CERTIFICATE_LOST EventKind = 6
+	// It did not answer, or with 5xx.
+	EventKind_EVENT_KIND_DOWN EventKind = 7
+)
+
+// Enum value maps for EventKind.
+var (
+	EventKind_name = map[int32]string{
+		0: "EVENT_KIND_UNSPECIFIED",
+		1: "EVENT_KIND_CHANGE",
+		2: "EVENT_KIND_BACKUP",
+		3: "EVENT_KIND_DRILL",
+		4: "EVENT_KIND_RESTORE",
+		5: "EVENT_KIND_CERTIFICATE",
+		6: "EVENT_KIND_CERTIFICATE_LOST",
+		7: "EVENT_KIND_DOWN",
+	}
+	EventKind_value = map[string]int32{
+		"EVENT_KIND_UNSPECIFIED":      0,
+		"EVENT_KIND_CHANGE":           1,
+		"EVENT_KIND_BACKUP":           2,
+		"EVENT_KIND_DRILL":            3,
+		"EVENT_KIND_RESTORE":          4,
+		"EVENT_KIND_CERTIFICATE":      5,
+		"EVENT_KIND_CERTIFICATE_LOST": 6,
+		"EVENT_KIND_DOWN":             7,
+	}
+)
+
+func (x EventKind) Enum() *EventKind {
+	p := new(EventKind)
+	*p = x
+	return p
+}
+
+func (x EventKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (EventKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_chom_site_v1_site_service_proto_enumTypes[0].Descriptor()
+}
+
+func (EventKind) Type() protoreflect.EnumType {
+	return &file_chom_site_v1_site_service_proto_enumTypes[0]
+}
+
+func (x EventKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use EventKind.Descriptor instead.
+func (EventKind) EnumDescriptor() ([]byte, []int) {
+	return file_chom_site_v1_site_service_proto_rawDescGZIP(), []int{0}
+}
+
+// EventOutcome is what it came to.
+type EventOutcome int32
+
+const (
+	// Not said.
+	EventOutcome_EVENT_OUTCOME_UNSPECIFIED EventOutcome = 0
+	// It is under way; a DOWN lasts.
+	EventOutcome_EVENT_OUTCOME_RUNNING EventOutcome = 1
+	// It is over, and well.
+	EventOutcome_EVENT_OUTCOME_DONE EventOutcome = 2
+	// It failed.
+	EventOutcome_EVENT_OUTCOME_FAILED EventOutcome = 3
+)
+
+// Enum value maps for EventOutcome.
+var (
+	EventOutcome_name = map[int32]string{
+		0: "EVENT_OUTCOME_UNSPECIFIED",
+		1: "EVENT_OUTCOME_RUNNING",
+		2: "EVENT_OUTCOME_DONE",
+		3: "EVENT_OUTCOME_FAILED",
+	}
+	EventOutcome_value = map[string]int32{
+		"EVENT_OUTCOME_UNSPECIFIED": 0,
+		"EVENT_OUTCOME_RUNNING":     1,
+		"EVENT_OUTCOME_DONE":        2,
+		"EVENT_OUTCOME_FAILED":      3,
+	}
+)
+
+func (x EventOutcome) Enum() *EventOutcome {
+	p := new(EventOutcome)
+	*p = x
+	return p
+}
+
+func (x EventOutcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (EventOutcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_chom_site_v1_site_service_proto_enumTypes[1].Descriptor()
+}
+
+func (EventOutcome) Type() protoreflect.EnumType {
+	return &file_chom_site_v1_site_service_proto_enumTypes[1]
+}
+
+func (x EventOutcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use EventOutcome.Descriptor instead.
+func (EventOutcome) EnumDescriptor() ([]byte, []int) {
+	return file_chom_site_v1_site_service_proto_rawDescGZIP(), []int{1}
+}
+
 // CreateSiteRequest describes the site that is wanted.
 type CreateSiteRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1345,6 +1476,243 @@ func (x *CheckSiteResponse) GetSite() *Site {
 	return nil
 }
 
+// SiteEvent is something that happened to a site.
+type SiteEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it began.
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// When it ended; unset while it lasts, and where there is no length.
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// What it is.
+	Kind EventKind `protobuf:"varint,3,opt,name=kind,proto3,enum=chom.site.v1.EventKind" json:"kind,omitempty"`
+	// What it came to.
+	Outcome EventOutcome `protobuf:"varint,4,opt,name=outcome,proto3,enum=chom.site.v1.EventOutcome" json:"outcome,omitempty"`
+	// More of it: why a backup was made, or the name that a certificate is for.
+	Subject string `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"`
+	// Why it failed, in words; empty where it did not.
+	Problem string `protobuf:"bytes,6,opt,name=problem,proto3" json:"problem,omitempty"`
+	// The task, backup, drill, restore or outage; empty for certificates. Unique with `kind` and `subject`.
+	Id string `protobuf:"bytes,7,opt,name=id,proto3" json:"id,omitempty"`
+	// The task to look at; empty where there is none, or not any more.
+	TaskId        string `protobuf:"bytes,8,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SiteEvent) Reset() {
+	*x = SiteEvent{}
+	mi := &file_chom_site_v1_site_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SiteEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SiteEvent) ProtoMessage() {}
+
+func (x *SiteEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_site_v1_site_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SiteEvent.ProtoReflect.Descriptor instead.
+func (*SiteEvent) Descriptor() ([]byte, []int) {
+	return file_chom_site_v1_site_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *SiteEvent) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *SiteEvent) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+func (x *SiteEvent) GetKind() EventKind {
+	if x != nil {
+		return x.Kind
+	}
+	return EventKind_EVENT_KIND_UNSPECIFIED
+}
+
+func (x *SiteEvent) GetOutcome() EventOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return EventOutcome_EVENT_OUTCOME_UNSPECIFIED
+}
+
+func (x *SiteEvent) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *SiteEvent) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *SiteEvent) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SiteEvent) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+// ListSiteEventsRequest asks for a page of events.
+type ListSiteEventsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization that owns the site.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The site.
+	SiteId string `protobuf:"bytes,2,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	// How many at most, up to 500; 0 means 50.
+	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before; empty for the first.
+	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSiteEventsRequest) Reset() {
+	*x = ListSiteEventsRequest{}
+	mi := &file_chom_site_v1_site_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSiteEventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSiteEventsRequest) ProtoMessage() {}
+
+func (x *ListSiteEventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_site_v1_site_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSiteEventsRequest.ProtoReflect.Descriptor instead.
+func (*ListSiteEventsRequest) Descriptor() ([]byte, []int) {
+	return file_chom_site_v1_site_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ListSiteEventsRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *ListSiteEventsRequest) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+func (x *ListSiteEventsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListSiteEventsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListSiteEventsResponse is a page.
+type ListSiteEventsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The events, newest first.
+	Events []*SiteEvent `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	// Token of the next page; empty after the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSiteEventsResponse) Reset() {
+	*x = ListSiteEventsResponse{}
+	mi := &file_chom_site_v1_site_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSiteEventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSiteEventsResponse) ProtoMessage() {}
+
+func (x *ListSiteEventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_site_v1_site_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSiteEventsResponse.ProtoReflect.Descriptor instead.
+func (*ListSiteEventsResponse) Descriptor() ([]byte, []int) {
+	return file_chom_site_v1_site_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListSiteEventsResponse) GetEvents() []*SiteEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *ListSiteEventsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 var File_chom_site_v1_site_service_proto protoreflect.FileDescriptor
 
 const file_chom_site_v1_site_service_proto_rawDesc = "" +
@@ -1446,7 +1814,40 @@ const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
 	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\";\n" +
 	"\x11CheckSiteResponse\x12&\n" +
-	"\x04site\x18\x01 \x01(\v2\x12.chom.site.v1.SiteR\x04site2\x86\f\n" +
+	"\x04site\x18\x01 \x01(\v2\x12.chom.site.v1.SiteR\x04site\"\xb2\x02\n" +
+	"\tSiteEvent\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x125\n" +
+	"\bend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12+\n" +
+	"\x04kind\x18\x03 \x01(\x0e2\x17.chom.site.v1.EventKindR\x04kind\x124\n" +
+	"\aoutcome\x18\x04 \x01(\x0e2\x1a.chom.site.v1.EventOutcomeR\aoutcome\x12\x18\n" +
+	"\asubject\x18\x05 \x01(\tR\asubject\x12\x18\n" +
+	"\aproblem\x18\x06 \x01(\tR\aproblem\x12\x0e\n" +
+	"\x02id\x18\a \x01(\tR\x02id\x12\x17\n" +
+	"\atask_id\x18\b \x01(\tR\x06taskId\"\xbf\x01\n" +
+	"\x15ListSiteEventsRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
+	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12'\n" +
+	"\tpage_size\x18\x03 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x90\x03R\tpageToken\"q\n" +
+	"\x16ListSiteEventsResponse\x12/\n" +
+	"\x06events\x18\x01 \x03(\v2\x17.chom.site.v1.SiteEventR\x06events\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*\xd5\x01\n" +
+	"\tEventKind\x12\x1a\n" +
+	"\x16EVENT_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11EVENT_KIND_CHANGE\x10\x01\x12\x15\n" +
+	"\x11EVENT_KIND_BACKUP\x10\x02\x12\x14\n" +
+	"\x10EVENT_KIND_DRILL\x10\x03\x12\x16\n" +
+	"\x12EVENT_KIND_RESTORE\x10\x04\x12\x1a\n" +
+	"\x16EVENT_KIND_CERTIFICATE\x10\x05\x12\x1f\n" +
+	"\x1bEVENT_KIND_CERTIFICATE_LOST\x10\x06\x12\x13\n" +
+	"\x0fEVENT_KIND_DOWN\x10\a*z\n" +
+	"\fEventOutcome\x12\x1d\n" +
+	"\x19EVENT_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15EVENT_OUTCOME_RUNNING\x10\x01\x12\x16\n" +
+	"\x12EVENT_OUTCOME_DONE\x10\x02\x12\x18\n" +
+	"\x14EVENT_OUTCOME_FAILED\x10\x032\xac\r\n" +
 	"\vSiteService\x12\x89\x01\n" +
 	"\n" +
 	"CreateSite\x12\x1f.chom.site.v1.CreateSiteRequest\x1a .chom.site.v1.CreateSiteResponse\"8\x82\xd3\xe4\x93\x022:\x01*\"-/api/v1/organizations/{organization_id}/sites\x12\x87\x01\n" +
@@ -1460,7 +1861,8 @@ const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"\n" +
 	"DeleteSite\x12\x1f.chom.site.v1.DeleteSiteRequest\x1a .chom.site.v1.DeleteSiteResponse\"?\x82\xd3\xe4\x93\x029*7/api/v1/organizations/{organization_id}/sites/{site_id}\x12\x9e\x01\n" +
 	"\vRestoreSite\x12 .chom.site.v1.RestoreSiteRequest\x1a!.chom.site.v1.RestoreSiteResponse\"J\x82\xd3\xe4\x93\x02D:\x01*\"?/api/v1/organizations/{organization_id}/sites/{site_id}:restore\x12\x96\x01\n" +
-	"\tCheckSite\x12\x1e.chom.site.v1.CheckSiteRequest\x1a\x1f.chom.site.v1.CheckSiteResponse\"H\x82\xd3\xe4\x93\x02B:\x01*\"=/api/v1/organizations/{organization_id}/sites/{site_id}:check\x12\xa8\x01\n" +
+	"\tCheckSite\x12\x1e.chom.site.v1.CheckSiteRequest\x1a\x1f.chom.site.v1.CheckSiteResponse\"H\x82\xd3\xe4\x93\x02B:\x01*\"=/api/v1/organizations/{organization_id}/sites/{site_id}:check\x12\xa3\x01\n" +
+	"\x0eListSiteEvents\x12#.chom.site.v1.ListSiteEventsRequest\x1a$.chom.site.v1.ListSiteEventsResponse\"F\x82\xd3\xe4\x93\x02@\x12>/api/v1/organizations/{organization_id}/sites/{site_id}/events\x12\xa8\x01\n" +
 	"\x0fCreateSiteLogin\x12$.chom.site.v1.CreateSiteLoginRequest\x1a%.chom.site.v1.CreateSiteLoginResponse\"H\x82\xd3\xe4\x93\x02B:\x01*\"=/api/v1/organizations/{organization_id}/sites/{site_id}:loginB\x9e\x01\n" +
 	"\x10com.chom.site.v1B\x10SiteServiceProtoP\x01Z&chom.dev/proto/gen/chom/site/v1;sitev1\xa2\x02\x03CSX\xaa\x02\fChom.Site.V1\xca\x02\fChom\\Site\\V1\xe2\x02\x18Chom\\Site\\V1\\GPBMetadata\xea\x02\x0eChom::Site::V1b\x06proto3"
 
@@ -1476,88 +1878,101 @@ func file_chom_site_v1_site_service_proto_rawDescGZIP() []byte {
 	return file_chom_site_v1_site_service_proto_rawDescData
 }
 
-var file_chom_site_v1_site_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_chom_site_v1_site_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_chom_site_v1_site_service_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_chom_site_v1_site_service_proto_goTypes = []any{
-	(*CreateSiteRequest)(nil),       // 0: chom.site.v1.CreateSiteRequest
-	(*CreateSiteResponse)(nil),      // 1: chom.site.v1.CreateSiteResponse
-	(*GetSiteRequest)(nil),          // 2: chom.site.v1.GetSiteRequest
-	(*GetSiteResponse)(nil),         // 3: chom.site.v1.GetSiteResponse
-	(*ListSitesRequest)(nil),        // 4: chom.site.v1.ListSitesRequest
-	(*ListSitesResponse)(nil),       // 5: chom.site.v1.ListSitesResponse
-	(*UpdateSiteRequest)(nil),       // 6: chom.site.v1.UpdateSiteRequest
-	(*UpdateSiteResponse)(nil),      // 7: chom.site.v1.UpdateSiteResponse
-	(*SuspendSiteRequest)(nil),      // 8: chom.site.v1.SuspendSiteRequest
-	(*SuspendSiteResponse)(nil),     // 9: chom.site.v1.SuspendSiteResponse
-	(*ResumeSiteRequest)(nil),       // 10: chom.site.v1.ResumeSiteRequest
-	(*ResumeSiteResponse)(nil),      // 11: chom.site.v1.ResumeSiteResponse
-	(*DeleteSiteRequest)(nil),       // 12: chom.site.v1.DeleteSiteRequest
-	(*DeleteSiteResponse)(nil),      // 13: chom.site.v1.DeleteSiteResponse
-	(*RestoreSiteRequest)(nil),      // 14: chom.site.v1.RestoreSiteRequest
-	(*RestoreSiteResponse)(nil),     // 15: chom.site.v1.RestoreSiteResponse
-	(*CreateSiteLoginRequest)(nil),  // 16: chom.site.v1.CreateSiteLoginRequest
-	(*CreateSiteLoginResponse)(nil), // 17: chom.site.v1.CreateSiteLoginResponse
-	(*CheckSiteRequest)(nil),        // 18: chom.site.v1.CheckSiteRequest
-	(*CheckSiteResponse)(nil),       // 19: chom.site.v1.CheckSiteResponse
-	nil,                             // 20: chom.site.v1.CreateSiteRequest.SettingsEntry
-	nil,                             // 21: chom.site.v1.UpdateSiteRequest.SettingsEntry
-	(*Limits)(nil),                  // 22: chom.site.v1.Limits
-	(*HttpsOptions)(nil),            // 23: chom.site.v1.HttpsOptions
-	(*Site)(nil),                    // 24: chom.site.v1.Site
-	(*v1.Task)(nil),                 // 25: chom.task.v1.Task
-	(State)(0),                      // 26: chom.site.v1.State
-	(*fieldmaskpb.FieldMask)(nil),   // 27: google.protobuf.FieldMask
-	(*timestamppb.Timestamp)(nil),   // 28: google.protobuf.Timestamp
+	(EventKind)(0),                  // 0: chom.site.v1.EventKind
+	(EventOutcome)(0),               // 1: chom.site.v1.EventOutcome
+	(*CreateSiteRequest)(nil),       // 2: chom.site.v1.CreateSiteRequest
+	(*CreateSiteResponse)(nil),      // 3: chom.site.v1.CreateSiteResponse
+	(*GetSiteRequest)(nil),          // 4: chom.site.v1.GetSiteRequest
+	(*GetSiteResponse)(nil),         // 5: chom.site.v1.GetSiteResponse
+	(*ListSitesRequest)(nil),        // 6: chom.site.v1.ListSitesRequest
+	(*ListSitesResponse)(nil),       // 7: chom.site.v1.ListSitesResponse
+	(*UpdateSiteRequest)(nil),       // 8: chom.site.v1.UpdateSiteRequest
+	(*UpdateSiteResponse)(nil),      // 9: chom.site.v1.UpdateSiteResponse
+	(*SuspendSiteRequest)(nil),      // 10: chom.site.v1.SuspendSiteRequest
+	(*SuspendSiteResponse)(nil),     // 11: chom.site.v1.SuspendSiteResponse
+	(*ResumeSiteRequest)(nil),       // 12: chom.site.v1.ResumeSiteRequest
+	(*ResumeSiteResponse)(nil),      // 13: chom.site.v1.ResumeSiteResponse
+	(*DeleteSiteRequest)(nil),       // 14: chom.site.v1.DeleteSiteRequest
+	(*DeleteSiteResponse)(nil),      // 15: chom.site.v1.DeleteSiteResponse
+	(*RestoreSiteRequest)(nil),      // 16: chom.site.v1.RestoreSiteRequest
+	(*RestoreSiteResponse)(nil),     // 17: chom.site.v1.RestoreSiteResponse
+	(*CreateSiteLoginRequest)(nil),  // 18: chom.site.v1.CreateSiteLoginRequest
+	(*CreateSiteLoginResponse)(nil), // 19: chom.site.v1.CreateSiteLoginResponse
+	(*CheckSiteRequest)(nil),        // 20: chom.site.v1.CheckSiteRequest
+	(*CheckSiteResponse)(nil),       // 21: chom.site.v1.CheckSiteResponse
+	(*SiteEvent)(nil),               // 22: chom.site.v1.SiteEvent
+	(*ListSiteEventsRequest)(nil),   // 23: chom.site.v1.ListSiteEventsRequest
+	(*ListSiteEventsResponse)(nil),  // 24: chom.site.v1.ListSiteEventsResponse
+	nil,                             // 25: chom.site.v1.CreateSiteRequest.SettingsEntry
+	nil,                             // 26: chom.site.v1.UpdateSiteRequest.SettingsEntry
+	(*Limits)(nil),                  // 27: chom.site.v1.Limits
+	(*HttpsOptions)(nil),            // 28: chom.site.v1.HttpsOptions
+	(*Site)(nil),                    // 29: chom.site.v1.Site
+	(*v1.Task)(nil),                 // 30: chom.task.v1.Task
+	(State)(0),                      // 31: chom.site.v1.State
+	(*fieldmaskpb.FieldMask)(nil),   // 32: google.protobuf.FieldMask
+	(*timestamppb.Timestamp)(nil),   // 33: google.protobuf.Timestamp
 }
 var file_chom_site_v1_site_service_proto_depIdxs = []int32{
-	20, // 0: chom.site.v1.CreateSiteRequest.settings:type_name -> chom.site.v1.CreateSiteRequest.SettingsEntry
-	22, // 1: chom.site.v1.CreateSiteRequest.limits:type_name -> chom.site.v1.Limits
-	23, // 2: chom.site.v1.CreateSiteRequest.https:type_name -> chom.site.v1.HttpsOptions
-	24, // 3: chom.site.v1.CreateSiteResponse.site:type_name -> chom.site.v1.Site
-	25, // 4: chom.site.v1.CreateSiteResponse.task:type_name -> chom.task.v1.Task
-	24, // 5: chom.site.v1.GetSiteResponse.site:type_name -> chom.site.v1.Site
-	26, // 6: chom.site.v1.ListSitesRequest.states:type_name -> chom.site.v1.State
-	24, // 7: chom.site.v1.ListSitesResponse.sites:type_name -> chom.site.v1.Site
-	27, // 8: chom.site.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
-	21, // 9: chom.site.v1.UpdateSiteRequest.settings:type_name -> chom.site.v1.UpdateSiteRequest.SettingsEntry
-	22, // 10: chom.site.v1.UpdateSiteRequest.limits:type_name -> chom.site.v1.Limits
-	23, // 11: chom.site.v1.UpdateSiteRequest.https:type_name -> chom.site.v1.HttpsOptions
-	24, // 12: chom.site.v1.UpdateSiteResponse.site:type_name -> chom.site.v1.Site
-	25, // 13: chom.site.v1.UpdateSiteResponse.task:type_name -> chom.task.v1.Task
-	24, // 14: chom.site.v1.SuspendSiteResponse.site:type_name -> chom.site.v1.Site
-	25, // 15: chom.site.v1.SuspendSiteResponse.task:type_name -> chom.task.v1.Task
-	24, // 16: chom.site.v1.ResumeSiteResponse.site:type_name -> chom.site.v1.Site
-	25, // 17: chom.site.v1.ResumeSiteResponse.task:type_name -> chom.task.v1.Task
-	24, // 18: chom.site.v1.DeleteSiteResponse.site:type_name -> chom.site.v1.Site
-	25, // 19: chom.site.v1.DeleteSiteResponse.task:type_name -> chom.task.v1.Task
-	24, // 20: chom.site.v1.RestoreSiteResponse.site:type_name -> chom.site.v1.Site
-	25, // 21: chom.site.v1.RestoreSiteResponse.task:type_name -> chom.task.v1.Task
-	28, // 22: chom.site.v1.CreateSiteLoginResponse.expire_time:type_name -> google.protobuf.Timestamp
-	24, // 23: chom.site.v1.CheckSiteResponse.site:type_name -> chom.site.v1.Site
-	0,  // 24: chom.site.v1.SiteService.CreateSite:input_type -> chom.site.v1.CreateSiteRequest
-	2,  // 25: chom.site.v1.SiteService.GetSite:input_type -> chom.site.v1.GetSiteRequest
-	4,  // 26: chom.site.v1.SiteService.ListSites:input_type -> chom.site.v1.ListSitesRequest
-	6,  // 27: chom.site.v1.SiteService.UpdateSite:input_type -> chom.site.v1.UpdateSiteRequest
-	8,  // 28: chom.site.v1.SiteService.SuspendSite:input_type -> chom.site.v1.SuspendSiteRequest
-	10, // 29: chom.site.v1.SiteService.ResumeSite:input_type -> chom.site.v1.ResumeSiteRequest
-	12, // 30: chom.site.v1.SiteService.DeleteSite:input_type -> chom.site.v1.DeleteSiteRequest
-	14, // 31: chom.site.v1.SiteService.RestoreSite:input_type -> chom.site.v1.RestoreSiteRequest
-	18, // 32: chom.site.v1.SiteService.CheckSite:input_type -> chom.site.v1.CheckSiteRequest
-	16, // 33: chom.site.v1.SiteService.CreateSiteLogin:input_type -> chom.site.v1.CreateSiteLoginRequest
-	1,  // 34: chom.site.v1.SiteService.CreateSite:output_type -> chom.site.v1.CreateSiteResponse
-	3,  // 35: chom.site.v1.SiteService.GetSite:output_type -> chom.site.v1.GetSiteResponse
-	5,  // 36: chom.site.v1.SiteService.ListSites:output_type -> chom.site.v1.ListSitesResponse
-	7,  // 37: chom.site.v1.SiteService.UpdateSite:output_type -> chom.site.v1.UpdateSiteResponse
-	9,  // 38: chom.site.v1.SiteService.SuspendSite:output_type -> chom.site.v1.SuspendSiteResponse
-	11, // 39: chom.site.v1.SiteService.ResumeSite:output_type -> chom.site.v1.ResumeSiteResponse
-	13, // 40: chom.site.v1.SiteService.DeleteSite:output_type -> chom.site.v1.DeleteSiteResponse
-	15, // 41: chom.site.v1.SiteService.RestoreSite:output_type -> chom.site.v1.RestoreSiteResponse
-	19, // 42: chom.site.v1.SiteService.CheckSite:output_type -> chom.site.v1.CheckSiteResponse
-	17, // 43: chom.site.v1.SiteService.CreateSiteLogin:output_type -> chom.site.v1.CreateSiteLoginResponse
-	34, // [34:44] is the sub-list for method output_type
-	24, // [24:34] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	25, // 0: chom.site.v1.CreateSiteRequest.settings:type_name -> chom.site.v1.CreateSiteRequest.SettingsEntry
+	27, // 1: chom.site.v1.CreateSiteRequest.limits:type_name -> chom.site.v1.Limits
+	28, // 2: chom.site.v1.CreateSiteRequest.https:type_name -> chom.site.v1.HttpsOptions
+	29, // 3: chom.site.v1.CreateSiteResponse.site:type_name -> chom.site.v1.Site
+	30, // 4: chom.site.v1.CreateSiteResponse.task:type_name -> chom.task.v1.Task
+	29, // 5: chom.site.v1.GetSiteResponse.site:type_name -> chom.site.v1.Site
+	31, // 6: chom.site.v1.ListSitesRequest.states:type_name -> chom.site.v1.State
+	29, // 7: chom.site.v1.ListSitesResponse.sites:type_name -> chom.site.v1.Site
+	32, // 8: chom.site.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
+	26, // 9: chom.site.v1.UpdateSiteRequest.settings:type_name -> chom.site.v1.UpdateSiteRequest.SettingsEntry
+	27, // 10: chom.site.v1.UpdateSiteRequest.limits:type_name -> chom.site.v1.Limits
+	28, // 11: chom.site.v1.UpdateSiteRequest.https:type_name -> chom.site.v1.HttpsOptions
+	29, // 12: chom.site.v1.UpdateSiteResponse.site:type_name -> chom.site.v1.Site
+	30, // 13: chom.site.v1.UpdateSiteResponse.task:type_name -> chom.task.v1.Task
+	29, // 14: chom.site.v1.SuspendSiteResponse.site:type_name -> chom.site.v1.Site
+	30, // 15: chom.site.v1.SuspendSiteResponse.task:type_name -> chom.task.v1.Task
+	29, // 16: chom.site.v1.ResumeSiteResponse.site:type_name -> chom.site.v1.Site
+	30, // 17: chom.site.v1.ResumeSiteResponse.task:type_name -> chom.task.v1.Task
+	29, // 18: chom.site.v1.DeleteSiteResponse.site:type_name -> chom.site.v1.Site
+	30, // 19: chom.site.v1.DeleteSiteResponse.task:type_name -> chom.task.v1.Task
+	29, // 20: chom.site.v1.RestoreSiteResponse.site:type_name -> chom.site.v1.Site
+	30, // 21: chom.site.v1.RestoreSiteResponse.task:type_name -> chom.task.v1.Task
+	33, // 22: chom.site.v1.CreateSiteLoginResponse.expire_time:type_name -> google.protobuf.Timestamp
+	29, // 23: chom.site.v1.CheckSiteResponse.site:type_name -> chom.site.v1.Site
+	33, // 24: chom.site.v1.SiteEvent.time:type_name -> google.protobuf.Timestamp
+	33, // 25: chom.site.v1.SiteEvent.end_time:type_name -> google.protobuf.Timestamp
+	0,  // 26: chom.site.v1.SiteEvent.kind:type_name -> chom.site.v1.EventKind
+	1,  // 27: chom.site.v1.SiteEvent.outcome:type_name -> chom.site.v1.EventOutcome
+	22, // 28: chom.site.v1.ListSiteEventsResponse.events:type_name -> chom.site.v1.SiteEvent
+	2,  // 29: chom.site.v1.SiteService.CreateSite:input_type -> chom.site.v1.CreateSiteRequest
+	4,  // 30: chom.site.v1.SiteService.GetSite:input_type -> chom.site.v1.GetSiteRequest
+	6,  // 31: chom.site.v1.SiteService.ListSites:input_type -> chom.site.v1.ListSitesRequest
+	8,  // 32: chom.site.v1.SiteService.UpdateSite:input_type -> chom.site.v1.UpdateSiteRequest
+	10, // 33: chom.site.v1.SiteService.SuspendSite:input_type -> chom.site.v1.SuspendSiteRequest
+	12, // 34: chom.site.v1.SiteService.ResumeSite:input_type -> chom.site.v1.ResumeSiteRequest
+	14, // 35: chom.site.v1.SiteService.DeleteSite:input_type -> chom.site.v1.DeleteSiteRequest
+	16, // 36: chom.site.v1.SiteService.RestoreSite:input_type -> chom.site.v1.RestoreSiteRequest
+	20, // 37: chom.site.v1.SiteService.CheckSite:input_type -> chom.site.v1.CheckSiteRequest
+	23, // 38: chom.site.v1.SiteService.ListSiteEvents:input_type -> chom.site.v1.ListSiteEventsRequest
+	18, // 39: chom.site.v1.SiteService.CreateSiteLogin:input_type -> chom.site.v1.CreateSiteLoginRequest
+	3,  // 40: chom.site.v1.SiteService.CreateSite:output_type -> chom.site.v1.CreateSiteResponse
+	5,  // 41: chom.site.v1.SiteService.GetSite:output_type -> chom.site.v1.GetSiteResponse
+	7,  // 42: chom.site.v1.SiteService.ListSites:output_type -> chom.site.v1.ListSitesResponse
+	9,  // 43: chom.site.v1.SiteService.UpdateSite:output_type -> chom.site.v1.UpdateSiteResponse
+	11, // 44: chom.site.v1.SiteService.SuspendSite:output_type -> chom.site.v1.SuspendSiteResponse
+	13, // 45: chom.site.v1.SiteService.ResumeSite:output_type -> chom.site.v1.ResumeSiteResponse
+	15, // 46: chom.site.v1.SiteService.DeleteSite:output_type -> chom.site.v1.DeleteSiteResponse
+	17, // 47: chom.site.v1.SiteService.RestoreSite:output_type -> chom.site.v1.RestoreSiteResponse
+	21, // 48: chom.site.v1.SiteService.CheckSite:output_type -> chom.site.v1.CheckSiteResponse
+	24, // 49: chom.site.v1.SiteService.ListSiteEvents:output_type -> chom.site.v1.ListSiteEventsResponse
+	19, // 50: chom.site.v1.SiteService.CreateSiteLogin:output_type -> chom.site.v1.CreateSiteLoginResponse
+	40, // [40:51] is the sub-list for method output_type
+	29, // [29:40] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_chom_site_v1_site_service_proto_init() }
@@ -1572,13 +1987,14 @@ func file_chom_site_v1_site_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_site_v1_site_service_proto_rawDesc), len(file_chom_site_v1_site_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   22,
+			NumEnums:      2,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_chom_site_v1_site_service_proto_goTypes,
 		DependencyIndexes: file_chom_site_v1_site_service_proto_depIdxs,
+		EnumInfos:         file_chom_site_v1_site_service_proto_enumTypes,
 		MessageInfos:      file_chom_site_v1_site_service_proto_msgTypes,
 	}.Build()
 	File_chom_site_v1_site_service_proto = out.File

@@ -51,6 +51,9 @@ const (
 	SiteServiceRestoreSiteProcedure = "/chom.site.v1.SiteService/RestoreSite"
 	// SiteServiceCheckSiteProcedure is the fully-qualified name of the SiteService's CheckSite RPC.
 	SiteServiceCheckSiteProcedure = "/chom.site.v1.SiteService/CheckSite"
+	// SiteServiceListSiteEventsProcedure is the fully-qualified name of the SiteService's
+	// ListSiteEvents RPC.
+	SiteServiceListSiteEventsProcedure = "/chom.site.v1.SiteService/ListSiteEvents"
 	// SiteServiceCreateSiteLoginProcedure is the fully-qualified name of the SiteService's
 	// CreateSiteLogin RPC.
 	SiteServiceCreateSiteLoginProcedure = "/chom.site.v1.SiteService/CreateSiteLogin"
@@ -77,6 +80,9 @@ type SiteServiceClient interface {
 	// CheckSite looks now at the DNS of the site's names that are not served with a certificate, and at the certificates of the
 	// others from outside.
 	CheckSite(context.Context, *v1.CheckSiteRequest) (*v1.CheckSiteResponse, error)
+	// ListSiteEvents returns what happened to a site, newest first: what was changed, backups, drills, restores, certificates, and
+	// when it was down.
+	ListSiteEvents(context.Context, *v1.ListSiteEventsRequest) (*v1.ListSiteEventsResponse, error)
 	// CreateSiteLogin makes a link that signs its bearer in as the site's administrator: one use, 60 seconds. It is audited.
 	CreateSiteLogin(context.Context, *v1.CreateSiteLoginRequest) (*v1.CreateSiteLoginResponse, error)
 }
@@ -146,6 +152,12 @@ func NewSiteServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(siteServiceMethods.ByName("CheckSite")),
 			connect.WithClientOptions(opts...),
 		),
+		listSiteEvents: connect.NewClient[v1.ListSiteEventsRequest, v1.ListSiteEventsResponse](
+			httpClient,
+			baseURL+SiteServiceListSiteEventsProcedure,
+			connect.WithSchema(siteServiceMethods.ByName("ListSiteEvents")),
+			connect.WithClientOptions(opts...),
+		),
 		createSiteLogin: connect.NewClient[v1.CreateSiteLoginRequest, v1.CreateSiteLoginResponse](
 			httpClient,
 			baseURL+SiteServiceCreateSiteLoginProcedure,
@@ -166,6 +178,7 @@ type siteServiceClient struct {
 	deleteSite      *connect.Client[v1.DeleteSiteRequest, v1.DeleteSiteResponse]
 	restoreSite     *connect.Client[v1.RestoreSiteRequest, v1.RestoreSiteResponse]
 	checkSite       *connect.Client[v1.CheckSiteRequest, v1.CheckSiteResponse]
+	listSiteEvents  *connect.Client[v1.ListSiteEventsRequest, v1.ListSiteEventsResponse]
 	createSiteLogin *connect.Client[v1.CreateSiteLoginRequest, v1.CreateSiteLoginResponse]
 }
 
@@ -250,6 +263,15 @@ func (c *siteServiceClient) CheckSite(ctx context.Context, req *v1.CheckSiteRequ
 	return nil, err
 }
 
+// ListSiteEvents calls chom.site.v1.SiteService.ListSiteEvents.
+func (c *siteServiceClient) ListSiteEvents(ctx context.Context, req *v1.ListSiteEventsRequest) (*v1.ListSiteEventsResponse, error) {
+	response, err := c.listSiteEvents.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // CreateSiteLogin calls chom.site.v1.SiteService.CreateSiteLogin.
 func (c *siteServiceClient) CreateSiteLogin(ctx context.Context, req *v1.CreateSiteLoginRequest) (*v1.CreateSiteLoginResponse, error) {
 	response, err := c.createSiteLogin.CallUnary(ctx, connect.NewRequest(req))
@@ -280,6 +302,9 @@ type SiteServiceHandler interface {
 	// CheckSite looks now at the DNS of the site's names that are not served with a certificate, and at the certificates of the
 	// others from outside.
 	CheckSite(context.Context, *v1.CheckSiteRequest) (*v1.CheckSiteResponse, error)
+	// ListSiteEvents returns what happened to a site, newest first: what was changed, backups, drills, restores, certificates, and
+	// when it was down.
+	ListSiteEvents(context.Context, *v1.ListSiteEventsRequest) (*v1.ListSiteEventsResponse, error)
 	// CreateSiteLogin makes a link that signs its bearer in as the site's administrator: one use, 60 seconds. It is audited.
 	CreateSiteLogin(context.Context, *v1.CreateSiteLoginRequest) (*v1.CreateSiteLoginResponse, error)
 }
@@ -345,6 +370,12 @@ func NewSiteServiceHandler(svc SiteServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(siteServiceMethods.ByName("CheckSite")),
 		connect.WithHandlerOptions(opts...),
 	)
+	siteServiceListSiteEventsHandler := connect.NewUnaryHandlerSimple(
+		SiteServiceListSiteEventsProcedure,
+		svc.ListSiteEvents,
+		connect.WithSchema(siteServiceMethods.ByName("ListSiteEvents")),
+		connect.WithHandlerOptions(opts...),
+	)
 	siteServiceCreateSiteLoginHandler := connect.NewUnaryHandlerSimple(
 		SiteServiceCreateSiteLoginProcedure,
 		svc.CreateSiteLogin,
@@ -371,6 +402,8 @@ func NewSiteServiceHandler(svc SiteServiceHandler, opts ...connect.HandlerOption
 			siteServiceRestoreSiteHandler.ServeHTTP(w, r)
 		case SiteServiceCheckSiteProcedure:
 			siteServiceCheckSiteHandler.ServeHTTP(w, r)
+		case SiteServiceListSiteEventsProcedure:
+			siteServiceListSiteEventsHandler.ServeHTTP(w, r)
 		case SiteServiceCreateSiteLoginProcedure:
 			siteServiceCreateSiteLoginHandler.ServeHTTP(w, r)
 		default:
@@ -416,6 +449,10 @@ func (UnimplementedSiteServiceHandler) RestoreSite(context.Context, *v1.RestoreS
 
 func (UnimplementedSiteServiceHandler) CheckSite(context.Context, *v1.CheckSiteRequest) (*v1.CheckSiteResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.site.v1.SiteService.CheckSite is not implemented"))
+}
+
+func (UnimplementedSiteServiceHandler) ListSiteEvents(context.Context, *v1.ListSiteEventsRequest) (*v1.ListSiteEventsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.site.v1.SiteService.ListSiteEvents is not implemented"))
 }
 
 func (UnimplementedSiteServiceHandler) CreateSiteLogin(context.Context, *v1.CreateSiteLoginRequest) (*v1.CreateSiteLoginResponse, error) {
