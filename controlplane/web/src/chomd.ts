@@ -8,6 +8,8 @@ import { createInterface } from "node:readline";
 
 export interface Chomd {
 	baseUrl: string;
+	/** Where agents enrol, host:port. */
+	agentAddress: string;
 	/** Makes the first operator. */
 	setupSecret: string;
 	/** The newest mail, as it was written to a file. */
@@ -21,7 +23,7 @@ export async function startChomd(): Promise<Chomd> {
 	const [people, agents] = [`127.0.0.1:${port}`, `127.0.0.1:${await freePort()}`];
 	const baseUrl = `http://localhost:${port}`; // passkeys are bound to a name, never to an address
 	const mails = join(folder, "mails");
-	const flags = ["--people-listen", people, "--public-url", baseUrl, "--agents-listen", agents, "--agent-address", agents, "--metrics-listen", "", "--mail-dir", mails, "--limit-auth", "100"];
+	const flags = ["--people-listen", people, "--public-url", baseUrl, "--agents-listen", agents, "--agent-address", agents, "--metrics-listen", "", "--mail-dir", mails, "--limit-auth", "1000", "--limit-sensitive", "1000"];
 	const chomd = spawn(process.env.CHOMD ?? "", ["serve", "--data-dir", join(folder, "data"), ...flags], { stdio: ["ignore", "pipe", "ignore"] });
 	const setupSecret = await firstSecret(chomd);
 	for (let tries = 0; !(await fetch(`${baseUrl}/readyz`).catch(() => undefined))?.ok; tries++) {
@@ -30,6 +32,7 @@ export async function startChomd(): Promise<Chomd> {
 	}
 	return {
 		baseUrl,
+		agentAddress: agents,
 		setupSecret,
 		async mail() {
 			for (let tries = 0; tries < 200; tries++) {
