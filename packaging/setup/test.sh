@@ -31,7 +31,7 @@ run() {
 	rm -f "$log.part" "$log.flaky"
 }
 run "$units" -timeout 15m
-(cd controlplane/web && CHOMD=$PWD/../../bin-failpoint/chomd npx vitest run --reporter=default --reporter=json --outputFile="$log.web") || failed=1
+(cd controlplane/web && CHOMD=$PWD/../../bin-failpoint/chomd SWARM=$PWD/../../bin-failpoint/chom-swarm npx vitest run --reporter=default --reporter=json --outputFile="$log.web") || failed=1
 within=60m
 [ "${CHOM_PROVE:-}" != 1 ] || within=4h
 run "$hosts" -timeout "$within" -p 1

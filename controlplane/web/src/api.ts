@@ -45,7 +45,9 @@ export const proof = store<((given: boolean) => void) | undefined>(undefined);
 export function stale(error: unknown): boolean {
 	return (
 		error instanceof ConnectError &&
-		error.details.some((detail) => "type" in detail && detail.type === "google.rpc.ErrorInfo" && new TextDecoder().decode(detail.value).includes("STEP_UP_REQUIRED"))
+		error.details.some(
+			(detail) => "type" in detail && detail.type === "google.rpc.ErrorInfo" && new TextDecoder().decode(detail.value).includes("STEP_UP_REQUIRED"),
+		)
 	);
 }
 

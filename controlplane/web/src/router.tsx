@@ -19,27 +19,71 @@ const login = createRoute({
 	component: lazyRouteComponent(() => import("./account/Login.js"), "Login"),
 });
 const signUp = createRoute({ getParentRoute: () => open, path: "/sign-up", component: lazyRouteComponent(() => import("./account/SignUp.js"), "SignUp") });
-const verify = createRoute({ getParentRoute: () => open, path: "/verify-email", component: lazyRouteComponent(() => import("./account/SignUp.js"), "VerifyEmail") });
-const reset = createRoute({ getParentRoute: () => open, path: "/reset-password", component: lazyRouteComponent(() => import("./account/ResetPassword.js"), "ResetPassword") });
-const confirm = createRoute({ getParentRoute: () => open, path: "/confirm-email", component: lazyRouteComponent(() => import("./account/ConfirmEmail.js"), "ConfirmEmail") });
-const first = createRoute({ getParentRoute: () => open, path: "/first-operator", component: lazyRouteComponent(() => import("./account/FirstOperator.js"), "FirstOperator") });
-const invitation = createRoute({ getParentRoute: () => open, path: "/invitation", component: lazyRouteComponent(() => import("./organization/Invitation.js"), "Invited") });
+const verify = createRoute({
+	getParentRoute: () => open,
+	path: "/verify-email",
+	component: lazyRouteComponent(() => import("./account/SignUp.js"), "VerifyEmail"),
+});
+const reset = createRoute({
+	getParentRoute: () => open,
+	path: "/reset-password",
+	component: lazyRouteComponent(() => import("./account/ResetPassword.js"), "ResetPassword"),
+});
+const confirm = createRoute({
+	getParentRoute: () => open,
+	path: "/confirm-email",
+	component: lazyRouteComponent(() => import("./account/ConfirmEmail.js"), "ConfirmEmail"),
+});
+const first = createRoute({
+	getParentRoute: () => open,
+	path: "/first-operator",
+	component: lazyRouteComponent(() => import("./account/FirstOperator.js"), "FirstOperator"),
+});
+const invitation = createRoute({
+	getParentRoute: () => open,
+	path: "/invitation",
+	component: lazyRouteComponent(() => import("./organization/Invitation.js"), "Invited"),
+});
 const device = createRoute({ getParentRoute: () => open, path: "/device", component: lazyRouteComponent(() => import("./account/Device.js"), "Device") });
 
 // Within the frame.
 const frame = createRoute({ getParentRoute: () => root, id: "frame", component: lazyRouteComponent(() => import("./frame/Frame.js"), "Frame") });
 const home = createRoute({ getParentRoute: () => frame, path: "/", component: lazyRouteComponent(() => import("./organization/Home.js"), "Home") });
-const newOrganization = createRoute({ getParentRoute: () => frame, path: "/organizations/new", component: lazyRouteComponent(() => import("./organization/Home.js"), "NewOrganization") });
+const newOrganization = createRoute({
+	getParentRoute: () => frame,
+	path: "/organizations/new",
+	component: lazyRouteComponent(() => import("./organization/Home.js"), "NewOrganization"),
+});
 const account = createRoute({ getParentRoute: () => frame, path: "/account", component: lazyRouteComponent(() => import("./account/Account.js"), "Account") });
-const factors = createRoute({ getParentRoute: () => frame, path: "/account/second-factors", component: lazyRouteComponent(() => import("./account/SecondFactors.js"), "SecondFactors") });
-const sessions = createRoute({ getParentRoute: () => frame, path: "/account/sessions", component: lazyRouteComponent(() => import("./account/Sessions.js"), "Sessions") });
+const factors = createRoute({
+	getParentRoute: () => frame,
+	path: "/account/second-factors",
+	component: lazyRouteComponent(() => import("./account/SecondFactors.js"), "SecondFactors"),
+});
+const sessions = createRoute({
+	getParentRoute: () => frame,
+	path: "/account/sessions",
+	component: lazyRouteComponent(() => import("./account/Sessions.js"), "Sessions"),
+});
 
 const servers = createRoute({ getParentRoute: () => frame, path: "/servers", component: lazyRouteComponent(() => import("./server/Servers.js"), "Servers") });
-const addServer = createRoute({ getParentRoute: () => frame, path: "/servers/new", component: lazyRouteComponent(() => import("./server/AddServer.js"), "AddServer") });
-const server = createRoute({ getParentRoute: () => frame, path: "/servers/$server", component: lazyRouteComponent(() => import("./server/Server.js"), "ServerPage") });
+const addServer = createRoute({
+	getParentRoute: () => frame,
+	path: "/servers/new",
+	component: lazyRouteComponent(() => import("./server/AddServer.js"), "AddServer"),
+});
+const server = createRoute({
+	getParentRoute: () => frame,
+	path: "/servers/$server",
+	component: lazyRouteComponent(() => import("./server/Server.js"), "ServerPage"),
+});
 
 const organization = createRoute({ getParentRoute: () => frame, path: "/o/$organization", component: Outlet });
-const overview = createRoute({ getParentRoute: () => organization, path: "/", component: lazyRouteComponent(() => import("./overview/Overview.js"), "Overview") });
+const overview = createRoute({
+	getParentRoute: () => organization,
+	path: "/",
+	component: lazyRouteComponent(() => import("./overview/Overview.js"), "Overview"),
+});
 export const sitesRoute = createRoute({
 	getParentRoute: () => organization,
 	path: "/sites",
@@ -49,7 +93,11 @@ export const sitesRoute = createRoute({
 	},
 	component: lazyRouteComponent(() => import("./site/Sites.js"), "Sites"),
 });
-const createSite = createRoute({ getParentRoute: () => organization, path: "/sites/new", component: lazyRouteComponent(() => import("./site/CreateSite.js"), "CreateSite") });
+const createSite = createRoute({
+	getParentRoute: () => organization,
+	path: "/sites/new",
+	component: lazyRouteComponent(() => import("./site/CreateSite.js"), "CreateSite"),
+});
 export const tabs = ["state", "names", "backups", "tasks", "settings"] as const;
 const site = createRoute({
 	getParentRoute: () => organization,
@@ -61,12 +109,26 @@ const site = createRoute({
 	component: lazyRouteComponent(() => import("./site/Site.js"), "SitePage"),
 });
 const tasks = createRoute({ getParentRoute: () => organization, path: "/tasks", component: lazyRouteComponent(() => import("./task/Tasks.js"), "Tasks") });
-const task = createRoute({ getParentRoute: () => organization, path: "/tasks/$task", component: lazyRouteComponent(() => import("./task/Task.js"), "TaskPage") });
+const task = createRoute({
+	getParentRoute: () => organization,
+	path: "/tasks/$task",
+	component: lazyRouteComponent(() => import("./task/Task.js"), "TaskPage"),
+});
 
 export const router = createRouter({
 	routeTree: root.addChildren([
 		open.addChildren([login, signUp, verify, reset, confirm, first, invitation, device]),
-		frame.addChildren([home, newOrganization, account, factors, sessions, servers, addServer, server, organization.addChildren([overview, sitesRoute, createSite, site, tasks, task])]),
+		frame.addChildren([
+			home,
+			newOrganization,
+			account,
+			factors,
+			sessions,
+			servers,
+			addServer,
+			server,
+			organization.addChildren([overview, sitesRoute, createSite, site, tasks, task]),
+		]),
 	]),
 	defaultPreload: "intent",
 	defaultPreloadStaleTime: 0,

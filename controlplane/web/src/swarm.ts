@@ -12,7 +12,21 @@ export interface Swarm {
 /** Lets an agent enrol with each token, at the agents' door of a control plane. A step of a site takes up to this long. */
 export async function startSwarm(agentAddress: string, tokens: string[], stepTime: string): Promise<Swarm> {
 	const folder = await mkdtemp(join(tmpdir(), "chom-swarm-"));
-	const flags = ["--server", agentAddress, "--dir", join(folder, "agents"), "--ledger", join(folder, "ledger"), "--agents", String(tokens.length), "--ramp", "0s", "--step-time", stepTime, "--quiet"];
+	const flags = [
+		"--server",
+		agentAddress,
+		"--dir",
+		join(folder, "agents"),
+		"--ledger",
+		join(folder, "ledger"),
+		"--agents",
+		String(tokens.length),
+		"--ramp",
+		"0s",
+		"--step-time",
+		stepTime,
+		"--quiet",
+	];
 	const swarm = spawn(process.env.SWARM ?? "", ["run", ...flags], { stdio: ["pipe", "ignore", "ignore"] });
 	swarm.stdin?.end(tokens.map((token) => `${token}\n`).join(""));
 	return {

@@ -24,7 +24,16 @@ export function Device() {
 	return (
 		<Step title={t("device.which")} text={t("device.whichText")}>
 			<Form label={t("device.go")} pending={false} error={null} onSend={() => setUserCode(typed.trim().toUpperCase())}>
-				<TextInput label={t("device.code")} value={typed} onChange={(event) => setTyped(event.currentTarget.value)} autoComplete="off" spellCheck={false} required withAsterisk={false} autoFocus />
+				<TextInput
+					label={t("device.code")}
+					value={typed}
+					onChange={(event) => setTyped(event.currentTarget.value)}
+					autoComplete="off"
+					spellCheck={false}
+					required
+					withAsterisk={false}
+					autoFocus
+				/>
 			</Form>
 		</Step>
 	);
@@ -38,7 +47,11 @@ function Ask({ userCode }: { userCode: string }) {
 	const no = useMutation(DeviceLoginService.method.denyDeviceLogin, { onSuccess: () => setAnswered("no") });
 	if (answered === "yes") return <Step title={t("device.yes.title")} text={t("device.yes.text")} />;
 	if (answered === "no") return <Step title={t("device.no.title")} text={t("device.no.text")} />;
-	const scopes: Record<number, string> = { [Scope.READ]: t("device.scope.read"), [Scope.DEPLOY]: t("device.scope.deploy"), [Scope.MANAGE]: t("device.scope.manage") };
+	const scopes: Record<number, string> = {
+		[Scope.READ]: t("device.scope.read"),
+		[Scope.DEPLOY]: t("device.scope.deploy"),
+		[Scope.MANAGE]: t("device.scope.manage"),
+	};
 	return (
 		<Step title={t("device.title")} text={t("device.text", { code: userCode })}>
 			<Failure error={asking.error} />

@@ -98,7 +98,12 @@ function SecondFactor({ half, onDone }: { half: LoginResponse; onDone: () => voi
 	return (
 		<Step title={t("login.second.title")} text={byCode ? t("login.second.text") : undefined}>
 			{byCode && (
-				<Form label={t("login.second.go")} pending={login.isPending} error={login.error} onSend={() => login.mutate({ loginToken: half.loginToken, code: code.trim().toLowerCase() })}>
+				<Form
+					label={t("login.second.go")}
+					pending={login.isPending}
+					error={login.error}
+					onSend={() => login.mutate({ loginToken: half.loginToken, code: code.trim().toLowerCase() })}
+				>
 					<TextInput
 						label={t("login.second.code")}
 						value={code}

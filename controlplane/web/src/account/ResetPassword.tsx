@@ -10,7 +10,7 @@ import { takeSecret } from "./secret.js";
 /** A new password, by a mailed link. */
 export function ResetPassword() {
 	const [token] = useState(takeSecret);
-	return token === "" ? <Ask /> : <Set token={token} />;
+	return token === "" ? <Ask /> : <SetPassword token={token} />;
 }
 
 function Ask() {
@@ -27,7 +27,7 @@ function Ask() {
 	);
 }
 
-function Set({ token }: { token: string }) {
+function SetPassword({ token }: { token: string }) {
 	const { t } = useTranslation();
 	const [password, setPassword] = useState("");
 	const set = useMutation(AccountService.method.resetPassword);

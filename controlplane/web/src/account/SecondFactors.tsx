@@ -28,7 +28,13 @@ export function SecondFactors() {
 				<Group justify="space-between">
 					<Dot tone={totp ? "good" : "idle"}>{totp ? t("factors.appOn") : t("factors.appOff")}</Dot>
 					{totp ? (
-						<Confirmed method={SecondFactorService.method.deleteTotp} request={{}} title={t("factors.removeApp")} explain={t("factors.removeAppText")} confirm={t("factors.remove")}>
+						<Confirmed
+							method={SecondFactorService.method.deleteTotp}
+							request={{}}
+							title={t("factors.removeApp")}
+							explain={t("factors.removeAppText")}
+							confirm={t("factors.remove")}
+						>
 							{t("factors.remove")}
 						</Confirmed>
 					) : (
@@ -103,7 +109,13 @@ function Enrol({ onCodes }: { onCodes: (codes: readonly string[]) => void }) {
 				{begun && (
 					<Form label={t("factors.confirm")} pending={confirm.isPending} error={confirm.error} onSend={() => confirm.mutate({ code: code.trim() })}>
 						<Text size="sm">{t("factors.scan")}</Text>
-						<img src={`data:image/png;base64,${toBase64(begun.qr)}`} alt={t("factors.qr")} width={200} height={200} style={{ alignSelf: "center", background: "#fff" }} />
+						<img
+							src={`data:image/png;base64,${toBase64(begun.qr)}`}
+							alt={t("factors.qr")}
+							width={200}
+							height={200}
+							style={{ alignSelf: "center", background: "#fff" }}
+						/>
 						<Copy text={begun.seed} what={t("factors.seed")} />
 						<TextInput
 							label={t("factors.digits")}
@@ -133,7 +145,11 @@ function AddPasskey({ onCodes }: { onCodes: (codes: readonly string[]) => void }
 		mutationFn: async () => {
 			const { challenge } = await callUnaryMethod(transport, SecondFactorService.method.beginPasskey, {});
 			if (!challenge) throw new Error("the control plane asked nothing");
-			return callUnaryMethod(transport, SecondFactorService.method.createPasskey, { challengeToken: challenge.token, name: name.trim(), credential: await make(challenge) });
+			return callUnaryMethod(transport, SecondFactorService.method.createPasskey, {
+				challengeToken: challenge.token,
+				name: name.trim(),
+				credential: await make(challenge),
+			});
 		},
 		onSuccess: (answer) => {
 			setName("");
@@ -142,7 +158,16 @@ function AddPasskey({ onCodes }: { onCodes: (codes: readonly string[]) => void }
 	});
 	return (
 		<Form label={t("factors.addKey")} pending={add.isPending} error={add.error} onSend={() => add.mutate()}>
-			<TextInput label={t("factors.keyName")} description={t("factors.keyNameText")} value={name} onChange={(event) => setName(event.currentTarget.value)} maxLength={63} required withAsterisk={false} maw={360} />
+			<TextInput
+				label={t("factors.keyName")}
+				description={t("factors.keyNameText")}
+				value={name}
+				onChange={(event) => setName(event.currentTarget.value)}
+				maxLength={63}
+				required
+				withAsterisk={false}
+				maw={360}
+			/>
 		</Form>
 	);
 }
@@ -151,7 +176,15 @@ function AddPasskey({ onCodes }: { onCodes: (codes: readonly string[]) => void }
 function RecoveryCodes({ codes, onKept }: { codes: readonly string[]; onKept: () => void }) {
 	const { t } = useTranslation();
 	return (
-		<Modal opened={codes.length > 0} onClose={onKept} title={t("factors.keep")} centered closeOnClickOutside={false} closeOnEscape={false} withCloseButton={false}>
+		<Modal
+			opened={codes.length > 0}
+			onClose={onKept}
+			title={t("factors.keep")}
+			centered
+			closeOnClickOutside={false}
+			closeOnEscape={false}
+			withCloseButton={false}
+		>
 			<Stack>
 				<Text size="sm">{t("factors.keepText")}</Text>
 				<SimpleGrid cols={2} spacing={4} component="ul" pl={0} m={0}>

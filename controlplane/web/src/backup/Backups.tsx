@@ -26,7 +26,13 @@ export function Backups({ site }: { site: Site }) {
 	const now = status.data?.status;
 	const running = list.some(({ state }) => state === State.RUNNING || state === State.CHECKING);
 	const make = (
-		<Act method={BackupService.method.createBackup} request={request} onDone={({ backup }) => setWatched(backup?.taskId ?? "")} variant="filled" disabled={running}>
+		<Act
+			method={BackupService.method.createBackup}
+			request={request}
+			onDone={({ backup }) => setWatched(backup?.taskId ?? "")}
+			variant="filled"
+			disabled={running}
+		>
 			{running ? t("backup.making") : t("backup.make")}
 		</Act>
 	);
@@ -103,7 +109,12 @@ const states = {
 	[State.FAILED]: ["bad", "failed"],
 } as const satisfies Record<State, readonly [Tone, string]>;
 
-const reasons = { [Reason.UNSPECIFIED]: "requested", [Reason.REQUESTED]: "requested", [Reason.SCHEDULED]: "scheduled", [Reason.BEFORE_RESTORE]: "before" } as const;
+const reasons = {
+	[Reason.UNSPECIFIED]: "requested",
+	[Reason.REQUESTED]: "requested",
+	[Reason.SCHEDULED]: "scheduled",
+	[Reason.BEFORE_RESTORE]: "before",
+} as const;
 
 function Row({ site, backup, drills, onTask }: { site: Site; backup: Backup; drills: readonly Drill[]; onTask: (task: string) => void }) {
 	const { t, i18n } = useTranslation();
@@ -124,7 +135,11 @@ function Row({ site, backup, drills, onTask }: { site: Site; backup: Backup; dri
 				)}
 				{drill && (
 					<Text size="sm" c="dimmed" maw={320}>
-						{drill.state === DrillState.PASSED ? t("backup.drill.passed") : drill.state === DrillState.FAILED ? `${t("backup.drill.failed")} ${drill.problem}` : t("backup.drill.running")}
+						{drill.state === DrillState.PASSED
+							? t("backup.drill.passed")
+							: drill.state === DrillState.FAILED
+								? `${t("backup.drill.failed")} ${drill.problem}`
+								: t("backup.drill.running")}
 					</Text>
 				)}
 			</Table.Td>

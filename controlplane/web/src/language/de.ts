@@ -29,8 +29,15 @@ export const de: Catalog = {
 	frame: { skip: "Zur Seite springen", menu: "Menü", navigation: "Orte" },
 	commands: { open: "Finden", go: "Gehe zu", nothing: "Nichts heißt so", placeholder: "Eine Website oder eine Seite" },
 	look: { title: "Aussehen", auto: "Wie das System", light: "Hell", dark: "Dunkel", language: "Sprache" },
-	stepUp: { title: "Bestätigen Sie, dass Sie es sind", text: "Was Sie vorhaben, braucht einen frischen Beweis. Er wird einmal in 5 Minuten verlangt.", go: "Bestätigen" },
-	link: { title: "Öffnen Sie den Link aus der Mail", text: "Diese Seite braucht den ganzen Link, der Ihnen gemailt wurde. Haben Sie ihn schon einmal geöffnet, fordern Sie einen neuen an." },
+	stepUp: {
+		title: "Bestätigen Sie, dass Sie es sind",
+		text: "Was Sie vorhaben, braucht einen frischen Beweis. Er wird einmal in 5 Minuten verlangt.",
+		go: "Bestätigen",
+	},
+	link: {
+		title: "Öffnen Sie den Link aus der Mail",
+		text: "Diese Seite braucht den ganzen Link, der Ihnen gemailt wurde. Haben Sie ihn schon einmal geöffnet, fordern Sie einen neuen an.",
+	},
 	login: {
 		title: "Anmelden",
 		in: "Anmelden",
@@ -40,7 +47,12 @@ export const de: Catalog = {
 		forgot: "Passwort vergessen?",
 		signUp: "Registrieren",
 		already: { title: "Sie sind angemeldet", text: "Als {{email}}.", on: "Weiter" },
-		second: { title: "Beweisen Sie, dass Sie es sind", text: "Ihr Passwort war richtig. Nun der zweite Faktor.", code: "6 Ziffern Ihrer Authenticator-App oder ein Notfallcode", go: "Weiter" },
+		second: {
+			title: "Beweisen Sie, dass Sie es sind",
+			text: "Ihr Passwort war richtig. Nun der zweite Faktor.",
+			code: "6 Ziffern Ihrer Authenticator-App oder ein Notfallcode",
+			go: "Weiter",
+		},
 	},
 	signUp: {
 		title: "Registrieren",
@@ -190,7 +202,10 @@ export const de: Catalog = {
 			title: "Noch keine Website",
 			text: "Eine Website ist ein WordPress oder eine Sammlung statischer Dateien unter eigenen Namen. HTTPS, tägliche Sicherungen und ein wöchentlicher Beweis, dass sie sich wiederherstellen lassen, kommen von selbst.",
 		},
-		noMatch: { title: "Keine Website passt", text: "Weniger Wörter oder ein anderer Zustand zeigen vielleicht mehr. Websites im Papierkorb zeigt deren Zustand." },
+		noMatch: {
+			title: "Keine Website passt",
+			text: "Weniger Wörter oder ein anderer Zustand zeigen vielleicht mehr. Websites im Papierkorb zeigt deren Zustand.",
+		},
 		column: { name: "Name", state: "Zustand", tags: "Schlagwörter", type: "Art", changed: "Geändert" },
 	},
 	createSite: {
@@ -255,7 +270,15 @@ export const de: Catalog = {
 		adminOpen: "Verwaltung öffnen",
 	},
 	name: {
-		state: { unknown: "Unbekannt", unclaimed: "Noch nicht Ihrer", pending: "Führt noch nicht hierher", issuing: "Zertifikat unterwegs", secure: "HTTPS", expiring: "Zertifikat endet bald", expired: "Zertifikat ist abgelaufen" },
+		state: {
+			unknown: "Unbekannt",
+			unclaimed: "Noch nicht Ihrer",
+			pending: "Führt noch nicht hierher",
+			issuing: "Zertifikat unterwegs",
+			secure: "HTTPS",
+			expiring: "Zertifikat endet bald",
+			expired: "Zertifikat ist abgelaufen",
+		},
 		role: { primary: "Hauptname", alias: "Dieselben Seiten", redirect: "Leitet zum Hauptnamen", preview: "Vorschau der Plattform" },
 		check: "Jetzt nachsehen",
 		until: "Zertifikat bis",
@@ -281,7 +304,8 @@ export const de: Catalog = {
 		text: "Eine gelöschte Website kommt in den Papierkorb: sie ist sofort nicht mehr erreichbar, und alles wird aufbewahrt, bis ihre Zeit dort vorbei ist.",
 		delete: "Website löschen",
 		deleteTitle: "{{name}} löschen?",
-		deleteText: "Sie ist sofort nicht mehr erreichbar und kommt in den Papierkorb. Bis ihre Zeit dort vorbei ist, können Sie sie herausholen; dann sind Dateien, Datenbank und Namen fort.",
+		deleteText:
+			"Sie ist sofort nicht mehr erreichbar und kommt in den Papierkorb. Bis ihre Zeit dort vorbei ist, können Sie sie herausholen; dann sind Dateien, Datenbank und Namen fort.",
 		trashed: "Sie ist im Papierkorb und wird endgültig entfernt",
 	},
 	backup: {
@@ -300,7 +324,10 @@ export const de: Catalog = {
 		size: "Belegter Platz",
 		verified: "Alles gelesen und heil seit",
 		notYet: "noch nicht",
-		none: { title: "Noch keine Sicherung", text: "Die erste entsteht von selbst innerhalb eines Tages. Jede Woche wird eine an einem Ort zur Probe wiederhergestellt, ausgeliefert und verglichen: das ist der Beweis." },
+		none: {
+			title: "Noch keine Sicherung",
+			text: "Die erste entsteht von selbst innerhalb eines Tages. Jede Woche wird eine an einem Ort zur Probe wiederhergestellt, ausgeliefert und verglichen: das ist der Beweis.",
+		},
 		column: { moment: "Zeitpunkt", state: "Zustand", holds: "Enthält", why: "Warum", do: "Aktionen" },
 		state: { running: "Entsteht", checking: "Wird geprüft", ready: "Bereit", failed: "Gescheitert" },
 		reason: { requested: "Verlangt", scheduled: "Nach Plan", before: "Vor einer Wiederherstellung" },
@@ -346,7 +373,10 @@ export const de: Catalog = {
 		add: "Server hinzufügen",
 		never: "nie",
 		free: "{{free}} von {{all}} frei",
-		none: { title: "Noch kein Server", text: "Ein Server ist ein VPS mit Debian. Sie fügen dort als root eine Zeile ein; der Rest geschieht von selbst, und Sie sehen hier dabei zu." },
+		none: {
+			title: "Noch kein Server",
+			text: "Ein Server ist ein VPS mit Debian. Sie fügen dort als root eine Zeile ein; der Rest geschieht von selbst, und Sie sehen hier dabei zu.",
+		},
 		column: { name: "Name", state: "Zustand", sites: "Websites", disk: "Platte", seen: "Zuletzt gehört" },
 	},
 	addServer: {
@@ -356,6 +386,8 @@ export const de: Catalog = {
 		go: "Zeile zum Einfügen holen",
 		paste: "Fügen Sie dies auf dem Server ein, als root",
 		line: "die Zeile zum Einfügen",
+		noPackages: "Diese Steuerung hat keine Agentenpakete zum Installieren (ihr packages-dir), also gibt es keine Zeile. Ein Agent, der schon da ist, kann sich mit diesem Token anmelden:",
+		token: "das Token",
 		once: "Sie gilt einmal. Sie endet",
 		another: "Neue Zeile machen",
 		waiting: "Warten auf den Server",
@@ -407,7 +439,10 @@ export const de: Catalog = {
 		title: "Aufgaben",
 		filter: "Welche Aufgaben",
 		filters: { all: "Alle", running: "Laufende", failed: "Gescheiterte" },
-		none: { title: "Keine Aufgabe", text: "Eine Aufgabe ist Arbeit auf einem Server: eine Website anlegen, sichern, wiederherstellen. Jede zeigt sich hier, Schritt für Schritt, während sie geschieht." },
+		none: {
+			title: "Keine Aufgabe",
+			text: "Eine Aufgabe ist Arbeit auf einem Server: eine Website anlegen, sichern, wiederherstellen. Jede zeigt sich hier, Schritt für Schritt, während sie geschieht.",
+		},
 		column: { kind: "Was", site: "Website", state: "Zustand", asked: "Verlangt", took: "Dauer" },
 	},
 	task: {
@@ -448,6 +483,7 @@ export const de: Catalog = {
 		id: "Kennung",
 		cancel: "Anhalten",
 		cancelTitle: "Diese Aufgabe anhalten?",
-		cancelText: "Hat sie noch nicht begonnen, endet sie sofort; sonst hält sie zwischen zwei Schritten an. Was sie bewirken sollte, bleibt gewollt und wird innerhalb einer Stunde oder mit der nächsten Änderung wieder versucht.",
+		cancelText:
+			"Hat sie noch nicht begonnen, endet sie sofort; sonst hält sie zwischen zwei Schritten an. Was sie bewirken sollte, bleibt gewollt und wird innerhalb einer Stunde oder mit der nächsten Änderung wieder versucht.",
 	},
 };

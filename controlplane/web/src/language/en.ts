@@ -28,7 +28,10 @@ export const en = {
 	commands: { open: "Find", go: "Go to", nothing: "Nothing has that name", placeholder: "A site, or a page" },
 	look: { title: "Appearance", auto: "As the system", light: "Light", dark: "Dark", language: "Language" },
 	stepUp: { title: "Confirm that it is you", text: "What you are about to do needs a fresh proof. It is asked for once in 5 minutes.", go: "Confirm" },
-	link: { title: "Open the link from the mail", text: "This page needs the whole link that was mailed to you. If you opened it once already, ask for a new one." },
+	link: {
+		title: "Open the link from the mail",
+		text: "This page needs the whole link that was mailed to you. If you opened it once already, ask for a new one.",
+	},
 	login: {
 		title: "Sign in",
 		in: "Sign in",
@@ -38,7 +41,12 @@ export const en = {
 		forgot: "Forgot the password?",
 		signUp: "Sign up",
 		already: { title: "You are signed in", text: "As {{email}}.", on: "Go on" },
-		second: { title: "Prove that it is you", text: "Your password was right. Now the second factor.", code: "6 digits of your authenticator app, or a recovery code", go: "Go on" },
+		second: {
+			title: "Prove that it is you",
+			text: "Your password was right. Now the second factor.",
+			code: "6 digits of your authenticator app, or a recovery code",
+			go: "Go on",
+		},
 	},
 	signUp: {
 		title: "Sign up",
@@ -253,7 +261,15 @@ export const en = {
 		adminOpen: "Open the administration",
 	},
 	name: {
-		state: { unknown: "Unknown", unclaimed: "Not yet yours", pending: "Does not lead here yet", issuing: "Certificate on its way", secure: "HTTPS", expiring: "Certificate ends soon", expired: "Certificate is over" },
+		state: {
+			unknown: "Unknown",
+			unclaimed: "Not yet yours",
+			pending: "Does not lead here yet",
+			issuing: "Certificate on its way",
+			secure: "HTTPS",
+			expiring: "Certificate ends soon",
+			expired: "Certificate is over",
+		},
 		role: { primary: "Main name", alias: "Same pages", redirect: "Sends on to the main name", preview: "Preview of the platform" },
 		check: "Look now",
 		until: "Certificate until",
@@ -279,7 +295,8 @@ export const en = {
 		text: "A deleted site goes to the trash: it stops serving at once, and everything is kept until the time there is over.",
 		delete: "Delete the site",
 		deleteTitle: "Delete {{name}}?",
-		deleteText: "It stops serving at once and goes to the trash. Until its time there is over you can take it out again; then its files, database and names are gone.",
+		deleteText:
+			"It stops serving at once and goes to the trash. Until its time there is over you can take it out again; then its files, database and names are gone.",
 		trashed: "It is in the trash, and is removed for good",
 	},
 	backup: {
@@ -298,7 +315,10 @@ export const en = {
 		size: "Space taken",
 		verified: "All of it read and intact since",
 		notYet: "not yet",
-		none: { title: "No backup yet", text: "The first one is made by itself within a day. Every week one is restored to a scratch place, served and compared: that is the proof." },
+		none: {
+			title: "No backup yet",
+			text: "The first one is made by itself within a day. Every week one is restored to a scratch place, served and compared: that is the proof.",
+		},
 		column: { moment: "Moment", state: "State", holds: "Holds", why: "Why", do: "Actions" },
 		state: { running: "Being made", checking: "Being checked", ready: "Ready", failed: "Failed" },
 		reason: { requested: "Asked for", scheduled: "Scheduled", before: "Before a restore" },
@@ -344,7 +364,10 @@ export const en = {
 		add: "Add a server",
 		never: "never",
 		free: "{{free}} of {{all}} free",
-		none: { title: "No server yet", text: "A server is a VPS with Debian. You paste one line on it as root; the rest happens by itself, and you watch it here." },
+		none: {
+			title: "No server yet",
+			text: "A server is a VPS with Debian. You paste one line on it as root; the rest happens by itself, and you watch it here.",
+		},
 		column: { name: "Name", state: "State", sites: "Sites", disk: "Disk", seen: "Heard of" },
 	},
 	addServer: {
@@ -354,6 +377,8 @@ export const en = {
 		go: "Get the line to paste",
 		paste: "Paste this on the server, as root",
 		line: "the line to paste",
+		noPackages: "This control plane has no agent packages to install (its packages-dir), so there is no line. An agent that is there already can enrol with this token:",
+		token: "the join token",
 		once: "It works once. It ends",
 		another: "Make a new line",
 		waiting: "Waiting for the server",
@@ -446,6 +471,7 @@ export const en = {
 		id: "Id",
 		cancel: "Stop",
 		cancelTitle: "Stop this task?",
-		cancelText: "If it has not begun it ends at once; else it stops between two steps. What it was for stays wanted, and is tried again within an hour or with the next change.",
+		cancelText:
+			"If it has not begun it ends at once; else it stops between two steps. What it was for stays wanted, and is tried again within an hour or with the next change.",
 	},
 } as const;

@@ -45,6 +45,12 @@ export function choose(language: Language) {
 
 /** Makes ready; texts are React's to escape. */
 export async function start(language: Language) {
-	await i18next.use(initReactI18next).init({ lng: "en", fallbackLng: "en", resources: { en: { translation: en } }, interpolation: { escapeValue: false }, showSupportNotice: false } as Parameters<typeof i18next.init>[0]);
+	await i18next.use(initReactI18next).init({
+		lng: "en",
+		fallbackLng: "en",
+		resources: { en: { translation: en } },
+		interpolation: { escapeValue: false },
+		showSupportNotice: false,
+	} as Parameters<typeof i18next.init>[0]);
 	await speak(language).catch(() => undefined); // a language that does not come is English
 }

@@ -26,7 +26,12 @@ export function Invited() {
 	if (!invited.data || caller.isPending) return <Waiting />;
 	const { invitation, organizationName: name } = invited.data;
 	if (!caller.data) return <SignIn why={t("invitation.why", { name, email: invitation?.email ?? "" })} onDone={() => void caller.refetch()} />;
-	const roles: Record<number, string> = { [Role.VIEWER]: t("role.viewer"), [Role.MEMBER]: t("role.member"), [Role.ADMIN]: t("role.admin"), [Role.OWNER]: t("role.owner") };
+	const roles: Record<number, string> = {
+		[Role.VIEWER]: t("role.viewer"),
+		[Role.MEMBER]: t("role.member"),
+		[Role.ADMIN]: t("role.admin"),
+		[Role.OWNER]: t("role.owner"),
+	};
 	return (
 		<Step title={t("invitation.title", { name })} text={t("invitation.text", { email: invitation?.email ?? "", role: roles[invitation?.role ?? 0] ?? "" })}>
 			<Form label={t("invitation.go")} pending={accept.isPending} error={accept.error} onSend={() => accept.mutate({ token })}>

@@ -27,18 +27,31 @@ export function Overview() {
 	const sites = useSites(organization);
 	const servers = useServers({ enabled: operator });
 	const certificates = useQuery(CertificateService.method.listCertificates, { organizationId: organization, alarmsOnly: true, pageSize: 100 });
-	const backups = useQuery(TaskService.method.listTasks, { organizationId: organization, kinds: [Kind.BACKUP_SITE, Kind.DRILL_SITE], pageSize: 500 }, { refetchInterval: 15_000 });
-	const running = useQuery(TaskService.method.listTasks, { organizationId: organization, states: [TaskState.QUEUED, TaskState.OFFERED, TaskState.RUNNING, TaskState.UNKNOWN], pageSize: 50 });
+	const backups = useQuery(
+		TaskService.method.listTasks,
+		{ organizationId: organization, kinds: [Kind.BACKUP_SITE, Kind.DRILL_SITE], pageSize: 500 },
+		{ refetchInterval: 15_000 },
+	);
+	const running = useQuery(TaskService.method.listTasks, {
+		organizationId: organization,
+		states: [TaskState.QUEUED, TaskState.OFFERED, TaskState.RUNNING, TaskState.UNKNOWN],
+		pageSize: 50,
+	});
 	const error = sites.error ?? servers.error ?? certificates.error ?? backups.error ?? running.error;
 	const known = sites.data && certificates.data && backups.data && running.data && (servers.data || !operator);
 	if (!known) {
-		return <Page title={here?.name ?? t("overview.title")}>{error ? <Failure error={error} retry={() => void sites.refetch()} /> : <Waiting rows={4} height={72} />}</Page>;
+		return (
+			<Page title={here?.name ?? t("overview.title")}>
+				{error ? <Failure error={error} retry={() => void sites.refetch()} /> : <Waiting rows={4} height={72} />}
+			</Page>
+		);
 	}
 	const fleet = servers.data?.servers ?? [];
 	const matters = attention({ sites: sites.data, servers: fleet, certificates: certificates.data.certificates, backups: backups.data.tasks });
 	const serving = sites.data.filter((site) => !trashed(site));
 	const nameOf = new Map(sites.data.map(({ id, name }) => [id, name]));
-	if (serving.length === 0 && (!operator || fleet.length === 0)) return <Begin organization={organization} operator={operator} name={here?.name ?? t("overview.title")} />;
+	if (serving.length === 0 && (!operator || fleet.length === 0))
+		return <Begin organization={organization} operator={operator} name={here?.name ?? t("overview.title")} />;
 	return (
 		<Page title={here?.name ?? t("overview.title")}>
 			<SimpleGrid cols={{ base: 2, sm: operator ? 4 : 3 }}>
@@ -93,13 +106,19 @@ function Figure({ label, value }: { label: string; value: ReactNode }) {
 
 function keyOf(matter: Matter): string {
 	if ("server" in matter) return `${matter.what} ${matter.server.id}`;
-	if ("certificate" in matter) return `${matter.what} ${matter.certificate.siteId} ${matter.certificate.observed?.domain ?? matter.certificate.outside?.domain}`;
+	if ("certificate" in matter)
+		return `${matter.what} ${matter.certificate.siteId} ${matter.certificate.observed?.domain ?? matter.certificate.outside?.domain}`;
 	return `${matter.what} ${matter.site.id}`;
 }
 
 function MatterRow({ matter, organization }: { matter: Matter; organization: string }) {
 	const { t } = useTranslation();
-	const bad = matter.what === "siteFailed" || matter.what === "serverOffline" || matter.what === "serverQuarantined" || matter.what === "drillFailed" || matter.what === "backupFailed";
+	const bad =
+		matter.what === "siteFailed" ||
+		matter.what === "serverOffline" ||
+		matter.what === "serverQuarantined" ||
+		matter.what === "drillFailed" ||
+		matter.what === "backupFailed";
 	return (
 		<li className={classes.matter}>
 			<div>
@@ -113,7 +132,11 @@ function MatterRow({ matter, organization }: { matter: Matter; organization: str
 							{t("matter.certificate", { name: matter.certificate.observed?.domain ?? matter.certificate.siteName })}
 						</Link>
 					) : (
-						<Link to="/o/$organization/sites/$site" params={{ organization, site: matter.site.id }} search={{ tab: "task" in matter ? "backups" : matter.what === "namesPending" ? "names" : "state" } as never}>
+						<Link
+							to="/o/$organization/sites/$site"
+							params={{ organization, site: matter.site.id }}
+							search={{ tab: "task" in matter ? "backups" : matter.what === "namesPending" ? "names" : "state" } as never}
+						>
 							{t(`matter.${matter.what}`, { name: matter.site.name })}
 						</Link>
 					)}

@@ -2,7 +2,7 @@
 import type { Certificate } from "../gen/chom/certificate/v1/certificate_pb.js";
 import { type Server, State as ServerState } from "../gen/chom/fleet/v1/server_pb.js";
 import { type Site, State as SiteState } from "../gen/chom/site/v1/site_pb.js";
-import { Kind, State as TaskState, type Task } from "../gen/chom/task/v1/task_pb.js";
+import { Kind, type Task, State as TaskState } from "../gen/chom/task/v1/task_pb.js";
 
 export type Matter =
 	| { what: "serverOffline" | "serverQuarantined" | "serverProblem"; server: Server; why: string }
@@ -24,12 +24,23 @@ const ranks: Record<Matter["what"], number> = {
 };
 
 /** Weighs what is known of an organization; backups are its newest tasks that make or try backups, newest first. */
-export function attention({ sites, servers, certificates, backups }: { sites: readonly Site[]; servers: readonly Server[]; certificates: readonly Certificate[]; backups: readonly Task[] }): Matter[] {
+export function attention({
+	sites,
+	servers,
+	certificates,
+	backups,
+}: {
+	sites: readonly Site[];
+	servers: readonly Server[];
+	certificates: readonly Certificate[];
+	backups: readonly Task[];
+}): Matter[] {
 	const matters: Matter[] = [];
 	for (const server of servers) {
 		const why = server.problem || (server.facts?.findings[0] ?? "");
 		if (server.state === ServerState.QUARANTINED) matters.push({ what: "serverQuarantined", server, why });
-		else if ((server.state === ServerState.ACTIVE || server.state === ServerState.DRAINING) && !server.online) matters.push({ what: "serverOffline", server, why });
+		else if ((server.state === ServerState.ACTIVE || server.state === ServerState.DRAINING) && !server.online)
+			matters.push({ what: "serverOffline", server, why });
 		else if (why !== "") matters.push({ what: "serverProblem", server, why });
 	}
 	const byId = new Map(sites.map((site) => [site.id, site]));

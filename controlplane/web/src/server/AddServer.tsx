@@ -63,11 +63,24 @@ export function Arrival({ id, token }: { id: string; token: JoinToken }) {
 		<Stack gap="md">
 			{!arrived && (
 				<Card title={t("addServer.paste")}>
-					<Copy text={line.installCommand} what={t("addServer.line")} block />
+					{line.installCommand === "" ? (
+						<Stack gap="xs">
+							<Text size="sm">{t("addServer.noPackages")}</Text>
+							<Copy text={line.token} what={t("addServer.token")} block />
+						</Stack>
+					) : (
+						<Copy text={line.installCommand} what={t("addServer.line")} block />
+					)}
 					<Text size="sm" c="dimmed" mt="sm">
 						{t("addServer.once")} <Time of={line.expireTime} />
 					</Text>
-					<Act method={ServerService.method.createJoinToken} request={{ serverId: id }} onDone={({ joinToken }) => joinToken && setLine(joinToken)} size="compact-sm" mt="xs">
+					<Act
+						method={ServerService.method.createJoinToken}
+						request={{ serverId: id }}
+						onDone={({ joinToken }) => joinToken && setLine(joinToken)}
+						size="compact-sm"
+						mt="xs"
+					>
 						{t("addServer.another")}
 					</Act>
 				</Card>

@@ -11,8 +11,8 @@ import { Card, Facts, Failure, Link, Notice, Page, Waiting } from "../ui/parts.j
 import { Time } from "../ui/Time.js";
 import { Arrival } from "./AddServer.js";
 import { platform, useServer } from "./queries.js";
-import { Disk } from "./Servers.js";
 import { ServerState } from "./ServerState.js";
+import { Disk } from "./Servers.js";
 
 /** One server. */
 export function ServerPage() {
@@ -45,16 +45,32 @@ export function ServerPage() {
 					)}
 					{server.state === State.ACTIVE && (
 						<>
-							<Act method={ServerService.method.pingServer} request={{ serverId, steps: 3 }} onDone={({ task }) => task && void navigate({ to: "/o/$organization/tasks/$task", params: { organization: platform, task: task.id } })}>
+							<Act
+								method={ServerService.method.pingServer}
+								request={{ serverId, steps: 3 }}
+								onDone={({ task }) => task && void navigate({ to: "/o/$organization/tasks/$task", params: { organization: platform, task: task.id } })}
+							>
 								{t("server.ping")}
 							</Act>
-							<Confirmed method={ServerService.method.drainServer} request={request} title={t("server.drainTitle", { name: server.name })} explain={t("server.drainText")} confirm={t("server.drain")}>
+							<Confirmed
+								method={ServerService.method.drainServer}
+								request={request}
+								title={t("server.drainTitle", { name: server.name })}
+								explain={t("server.drainText")}
+								confirm={t("server.drain")}
+							>
 								{t("server.drain")}
 							</Confirmed>
 						</>
 					)}
 					{server.state === State.QUARANTINED && (
-						<Confirmed method={ServerService.method.readmitServer} request={request} title={t("server.readmitTitle", { name: server.name })} explain={t("server.readmitText")} confirm={t("server.readmit")}>
+						<Confirmed
+							method={ServerService.method.readmitServer}
+							request={request}
+							title={t("server.readmitTitle", { name: server.name })}
+							explain={t("server.readmitText")}
+							confirm={t("server.readmit")}
+						>
 							{t("server.readmit")}
 						</Confirmed>
 					)}

@@ -3,7 +3,10 @@ import { type Server, State } from "../gen/chom/fleet/v1/server_pb.js";
 import { Dot, type Tone } from "../ui/parts.js";
 
 /** What is to be said of a server first. */
-export function condition(server: Server): { tone: Tone; key: "pending" | "offline" | "preparing" | "ready" | "draining" | "quarantined" | "removed" | "findings" } {
+export function condition(server: Server): {
+	tone: Tone;
+	key: "pending" | "offline" | "preparing" | "ready" | "draining" | "quarantined" | "removed" | "findings";
+} {
 	switch (server.state) {
 		case State.PENDING:
 			return { tone: "busy", key: "pending" };

@@ -7,4 +7,5 @@ export const platform = "00000000-0000-0000-0000-000000000000";
 /** All servers; only operators may ask. */
 export const useServers = ({ enabled = true } = {}) => useQuery(ServerService.method.listServers, { pageSize: 500 }, { enabled });
 
-export const useServer = (serverId: string, interval?: number) => useQuery(ServerService.method.getServer, { serverId }, interval ? { refetchInterval: interval } : {});
+export const useServer = (serverId: string, interval?: number) =>
+	useQuery(ServerService.method.getServer, { serverId }, interval ? { refetchInterval: interval } : {});

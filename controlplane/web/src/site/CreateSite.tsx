@@ -33,13 +33,21 @@ export function CreateSite() {
 		onSuccess: ({ site }) => site && void navigate({ to: "/o/$organization/sites/$site", params: { organization, site: site.id } }),
 	});
 	const send = () => {
-		const settings: Record<string, string> = type === "wordpress" ? { title: title || name, admin_email: admin || (caller?.email ?? "") } : title ? { title } : {};
+		const settings: Record<string, string> =
+			type === "wordpress" ? { title: title || name, admin_email: admin || (caller?.email ?? "") } : title ? { title } : {};
 		create.mutate({ organizationId: organization, name, type, domains: [domain, ...more], settings, tags, serverId: server ?? "", requestId });
 	};
 	const wrongDomains = more.filter((name) => !isDomain(name));
 	const wrongTags = tags.filter((tag) => !tagRule.test(tag));
 	return (
-		<Page title={t("createSite.title")} above={<Link to="/o/$organization/sites" params={{ organization }}>{t("sites.title")}</Link>}>
+		<Page
+			title={t("createSite.title")}
+			above={
+				<Link to="/o/$organization/sites" params={{ organization }}>
+					{t("sites.title")}
+				</Link>
+			}
+		>
 			<Card>
 				<Form
 					label={t("createSite.go")}
@@ -101,7 +109,13 @@ export function CreateSite() {
 									onChange={(names) => setMore(names.map((name) => name.trim().toLowerCase()))}
 									error={wrongDomains.length > 0 ? t("rule.domain") : undefined}
 								/>
-								<TextInput label={t("createSite.siteTitle")} description={t("createSite.siteTitleText")} value={title} onChange={(event) => setTitle(event.currentTarget.value)} maxLength={200} />
+								<TextInput
+									label={t("createSite.siteTitle")}
+									description={t("createSite.siteTitleText")}
+									value={title}
+									onChange={(event) => setTitle(event.currentTarget.value)}
+									maxLength={200}
+								/>
 								{type === "wordpress" && (
 									<TextInput
 										label={t("createSite.admin")}
@@ -111,7 +125,14 @@ export function CreateSite() {
 										onChange={(event) => setAdmin(event.currentTarget.value)}
 									/>
 								)}
-								<TagsInput label={t("createSite.tags")} description={t("createSite.tagsText")} value={tags} onChange={setTags} maxTags={20} error={wrongTags.length > 0 ? t("rule.tag") : undefined} />
+								<TagsInput
+									label={t("createSite.tags")}
+									description={t("createSite.tagsText")}
+									value={tags}
+									onChange={setTags}
+									maxTags={20}
+									error={wrongTags.length > 0 ? t("rule.tag") : undefined}
+								/>
 								{caller?.operator && <Place value={server} onChange={setServer} />}
 							</Stack>
 						</Collapse>

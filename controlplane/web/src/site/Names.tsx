@@ -29,7 +29,13 @@ export function Names({ site }: { site: Site }) {
 	);
 }
 
-const roles = { [NameRole.UNSPECIFIED]: "alias", [NameRole.PRIMARY]: "primary", [NameRole.ALIAS]: "alias", [NameRole.REDIRECT]: "redirect", [NameRole.PREVIEW]: "preview" } as const;
+const roles = {
+	[NameRole.UNSPECIFIED]: "alias",
+	[NameRole.PRIMARY]: "primary",
+	[NameRole.ALIAS]: "alias",
+	[NameRole.REDIRECT]: "redirect",
+	[NameRole.PREVIEW]: "preview",
+} as const;
 
 function Name({ site, name }: { site: Site; name: SiteName }) {
 	const { t } = useTranslation();

@@ -27,7 +27,11 @@ export function SitePage() {
 	const { tab = "state" } = useSearch({ from: "/frame/o/$organization/sites/$site" });
 	const navigate = useNavigate({ from: "/o/$organization/sites/$site" });
 	const { data, error, isPending, refetch } = useSite(organization, siteId);
-	const above = <Link to="/o/$organization/sites" params={{ organization }}>{t("sites.title")}</Link>;
+	const above = (
+		<Link to="/o/$organization/sites" params={{ organization }}>
+			{t("sites.title")}
+		</Link>
+	);
 	const site = data?.site;
 	if (!site) {
 		return (
@@ -51,7 +55,13 @@ export function SitePage() {
 					{site.problem}
 				</Notice>
 			)}
-			<Tabs value={tab} onChange={(next) => void navigate({ search: next === "state" ? {} : { tab: tabs.find((name) => name === next) ?? "state" }, replace: true, resetScroll: false })} keepMounted={false}>
+			<Tabs
+				value={tab}
+				onChange={(next) =>
+					void navigate({ search: next === "state" ? {} : { tab: tabs.find((name) => name === next) ?? "state" }, replace: true, resetScroll: false })
+				}
+				keepMounted={false}
+			>
 				<Tabs.List mb="lg">
 					{tabs.map((name) => (
 						<Tabs.Tab key={name} value={name}>
@@ -143,7 +153,13 @@ function Doing({ site }: { site: Site }) {
 				</Act>
 			) : (
 				site.state !== State.DELETING && (
-					<Confirmed method={SiteService.method.suspendSite} request={request} title={t("site.suspendTitle", { name: site.name })} explain={t("site.suspendText")} confirm={t("site.suspend")}>
+					<Confirmed
+						method={SiteService.method.suspendSite}
+						request={request}
+						title={t("site.suspendTitle", { name: site.name })}
+						explain={t("site.suspendText")}
+						confirm={t("site.suspend")}
+					>
 						{t("site.suspend")}
 					</Confirmed>
 				)

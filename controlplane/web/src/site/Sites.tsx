@@ -3,7 +3,7 @@ import { Link as RouterLink, useNavigate, useSearch } from "@tanstack/react-rout
 import { useWindowVirtualizer } from "@tanstack/react-virtual";
 import { memo, useDeferredValue, useLayoutEffect, useMemo, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
-import { type Site, State } from "../gen/chom/site/v1/site_pb.js";
+import type { Site, State } from "../gen/chom/site/v1/site_pb.js";
 import { useOrganizationId } from "../organization/here.js";
 import { SearchIcon } from "../ui/icons.js";
 import { Empty, Failure, LinkButton, Page, Waiting } from "../ui/parts.js";
@@ -82,11 +82,7 @@ export function Sites() {
 							{t("sites.count", { count: shown.length, total: sites.length })}
 						</Text>
 					</Group>
-					{shown.length === 0 ? (
-						<Empty title={t("sites.noMatch.title")}>{t("sites.noMatch.text")}</Empty>
-					) : (
-						<Table sites={shown} />
-					)}
+					{shown.length === 0 ? <Empty title={t("sites.noMatch.title")}>{t("sites.noMatch.text")}</Empty> : <Table sites={shown} />}
 				</>
 			)}
 		</Page>
@@ -101,9 +97,16 @@ function Table({ sites }: { sites: readonly Site[] }) {
 	const list = useRef<HTMLDivElement>(null);
 	const [top, setTop] = useState(0);
 	useLayoutEffect(() => setTop(list.current?.offsetTop ?? 0), []);
-	const rows = useWindowVirtualizer({ count: sites.length, estimateSize: () => rowHeight, overscan: 6, scrollMargin: top, getItemKey: (row) => sites[row]?.id ?? row });
+	const rows = useWindowVirtualizer({
+		count: sites.length,
+		estimateSize: () => rowHeight,
+		overscan: 6,
+		scrollMargin: top,
+		getItemKey: (row) => sites[row]?.id ?? row,
+	});
 	return (
 		// biome-ignore-start lint/a11y/useSemanticElements: rows out of sight do not exist, which a real table cannot say
+		// biome-ignore-start lint/a11y/useFocusableInteractive: nothing in it is done by its cells
 		<div className={classes.table} role="table" aria-rowcount={sites.length + 1} aria-label={t("sites.title")}>
 			<div role="rowgroup">
 				<div className={classes.head} role="row" aria-rowindex={1}>
@@ -127,6 +130,7 @@ function Table({ sites }: { sites: readonly Site[] }) {
 				})}
 			</div>
 		</div>
+		// biome-ignore-end lint/a11y/useFocusableInteractive: as above
 		// biome-ignore-end lint/a11y/useSemanticElements: as above
 	);
 }
@@ -137,7 +141,12 @@ const Row = memo(function Row({ site, index, offset }: { site: Site; index: numb
 		// biome-ignore-start lint/a11y/useFocusableInteractive: the link in it takes the focus
 		<div role="row" aria-rowindex={index + 2} className={classes.row} style={{ transform: `translateY(${offset}px)` }}>
 			<div role="cell" className={classes.cell}>
-				<RouterLink className={classes.name} to="/o/$organization/sites/$site" params={{ organization: site.organizationId, site: site.id }} style={{ color: "inherit", textDecoration: "none" }}>
+				<RouterLink
+					className={classes.name}
+					to="/o/$organization/sites/$site"
+					params={{ organization: site.organizationId, site: site.id }}
+					style={{ color: "inherit", textDecoration: "none" }}
+				>
 					{site.name}
 				</RouterLink>
 				<div className={classes.sub}>{site.problem || (site.domains[0] ?? "")}</div>

@@ -13,7 +13,13 @@ export function filterSites(sites: readonly Site[], { q = "", state, tag }: Filt
 	return sites.filter((site) => {
 		if (state === undefined ? trashed(site) : site.state !== state) return false;
 		if (tag !== undefined && !site.tags.includes(tag)) return false;
-		return words.every((word) => site.name.includes(word) || site.type.includes(word) || site.domains.some((domain) => domain.includes(word)) || site.tags.some((own) => own.includes(word)));
+		return words.every(
+			(word) =>
+				site.name.includes(word) ||
+				site.type.includes(word) ||
+				site.domains.some((domain) => domain.includes(word)) ||
+				site.tags.some((own) => own.includes(word)),
+		);
 	});
 }
 

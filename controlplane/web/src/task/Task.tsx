@@ -8,8 +8,8 @@ import { Confirmed } from "../ui/Act.js";
 import { Card, Facts, Failure, Link, Page, Waiting } from "../ui/parts.js";
 import { Time } from "../ui/Time.js";
 import { ended } from "./follow.js";
-import { TaskWatch } from "./TaskWatch.js";
 import { kindKey } from "./TaskState.js";
+import { TaskWatch } from "./TaskWatch.js";
 
 /** One task, live. */
 export function TaskPage() {
@@ -43,7 +43,13 @@ export function TaskPage() {
 			aside={
 				!ended(task.state) &&
 				!task.cancelRequested && (
-					<Confirmed method={TaskService.method.cancelTask} request={request} title={t("task.cancelTitle")} explain={t("task.cancelText")} confirm={t("task.cancel")}>
+					<Confirmed
+						method={TaskService.method.cancelTask}
+						request={request}
+						title={t("task.cancelTitle")}
+						explain={t("task.cancelText")}
+						confirm={t("task.cancel")}
+					>
 						{t("task.cancel")}
 					</Confirmed>
 				)

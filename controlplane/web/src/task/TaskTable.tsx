@@ -12,10 +12,13 @@ import { kindKey, TaskState } from "./TaskState.js";
 /** The newest tasks of an organization, a site or a server. */
 export function TaskTable({ organization, site = "", server = "", states = [] }: { organization: string; site?: string; server?: string; states?: State[] }) {
 	const { t } = useTranslation();
-	const { data, error, isPending, refetch } = useQuery(
-		TaskService.method.listTasks,
-		{ organizationId: organization, siteId: site, serverId: server, pageSize: 100, states },
-	);
+	const { data, error, isPending, refetch } = useQuery(TaskService.method.listTasks, {
+		organizationId: organization,
+		siteId: site,
+		serverId: server,
+		pageSize: 100,
+		states,
+	});
 	const withSite = site === "" && server === "";
 	const sites = useSites(organization, { enabled: withSite });
 	const nameOf = new Map(sites.data?.map(({ id, name }) => [id, name]));

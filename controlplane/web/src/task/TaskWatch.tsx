@@ -54,7 +54,6 @@ function Steps({ steps }: { steps: readonly Step[] }) {
 	return (
 		<ol className={classes.steps}>
 			{steps.map((step, place) => (
-				// biome-ignore lint/suspicious/noArrayIndexKey: steps only ever come behind others
 				<li key={place} className={classes.step}>
 					<span className={classes.name}>{step.name}</span>
 					<StepStateOf of={step.state} />
@@ -78,6 +77,7 @@ function Log({ lines }: { lines: readonly LogLine[] }) {
 	if (lines.length === 0) return null;
 	return (
 		<pre
+			role="log"
 			ref={box}
 			className={classes.log}
 			aria-label={t("task.log")}

@@ -23,7 +23,13 @@ const maxLines = 5_000;
 const waits = [500, 1_000, 2_000, 5_000];
 
 /** Tells of each change until the task has ended or the signal says to stop. */
-export async function follow(transport: Transport, task: { organizationId: string; taskId: string }, signal: AbortSignal, tell: (now: Followed) => void, pause = sleep) {
+export async function follow(
+	transport: Transport,
+	task: { organizationId: string; taskId: string },
+	signal: AbortSignal,
+	tell: (now: Followed) => void,
+	pause = sleep,
+) {
 	const client = createClient(TaskService, transport);
 	let now: Followed = { task: undefined, lines: [], live: "opening", error: null };
 	const change = (part: Partial<Followed>) => {
@@ -52,7 +58,8 @@ export async function follow(transport: Transport, task: { organizationId: strin
 	}
 }
 
-const refused = (error: unknown) => [Code.NotFound, Code.PermissionDenied, Code.Unauthenticated, Code.InvalidArgument].some((code) => isCode(ConnectError.from(error), code));
+const refused = (error: unknown) =>
+	[Code.NotFound, Code.PermissionDenied, Code.Unauthenticated, Code.InvalidArgument].some((code) => isCode(ConnectError.from(error), code));
 
 const sleep = (milliseconds: number, signal: AbortSignal) =>
 	new Promise<void>((done) => {

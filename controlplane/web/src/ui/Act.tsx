@@ -80,7 +80,17 @@ interface ConfirmedProps<I extends DescMessage, O extends DescMessage> extends A
 }
 
 /** A button that says what will happen before it does. */
-export function Confirmed<I extends DescMessage, O extends DescMessage>({ method, request, onDone, title, explain, typed, confirm, children, ...look }: ConfirmedProps<I, O>) {
+export function Confirmed<I extends DescMessage, O extends DescMessage>({
+	method,
+	request,
+	onDone,
+	title,
+	explain,
+	typed,
+	confirm,
+	children,
+	...look
+}: ConfirmedProps<I, O>) {
 	const { t } = useTranslation();
 	const [opened, { open, close }] = useDisclosure();
 	const [text, setText] = useState("");

@@ -43,5 +43,10 @@ export function bytes(count: bigint, language: string): string {
 		value /= 1000;
 		power++;
 	}
-	return new Intl.NumberFormat(language, { style: "unit", unit: sizes[power] ?? "byte", unitDisplay: power === 0 ? "long" : "short", maximumFractionDigits: value < 10 && power > 0 ? 1 : 0 }).format(value);
+	return new Intl.NumberFormat(language, {
+		style: "unit",
+		unit: sizes[power] ?? "byte",
+		unitDisplay: power === 0 ? "long" : "short",
+		maximumFractionDigits: value < 10 && power > 0 ? 1 : 0,
+	}).format(value);
 }

@@ -4,7 +4,18 @@ import type { ReactNode } from "react";
 function icon(children: ReactNode) {
 	return function Icon({ size = 18 }: { size?: number }) {
 		return (
-			<svg width={size} height={size} viewBox="0 0 24 24" fill="none" stroke="currentColor" strokeWidth={1.8} strokeLinecap="round" strokeLinejoin="round" aria-hidden="true" focusable="false">
+			<svg
+				width={size}
+				height={size}
+				viewBox="0 0 24 24"
+				fill="none"
+				stroke="currentColor"
+				strokeWidth={1.8}
+				strokeLinecap="round"
+				strokeLinejoin="round"
+				aria-hidden="true"
+				focusable="false"
+			>
 				{children}
 			</svg>
 		);

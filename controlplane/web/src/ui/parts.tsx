@@ -20,7 +20,7 @@ export function Page({ title, aside, above, children }: { title: string; aside?:
 					</Text>
 				)}
 				<Group justify="space-between" align="center" gap="sm">
-					<Title order={1} className={classes.title}>
+					<Title order={1} size="h2" className={classes.title}>
 						{title}
 					</Title>
 					{aside && <Group gap="xs">{aside}</Group>}
@@ -117,7 +117,6 @@ export function Waiting({ rows = 3, height = 44 }: { rows?: number; height?: num
 		<Stack gap="xs" aria-busy="true">
 			<VisuallyHidden role="status">{t("waiting")}</VisuallyHidden>
 			{Array.from({ length: rows }, (_, row) => (
-				// biome-ignore lint/suspicious/noArrayIndexKey: they are all alike
 				<Skeleton key={row} height={height} radius="md" />
 			))}
 		</Stack>
