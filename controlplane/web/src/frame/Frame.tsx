@@ -28,7 +28,7 @@ export function Frame() {
 	const arrive = useArrive(close);
 	if (isCode(caller.error, Code.Unauthenticated)) return <Navigate to="/login" search={href === "/" ? {} : { next: href }} replace />;
 	return (
-		<AppShell header={{ height: 56 }} navbar={{ width: 232, breakpoint: "sm", collapsed: { mobile: !opened } }} padding="lg">
+		<AppShell header={{ height: 56 }} navbar={{ width: 232, breakpoint: "sm", collapsed: { mobile: !opened } }} padding="lg" transitionDuration={0}>
 			<a href="#main" className={classes.skip}>
 				{t("frame.skip")}
 			</a>
