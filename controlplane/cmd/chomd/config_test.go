@@ -71,6 +71,8 @@ func TestConfig(t *testing.T) {
 		"a trash period of words":         {file: "trash-period: a week\n", want: "trash-period"},
 		"a quota that is none":            {args: []string{"--backup-quota", "50 GB"}, want: "backup-quota: must be a number of at most 1024T with an optional unit of K, M, G or T, or 0"},
 		"a quota of more than there is":   {args: []string{"--backup-quota", "1025T"}, want: "backup-quota: must be a number of at most 1024T with an optional unit of K, M, G or T, or 0"},
+		"metrics for an hour":             {args: []string{"--metrics-retention", "1h"}, want: "metrics-retention: must be 2h to 17520h, or 0"},
+		"metrics in no space":             {args: []string{"--metrics-max-bytes", "1M"}, want: "metrics-max-bytes: must be a size such as 8G, 100M or more"},
 		"a drill every minute":            {args: []string{"--drill-every", "1m"}, want: "drill-every: must be 1h to 8760h, or 0"},
 		"half a WordPress release":        {args: []string{"--wordpress-url", "http://x.example/wp.tar.gz"}, want: "wordpress-version: must be"},
 		"a short checksum":                {args: []string{"--wordpress-url", "http://x.example/wp.tar.gz", "--wordpress-version", "6.8.1", "--wordpress-sha256", "abc"}, want: "wordpress-sha256: must be"},
