@@ -59,7 +59,7 @@ const (
 	// idleMax is how many are kept.
 	idleMax = 4
 	// staleAfter is how old one may be that is used without a question: servers and those in between close what says nothing.
-	staleAfter = 15 * time.Second
+	staleAfter = time.Second
 	// leftAfter is when nobody can be writing any more what has no name yet: objectFor, and a day for clocks that differ.
 	leftAfter  = 25 * time.Hour
 	sweepEvery = 24 * time.Hour
