@@ -336,29 +336,6 @@ func TestDrill(t *testing.T) {
 		}
 		agree(t, m, res.GetDrill().GetEvidence())
 	})
-	t.Run("a cancel while it is fetched leaves nothing, and the site alone", func(t *testing.T) {
-		s, repository, m := newDrillScene(t, socket, program)
-		before := s.live(t)
-		a, err := s.start(s.db(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer a.stop()
-		o, signed := s.drillOrder(t, m)
-		repository.Fault = func(_ http.ResponseWriter, r *http.Request) bool {
-			if strings.HasPrefix(r.URL.Path, "/data/") {
-				a.engine.Cancel(o.TaskId, 1)
-				time.Sleep(50 * time.Millisecond)
-			}
-			return false
-		}
-		if res := s.do(t, a, o, signed); res.Outcome != orderv1.Outcome_OUTCOME_CANCELED || res.GetDrill() != nil {
-			t.Errorf("it ended as %v", res)
-		}
-		if left, after := s.trace(t), s.live(t); left != "" || after != before {
-			t.Errorf("left %q, the site was %q and is %q", left, before, after)
-		}
-	})
 	t.Run("fails with words, and leaves nothing", func(t *testing.T) {
 		s, repository, m := newDrillScene(t, socket, program)
 		a, err := s.start(s.db(t))
