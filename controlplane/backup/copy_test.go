@@ -102,6 +102,9 @@ func TestCopy(t *testing.T) {
 				t.Errorf("a restore: %v", err)
 			}
 		})
+		t.Run("what its host alone does goes on beside it", func(t *testing.T) {
+			must(t, db.InTx(t.Context(), c.db, func(tx *db.Tx) error { return free(t.Context(), tx, c.ours, c.to, false) }))
+		})
 		t.Run("what it is copied from stays until then", func(t *testing.T) {
 			k := kept{Organization: c.ours, Site: c.site}
 			if err := c.holdRepository(t.Context(), k); !errors.Is(err, ErrUnderWay) {
