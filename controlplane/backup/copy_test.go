@@ -341,6 +341,8 @@ func TestCopyInterrupted(t *testing.T) {
 func TestCopyDamaged(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		c := newCopies(t, d)
+		fresh := c.addSite(t, c.ours, "shop3") // whose repository has nothing of it
+		c.work(t, well)
 		refused := func(t *testing.T, why string) {
 			t.Helper()
 			made := c.begin(t)
@@ -373,8 +375,7 @@ func TestCopyDamaged(t *testing.T) {
 			for _, pack := range packs {
 				must(t, os.Remove(pack))
 			}
-			c.to = c.addSite(t, c.ours, "shop3") // whose repository has nothing of it yet
-			c.work(t, well)
+			c.to = fresh
 			refused(t, "damaged")
 		})
 	})
