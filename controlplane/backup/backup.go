@@ -32,7 +32,8 @@
 //	              | it FAILED           +--> FAILED: the site is          +--> UNDOING
 //	              +-------------------> as it was                         Undo, within a day
 //
-// While a backup is made or a restore goes on, no other one of either begins.
+// While a backup is made or a restore goes on, no other one of either begins; but what its host alone does with a site, as an undo,
+// waits for none that comes from elsewhere.
 //
 // A drill rehearses that. The host restores a READY backup to a scratch place, serves it there, and says what it found; what that
 // says of the backup is decided here, by the signed manifest. Run begins the drills of each site, about once a week; who looks after

@@ -102,6 +102,9 @@ func TestCopy(t *testing.T) {
 				t.Errorf("a restore: %v", err)
 			}
 		})
+		t.Run("what its host alone does goes on beside it", func(t *testing.T) {
+			must(t, db.InTx(t.Context(), c.db, func(tx *db.Tx) error { return free(t.Context(), tx, c.ours, c.to, false) }))
+		})
 		t.Run("what it is copied from stays until then", func(t *testing.T) {
 			k := kept{Organization: c.ours, Site: c.site}
 			if err := c.holdRepository(t.Context(), k); !errors.Is(err, ErrUnderWay) {
@@ -338,6 +341,8 @@ func TestCopyInterrupted(t *testing.T) {
 func TestCopyDamaged(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		c := newCopies(t, d)
+		fresh := c.addSite(t, c.ours, "shop3") // whose repository has nothing of it
+		c.work(t, well)
 		refused := func(t *testing.T, why string) {
 			t.Helper()
 			made := c.begin(t)
@@ -370,8 +375,7 @@ func TestCopyDamaged(t *testing.T) {
 			for _, pack := range packs {
 				must(t, os.Remove(pack))
 			}
-			c.to = c.addSite(t, c.ours, "shop3") // whose repository has nothing of it yet
-			c.work(t, well)
+			c.to = fresh
 			refused(t, "damaged")
 		})
 	})

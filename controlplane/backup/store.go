@@ -174,8 +174,8 @@ func tablesText(names []string) (string, error) {
 	return string(text), err
 }
 
-// free refuses a site of which a restore is under way, or a backup in one of some states, and one whose repository is held. The site's
-// row is locked.
+// free refuses a site of which a restore is under way, or a backup, and one whose repository is held. Where checking is not set, what
+// the host has no part in counts for nothing: that a backup is CHECKING, or comes from elsewhere. The site's row is locked.
 func free(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, site contract.SiteID, checking bool) error {
 	var restores, backups int
 	err := tx.QueryRow(ctx, `
@@ -188,7 +188,7 @@ func free(ctx context.Context, tx *db.Tx, organization contract.OrganizationID, 
 		        FROM backups
 		        WHERE organization_id = $1
 		          AND site_id = $2
-		          AND (state = 'running' OR $3 AND state = 'checking'))`, organization, site, checking).Scan(&restores, &backups)
+		          AND (state = 'running' AND ($3 OR reason NOT IN ('copied', 'imported')) OR $3 AND state = 'checking'))`, organization, site, checking).Scan(&restores, &backups)
 	switch {
 	case err != nil:
 		return fmt.Errorf("look what is under way: %w", err)
