@@ -181,9 +181,9 @@ func (p *program) policyUpdate() *cobra.Command {
 	var f policyFlags
 	var name string
 	cmd := &cobra.Command{
-		Use:               "update POLICY",
-		Short:             "Change a backup policy",
-		Long:              `Update changes what is named and leaves the rest. Tags are replaced as a whole; --tag "" takes all of them away. So
+		Use:   "update POLICY",
+		Short: "Change a backup policy",
+		Long: `Update changes what is named and leaves the rest. Tags are replaced as a whole; --tag "" takes all of them away. So
 are drill paths, by --drill-path "".`,
 		Example:           `  chom backup policy update shops --every 30m --keep-hourly 72`,
 		Args:              exactly(1),
