@@ -208,7 +208,7 @@ func newDrillScene(t *testing.T, socket, program string) (*scene, *backuptest.Re
 	server := httptest.NewServer(http.StripPrefix(contract.RepositoryPath+s.Site.String(), repository))
 	t.Cleanup(server.Close)
 	s.Repository = server.Listener.Addr().String()
-	s.sh(t, fmt.Sprintf("cd %s/sites/%s && echo '<title>Old &amp; good</title>' > public/index.html && ln -s index.html public/link && head -c 300000 /dev/urandom > private/big", s.Dir, s.Handle))
+	s.sh(t, fmt.Sprintf("cd %s/sites/%s && echo '<title>Old &amp; good</title>' > public/index.html && head -c 300000 /dev/urandom > private/big", s.Dir, s.Handle))
 	s.sql(t, "CREATE SEQUENCE sq; CREATE FUNCTION fu() RETURNS INT DETERMINISTIC RETURN 3; CREATE TABLE hist (x INT) WITH SYSTEM VERSIONING; INSERT INTO hist VALUES (1); UPDATE hist SET x = 2;")
 	backups, err := s.backups()
 	if err != nil {

@@ -382,14 +382,6 @@ func (p *proven) databaseText() string {
 	return dump + sums
 }
 
-// untouched fails when a site is not what it was.
-func (p *proven) untouched(what string, was state) {
-	p.t.Helper()
-	if now := p.observe(); now != was {
-		p.t.Errorf("%s: the site is not what it was: %s", what, now.other(was))
-	}
-}
-
 // cheapen replaces the key of a repository by one that costs no time to open, with the same password: restic wants half a second of a
 // processor for it, in each run. What is sealed with it stays as it is.
 func cheapen(dir, password string) error {
