@@ -181,8 +181,8 @@ func small(t *testing.T, size string) (dir string) {
 	return dir
 }
 
-// fill leaves no room where a directory is, until free is called.
-func fill(dir string) (free func(), err error) {
+// fillDisk leaves no room where a directory is, until free is called.
+func fillDisk(dir string) (free func(), err error) {
 	f, err := os.Create(dir + "/filler")
 	if err != nil {
 		return nil, err
@@ -236,7 +236,7 @@ func TestProofFull(t *testing.T) {
 				return func() {
 					back.Go(func() {
 						time.Sleep(at)
-						free, err := fill(dir)
+						free, err := fillDisk(dir)
 						if err != nil {
 							t.Error(err)
 							return

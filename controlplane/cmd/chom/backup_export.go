@@ -100,9 +100,6 @@ func unpacked(from io.Reader, to io.Writer) error {
 	return err
 }
 
-// tellEvery is how often the bytes that have passed are told.
-const tellEvery = 10 * time.Second
-
 // export writes what comes to a file, while check reads it too, and gives the file its name only where both succeed. Where check writes
 // the file itself, it does so in the place of what comes.
 func (p *program) export(name string, itself bool, stream *connect.ServerStreamForClient[backupv1.ExportBackupResponse], check func(io.Reader, io.Writer) error) (n int64, err error) {

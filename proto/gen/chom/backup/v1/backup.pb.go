@@ -35,9 +35,9 @@ type State int32
 const (
 	// Never sent.
 	State_STATE_UNSPECIFIED State = 0
-	// The site's host makes it, or is about to.
+	// The site's host makes it, or is about to; of one that comes from elsewhere the control plane does.
 	State_STATE_RUNNING State = 1
-	// The host has made it; the control plane checks what has come.
+	// It is made; the control plane checks what has come.
 	State_STATE_CHECKING State = 2
 	// Complete in the repository: the control plane has read it, and signed what it is.
 	State_STATE_READY State = 3
@@ -102,6 +102,10 @@ const (
 	Reason_REASON_SCHEDULED Reason = 2
 	// Before a restore, of what it replaces.
 	Reason_REASON_BEFORE_RESTORE Reason = 3
+	// Copied from another site; see CopyBackup. The control plane brings it, and no host.
+	Reason_REASON_COPIED Reason = 4
+	// Brought in from outside. The control plane brings it, and no host.
+	Reason_REASON_IMPORTED Reason = 5
 )
 
 // Enum value maps for Reason.
@@ -111,12 +115,16 @@ var (
 		1: "REASON_REQUESTED",
 		2: "REASON_SCHEDULED",
 		3: "REASON_BEFORE_RESTORE",
+		4: "REASON_COPIED",
+		5: "REASON_IMPORTED",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":    0,
 		"REASON_REQUESTED":      1,
 		"REASON_SCHEDULED":      2,
 		"REASON_BEFORE_RESTORE": 3,
+		"REASON_COPIED":         4,
+		"REASON_IMPORTED":       5,
 	}
 )
 
@@ -236,8 +244,14 @@ type Backup struct {
 	Contents *Contents `protobuf:"bytes,12,opt,name=contents,proto3" json:"contents,omitempty"`
 	// Bytes that it added to the site's repository, compressed and encrypted.
 	AddedBytes uint64 `protobuf:"varint,13,opt,name=added_bytes,json=addedBytes,proto3" json:"added_bytes,omitempty"`
-	// The task that made it; empty for one that the host made by itself.
-	TaskId        string `protobuf:"bytes,14,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// The task that made it; empty for one that the host made by itself, and for one that came from elsewhere.
+	TaskId string `protobuf:"bytes,14,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// The target that it lies in; empty for the platform's own store.
+	TargetId string `protobuf:"bytes,15,opt,name=target_id,json=targetId,proto3" json:"target_id,omitempty"`
+	// The backup that it was copied from; empty otherwise. It may be gone since.
+	SourceBackupId string `protobuf:"bytes,16,opt,name=source_backup_id,json=sourceBackupId,proto3" json:"source_backup_id,omitempty"`
+	// The site of that one.
+	SourceSiteId  string `protobuf:"bytes,17,opt,name=source_site_id,json=sourceSiteId,proto3" json:"source_site_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -370,6 +384,27 @@ func (x *Backup) GetTaskId() string {
 	return ""
 }
 
+func (x *Backup) GetTargetId() string {
+	if x != nil {
+		return x.TargetId
+	}
+	return ""
+}
+
+func (x *Backup) GetSourceBackupId() string {
+	if x != nil {
+		return x.SourceBackupId
+	}
+	return ""
+}
+
+func (x *Backup) GetSourceSiteId() string {
+	if x != nil {
+		return x.SourceSiteId
+	}
+	return ""
+}
+
 // Contents is what is in a backup. What files there are the control plane reads in the repository, and nobody has to say it; for
 // the rest it takes the host's word.
 type Contents struct {
@@ -392,9 +427,17 @@ type Contents struct {
 	// Length of the dump in bytes.
 	DumpBytes uint64 `protobuf:"varint,8,opt,name=dump_bytes,json=dumpBytes,proto3" json:"dump_bytes,omitempty"`
 	// Title of the home page right before; empty when it showed none.
-	PageTitle     string `protobuf:"bytes,9,opt,name=page_title,json=pageTitle,proto3" json:"page_title,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	PageTitle string `protobuf:"bytes,9,opt,name=page_title,json=pageTitle,proto3" json:"page_title,omitempty"`
+	// SHA-256 over path and target of each link whose target is UTF-8, in the order of their paths, as the host saw them before it read
+	// the files and after; empty when that was not the same, and from older hosts. Repositories don't show targets to the control plane.
+	LinksSha256 []byte `protobuf:"bytes,31,opt,name=links_sha256,json=linksSha256,proto3" json:"links_sha256,omitempty"`
+	// The first 20 links whose targets are not UTF-8, which restic before 0.16 restores as other ones without a word: they may be wrong
+	// after a restore, and everything else is as it was.
+	UnkeptLinks []string `protobuf:"bytes,32,rep,name=unkept_links,json=unkeptLinks,proto3" json:"unkept_links,omitempty"`
+	// How many those are in all.
+	UnkeptLinkCount uint64 `protobuf:"varint,33,opt,name=unkept_link_count,json=unkeptLinkCount,proto3" json:"unkept_link_count,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Contents) Reset() {
@@ -488,6 +531,27 @@ func (x *Contents) GetPageTitle() string {
 		return x.PageTitle
 	}
 	return ""
+}
+
+func (x *Contents) GetLinksSha256() []byte {
+	if x != nil {
+		return x.LinksSha256
+	}
+	return nil
+}
+
+func (x *Contents) GetUnkeptLinks() []string {
+	if x != nil {
+		return x.UnkeptLinks
+	}
+	return nil
+}
+
+func (x *Contents) GetUnkeptLinkCount() uint64 {
+	if x != nil {
+		return x.UnkeptLinkCount
+	}
+	return 0
 }
 
 // Table is one table of a dump.
@@ -653,7 +717,12 @@ type Manifest struct {
 	// What was wanted of the site then.
 	Desired *v1.DesiredState `protobuf:"bytes,10,opt,name=desired,proto3" json:"desired,omitempty"`
 	// What its names were served with; no keys.
-	Certificates  []*v1.ObservedCertificate `protobuf:"bytes,11,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	Certificates []*v1.ObservedCertificate `protobuf:"bytes,11,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	// The site that it was copied from: what is in it goes by that one's name. Empty otherwise.
+	SourceSiteId string `protobuf:"bytes,12,opt,name=source_site_id,json=sourceSiteId,proto3" json:"source_site_id,omitempty"`
+	// The names of the site that it comes from, the primary one first, where that is known: what is in it may go by them. Nobody has
+	// proven them. Empty otherwise.
+	SourceDomains []string `protobuf:"bytes,13,rep,name=source_domains,json=sourceDomains,proto3" json:"source_domains,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -761,6 +830,20 @@ func (x *Manifest) GetDesired() *v1.DesiredState {
 func (x *Manifest) GetCertificates() []*v1.ObservedCertificate {
 	if x != nil {
 		return x.Certificates
+	}
+	return nil
+}
+
+func (x *Manifest) GetSourceSiteId() string {
+	if x != nil {
+		return x.SourceSiteId
+	}
+	return ""
+}
+
+func (x *Manifest) GetSourceDomains() []string {
+	if x != nil {
+		return x.SourceDomains
 	}
 	return nil
 }
@@ -1090,7 +1173,12 @@ type Policy struct {
 	// When it was made.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// When it was last changed.
-	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// The target that sites' backups lie in whose first one is made under this policy; empty for the platform's own store. A site
+	// whose backups lie elsewhere already goes on there.
+	TargetId string `protobuf:"bytes,10,opt,name=target_id,json=targetId,proto3" json:"target_id,omitempty"`
+	// What drills ask the restored site for, beside its home page.
+	DrillPaths    []string `protobuf:"bytes,11,rep,name=drill_paths,json=drillPaths,proto3" json:"drill_paths,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1184,6 +1272,20 @@ func (x *Policy) GetCreateTime() *timestamppb.Timestamp {
 func (x *Policy) GetUpdateTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.UpdateTime
+	}
+	return nil
+}
+
+func (x *Policy) GetTargetId() string {
+	if x != nil {
+		return x.TargetId
+	}
+	return ""
+}
+
+func (x *Policy) GetDrillPaths() []string {
+	if x != nil {
+		return x.DrillPaths
 	}
 	return nil
 }
@@ -1347,7 +1449,10 @@ type Drill struct {
 	// When it ended; unset before.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	// What was found; unset before it ended, and where the host could not say.
-	Evidence      *Evidence `protobuf:"bytes,10,opt,name=evidence,proto3" json:"evidence,omitempty"`
+	Evidence *Evidence `protobuf:"bytes,10,opt,name=evidence,proto3" json:"evidence,omitempty"`
+	// What is worth to know of one that PASSED, in words: another title than was recorded, links that no restore is sure of. Empty
+	// otherwise.
+	Note          string `protobuf:"bytes,31,opt,name=note,proto3" json:"note,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1452,6 +1557,13 @@ func (x *Drill) GetEvidence() *Evidence {
 	return nil
 }
 
+func (x *Drill) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
 // Evidence is what a host found in a scratch place. It says nothing about right or wrong: the control plane compares it with the
 // signed manifest.
 type Evidence struct {
@@ -1471,7 +1583,9 @@ type Evidence struct {
 	// The tables of the scratch database, by name, with the rows that were counted in it.
 	Tables []*Table `protobuf:"bytes,7,rep,name=tables,proto3" json:"tables,omitempty"`
 	// Pages that were asked for of the restored site, the home page first.
-	Pages         []*Page `protobuf:"bytes,8,rep,name=pages,proto3" json:"pages,omitempty"`
+	Pages []*Page `protobuf:"bytes,8,rep,name=pages,proto3" json:"pages,omitempty"`
+	// As Contents.links_sha256, over what was restored; empty from older hosts.
+	LinksSha256   []byte `protobuf:"bytes,31,opt,name=links_sha256,json=linksSha256,proto3" json:"links_sha256,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1558,6 +1672,13 @@ func (x *Evidence) GetTables() []*Table {
 func (x *Evidence) GetPages() []*Page {
 	if x != nil {
 		return x.Pages
+	}
+	return nil
+}
+
+func (x *Evidence) GetLinksSha256() []byte {
+	if x != nil {
+		return x.LinksSha256
 	}
 	return nil
 }
@@ -1703,7 +1824,7 @@ var File_chom_backup_v1_backup_proto protoreflect.FileDescriptor
 
 const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\n" +
-	"\x1bchom/backup/v1/backup.proto\x12\x0echom.backup.v1\x1a\x1bbuf/validate/validate.proto\x1a'chom/organization/v1/organization.proto\x1a\x1achom/site/v1/desired.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x04\n" +
+	"\x1bchom/backup/v1/backup.proto\x12\x0echom.backup.v1\x1a\x1bbuf/validate/validate.proto\x1a'chom/organization/v1/organization.proto\x1a\x1achom/site/v1/desired.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb4\x05\n" +
 	"\x06Backup\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x17\n" +
@@ -1723,7 +1844,10 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\bcontents\x18\f \x01(\v2\x18.chom.backup.v1.ContentsR\bcontents\x12\x1f\n" +
 	"\vadded_bytes\x18\r \x01(\x04R\n" +
 	"addedBytes\x12\x17\n" +
-	"\atask_id\x18\x0e \x01(\tR\x06taskId\"\xd6\x03\n" +
+	"\atask_id\x18\x0e \x01(\tR\x06taskId\x12\x1b\n" +
+	"\ttarget_id\x18\x0f \x01(\tR\btargetId\x12(\n" +
+	"\x10source_backup_id\x18\x10 \x01(\tR\x0esourceBackupId\x12$\n" +
+	"\x0esource_site_id\x18\x11 \x01(\tR\fsourceSiteId\"\xef\x04\n" +
 	"\bContents\x12<\n" +
 	"\x0efiles_snapshot\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{64}$R\rfilesSnapshot\x12E\n" +
 	"\x11database_snapshot\x18\x02 \x01(\tB\x18\xbaH\x15\xd8\x01\x01r\x102\x0e^[0-9a-f]{64}$R\x10databaseSnapshot\x12*\n" +
@@ -1738,7 +1862,10 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\n" +
 	"dump_bytes\x18\b \x01(\x04B\x0e\xbaH\v2\t\x18\x80\x80\x80\x80\x80\x80\x80\x02R\tdumpBytes\x12'\n" +
 	"\n" +
-	"page_title\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageTitle\"H\n" +
+	"page_title\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageTitle\x12*\n" +
+	"\flinks_sha256\x18\x1f \x01(\fB\a\xbaH\x04z\x02\x18 R\vlinksSha256\x122\n" +
+	"\funkept_links\x18  \x03(\tB\x0f\xbaH\f\x92\x01\t\x10\x14\"\x05r\x03\x18\x80\bR\vunkeptLinks\x127\n" +
+	"\x11unkept_link_count\x18! \x01(\x04B\v\xbaH\b2\x06\x18\x80\x94\xeb\xdc\x03R\x0funkeptLinkCount\"H\n" +
 	"\x05Table\x12\x1d\n" +
 	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x04name\x12 \n" +
 	"\x04rows\x18\x02 \x01(\x04B\f\xbaH\t2\a\x18\x80\xa0\x94\xa5\x8d\x1dR\x04rows\"\xa0\x02\n" +
@@ -1749,7 +1876,7 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\aendTime\x12<\n" +
 	"\bcontents\x18\x04 \x01(\v2\x18.chom.backup.v1.ContentsB\x06\xbaH\x03\xc8\x01\x01R\bcontents\x12/\n" +
 	"\vadded_bytes\x18\x05 \x01(\x04B\x0e\xbaH\v2\t\x18\x80\x80\x80\x80\x80\x80\x80\x02R\n" +
-	"addedBytes\"\xc6\x04\n" +
+	"addedBytes\"\xb1\x05\n" +
 	"\bManifest\x12\x1f\n" +
 	"\x06schema\x18\x01 \x01(\rB\a\xbaH\x04*\x02\b\x01R\x06schema\x121\n" +
 	"\x0forganization_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
@@ -1763,7 +1890,9 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\bcontents\x18\t \x01(\v2\x18.chom.backup.v1.ContentsB\x06\xbaH\x03\xc8\x01\x01R\bcontents\x124\n" +
 	"\adesired\x18\n" +
 	" \x01(\v2\x1a.chom.site.v1.DesiredStateR\adesired\x12O\n" +
-	"\fcertificates\x18\v \x03(\v2!.chom.site.v1.ObservedCertificateB\b\xbaH\x05\x92\x01\x02\x10nR\fcertificates\"\x8e\x01\n" +
+	"\fcertificates\x18\v \x03(\v2!.chom.site.v1.ObservedCertificateB\b\xbaH\x05\x92\x01\x02\x10nR\fcertificates\x121\n" +
+	"\x0esource_site_id\x18\f \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\fsourceSiteId\x126\n" +
+	"\x0esource_domains\x18\r \x03(\tB\x0f\xbaH\f\x92\x01\t\x10n\"\x05r\x03\x18\xff\x01R\rsourceDomains\"\x8e\x01\n" +
 	"\x0eSignedManifest\x12'\n" +
 	"\bmanifest\x18\x01 \x01(\fB\v\xbaH\bz\x06\x10\x01\x18\xc0\x9a\fR\bmanifest\x12%\n" +
 	"\tsignature\x18\x02 \x01(\fB\a\xbaH\x04z\x02h@R\tsignature\x12,\n" +
@@ -1790,7 +1919,7 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\x06hourly\x18\x01 \x01(\rB\b\xbaH\x05*\x03\x18\xd0\x05R\x06hourly\x12\x1e\n" +
 	"\x05daily\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\xee\x02R\x05daily\x12 \n" +
 	"\x06weekly\x18\x03 \x01(\rB\b\xbaH\x05*\x03\x18\x84\x02R\x06weekly\x12!\n" +
-	"\amonthly\x18\x04 \x01(\rB\a\xbaH\x04*\x02\x18xR\amonthly\"\xe7\x02\n" +
+	"\amonthly\x18\x04 \x01(\rB\a\xbaH\x04*\x02\x18xR\amonthly\"\xa5\x03\n" +
 	"\x06Policy\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x12\n" +
@@ -1802,7 +1931,11 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\vcreate_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\"\xc4\x04\n" +
+	"updateTime\x12\x1b\n" +
+	"\ttarget_id\x18\n" +
+	" \x01(\tR\btargetId\x12\x1f\n" +
+	"\vdrill_paths\x18\v \x03(\tR\n" +
+	"drillPaths\"\xc4\x04\n" +
 	"\x06Status\x12.\n" +
 	"\x06policy\x18\x01 \x01(\v2\x16.chom.backup.v1.PolicyR\x06policy\x12D\n" +
 	"\x10next_backup_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x0enextBackupTime\x127\n" +
@@ -1818,7 +1951,7 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"verifyTime\x12\x18\n" +
 	"\aproblem\x18\t \x01(\tR\aproblem\x121\n" +
 	"\x05quota\x18( \x01(\v2\x1b.chom.organization.v1.QuotaR\x05quota\x12-\n" +
-	"\x12organization_bytes\x18) \x01(\x04R\x11organizationBytes\"\x85\x03\n" +
+	"\x12organization_bytes\x18) \x01(\x04R\x11organizationBytes\"\x99\x03\n" +
 	"\x05Drill\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\x0forganization_id\x18\x02 \x01(\tR\x0eorganizationId\x12\x17\n" +
@@ -1831,7 +1964,8 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"createTime\x125\n" +
 	"\bend_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x124\n" +
 	"\bevidence\x18\n" +
-	" \x01(\v2\x18.chom.backup.v1.EvidenceR\bevidence\"\xa1\x03\n" +
+	" \x01(\v2\x18.chom.backup.v1.EvidenceR\bevidence\x12\x12\n" +
+	"\x04note\x18\x1f \x01(\tR\x04note\"\xcd\x03\n" +
 	"\bEvidence\x129\n" +
 	"\n" +
 	"start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
@@ -1844,7 +1978,8 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\vdump_sha256\x18\x06 \x01(\fB\a\xbaH\x04z\x02\x18 R\n" +
 	"dumpSha256\x128\n" +
 	"\x06tables\x18\a \x03(\v2\x15.chom.backup.v1.TableB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x06tables\x124\n" +
-	"\x05pages\x18\b \x03(\v2\x14.chom.backup.v1.PageB\b\xbaH\x05\x92\x01\x02\x10\x14R\x05pages\"\xc4\x01\n" +
+	"\x05pages\x18\b \x03(\v2\x14.chom.backup.v1.PageB\b\xbaH\x05\x92\x01\x02\x10\x14R\x05pages\x12*\n" +
+	"\flinks_sha256\x18\x1f \x01(\fB\a\xbaH\x04z\x02\x18 R\vlinksSha256\"\xc4\x01\n" +
 	"\x04Page\x12\x1e\n" +
 	"\x04path\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x10R\x04path\x12)\n" +
@@ -1862,12 +1997,14 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\rSTATE_RUNNING\x10\x01\x12\x12\n" +
 	"\x0eSTATE_CHECKING\x10\x02\x12\x0f\n" +
 	"\vSTATE_READY\x10\x03\x12\x10\n" +
-	"\fSTATE_FAILED\x10\x04*g\n" +
+	"\fSTATE_FAILED\x10\x04*\x8f\x01\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10REASON_REQUESTED\x10\x01\x12\x14\n" +
 	"\x10REASON_SCHEDULED\x10\x02\x12\x19\n" +
-	"\x15REASON_BEFORE_RESTORE\x10\x03*r\n" +
+	"\x15REASON_BEFORE_RESTORE\x10\x03\x12\x11\n" +
+	"\rREASON_COPIED\x10\x04\x12\x13\n" +
+	"\x0fREASON_IMPORTED\x10\x05*r\n" +
 	"\n" +
 	"DrillState\x12\x1b\n" +
 	"\x17DRILL_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +

@@ -81,6 +81,60 @@ func (BackupFile_Type) EnumDescriptor() ([]byte, []int) {
 	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{7, 0}
 }
 
+// Export is what is given.
+type ExportBackupRequest_Export int32
+
+const (
+	// As EXPORT_SITE.
+	ExportBackupRequest_EXPORT_UNSPECIFIED ExportBackupRequest_Export = 0
+	// A portable archive (.tar.zst): files, modes, times, links, and the dump of the database. It ends with a mark over all of it,
+	// and holds no owners and no extended attributes.
+	ExportBackupRequest_EXPORT_SITE ExportBackupRequest_Export = 1
+	// The dump of the database (.sql.zst).
+	ExportBackupRequest_EXPORT_DATABASE ExportBackupRequest_Export = 2
+)
+
+// Enum value maps for ExportBackupRequest_Export.
+var (
+	ExportBackupRequest_Export_name = map[int32]string{
+		0: "EXPORT_UNSPECIFIED",
+		1: "EXPORT_SITE",
+		2: "EXPORT_DATABASE",
+	}
+	ExportBackupRequest_Export_value = map[string]int32{
+		"EXPORT_UNSPECIFIED": 0,
+		"EXPORT_SITE":        1,
+		"EXPORT_DATABASE":    2,
+	}
+)
+
+func (x ExportBackupRequest_Export) Enum() *ExportBackupRequest_Export {
+	p := new(ExportBackupRequest_Export)
+	*p = x
+	return p
+}
+
+func (x ExportBackupRequest_Export) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ExportBackupRequest_Export) Descriptor() protoreflect.EnumDescriptor {
+	return file_chom_backup_v1_backup_service_proto_enumTypes[1].Descriptor()
+}
+
+func (ExportBackupRequest_Export) Type() protoreflect.EnumType {
+	return &file_chom_backup_v1_backup_service_proto_enumTypes[1]
+}
+
+func (x ExportBackupRequest_Export) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ExportBackupRequest_Export.Descriptor instead.
+func (ExportBackupRequest_Export) EnumDescriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{11, 0}
+}
+
 // CreateBackupRequest names the site.
 type CreateBackupRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -776,6 +830,125 @@ func (x *DownloadBackupResponse) GetData() []byte {
 	return nil
 }
 
+// ExportBackupRequest says what to give.
+type ExportBackupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The site.
+	SiteId string `protobuf:"bytes,2,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	// The backup.
+	BackupId string `protobuf:"bytes,3,opt,name=backup_id,json=backupId,proto3" json:"backup_id,omitempty"`
+	// What to give.
+	Export        ExportBackupRequest_Export `protobuf:"varint,4,opt,name=export,proto3,enum=chom.backup.v1.ExportBackupRequest_Export" json:"export,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportBackupRequest) Reset() {
+	*x = ExportBackupRequest{}
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportBackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportBackupRequest) ProtoMessage() {}
+
+func (x *ExportBackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportBackupRequest.ProtoReflect.Descriptor instead.
+func (*ExportBackupRequest) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ExportBackupRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *ExportBackupRequest) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+func (x *ExportBackupRequest) GetBackupId() string {
+	if x != nil {
+		return x.BackupId
+	}
+	return ""
+}
+
+func (x *ExportBackupRequest) GetExport() ExportBackupRequest_Export {
+	if x != nil {
+		return x.Export
+	}
+	return ExportBackupRequest_EXPORT_UNSPECIFIED
+}
+
+// ExportBackupResponse is the next piece. What came is whole only when the stream ends without an error.
+type ExportBackupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Up to 64 KiB.
+	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportBackupResponse) Reset() {
+	*x = ExportBackupResponse{}
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportBackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportBackupResponse) ProtoMessage() {}
+
+func (x *ExportBackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportBackupResponse.ProtoReflect.Descriptor instead.
+func (*ExportBackupResponse) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ExportBackupResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 // RestoreBackupRequest says what to put back.
 type RestoreBackupRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -800,7 +973,7 @@ type RestoreBackupRequest struct {
 
 func (x *RestoreBackupRequest) Reset() {
 	*x = RestoreBackupRequest{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[11]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -812,7 +985,7 @@ func (x *RestoreBackupRequest) String() string {
 func (*RestoreBackupRequest) ProtoMessage() {}
 
 func (x *RestoreBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[11]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -825,7 +998,7 @@ func (x *RestoreBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreBackupRequest.ProtoReflect.Descriptor instead.
 func (*RestoreBackupRequest) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{11}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RestoreBackupRequest) GetOrganizationId() string {
@@ -888,7 +1061,7 @@ type RestoreBackupResponse struct {
 
 func (x *RestoreBackupResponse) Reset() {
 	*x = RestoreBackupResponse{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[12]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -900,7 +1073,7 @@ func (x *RestoreBackupResponse) String() string {
 func (*RestoreBackupResponse) ProtoMessage() {}
 
 func (x *RestoreBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[12]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -913,7 +1086,7 @@ func (x *RestoreBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreBackupResponse.ProtoReflect.Descriptor instead.
 func (*RestoreBackupResponse) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{12}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RestoreBackupResponse) GetRestore() *Restore {
@@ -936,7 +1109,7 @@ type ListRestoresRequest struct {
 
 func (x *ListRestoresRequest) Reset() {
 	*x = ListRestoresRequest{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[13]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -948,7 +1121,7 @@ func (x *ListRestoresRequest) String() string {
 func (*ListRestoresRequest) ProtoMessage() {}
 
 func (x *ListRestoresRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[13]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -961,7 +1134,7 @@ func (x *ListRestoresRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRestoresRequest.ProtoReflect.Descriptor instead.
 func (*ListRestoresRequest) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{13}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListRestoresRequest) GetOrganizationId() string {
@@ -989,7 +1162,7 @@ type ListRestoresResponse struct {
 
 func (x *ListRestoresResponse) Reset() {
 	*x = ListRestoresResponse{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[14]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1001,7 +1174,7 @@ func (x *ListRestoresResponse) String() string {
 func (*ListRestoresResponse) ProtoMessage() {}
 
 func (x *ListRestoresResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[14]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1014,7 +1187,7 @@ func (x *ListRestoresResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRestoresResponse.ProtoReflect.Descriptor instead.
 func (*ListRestoresResponse) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{14}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListRestoresResponse) GetRestores() []*Restore {
@@ -1039,7 +1212,7 @@ type UndoRestoreRequest struct {
 
 func (x *UndoRestoreRequest) Reset() {
 	*x = UndoRestoreRequest{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[15]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1051,7 +1224,7 @@ func (x *UndoRestoreRequest) String() string {
 func (*UndoRestoreRequest) ProtoMessage() {}
 
 func (x *UndoRestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[15]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1064,7 +1237,7 @@ func (x *UndoRestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRestoreRequest.ProtoReflect.Descriptor instead.
 func (*UndoRestoreRequest) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{15}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UndoRestoreRequest) GetOrganizationId() string {
@@ -1099,7 +1272,7 @@ type UndoRestoreResponse struct {
 
 func (x *UndoRestoreResponse) Reset() {
 	*x = UndoRestoreResponse{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[16]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1111,7 +1284,7 @@ func (x *UndoRestoreResponse) String() string {
 func (*UndoRestoreResponse) ProtoMessage() {}
 
 func (x *UndoRestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[16]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1124,7 +1297,7 @@ func (x *UndoRestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndoRestoreResponse.ProtoReflect.Descriptor instead.
 func (*UndoRestoreResponse) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{16}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *UndoRestoreResponse) GetRestore() *Restore {
@@ -1147,7 +1320,7 @@ type GetBackupStatusRequest struct {
 
 func (x *GetBackupStatusRequest) Reset() {
 	*x = GetBackupStatusRequest{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[17]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +1332,7 @@ func (x *GetBackupStatusRequest) String() string {
 func (*GetBackupStatusRequest) ProtoMessage() {}
 
 func (x *GetBackupStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[17]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +1345,7 @@ func (x *GetBackupStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBackupStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetBackupStatusRequest) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{17}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetBackupStatusRequest) GetOrganizationId() string {
@@ -1200,7 +1373,7 @@ type GetBackupStatusResponse struct {
 
 func (x *GetBackupStatusResponse) Reset() {
 	*x = GetBackupStatusResponse{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[18]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1212,7 +1385,7 @@ func (x *GetBackupStatusResponse) String() string {
 func (*GetBackupStatusResponse) ProtoMessage() {}
 
 func (x *GetBackupStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[18]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1225,7 +1398,7 @@ func (x *GetBackupStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBackupStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetBackupStatusResponse) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{18}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetBackupStatusResponse) GetStatus() *Status {
@@ -1250,7 +1423,7 @@ type DrillBackupRequest struct {
 
 func (x *DrillBackupRequest) Reset() {
 	*x = DrillBackupRequest{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[19]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1262,7 +1435,7 @@ func (x *DrillBackupRequest) String() string {
 func (*DrillBackupRequest) ProtoMessage() {}
 
 func (x *DrillBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[19]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1275,7 +1448,7 @@ func (x *DrillBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrillBackupRequest.ProtoReflect.Descriptor instead.
 func (*DrillBackupRequest) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{19}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DrillBackupRequest) GetOrganizationId() string {
@@ -1310,7 +1483,7 @@ type DrillBackupResponse struct {
 
 func (x *DrillBackupResponse) Reset() {
 	*x = DrillBackupResponse{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[20]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1495,7 @@ func (x *DrillBackupResponse) String() string {
 func (*DrillBackupResponse) ProtoMessage() {}
 
 func (x *DrillBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[20]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1508,7 @@ func (x *DrillBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrillBackupResponse.ProtoReflect.Descriptor instead.
 func (*DrillBackupResponse) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{20}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DrillBackupResponse) GetDrill() *Drill {
@@ -1358,7 +1531,7 @@ type ListDrillsRequest struct {
 
 func (x *ListDrillsRequest) Reset() {
 	*x = ListDrillsRequest{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[21]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1543,7 @@ func (x *ListDrillsRequest) String() string {
 func (*ListDrillsRequest) ProtoMessage() {}
 
 func (x *ListDrillsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[21]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1556,7 @@ func (x *ListDrillsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDrillsRequest.ProtoReflect.Descriptor instead.
 func (*ListDrillsRequest) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{21}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListDrillsRequest) GetOrganizationId() string {
@@ -1411,7 +1584,7 @@ type ListDrillsResponse struct {
 
 func (x *ListDrillsResponse) Reset() {
 	*x = ListDrillsResponse{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[22]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +1596,7 @@ func (x *ListDrillsResponse) String() string {
 func (*ListDrillsResponse) ProtoMessage() {}
 
 func (x *ListDrillsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[22]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +1609,7 @@ func (x *ListDrillsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDrillsResponse.ProtoReflect.Descriptor instead.
 func (*ListDrillsResponse) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{22}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListDrillsResponse) GetDrills() []*Drill {
@@ -1463,7 +1636,7 @@ type CopyBackupRequest struct {
 
 func (x *CopyBackupRequest) Reset() {
 	*x = CopyBackupRequest{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[23]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1475,7 +1648,7 @@ func (x *CopyBackupRequest) String() string {
 func (*CopyBackupRequest) ProtoMessage() {}
 
 func (x *CopyBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[23]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1488,7 +1661,7 @@ func (x *CopyBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyBackupRequest.ProtoReflect.Descriptor instead.
 func (*CopyBackupRequest) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{23}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CopyBackupRequest) GetOrganizationId() string {
@@ -1530,7 +1703,7 @@ type CopyBackupResponse struct {
 
 func (x *CopyBackupResponse) Reset() {
 	*x = CopyBackupResponse{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[24]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1542,7 +1715,7 @@ func (x *CopyBackupResponse) String() string {
 func (*CopyBackupResponse) ProtoMessage() {}
 
 func (x *CopyBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[24]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1555,7 +1728,7 @@ func (x *CopyBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyBackupResponse.ProtoReflect.Descriptor instead.
 func (*CopyBackupResponse) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{24}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CopyBackupResponse) GetBackup() *Backup {
@@ -1580,7 +1753,7 @@ type CancelBackupRequest struct {
 
 func (x *CancelBackupRequest) Reset() {
 	*x = CancelBackupRequest{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[25]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1592,7 +1765,7 @@ func (x *CancelBackupRequest) String() string {
 func (*CancelBackupRequest) ProtoMessage() {}
 
 func (x *CancelBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[25]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1605,7 +1778,7 @@ func (x *CancelBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelBackupRequest.ProtoReflect.Descriptor instead.
 func (*CancelBackupRequest) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{25}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CancelBackupRequest) GetOrganizationId() string {
@@ -1640,7 +1813,7 @@ type CancelBackupResponse struct {
 
 func (x *CancelBackupResponse) Reset() {
 	*x = CancelBackupResponse{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[26]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1652,7 +1825,7 @@ func (x *CancelBackupResponse) String() string {
 func (*CancelBackupResponse) ProtoMessage() {}
 
 func (x *CancelBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[26]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1665,7 +1838,7 @@ func (x *CancelBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelBackupResponse.ProtoReflect.Descriptor instead.
 func (*CancelBackupResponse) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{26}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CancelBackupResponse) GetBackup() *Backup {
@@ -1733,6 +1906,17 @@ const file_chom_backup_v1_backup_service_proto_rawDesc = "" +
 	"\tbackup_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bbackupId\x12-\n" +
 	"\x04path\x18\x04 \x01(\tB\x19\xbaH\x16\xd8\x01\x01r\x11\x18\x80 2\f^(/[^/\x00]+)+$R\x04path\",\n" +
 	"\x16DownloadBackupResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\xa8\x02\n" +
+	"\x13ExportBackupRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
+	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12%\n" +
+	"\tbackup_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bbackupId\x12L\n" +
+	"\x06export\x18\x04 \x01(\x0e2*.chom.backup.v1.ExportBackupRequest.ExportB\b\xbaH\x05\x82\x01\x02\x10\x01R\x06export\"F\n" +
+	"\x06Export\x12\x16\n" +
+	"\x12EXPORT_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vEXPORT_SITE\x10\x01\x12\x13\n" +
+	"\x0fEXPORT_DATABASE\x10\x02\"*\n" +
+	"\x14ExportBackupResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"\xd2\x02\n" +
 	"\x14RestoreBackupRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
@@ -1786,13 +1970,14 @@ const file_chom_backup_v1_backup_service_proto_rawDesc = "" +
 	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12%\n" +
 	"\tbackup_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bbackupId\"F\n" +
 	"\x14CancelBackupResponse\x12.\n" +
-	"\x06backup\x18\x01 \x01(\v2\x16.chom.backup.v1.BackupR\x06backup2\x8f\x12\n" +
+	"\x06backup\x18\x01 \x01(\v2\x16.chom.backup.v1.BackupR\x06backup2\xc9\x13\n" +
 	"\rBackupService\x12\xa5\x01\n" +
 	"\fCreateBackup\x12#.chom.backup.v1.CreateBackupRequest\x1a$.chom.backup.v1.CreateBackupResponse\"J\x82\xd3\xe4\x93\x02D:\x01*\"?/api/v1/organizations/{organization_id}/sites/{site_id}/backups\x12\xa5\x01\n" +
 	"\tGetBackup\x12 .chom.backup.v1.GetBackupRequest\x1a!.chom.backup.v1.GetBackupResponse\"S\x82\xd3\xe4\x93\x02M\x12K/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}\x12\x9f\x01\n" +
 	"\vListBackups\x12\".chom.backup.v1.ListBackupsRequest\x1a#.chom.backup.v1.ListBackupsResponse\"G\x82\xd3\xe4\x93\x02A\x12?/api/v1/organizations/{organization_id}/sites/{site_id}/backups\x12\xb5\x01\n" +
 	"\fBrowseBackup\x12#.chom.backup.v1.BrowseBackupRequest\x1a$.chom.backup.v1.BrowseBackupResponse\"Z\x82\xd3\xe4\x93\x02T\x12R/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}:browse\x12\xbf\x01\n" +
-	"\x0eDownloadBackup\x12%.chom.backup.v1.DownloadBackupRequest\x1a&.chom.backup.v1.DownloadBackupResponse\"\\\x82\xd3\xe4\x93\x02V\x12T/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}:download0\x01\x12\xbc\x01\n" +
+	"\x0eDownloadBackup\x12%.chom.backup.v1.DownloadBackupRequest\x1a&.chom.backup.v1.DownloadBackupResponse\"\\\x82\xd3\xe4\x93\x02V\x12T/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}:download0\x01\x12\xb7\x01\n" +
+	"\fExportBackup\x12#.chom.backup.v1.ExportBackupRequest\x1a$.chom.backup.v1.ExportBackupResponse\"Z\x82\xd3\xe4\x93\x02T\x12R/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}:export0\x01\x12\xbc\x01\n" +
 	"\rRestoreBackup\x12$.chom.backup.v1.RestoreBackupRequest\x1a%.chom.backup.v1.RestoreBackupResponse\"^\x82\xd3\xe4\x93\x02X:\x01*\"S/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}:restore\x12\xa3\x01\n" +
 	"\fListRestores\x12#.chom.backup.v1.ListRestoresRequest\x1a$.chom.backup.v1.ListRestoresResponse\"H\x82\xd3\xe4\x93\x02B\x12@/api/v1/organizations/{organization_id}/sites/{site_id}/restores\x12\xb5\x01\n" +
 	"\vUndoRestore\x12\".chom.backup.v1.UndoRestoreRequest\x1a#.chom.backup.v1.UndoRestoreResponse\"]\x82\xd3\xe4\x93\x02W:\x01*\"R/api/v1/organizations/{organization_id}/sites/{site_id}/restores/{restore_id}:undo\x12\xb0\x01\n" +
@@ -1817,89 +2002,95 @@ func file_chom_backup_v1_backup_service_proto_rawDescGZIP() []byte {
 	return file_chom_backup_v1_backup_service_proto_rawDescData
 }
 
-var file_chom_backup_v1_backup_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_chom_backup_v1_backup_service_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_chom_backup_v1_backup_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_chom_backup_v1_backup_service_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_chom_backup_v1_backup_service_proto_goTypes = []any{
 	(BackupFile_Type)(0),            // 0: chom.backup.v1.BackupFile.Type
-	(*CreateBackupRequest)(nil),     // 1: chom.backup.v1.CreateBackupRequest
-	(*CreateBackupResponse)(nil),    // 2: chom.backup.v1.CreateBackupResponse
-	(*GetBackupRequest)(nil),        // 3: chom.backup.v1.GetBackupRequest
-	(*GetBackupResponse)(nil),       // 4: chom.backup.v1.GetBackupResponse
-	(*ListBackupsRequest)(nil),      // 5: chom.backup.v1.ListBackupsRequest
-	(*ListBackupsResponse)(nil),     // 6: chom.backup.v1.ListBackupsResponse
-	(*BrowseBackupRequest)(nil),     // 7: chom.backup.v1.BrowseBackupRequest
-	(*BackupFile)(nil),              // 8: chom.backup.v1.BackupFile
-	(*BrowseBackupResponse)(nil),    // 9: chom.backup.v1.BrowseBackupResponse
-	(*DownloadBackupRequest)(nil),   // 10: chom.backup.v1.DownloadBackupRequest
-	(*DownloadBackupResponse)(nil),  // 11: chom.backup.v1.DownloadBackupResponse
-	(*RestoreBackupRequest)(nil),    // 12: chom.backup.v1.RestoreBackupRequest
-	(*RestoreBackupResponse)(nil),   // 13: chom.backup.v1.RestoreBackupResponse
-	(*ListRestoresRequest)(nil),     // 14: chom.backup.v1.ListRestoresRequest
-	(*ListRestoresResponse)(nil),    // 15: chom.backup.v1.ListRestoresResponse
-	(*UndoRestoreRequest)(nil),      // 16: chom.backup.v1.UndoRestoreRequest
-	(*UndoRestoreResponse)(nil),     // 17: chom.backup.v1.UndoRestoreResponse
-	(*GetBackupStatusRequest)(nil),  // 18: chom.backup.v1.GetBackupStatusRequest
-	(*GetBackupStatusResponse)(nil), // 19: chom.backup.v1.GetBackupStatusResponse
-	(*DrillBackupRequest)(nil),      // 20: chom.backup.v1.DrillBackupRequest
-	(*DrillBackupResponse)(nil),     // 21: chom.backup.v1.DrillBackupResponse
-	(*ListDrillsRequest)(nil),       // 22: chom.backup.v1.ListDrillsRequest
-	(*ListDrillsResponse)(nil),      // 23: chom.backup.v1.ListDrillsResponse
-	(*CopyBackupRequest)(nil),       // 24: chom.backup.v1.CopyBackupRequest
-	(*CopyBackupResponse)(nil),      // 25: chom.backup.v1.CopyBackupResponse
-	(*CancelBackupRequest)(nil),     // 26: chom.backup.v1.CancelBackupRequest
-	(*CancelBackupResponse)(nil),    // 27: chom.backup.v1.CancelBackupResponse
-	(*Backup)(nil),                  // 28: chom.backup.v1.Backup
-	(*timestamppb.Timestamp)(nil),   // 29: google.protobuf.Timestamp
-	(*Restore)(nil),                 // 30: chom.backup.v1.Restore
-	(*Status)(nil),                  // 31: chom.backup.v1.Status
-	(*Drill)(nil),                   // 32: chom.backup.v1.Drill
+	(ExportBackupRequest_Export)(0), // 1: chom.backup.v1.ExportBackupRequest.Export
+	(*CreateBackupRequest)(nil),     // 2: chom.backup.v1.CreateBackupRequest
+	(*CreateBackupResponse)(nil),    // 3: chom.backup.v1.CreateBackupResponse
+	(*GetBackupRequest)(nil),        // 4: chom.backup.v1.GetBackupRequest
+	(*GetBackupResponse)(nil),       // 5: chom.backup.v1.GetBackupResponse
+	(*ListBackupsRequest)(nil),      // 6: chom.backup.v1.ListBackupsRequest
+	(*ListBackupsResponse)(nil),     // 7: chom.backup.v1.ListBackupsResponse
+	(*BrowseBackupRequest)(nil),     // 8: chom.backup.v1.BrowseBackupRequest
+	(*BackupFile)(nil),              // 9: chom.backup.v1.BackupFile
+	(*BrowseBackupResponse)(nil),    // 10: chom.backup.v1.BrowseBackupResponse
+	(*DownloadBackupRequest)(nil),   // 11: chom.backup.v1.DownloadBackupRequest
+	(*DownloadBackupResponse)(nil),  // 12: chom.backup.v1.DownloadBackupResponse
+	(*ExportBackupRequest)(nil),     // 13: chom.backup.v1.ExportBackupRequest
+	(*ExportBackupResponse)(nil),    // 14: chom.backup.v1.ExportBackupResponse
+	(*RestoreBackupRequest)(nil),    // 15: chom.backup.v1.RestoreBackupRequest
+	(*RestoreBackupResponse)(nil),   // 16: chom.backup.v1.RestoreBackupResponse
+	(*ListRestoresRequest)(nil),     // 17: chom.backup.v1.ListRestoresRequest
+	(*ListRestoresResponse)(nil),    // 18: chom.backup.v1.ListRestoresResponse
+	(*UndoRestoreRequest)(nil),      // 19: chom.backup.v1.UndoRestoreRequest
+	(*UndoRestoreResponse)(nil),     // 20: chom.backup.v1.UndoRestoreResponse
+	(*GetBackupStatusRequest)(nil),  // 21: chom.backup.v1.GetBackupStatusRequest
+	(*GetBackupStatusResponse)(nil), // 22: chom.backup.v1.GetBackupStatusResponse
+	(*DrillBackupRequest)(nil),      // 23: chom.backup.v1.DrillBackupRequest
+	(*DrillBackupResponse)(nil),     // 24: chom.backup.v1.DrillBackupResponse
+	(*ListDrillsRequest)(nil),       // 25: chom.backup.v1.ListDrillsRequest
+	(*ListDrillsResponse)(nil),      // 26: chom.backup.v1.ListDrillsResponse
+	(*CopyBackupRequest)(nil),       // 27: chom.backup.v1.CopyBackupRequest
+	(*CopyBackupResponse)(nil),      // 28: chom.backup.v1.CopyBackupResponse
+	(*CancelBackupRequest)(nil),     // 29: chom.backup.v1.CancelBackupRequest
+	(*CancelBackupResponse)(nil),    // 30: chom.backup.v1.CancelBackupResponse
+	(*Backup)(nil),                  // 31: chom.backup.v1.Backup
+	(*timestamppb.Timestamp)(nil),   // 32: google.protobuf.Timestamp
+	(*Restore)(nil),                 // 33: chom.backup.v1.Restore
+	(*Status)(nil),                  // 34: chom.backup.v1.Status
+	(*Drill)(nil),                   // 35: chom.backup.v1.Drill
 }
 var file_chom_backup_v1_backup_service_proto_depIdxs = []int32{
-	28, // 0: chom.backup.v1.CreateBackupResponse.backup:type_name -> chom.backup.v1.Backup
-	28, // 1: chom.backup.v1.GetBackupResponse.backup:type_name -> chom.backup.v1.Backup
-	28, // 2: chom.backup.v1.ListBackupsResponse.backups:type_name -> chom.backup.v1.Backup
+	31, // 0: chom.backup.v1.CreateBackupResponse.backup:type_name -> chom.backup.v1.Backup
+	31, // 1: chom.backup.v1.GetBackupResponse.backup:type_name -> chom.backup.v1.Backup
+	31, // 2: chom.backup.v1.ListBackupsResponse.backups:type_name -> chom.backup.v1.Backup
 	0,  // 3: chom.backup.v1.BackupFile.type:type_name -> chom.backup.v1.BackupFile.Type
-	29, // 4: chom.backup.v1.BackupFile.modify_time:type_name -> google.protobuf.Timestamp
-	8,  // 5: chom.backup.v1.BrowseBackupResponse.files:type_name -> chom.backup.v1.BackupFile
-	30, // 6: chom.backup.v1.RestoreBackupResponse.restore:type_name -> chom.backup.v1.Restore
-	30, // 7: chom.backup.v1.ListRestoresResponse.restores:type_name -> chom.backup.v1.Restore
-	30, // 8: chom.backup.v1.UndoRestoreResponse.restore:type_name -> chom.backup.v1.Restore
-	31, // 9: chom.backup.v1.GetBackupStatusResponse.status:type_name -> chom.backup.v1.Status
-	32, // 10: chom.backup.v1.DrillBackupResponse.drill:type_name -> chom.backup.v1.Drill
-	32, // 11: chom.backup.v1.ListDrillsResponse.drills:type_name -> chom.backup.v1.Drill
-	28, // 12: chom.backup.v1.CopyBackupResponse.backup:type_name -> chom.backup.v1.Backup
-	28, // 13: chom.backup.v1.CancelBackupResponse.backup:type_name -> chom.backup.v1.Backup
-	1,  // 14: chom.backup.v1.BackupService.CreateBackup:input_type -> chom.backup.v1.CreateBackupRequest
-	3,  // 15: chom.backup.v1.BackupService.GetBackup:input_type -> chom.backup.v1.GetBackupRequest
-	5,  // 16: chom.backup.v1.BackupService.ListBackups:input_type -> chom.backup.v1.ListBackupsRequest
-	7,  // 17: chom.backup.v1.BackupService.BrowseBackup:input_type -> chom.backup.v1.BrowseBackupRequest
-	10, // 18: chom.backup.v1.BackupService.DownloadBackup:input_type -> chom.backup.v1.DownloadBackupRequest
-	12, // 19: chom.backup.v1.BackupService.RestoreBackup:input_type -> chom.backup.v1.RestoreBackupRequest
-	14, // 20: chom.backup.v1.BackupService.ListRestores:input_type -> chom.backup.v1.ListRestoresRequest
-	16, // 21: chom.backup.v1.BackupService.UndoRestore:input_type -> chom.backup.v1.UndoRestoreRequest
-	24, // 22: chom.backup.v1.BackupService.CopyBackup:input_type -> chom.backup.v1.CopyBackupRequest
-	26, // 23: chom.backup.v1.BackupService.CancelBackup:input_type -> chom.backup.v1.CancelBackupRequest
-	18, // 24: chom.backup.v1.BackupService.GetBackupStatus:input_type -> chom.backup.v1.GetBackupStatusRequest
-	20, // 25: chom.backup.v1.BackupService.DrillBackup:input_type -> chom.backup.v1.DrillBackupRequest
-	22, // 26: chom.backup.v1.BackupService.ListDrills:input_type -> chom.backup.v1.ListDrillsRequest
-	2,  // 27: chom.backup.v1.BackupService.CreateBackup:output_type -> chom.backup.v1.CreateBackupResponse
-	4,  // 28: chom.backup.v1.BackupService.GetBackup:output_type -> chom.backup.v1.GetBackupResponse
-	6,  // 29: chom.backup.v1.BackupService.ListBackups:output_type -> chom.backup.v1.ListBackupsResponse
-	9,  // 30: chom.backup.v1.BackupService.BrowseBackup:output_type -> chom.backup.v1.BrowseBackupResponse
-	11, // 31: chom.backup.v1.BackupService.DownloadBackup:output_type -> chom.backup.v1.DownloadBackupResponse
-	13, // 32: chom.backup.v1.BackupService.RestoreBackup:output_type -> chom.backup.v1.RestoreBackupResponse
-	15, // 33: chom.backup.v1.BackupService.ListRestores:output_type -> chom.backup.v1.ListRestoresResponse
-	17, // 34: chom.backup.v1.BackupService.UndoRestore:output_type -> chom.backup.v1.UndoRestoreResponse
-	25, // 35: chom.backup.v1.BackupService.CopyBackup:output_type -> chom.backup.v1.CopyBackupResponse
-	27, // 36: chom.backup.v1.BackupService.CancelBackup:output_type -> chom.backup.v1.CancelBackupResponse
-	19, // 37: chom.backup.v1.BackupService.GetBackupStatus:output_type -> chom.backup.v1.GetBackupStatusResponse
-	21, // 38: chom.backup.v1.BackupService.DrillBackup:output_type -> chom.backup.v1.DrillBackupResponse
-	23, // 39: chom.backup.v1.BackupService.ListDrills:output_type -> chom.backup.v1.ListDrillsResponse
-	27, // [27:40] is the sub-list for method output_type
-	14, // [14:27] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	32, // 4: chom.backup.v1.BackupFile.modify_time:type_name -> google.protobuf.Timestamp
+	9,  // 5: chom.backup.v1.BrowseBackupResponse.files:type_name -> chom.backup.v1.BackupFile
+	1,  // 6: chom.backup.v1.ExportBackupRequest.export:type_name -> chom.backup.v1.ExportBackupRequest.Export
+	33, // 7: chom.backup.v1.RestoreBackupResponse.restore:type_name -> chom.backup.v1.Restore
+	33, // 8: chom.backup.v1.ListRestoresResponse.restores:type_name -> chom.backup.v1.Restore
+	33, // 9: chom.backup.v1.UndoRestoreResponse.restore:type_name -> chom.backup.v1.Restore
+	34, // 10: chom.backup.v1.GetBackupStatusResponse.status:type_name -> chom.backup.v1.Status
+	35, // 11: chom.backup.v1.DrillBackupResponse.drill:type_name -> chom.backup.v1.Drill
+	35, // 12: chom.backup.v1.ListDrillsResponse.drills:type_name -> chom.backup.v1.Drill
+	31, // 13: chom.backup.v1.CopyBackupResponse.backup:type_name -> chom.backup.v1.Backup
+	31, // 14: chom.backup.v1.CancelBackupResponse.backup:type_name -> chom.backup.v1.Backup
+	2,  // 15: chom.backup.v1.BackupService.CreateBackup:input_type -> chom.backup.v1.CreateBackupRequest
+	4,  // 16: chom.backup.v1.BackupService.GetBackup:input_type -> chom.backup.v1.GetBackupRequest
+	6,  // 17: chom.backup.v1.BackupService.ListBackups:input_type -> chom.backup.v1.ListBackupsRequest
+	8,  // 18: chom.backup.v1.BackupService.BrowseBackup:input_type -> chom.backup.v1.BrowseBackupRequest
+	11, // 19: chom.backup.v1.BackupService.DownloadBackup:input_type -> chom.backup.v1.DownloadBackupRequest
+	13, // 20: chom.backup.v1.BackupService.ExportBackup:input_type -> chom.backup.v1.ExportBackupRequest
+	15, // 21: chom.backup.v1.BackupService.RestoreBackup:input_type -> chom.backup.v1.RestoreBackupRequest
+	17, // 22: chom.backup.v1.BackupService.ListRestores:input_type -> chom.backup.v1.ListRestoresRequest
+	19, // 23: chom.backup.v1.BackupService.UndoRestore:input_type -> chom.backup.v1.UndoRestoreRequest
+	27, // 24: chom.backup.v1.BackupService.CopyBackup:input_type -> chom.backup.v1.CopyBackupRequest
+	29, // 25: chom.backup.v1.BackupService.CancelBackup:input_type -> chom.backup.v1.CancelBackupRequest
+	21, // 26: chom.backup.v1.BackupService.GetBackupStatus:input_type -> chom.backup.v1.GetBackupStatusRequest
+	23, // 27: chom.backup.v1.BackupService.DrillBackup:input_type -> chom.backup.v1.DrillBackupRequest
+	25, // 28: chom.backup.v1.BackupService.ListDrills:input_type -> chom.backup.v1.ListDrillsRequest
+	3,  // 29: chom.backup.v1.BackupService.CreateBackup:output_type -> chom.backup.v1.CreateBackupResponse
+	5,  // 30: chom.backup.v1.BackupService.GetBackup:output_type -> chom.backup.v1.GetBackupResponse
+	7,  // 31: chom.backup.v1.BackupService.ListBackups:output_type -> chom.backup.v1.ListBackupsResponse
+	10, // 32: chom.backup.v1.BackupService.BrowseBackup:output_type -> chom.backup.v1.BrowseBackupResponse
+	12, // 33: chom.backup.v1.BackupService.DownloadBackup:output_type -> chom.backup.v1.DownloadBackupResponse
+	14, // 34: chom.backup.v1.BackupService.ExportBackup:output_type -> chom.backup.v1.ExportBackupResponse
+	16, // 35: chom.backup.v1.BackupService.RestoreBackup:output_type -> chom.backup.v1.RestoreBackupResponse
+	18, // 36: chom.backup.v1.BackupService.ListRestores:output_type -> chom.backup.v1.ListRestoresResponse
+	20, // 37: chom.backup.v1.BackupService.UndoRestore:output_type -> chom.backup.v1.UndoRestoreResponse
+	28, // 38: chom.backup.v1.BackupService.CopyBackup:output_type -> chom.backup.v1.CopyBackupResponse
+	30, // 39: chom.backup.v1.BackupService.CancelBackup:output_type -> chom.backup.v1.CancelBackupResponse
+	22, // 40: chom.backup.v1.BackupService.GetBackupStatus:output_type -> chom.backup.v1.GetBackupStatusResponse
+	24, // 41: chom.backup.v1.BackupService.DrillBackup:output_type -> chom.backup.v1.DrillBackupResponse
+	26, // 42: chom.backup.v1.BackupService.ListDrills:output_type -> chom.backup.v1.ListDrillsResponse
+	29, // [29:43] is the sub-list for method output_type
+	15, // [15:29] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_chom_backup_v1_backup_service_proto_init() }
@@ -1913,8 +2104,8 @@ func file_chom_backup_v1_backup_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_backup_v1_backup_service_proto_rawDesc), len(file_chom_backup_v1_backup_service_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   27,
+			NumEnums:      2,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

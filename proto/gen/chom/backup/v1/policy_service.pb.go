@@ -41,7 +41,9 @@ type CreatePolicyRequest struct {
 	// What is kept; unset means as the platform's own.
 	Retention *Retention `protobuf:"bytes,6,opt,name=retention,proto3" json:"retention,omitempty"`
 	// The target for the backups of sites that have none yet; empty means the platform's own store.
-	TargetId      string `protobuf:"bytes,7,opt,name=target_id,json=targetId,proto3" json:"target_id,omitempty"`
+	TargetId string `protobuf:"bytes,7,opt,name=target_id,json=targetId,proto3" json:"target_id,omitempty"`
+	// What drills ask the restored site for, beside its home page: paths as a browser sends them, with a query or without.
+	DrillPaths    []string `protobuf:"bytes,8,rep,name=drill_paths,json=drillPaths,proto3" json:"drill_paths,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -123,6 +125,13 @@ func (x *CreatePolicyRequest) GetTargetId() string {
 		return x.TargetId
 	}
 	return ""
+}
+
+func (x *CreatePolicyRequest) GetDrillPaths() []string {
+	if x != nil {
+		return x.DrillPaths
+	}
+	return nil
 }
 
 // CreatePolicyResponse holds the policy.
@@ -270,7 +279,8 @@ type UpdatePolicyRequest struct {
 	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
 	// The policy.
 	PolicyId string `protobuf:"bytes,2,opt,name=policy_id,json=policyId,proto3" json:"policy_id,omitempty"`
-	// Which of the fields below to change: "name", "tags", "rank", "interval", "retention", and "target" for target_id.
+	// Which of the fields below to change: "name", "tags", "rank", "interval", "retention", "target" for target_id,
+	// "drill_paths".
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,3,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// As in CreatePolicyRequest.
 	Name string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
@@ -283,7 +293,8 @@ type UpdatePolicyRequest struct {
 	// As in CreatePolicyRequest.
 	Retention *Retention `protobuf:"bytes,8,opt,name=retention,proto3" json:"retention,omitempty"`
 	// As in CreatePolicyRequest.
-	TargetId      string `protobuf:"bytes,9,opt,name=target_id,json=targetId,proto3" json:"target_id,omitempty"`
+	TargetId      string   `protobuf:"bytes,9,opt,name=target_id,json=targetId,proto3" json:"target_id,omitempty"`
+	DrillPaths    []string `protobuf:"bytes,10,rep,name=drill_paths,json=drillPaths,proto3" json:"drill_paths,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -379,6 +390,13 @@ func (x *UpdatePolicyRequest) GetTargetId() string {
 		return x.TargetId
 	}
 	return ""
+}
+
+func (x *UpdatePolicyRequest) GetDrillPaths() []string {
+	if x != nil {
+		return x.DrillPaths
+	}
+	return nil
 }
 
 // UpdatePolicyResponse holds the policy as it is now.
@@ -523,7 +541,7 @@ var File_chom_backup_v1_policy_service_proto protoreflect.FileDescriptor
 
 const file_chom_backup_v1_policy_service_proto_rawDesc = "" +
 	"\n" +
-	"#chom/backup/v1/policy_service.proto\x12\x0echom.backup.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1bchom/backup/v1/backup.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\"\x89\x03\n" +
+	"#chom/backup/v1/policy_service.proto\x12\x0echom.backup.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1bchom/backup/v1/backup.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\"\xc8\x03\n" +
 	"\x13CreatePolicyRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x121\n" +
 	"\x04name\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x182\x16^[a-z][a-z0-9-]{0,62}$R\x04name\x12=\n" +
@@ -531,13 +549,15 @@ const file_chom_backup_v1_policy_service_proto_rawDesc = "" +
 	"\x04rank\x18\x04 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xc0\x84=(\x00R\x04rank\x12I\n" +
 	"\binterval\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x05\b\x80\xbd\xa3\x012\x03\b\x84\aR\binterval\x127\n" +
 	"\tretention\x18\x06 \x01(\v2\x19.chom.backup.v1.RetentionR\tretention\x12(\n" +
-	"\ttarget_id\x18\a \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\btargetId\"F\n" +
+	"\ttarget_id\x18\a \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\btargetId\x12=\n" +
+	"\vdrill_paths\x18\b \x03(\tB\x1c\xbaH\x19\x92\x01\x16\x10\x05\x18\x01\"\x10r\x0e\x18\x80\b2\t^/[!-~]*$R\n" +
+	"drillPaths\"F\n" +
 	"\x14CreatePolicyResponse\x12.\n" +
 	"\x06policy\x18\x01 \x01(\v2\x16.chom.backup.v1.PolicyR\x06policy\"H\n" +
 	"\x13ListPoliciesRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\"J\n" +
 	"\x14ListPoliciesResponse\x122\n" +
-	"\bpolicies\x18\x01 \x03(\v2\x16.chom.backup.v1.PolicyR\bpolicies\"\xf8\x03\n" +
+	"\bpolicies\x18\x01 \x03(\v2\x16.chom.backup.v1.PolicyR\bpolicies\"\xb7\x04\n" +
 	"\x13UpdatePolicyRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12%\n" +
 	"\tpolicy_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bpolicyId\x12C\n" +
@@ -548,7 +568,10 @@ const file_chom_backup_v1_policy_service_proto_rawDesc = "" +
 	"\x04rank\x18\x06 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xc0\x84=(\x00R\x04rank\x12I\n" +
 	"\binterval\x18\a \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x05\b\x80\xbd\xa3\x012\x03\b\x84\aR\binterval\x127\n" +
 	"\tretention\x18\b \x01(\v2\x19.chom.backup.v1.RetentionR\tretention\x12(\n" +
-	"\ttarget_id\x18\t \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\btargetId\"F\n" +
+	"\ttarget_id\x18\t \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\btargetId\x12=\n" +
+	"\vdrill_paths\x18\n" +
+	" \x03(\tB\x1c\xbaH\x19\x92\x01\x16\x10\x05\x18\x01\"\x10r\x0e\x18\x80\b2\t^/[!-~]*$R\n" +
+	"drillPaths\"F\n" +
 	"\x14UpdatePolicyResponse\x12.\n" +
 	"\x06policy\x18\x01 \x01(\v2\x16.chom.backup.v1.PolicyR\x06policy\"o\n" +
 	"\x13DeletePolicyRequest\x121\n" +

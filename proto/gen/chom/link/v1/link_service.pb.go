@@ -1574,7 +1574,7 @@ type ReportRequest struct {
 	Facts *v1.Facts `protobuf:"bytes,4,opt,name=facts,proto3" json:"facts,omitempty"`
 	// Sites that were probed since the last report.
 	Sites []*v11.ObservedState `protobuf:"bytes,5,rep,name=sites,proto3" json:"sites,omitempty"`
-	// Newest values of the host's metrics, once a minute.
+	// Newest values of the host's metrics and of its sites', once a minute; several reports where they are more than fit into one.
 	Samples []*Sample `protobuf:"bytes,6,rep,name=samples,proto3" json:"samples,omitempty"`
 	// How far steps are, of each attempt the newest, once a second at most. What is lost of it is not told again.
 	Progress      []*TaskProgress `protobuf:"bytes,40,rep,name=progress,proto3" json:"progress,omitempty"`
@@ -1741,7 +1741,10 @@ type Sample struct {
 	// node_filesystem_free_bytes{mountpoint="/"}.
 	Series string `protobuf:"bytes,1,opt,name=series,proto3" json:"series,omitempty"`
 	// The value.
-	Value         float64 `protobuf:"fixed64,2,opt,name=value,proto3" json:"value,omitempty"`
+	Value float64 `protobuf:"fixed64,2,opt,name=value,proto3" json:"value,omitempty"`
+	// The site that it is of, on this server; empty for what is of the host itself. What is said of a site that the server does not
+	// hold is not kept. An older control plane takes these for the host's own.
+	SiteId        string `protobuf:"bytes,40,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1788,6 +1791,13 @@ func (x *Sample) GetValue() float64 {
 		return x.Value
 	}
 	return 0
+}
+
+func (x *Sample) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
 }
 
 // ReportResponse says what was not taken.
@@ -2849,11 +2859,12 @@ const file_chom_link_v1_link_service_proto_rawDesc = "" +
 	"\atask_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\x12!\n" +
 	"\aattempt\x18\x02 \x01(\rB\a\xbaH\x04*\x02(\x01R\aattempt\x121\n" +
 	"\x04step\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x182\x16^[a-z][a-z0-9-]{0,62}$R\x04step\x12:\n" +
-	"\bprogress\x18\x04 \x01(\v2\x16.chom.task.v1.ProgressB\x06\xbaH\x03\xc8\x01\x01R\bprogress\"B\n" +
+	"\bprogress\x18\x04 \x01(\v2\x16.chom.task.v1.ProgressB\x06\xbaH\x03\xc8\x01\x01R\bprogress\"h\n" +
 	"\x06Sample\x12\"\n" +
 	"\x06series\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x04R\x06series\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x01R\x05value\"\x83\x01\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value\x12$\n" +
+	"\asite_id\x18( \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\x06siteId\"\x83\x01\n" +
 	"\x0eReportResponse\x124\n" +
 	"\arefused\x18\x01 \x03(\v2\x1a.chom.link.v1.RefusedEventR\arefused\x12;\n" +
 	"\vserver_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +

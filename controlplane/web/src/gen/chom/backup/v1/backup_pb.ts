@@ -4,7 +4,6 @@
 
 import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
-import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
 import type { Quota } from "../../organization/v1/organization_pb.js";
 import { file_chom_organization_v1_organization } from "../../organization/v1/organization_pb.js";
 import type { DesiredState, ObservedCertificate } from "../../site/v1/desired_pb.js";
@@ -17,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chom/backup/v1/backup.proto.
  */
 export const file_chom_backup_v1_backup: GenFile = /*@__PURE__*/
-  fileDesc("ChtjaG9tL2JhY2t1cC92MS9iYWNrdXAucHJvdG8SDmNob20uYmFja3VwLnYxIsADCgZCYWNrdXASCgoCaWQYASABKAkSFwoPb3JnYW5pemF0aW9uX2lkGAIgASgJEg8KB3NpdGVfaWQYAyABKAkSEAoIc2VxdWVuY2UYBCABKAQSJAoFc3RhdGUYBSABKA4yFS5jaG9tLmJhY2t1cC52MS5TdGF0ZRImCgZyZWFzb24YBiABKA4yFi5jaG9tLmJhY2t1cC52MS5SZWFzb24SDwoHcHJvYmxlbRgHIAEoCRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmNoZWNrX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKCGNvbnRlbnRzGAwgASgLMhguY2hvbS5iYWNrdXAudjEuQ29udGVudHMSEwoLYWRkZWRfYnl0ZXMYDSABKAQSDwoHdGFza19pZBgOIAEoCSLmAgoIQ29udGVudHMSLQoOZmlsZXNfc25hcHNob3QYASABKAlCFbpIEnIQMg5eWzAtOWEtZl17NjR9JBIzChFkYXRhYmFzZV9zbmFwc2hvdBgCIAEoCUIYukgV2AEBchAyDl5bMC05YS1mXXs2NH0kEh8KCmZpbGVfY291bnQYAyABKARCC7pICDIGGICU69wDEiIKCmZpbGVfYnl0ZXMYBCABKARCDrpICzIJGICAgICAgIACEh8KDmxpc3Rpbmdfc2hhMjU2GAUgASgMQge6SAR6AhggEjAKBnRhYmxlcxgGIAMoCzIVLmNob20uYmFja3VwLnYxLlRhYmxlQgm6SAaSAQMQkE4SHAoLZHVtcF9zaGEyNTYYByABKAxCB7pIBHoCGCASIgoKZHVtcF9ieXRlcxgIIAEoBEIOukgLMgkYgICAgICAgAISHAoKcGFnZV90aXRsZRgJIAEoCUIIukgFcgMYgAQiPAoFVGFibGUSFwoEbmFtZRgBIAEoCUIJukgGcgQQARhAEhoKBHJvd3MYAiABKARCDLpICTIHGICglKWNHSLsAQoGUmVwb3J0EhsKCWJhY2t1cF9pZBgBIAEoCUIIukgFcgOwAQESNgoKc3RhcnRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCBrpIA8gBARI0CghlbmRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCBrpIA8gBARIyCghjb250ZW50cxgEIAEoCzIYLmNob20uYmFja3VwLnYxLkNvbnRlbnRzQga6SAPIAQESIwoLYWRkZWRfYnl0ZXMYBSABKARCDrpICzIJGICAgICAgIACIs0DCghNYW5pZmVzdBIXCgZzY2hlbWEYASABKA1CB7pIBCoCCAESIQoPb3JnYW5pemF0aW9uX2lkGAIgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAMgASgJQgi6SAVyA7ABARIbCgliYWNrdXBfaWQYBCABKAlCCLpIBXIDsAEBEhkKCHNlcXVlbmNlGAUgASgEQge6SAQyAigBEiAKD3ByZXZpb3VzX3NoYTI1NhgGIAEoDEIHukgEegIYIBI2CgpzdGFydF90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEIGukgDyAEBEjQKCGVuZF90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEIGukgDyAEBEjIKCGNvbnRlbnRzGAkgASgLMhguY2hvbS5iYWNrdXAudjEuQ29udGVudHNCBrpIA8gBARIrCgdkZXNpcmVkGAogASgLMhouY2hvbS5zaXRlLnYxLkRlc2lyZWRTdGF0ZRJBCgxjZXJ0aWZpY2F0ZXMYCyADKAsyIS5jaG9tLnNpdGUudjEuT2JzZXJ2ZWRDZXJ0aWZpY2F0ZUIIukgFkgECEG4icgoOU2lnbmVkTWFuaWZlc3QSHQoIbWFuaWZlc3QYASABKAxCC7pICHoGEAEYwJoMEhoKCXNpZ25hdHVyZRgCIAEoDEIHukgEegJoQBIlCgZrZXlfaWQYAyABKAlCFbpIEnIQMg5eWzAtOWEtZl17MTZ9JCLeAgoHUmVzdG9yZRIKCgJpZBgBIAEoCRIXCg9vcmdhbml6YXRpb25faWQYAiABKAkSDwoHc2l0ZV9pZBgDIAEoCRIRCgliYWNrdXBfaWQYBCABKAkSDQoFZmlsZXMYBSABKAgSEAoIZGF0YWJhc2UYBiABKAgSDwoHdGFza19pZBgHIAEoCRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVuZG9fdW50aWwYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBnVuZG9uZRgLIAEoCBIPCgdwcm9ibGVtGAwgASgJEhgKEGJlZm9yZV9iYWNrdXBfaWQYDSABKAkSDgoGdGFibGVzGA4gAygJInIKCVJldGVudGlvbhIYCgZob3VybHkYASABKA1CCLpIBSoDGNAFEhcKBWRhaWx5GAIgASgNQgi6SAUqAxjuAhIYCgZ3ZWVrbHkYAyABKA1CCLpIBSoDGIQCEhgKB21vbnRobHkYBCABKA1CB7pIBCoCGHgilAIKBlBvbGljeRIKCgJpZBgBIAEoCRIXCg9vcmdhbml6YXRpb25faWQYAiABKAkSDAoEbmFtZRgDIAEoCRIMCgR0YWdzGAQgAygJEgwKBHJhbmsYBSABKAUSKwoIaW50ZXJ2YWwYBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLAoJcmV0ZW50aW9uGAcgASgLMhkuY2hvbS5iYWNrdXAudjEuUmV0ZW50aW9uEi8KC2NyZWF0ZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAivAMKBlN0YXR1cxImCgZwb2xpY3kYASABKAsyFi5jaG9tLmJhY2t1cC52MS5Qb2xpY3kSNAoQbmV4dF9iYWNrdXBfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKwoLbGFzdF9iYWNrdXAYAyABKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXASLAoMbGFzdF9mYWlsdXJlGAQgASgLMhYuY2hvbS5iYWNrdXAudjEuQmFja3VwEikKCmxhc3RfZHJpbGwYBSABKAsyFS5jaG9tLmJhY2t1cC52MS5EcmlsbBIqCgtsYXN0X3Byb3ZlbhgGIAEoCzIVLmNob20uYmFja3VwLnYxLkRyaWxsEhgKEHJlcG9zaXRvcnlfYnl0ZXMYByABKAQSLwoLdmVyaWZ5X3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB3Byb2JsZW0YCSABKAkSKgoFcXVvdGEYKCABKAsyGy5jaG9tLm9yZ2FuaXphdGlvbi52MS5RdW90YRIaChJvcmdhbml6YXRpb25fYnl0ZXMYKSABKAQiqAIKBURyaWxsEgoKAmlkGAEgASgJEhcKD29yZ2FuaXphdGlvbl9pZBgCIAEoCRIPCgdzaXRlX2lkGAMgASgJEhEKCWJhY2t1cF9pZBgEIAEoCRIpCgVzdGF0ZRgFIAEoDjIaLmNob20uYmFja3VwLnYxLkRyaWxsU3RhdGUSDwoHcHJvYmxlbRgGIAEoCRIPCgd0YXNrX2lkGAcgASgJEi8KC2NyZWF0ZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKgoIZXZpZGVuY2UYCiABKAsyGC5jaG9tLmJhY2t1cC52MS5FdmlkZW5jZSLNAgoIRXZpZGVuY2USLgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEh8KCmZpbGVfY291bnQYAyABKARCC7pICDIGGICU69wDEiIKCmZpbGVfYnl0ZXMYBCABKARCDrpICzIJGICAgICAgIACEh8KDmxpc3Rpbmdfc2hhMjU2GAUgASgMQge6SAR6AhggEhwKC2R1bXBfc2hhMjU2GAYgASgMQge6SAR6AhggEjAKBnRhYmxlcxgHIAMoCzIVLmNob20uYmFja3VwLnYxLlRhYmxlQgm6SAaSAQMQkE4SLQoFcGFnZXMYCCADKAsyFC5jaG9tLmJhY2t1cC52MS5QYWdlQgi6SAWSAQIQFCKXAQoEUGFnZRIYCgRwYXRoGAEgASgJQgq6SAdyBRABGIAQEh0KC2h0dHBfc3RhdHVzGAIgASgNQgi6SAUqAxjnBxIXCgV0aXRsZRgDIAEoCUIIukgFcgMYgAQSIgoKYm9keV9ieXRlcxgEIAEoBEIOukgLMgkYgICAgICAgAISGQoHcHJvYmxlbRgFIAEoCUIIukgFcgMYgAgiXQoLRHJpbGxSZXBvcnQSGgoIZHJpbGxfaWQYASABKAlCCLpIBXIDsAEBEjIKCGV2aWRlbmNlGAIgASgLMhguY2hvbS5iYWNrdXAudjEuRXZpZGVuY2VCBrpIA8gBASpoCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhEKDVNUQVRFX1JVTk5JTkcQARISCg5TVEFURV9DSEVDS0lORxACEg8KC1NUQVRFX1JFQURZEAMSEAoMU1RBVEVfRkFJTEVEEAQqZwoGUmVhc29uEhYKElJFQVNPTl9VTlNQRUNJRklFRBAAEhQKEFJFQVNPTl9SRVFVRVNURUQQARIUChBSRUFTT05fU0NIRURVTEVEEAISGQoVUkVBU09OX0JFRk9SRV9SRVNUT1JFEAMqcgoKRHJpbGxTdGF0ZRIbChdEUklMTF9TVEFURV9VTlNQRUNJRklFRBAAEhcKE0RSSUxMX1NUQVRFX1JVTk5JTkcQARIWChJEUklMTF9TVEFURV9QQVNTRUQQAhIWChJEUklMTF9TVEFURV9GQUlMRUQQA2IGcHJvdG8z", [file_buf_validate_validate, file_chom_organization_v1_organization, file_chom_site_v1_desired, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("ChtjaG9tL2JhY2t1cC92MS9iYWNrdXAucHJvdG8SDmNob20uYmFja3VwLnYxIoUECgZCYWNrdXASCgoCaWQYASABKAkSFwoPb3JnYW5pemF0aW9uX2lkGAIgASgJEg8KB3NpdGVfaWQYAyABKAkSEAoIc2VxdWVuY2UYBCABKAQSJAoFc3RhdGUYBSABKA4yFS5jaG9tLmJhY2t1cC52MS5TdGF0ZRImCgZyZWFzb24YBiABKA4yFi5jaG9tLmJhY2t1cC52MS5SZWFzb24SDwoHcHJvYmxlbRgHIAEoCRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmNoZWNrX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKCGNvbnRlbnRzGAwgASgLMhguY2hvbS5iYWNrdXAudjEuQ29udGVudHMSEwoLYWRkZWRfYnl0ZXMYDSABKAQSDwoHdGFza19pZBgOIAEoCRIRCgl0YXJnZXRfaWQYDyABKAkSGAoQc291cmNlX2JhY2t1cF9pZBgQIAEoCRIWCg5zb3VyY2Vfc2l0ZV9pZBgRIAEoCSKoAgoIQ29udGVudHMSFgoOZmlsZXNfc25hcHNob3QYASABKAkSGQoRZGF0YWJhc2Vfc25hcHNob3QYAiABKAkSEgoKZmlsZV9jb3VudBgDIAEoBBISCgpmaWxlX2J5dGVzGAQgASgEEhYKDmxpc3Rpbmdfc2hhMjU2GAUgASgMEiUKBnRhYmxlcxgGIAMoCzIVLmNob20uYmFja3VwLnYxLlRhYmxlEhMKC2R1bXBfc2hhMjU2GAcgASgMEhIKCmR1bXBfYnl0ZXMYCCABKAQSEgoKcGFnZV90aXRsZRgJIAEoCRIUCgxsaW5rc19zaGEyNTYYHyABKAwSFAoMdW5rZXB0X2xpbmtzGCAgAygJEhkKEXVua2VwdF9saW5rX2NvdW50GCEgASgEIiMKBVRhYmxlEgwKBG5hbWUYASABKAkSDAoEcm93cxgCIAEoBCK6AQoGUmVwb3J0EhEKCWJhY2t1cF9pZBgBIAEoCRIuCgpzdGFydF90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKgoIY29udGVudHMYBCABKAsyGC5jaG9tLmJhY2t1cC52MS5Db250ZW50cxITCgthZGRlZF9ieXRlcxgFIAEoBCKiAwoITWFuaWZlc3QSDgoGc2NoZW1hGAEgASgNEhcKD29yZ2FuaXphdGlvbl9pZBgCIAEoCRIPCgdzaXRlX2lkGAMgASgJEhEKCWJhY2t1cF9pZBgEIAEoCRIQCghzZXF1ZW5jZRgFIAEoBBIXCg9wcmV2aW91c19zaGEyNTYYBiABKAwSLgoKc3RhcnRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKCGNvbnRlbnRzGAkgASgLMhguY2hvbS5iYWNrdXAudjEuQ29udGVudHMSKwoHZGVzaXJlZBgKIAEoCzIaLmNob20uc2l0ZS52MS5EZXNpcmVkU3RhdGUSNwoMY2VydGlmaWNhdGVzGAsgAygLMiEuY2hvbS5zaXRlLnYxLk9ic2VydmVkQ2VydGlmaWNhdGUSFgoOc291cmNlX3NpdGVfaWQYDCABKAkSFgoOc291cmNlX2RvbWFpbnMYDSADKAkiRQoOU2lnbmVkTWFuaWZlc3QSEAoIbWFuaWZlc3QYASABKAwSEQoJc2lnbmF0dXJlGAIgASgMEg4KBmtleV9pZBgDIAEoCSLeAgoHUmVzdG9yZRIKCgJpZBgBIAEoCRIXCg9vcmdhbml6YXRpb25faWQYAiABKAkSDwoHc2l0ZV9pZBgDIAEoCRIRCgliYWNrdXBfaWQYBCABKAkSDQoFZmlsZXMYBSABKAgSEAoIZGF0YWJhc2UYBiABKAgSDwoHdGFza19pZBgHIAEoCRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVuZG9fdW50aWwYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBnVuZG9uZRgLIAEoCBIPCgdwcm9ibGVtGAwgASgJEhgKEGJlZm9yZV9iYWNrdXBfaWQYDSABKAkSDgoGdGFibGVzGA4gAygJIksKCVJldGVudGlvbhIOCgZob3VybHkYASABKA0SDQoFZGFpbHkYAiABKA0SDgoGd2Vla2x5GAMgASgNEg8KB21vbnRobHkYBCABKA0ivAIKBlBvbGljeRIKCgJpZBgBIAEoCRIXCg9vcmdhbml6YXRpb25faWQYAiABKAkSDAoEbmFtZRgDIAEoCRIMCgR0YWdzGAQgAygJEgwKBHJhbmsYBSABKAUSKwoIaW50ZXJ2YWwYBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLAoJcmV0ZW50aW9uGAcgASgLMhkuY2hvbS5iYWNrdXAudjEuUmV0ZW50aW9uEi8KC2NyZWF0ZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJdGFyZ2V0X2lkGAogASgJEhMKC2RyaWxsX3BhdGhzGAsgAygJIrwDCgZTdGF0dXMSJgoGcG9saWN5GAEgASgLMhYuY2hvbS5iYWNrdXAudjEuUG9saWN5EjQKEG5leHRfYmFja3VwX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKC2xhc3RfYmFja3VwGAMgASgLMhYuY2hvbS5iYWNrdXAudjEuQmFja3VwEiwKDGxhc3RfZmFpbHVyZRgEIAEoCzIWLmNob20uYmFja3VwLnYxLkJhY2t1cBIpCgpsYXN0X2RyaWxsGAUgASgLMhUuY2hvbS5iYWNrdXAudjEuRHJpbGwSKgoLbGFzdF9wcm92ZW4YBiABKAsyFS5jaG9tLmJhY2t1cC52MS5EcmlsbBIYChByZXBvc2l0b3J5X2J5dGVzGAcgASgEEi8KC3ZlcmlmeV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdwcm9ibGVtGAkgASgJEioKBXF1b3RhGCggASgLMhsuY2hvbS5vcmdhbml6YXRpb24udjEuUXVvdGESGgoSb3JnYW5pemF0aW9uX2J5dGVzGCkgASgEIrYCCgVEcmlsbBIKCgJpZBgBIAEoCRIXCg9vcmdhbml6YXRpb25faWQYAiABKAkSDwoHc2l0ZV9pZBgDIAEoCRIRCgliYWNrdXBfaWQYBCABKAkSKQoFc3RhdGUYBSABKA4yGi5jaG9tLmJhY2t1cC52MS5EcmlsbFN0YXRlEg8KB3Byb2JsZW0YBiABKAkSDwoHdGFza19pZBgHIAEoCRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKCGV2aWRlbmNlGAogASgLMhguY2hvbS5iYWNrdXAudjEuRXZpZGVuY2USDAoEbm90ZRgfIAEoCSKfAgoIRXZpZGVuY2USLgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmZpbGVfY291bnQYAyABKAQSEgoKZmlsZV9ieXRlcxgEIAEoBBIWCg5saXN0aW5nX3NoYTI1NhgFIAEoDBITCgtkdW1wX3NoYTI1NhgGIAEoDBIlCgZ0YWJsZXMYByADKAsyFS5jaG9tLmJhY2t1cC52MS5UYWJsZRIjCgVwYWdlcxgIIAMoCzIULmNob20uYmFja3VwLnYxLlBhZ2USFAoMbGlua3Nfc2hhMjU2GB8gASgMIl0KBFBhZ2USDAoEcGF0aBgBIAEoCRITCgtodHRwX3N0YXR1cxgCIAEoDRINCgV0aXRsZRgDIAEoCRISCgpib2R5X2J5dGVzGAQgASgEEg8KB3Byb2JsZW0YBSABKAkiSwoLRHJpbGxSZXBvcnQSEAoIZHJpbGxfaWQYASABKAkSKgoIZXZpZGVuY2UYAiABKAsyGC5jaG9tLmJhY2t1cC52MS5FdmlkZW5jZSpoCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhEKDVNUQVRFX1JVTk5JTkcQARISCg5TVEFURV9DSEVDS0lORxACEg8KC1NUQVRFX1JFQURZEAMSEAoMU1RBVEVfRkFJTEVEEAQqjwEKBlJlYXNvbhIWChJSRUFTT05fVU5TUEVDSUZJRUQQABIUChBSRUFTT05fUkVRVUVTVEVEEAESFAoQUkVBU09OX1NDSEVEVUxFRBACEhkKFVJFQVNPTl9CRUZPUkVfUkVTVE9SRRADEhEKDVJFQVNPTl9DT1BJRUQQBBITCg9SRUFTT05fSU1QT1JURUQQBSpyCgpEcmlsbFN0YXRlEhsKF0RSSUxMX1NUQVRFX1VOU1BFQ0lGSUVEEAASFwoTRFJJTExfU1RBVEVfUlVOTklORxABEhYKEkRSSUxMX1NUQVRFX1BBU1NFRBACEhYKEkRSSUxMX1NUQVRFX0ZBSUxFRBADYgZwcm90bzM", [file_chom_organization_v1_organization, file_chom_site_v1_desired, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * Backup is a restorable copy of a site at one moment: its files, its database, and what was wanted of it.
@@ -117,11 +116,32 @@ export type Backup = Message<"chom.backup.v1.Backup"> & {
   addedBytes: bigint;
 
   /**
-   * The task that made it; empty for one that the host made by itself.
+   * The task that made it; empty for one that the host made by itself, and for one that came from elsewhere.
    *
    * @generated from field: string task_id = 14;
    */
   taskId: string;
+
+  /**
+   * The target that it lies in; empty for the platform's own store.
+   *
+   * @generated from field: string target_id = 15;
+   */
+  targetId: string;
+
+  /**
+   * The backup that it was copied from; empty otherwise. It may be gone since.
+   *
+   * @generated from field: string source_backup_id = 16;
+   */
+  sourceBackupId: string;
+
+  /**
+   * The site of that one.
+   *
+   * @generated from field: string source_site_id = 17;
+   */
+  sourceSiteId: string;
 };
 
 /**
@@ -201,6 +221,29 @@ export type Contents = Message<"chom.backup.v1.Contents"> & {
    * @generated from field: string page_title = 9;
    */
   pageTitle: string;
+
+  /**
+   * SHA-256 over path and target of each link whose target is UTF-8, in the order of their paths, as the host saw them before it read
+   * the files and after; empty when that was not the same, and from older hosts. Repositories don't show targets to the control plane.
+   *
+   * @generated from field: bytes links_sha256 = 31;
+   */
+  linksSha256: Uint8Array;
+
+  /**
+   * The first 20 links whose targets are not UTF-8, which restic before 0.16 restores as other ones without a word: they may be wrong
+   * after a restore, and everything else is as it was.
+   *
+   * @generated from field: repeated string unkept_links = 32;
+   */
+  unkeptLinks: string[];
+
+  /**
+   * How many those are in all.
+   *
+   * @generated from field: uint64 unkept_link_count = 33;
+   */
+  unkeptLinkCount: bigint;
 };
 
 /**
@@ -371,6 +414,21 @@ export type Manifest = Message<"chom.backup.v1.Manifest"> & {
    * @generated from field: repeated chom.site.v1.ObservedCertificate certificates = 11;
    */
   certificates: ObservedCertificate[];
+
+  /**
+   * The site that it was copied from: what is in it goes by that one's name. Empty otherwise.
+   *
+   * @generated from field: string source_site_id = 12;
+   */
+  sourceSiteId: string;
+
+  /**
+   * The names of the site that it comes from, the primary one first, where that is known: what is in it may go by them. Nobody has
+   * proven them. Empty otherwise.
+   *
+   * @generated from field: repeated string source_domains = 13;
+   */
+  sourceDomains: string[];
 };
 
 /**
@@ -642,6 +700,21 @@ export type Policy = Message<"chom.backup.v1.Policy"> & {
    * @generated from field: google.protobuf.Timestamp update_time = 9;
    */
   updateTime?: Timestamp;
+
+  /**
+   * The target that sites' backups lie in whose first one is made under this policy; empty for the platform's own store. A site
+   * whose backups lie elsewhere already goes on there.
+   *
+   * @generated from field: string target_id = 10;
+   */
+  targetId: string;
+
+  /**
+   * What drills ask the restored site for, beside its home page.
+   *
+   * @generated from field: repeated string drill_paths = 11;
+   */
+  drillPaths: string[];
 };
 
 /**
@@ -818,6 +891,14 @@ export type Drill = Message<"chom.backup.v1.Drill"> & {
    * @generated from field: chom.backup.v1.Evidence evidence = 10;
    */
   evidence?: Evidence;
+
+  /**
+   * What is worth to know of one that PASSED, in words: another title than was recorded, links that no restore is sure of. Empty
+   * otherwise.
+   *
+   * @generated from field: string note = 31;
+   */
+  note: string;
 };
 
 /**
@@ -889,6 +970,13 @@ export type Evidence = Message<"chom.backup.v1.Evidence"> & {
    * @generated from field: repeated chom.backup.v1.Page pages = 8;
    */
   pages: Page[];
+
+  /**
+   * As Contents.links_sha256, over what was restored; empty from older hosts.
+   *
+   * @generated from field: bytes links_sha256 = 31;
+   */
+  linksSha256: Uint8Array;
 };
 
 /**
@@ -992,14 +1080,14 @@ export enum State {
   UNSPECIFIED = 0,
 
   /**
-   * The site's host makes it, or is about to.
+   * The site's host makes it, or is about to; of one that comes from elsewhere the control plane does.
    *
    * @generated from enum value: STATE_RUNNING = 1;
    */
   RUNNING = 1,
 
   /**
-   * The host has made it; the control plane checks what has come.
+   * It is made; the control plane checks what has come.
    *
    * @generated from enum value: STATE_CHECKING = 2;
    */
@@ -1059,6 +1147,20 @@ export enum Reason {
    * @generated from enum value: REASON_BEFORE_RESTORE = 3;
    */
   BEFORE_RESTORE = 3,
+
+  /**
+   * Copied from another site; see CopyBackup. The control plane brings it, and no host.
+   *
+   * @generated from enum value: REASON_COPIED = 4;
+   */
+  COPIED = 4,
+
+  /**
+   * Brought in from outside. The control plane brings it, and no host.
+   *
+   * @generated from enum value: REASON_IMPORTED = 5;
+   */
+  IMPORTED = 5,
 }
 
 /**

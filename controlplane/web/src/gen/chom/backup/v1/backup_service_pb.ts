@@ -4,10 +4,8 @@
 
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
-import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
 import type { Backup, Drill, Restore, Status } from "./backup_pb.js";
 import { file_chom_backup_v1_backup } from "./backup_pb.js";
-import { file_google_api_annotations } from "../../../google/api/annotations_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
@@ -16,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chom/backup/v1/backup_service.proto.
  */
 export const file_chom_backup_v1_backup_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNjaG9tL2JhY2t1cC92MS9iYWNrdXBfc2VydmljZS5wcm90bxIOY2hvbS5iYWNrdXAudjEiUwoTQ3JlYXRlQmFja3VwUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBIj4KFENyZWF0ZUJhY2t1cFJlc3BvbnNlEiYKBmJhY2t1cBgBIAEoCzIWLmNob20uYmFja3VwLnYxLkJhY2t1cCJtChBHZXRCYWNrdXBSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQESGwoJYmFja3VwX2lkGAMgASgJQgi6SAVyA7ABASI7ChFHZXRCYWNrdXBSZXNwb25zZRImCgZiYWNrdXAYASABKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXAijwEKEkxpc3RCYWNrdXBzUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBEh0KCXBhZ2Vfc2l6ZRgDIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAQgASgJQgi6SAVyAxiQAyJxChNMaXN0QmFja3Vwc1Jlc3BvbnNlEicKB2JhY2t1cHMYASADKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXASFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhgKEHJlcG9zaXRvcnlfYnl0ZXMYAyABKAQi1gEKE0Jyb3dzZUJhY2t1cFJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABARIbCgliYWNrdXBfaWQYAyABKAlCCLpIBXIDsAEBEicKBHBhdGgYBCABKAlCGbpIFtgBAXIRGIAgMgxeKC9bXi8AXSspKyQSHQoJcGFnZV9zaXplGAUgASgFQgq6SAcaBRj0AygAEhwKCnBhZ2VfdG9rZW4YBiABKAlCCLpIBXIDGJADIuYBCgpCYWNrdXBGaWxlEgwKBG5hbWUYASABKAkSLQoEdHlwZRgCIAEoDjIfLmNob20uYmFja3VwLnYxLkJhY2t1cEZpbGUuVHlwZRIMCgRzaXplGAMgASgEEgwKBG1vZGUYBCABKA0SLwoLbW9kaWZ5X3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIk4KBFR5cGUSFAoQVFlQRV9VTlNQRUNJRklFRBAAEg0KCVRZUEVfRklMRRABEhIKDlRZUEVfRElSRUNUT1JZEAISDQoJVFlQRV9MSU5LEAMiWgoUQnJvd3NlQmFja3VwUmVzcG9uc2USKQoFZmlsZXMYASADKAsyGi5jaG9tLmJhY2t1cC52MS5CYWNrdXBGaWxlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKbAQoVRG93bmxvYWRCYWNrdXBSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQESGwoJYmFja3VwX2lkGAMgASgJQgi6SAVyA7ABARInCgRwYXRoGAQgASgJQhm6SBbYAQFyERiAIDIMXigvW14vAF0rKSskIiYKFkRvd25sb2FkQmFja3VwUmVzcG9uc2USDAoEZGF0YRgBIAEoDCKAAgoUUmVzdG9yZUJhY2t1cFJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABARIbCgliYWNrdXBfaWQYAyABKAlCCLpIBXIDsAEBEhIKCmZpbGVzX29ubHkYBCABKAgSFQoNZGF0YWJhc2Vfb25seRgFIAEoCBJKCgZ0YWJsZXMYBiADKAlCOrpIN5IBNBDoBxgBIi1yKzIpXltccHtMfVxwe059XyRdW1xwe0x9XHB7Tn1fJCAuQCMtXXswLDYzfSQSFgoOd2l0aG91dF9iYWNrdXAYByABKAgiQQoVUmVzdG9yZUJhY2t1cFJlc3BvbnNlEigKB3Jlc3RvcmUYASABKAsyFy5jaG9tLmJhY2t1cC52MS5SZXN0b3JlIlMKE0xpc3RSZXN0b3Jlc1JlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABASJBChRMaXN0UmVzdG9yZXNSZXNwb25zZRIpCghyZXN0b3JlcxgBIAMoCzIXLmNob20uYmFja3VwLnYxLlJlc3RvcmUicAoSVW5kb1Jlc3RvcmVSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQESHAoKcmVzdG9yZV9pZBgDIAEoCUIIukgFcgOwAQEiPwoTVW5kb1Jlc3RvcmVSZXNwb25zZRIoCgdyZXN0b3JlGAEgASgLMhcuY2hvbS5iYWNrdXAudjEuUmVzdG9yZSJWChZHZXRCYWNrdXBTdGF0dXNSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQEiQQoXR2V0QmFja3VwU3RhdHVzUmVzcG9uc2USJgoGc3RhdHVzGAEgASgLMhYuY2hvbS5iYWNrdXAudjEuU3RhdHVzIm8KEkRyaWxsQmFja3VwUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBEhsKCWJhY2t1cF9pZBgDIAEoCUIIukgFcgOwAQEiOwoTRHJpbGxCYWNrdXBSZXNwb25zZRIkCgVkcmlsbBgBIAEoCzIVLmNob20uYmFja3VwLnYxLkRyaWxsIlEKEUxpc3REcmlsbHNSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQEiOwoSTGlzdERyaWxsc1Jlc3BvbnNlEiUKBmRyaWxscxgBIAMoCzIVLmNob20uYmFja3VwLnYxLkRyaWxsIowBChFDb3B5QmFja3VwUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBEhsKCWJhY2t1cF9pZBgDIAEoCUIIukgFcgOwAQESHAoKdG9fc2l0ZV9pZBgEIAEoCUIIukgFcgOwAQEiPAoSQ29weUJhY2t1cFJlc3BvbnNlEiYKBmJhY2t1cBgBIAEoCzIWLmNob20uYmFja3VwLnYxLkJhY2t1cCJwChNDYW5jZWxCYWNrdXBSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQESGwoJYmFja3VwX2lkGAMgASgJQgi6SAVyA7ABASI+ChRDYW5jZWxCYWNrdXBSZXNwb25zZRImCgZiYWNrdXAYASABKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXAyjxIKDUJhY2t1cFNlcnZpY2USpQEKDENyZWF0ZUJhY2t1cBIjLmNob20uYmFja3VwLnYxLkNyZWF0ZUJhY2t1cFJlcXVlc3QaJC5jaG9tLmJhY2t1cC52MS5DcmVhdGVCYWNrdXBSZXNwb25zZSJKgtPkkwJEOgEqIj8vYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9L2JhY2t1cHMSpQEKCUdldEJhY2t1cBIgLmNob20uYmFja3VwLnYxLkdldEJhY2t1cFJlcXVlc3QaIS5jaG9tLmJhY2t1cC52MS5HZXRCYWNrdXBSZXNwb25zZSJTgtPkkwJNEksvYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9L2JhY2t1cHMve2JhY2t1cF9pZH0SnwEKC0xpc3RCYWNrdXBzEiIuY2hvbS5iYWNrdXAudjEuTGlzdEJhY2t1cHNSZXF1ZXN0GiMuY2hvbS5iYWNrdXAudjEuTGlzdEJhY2t1cHNSZXNwb25zZSJHgtPkkwJBEj8vYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9L2JhY2t1cHMStQEKDEJyb3dzZUJhY2t1cBIjLmNob20uYmFja3VwLnYxLkJyb3dzZUJhY2t1cFJlcXVlc3QaJC5jaG9tLmJhY2t1cC52MS5Ccm93c2VCYWNrdXBSZXNwb25zZSJagtPkkwJUElIvYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9L2JhY2t1cHMve2JhY2t1cF9pZH06YnJvd3NlEr8BCg5Eb3dubG9hZEJhY2t1cBIlLmNob20uYmFja3VwLnYxLkRvd25sb2FkQmFja3VwUmVxdWVzdBomLmNob20uYmFja3VwLnYxLkRvd25sb2FkQmFja3VwUmVzcG9uc2UiXILT5JMCVhJUL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzL3tiYWNrdXBfaWR9OmRvd25sb2FkMAESvAEKDVJlc3RvcmVCYWNrdXASJC5jaG9tLmJhY2t1cC52MS5SZXN0b3JlQmFja3VwUmVxdWVzdBolLmNob20uYmFja3VwLnYxLlJlc3RvcmVCYWNrdXBSZXNwb25zZSJegtPkkwJYOgEqIlMvYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9L2JhY2t1cHMve2JhY2t1cF9pZH06cmVzdG9yZRKjAQoMTGlzdFJlc3RvcmVzEiMuY2hvbS5iYWNrdXAudjEuTGlzdFJlc3RvcmVzUmVxdWVzdBokLmNob20uYmFja3VwLnYxLkxpc3RSZXN0b3Jlc1Jlc3BvbnNlIkiC0+STAkISQC9hcGkvdjEvb3JnYW5pemF0aW9ucy97b3JnYW5pemF0aW9uX2lkfS9zaXRlcy97c2l0ZV9pZH0vcmVzdG9yZXMStQEKC1VuZG9SZXN0b3JlEiIuY2hvbS5iYWNrdXAudjEuVW5kb1Jlc3RvcmVSZXF1ZXN0GiMuY2hvbS5iYWNrdXAudjEuVW5kb1Jlc3RvcmVSZXNwb25zZSJdgtPkkwJXOgEqIlIvYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9L3Jlc3RvcmVzL3tyZXN0b3JlX2lkfTp1bmRvErABCgpDb3B5QmFja3VwEiEuY2hvbS5iYWNrdXAudjEuQ29weUJhY2t1cFJlcXVlc3QaIi5jaG9tLmJhY2t1cC52MS5Db3B5QmFja3VwUmVzcG9uc2UiW4LT5JMCVToBKiJQL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzL3tiYWNrdXBfaWR9OmNvcHkSuAEKDENhbmNlbEJhY2t1cBIjLmNob20uYmFja3VwLnYxLkNhbmNlbEJhY2t1cFJlcXVlc3QaJC5jaG9tLmJhY2t1cC52MS5DYW5jZWxCYWNrdXBSZXNwb25zZSJdgtPkkwJXOgEqIlIvYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9L2JhY2t1cHMve2JhY2t1cF9pZH06Y2FuY2VsErEBCg9HZXRCYWNrdXBTdGF0dXMSJi5jaG9tLmJhY2t1cC52MS5HZXRCYWNrdXBTdGF0dXNSZXF1ZXN0GicuY2hvbS5iYWNrdXAudjEuR2V0QmFja3VwU3RhdHVzUmVzcG9uc2UiTYLT5JMCRxJFL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXAtc3RhdHVzErQBCgtEcmlsbEJhY2t1cBIiLmNob20uYmFja3VwLnYxLkRyaWxsQmFja3VwUmVxdWVzdBojLmNob20uYmFja3VwLnYxLkRyaWxsQmFja3VwUmVzcG9uc2UiXILT5JMCVjoBKiJRL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9iYWNrdXBzL3tiYWNrdXBfaWR9OmRyaWxsEpsBCgpMaXN0RHJpbGxzEiEuY2hvbS5iYWNrdXAudjEuTGlzdERyaWxsc1JlcXVlc3QaIi5jaG9tLmJhY2t1cC52MS5MaXN0RHJpbGxzUmVzcG9uc2UiRoLT5JMCQBI+L2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfS9kcmlsbHNiBnByb3RvMw", [file_buf_validate_validate, file_chom_backup_v1_backup, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("CiNjaG9tL2JhY2t1cC92MS9iYWNrdXBfc2VydmljZS5wcm90bxIOY2hvbS5iYWNrdXAudjEiPwoTQ3JlYXRlQmFja3VwUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSDwoHc2l0ZV9pZBgCIAEoCSI+ChRDcmVhdGVCYWNrdXBSZXNwb25zZRImCgZiYWNrdXAYASABKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXAiTwoQR2V0QmFja3VwUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSDwoHc2l0ZV9pZBgCIAEoCRIRCgliYWNrdXBfaWQYAyABKAkiOwoRR2V0QmFja3VwUmVzcG9uc2USJgoGYmFja3VwGAEgASgLMhYuY2hvbS5iYWNrdXAudjEuQmFja3VwImUKEkxpc3RCYWNrdXBzUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSDwoHc2l0ZV9pZBgCIAEoCRIRCglwYWdlX3NpemUYAyABKAUSEgoKcGFnZV90b2tlbhgEIAEoCSJxChNMaXN0QmFja3Vwc1Jlc3BvbnNlEicKB2JhY2t1cHMYASADKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXASFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhgKEHJlcG9zaXRvcnlfYnl0ZXMYAyABKAQihwEKE0Jyb3dzZUJhY2t1cFJlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEg8KB3NpdGVfaWQYAiABKAkSEQoJYmFja3VwX2lkGAMgASgJEgwKBHBhdGgYBCABKAkSEQoJcGFnZV9zaXplGAUgASgFEhIKCnBhZ2VfdG9rZW4YBiABKAki5gEKCkJhY2t1cEZpbGUSDAoEbmFtZRgBIAEoCRItCgR0eXBlGAIgASgOMh8uY2hvbS5iYWNrdXAudjEuQmFja3VwRmlsZS5UeXBlEgwKBHNpemUYAyABKAQSDAoEbW9kZRgEIAEoDRIvCgttb2RpZnlfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiTgoEVHlwZRIUChBUWVBFX1VOU1BFQ0lGSUVEEAASDQoJVFlQRV9GSUxFEAESEgoOVFlQRV9ESVJFQ1RPUlkQAhINCglUWVBFX0xJTksQAyJaChRCcm93c2VCYWNrdXBSZXNwb25zZRIpCgVmaWxlcxgBIAMoCzIaLmNob20uYmFja3VwLnYxLkJhY2t1cEZpbGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJImIKFURvd25sb2FkQmFja3VwUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSDwoHc2l0ZV9pZBgCIAEoCRIRCgliYWNrdXBfaWQYAyABKAkSDAoEcGF0aBgEIAEoCSImChZEb3dubG9hZEJhY2t1cFJlc3BvbnNlEgwKBGRhdGEYASABKAwi1gEKE0V4cG9ydEJhY2t1cFJlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEg8KB3NpdGVfaWQYAiABKAkSEQoJYmFja3VwX2lkGAMgASgJEjoKBmV4cG9ydBgEIAEoDjIqLmNob20uYmFja3VwLnYxLkV4cG9ydEJhY2t1cFJlcXVlc3QuRXhwb3J0IkYKBkV4cG9ydBIWChJFWFBPUlRfVU5TUEVDSUZJRUQQABIPCgtFWFBPUlRfU0lURRABEhMKD0VYUE9SVF9EQVRBQkFTRRACIiQKFEV4cG9ydEJhY2t1cFJlc3BvbnNlEgwKBGRhdGEYASABKAwipgEKFFJlc3RvcmVCYWNrdXBSZXF1ZXN0EhcKD29yZ2FuaXphdGlvbl9pZBgBIAEoCRIPCgdzaXRlX2lkGAIgASgJEhEKCWJhY2t1cF9pZBgDIAEoCRISCgpmaWxlc19vbmx5GAQgASgIEhUKDWRhdGFiYXNlX29ubHkYBSABKAgSDgoGdGFibGVzGAYgAygJEhYKDndpdGhvdXRfYmFja3VwGAcgASgIIkEKFVJlc3RvcmVCYWNrdXBSZXNwb25zZRIoCgdyZXN0b3JlGAEgASgLMhcuY2hvbS5iYWNrdXAudjEuUmVzdG9yZSI/ChNMaXN0UmVzdG9yZXNSZXF1ZXN0EhcKD29yZ2FuaXphdGlvbl9pZBgBIAEoCRIPCgdzaXRlX2lkGAIgASgJIkEKFExpc3RSZXN0b3Jlc1Jlc3BvbnNlEikKCHJlc3RvcmVzGAEgAygLMhcuY2hvbS5iYWNrdXAudjEuUmVzdG9yZSJSChJVbmRvUmVzdG9yZVJlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEg8KB3NpdGVfaWQYAiABKAkSEgoKcmVzdG9yZV9pZBgDIAEoCSI/ChNVbmRvUmVzdG9yZVJlc3BvbnNlEigKB3Jlc3RvcmUYASABKAsyFy5jaG9tLmJhY2t1cC52MS5SZXN0b3JlIkIKFkdldEJhY2t1cFN0YXR1c1JlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEg8KB3NpdGVfaWQYAiABKAkiQQoXR2V0QmFja3VwU3RhdHVzUmVzcG9uc2USJgoGc3RhdHVzGAEgASgLMhYuY2hvbS5iYWNrdXAudjEuU3RhdHVzIlEKEkRyaWxsQmFja3VwUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSDwoHc2l0ZV9pZBgCIAEoCRIRCgliYWNrdXBfaWQYAyABKAkiOwoTRHJpbGxCYWNrdXBSZXNwb25zZRIkCgVkcmlsbBgBIAEoCzIVLmNob20uYmFja3VwLnYxLkRyaWxsIj0KEUxpc3REcmlsbHNSZXF1ZXN0EhcKD29yZ2FuaXphdGlvbl9pZBgBIAEoCRIPCgdzaXRlX2lkGAIgASgJIjsKEkxpc3REcmlsbHNSZXNwb25zZRIlCgZkcmlsbHMYASADKAsyFS5jaG9tLmJhY2t1cC52MS5EcmlsbCJkChFDb3B5QmFja3VwUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSDwoHc2l0ZV9pZBgCIAEoCRIRCgliYWNrdXBfaWQYAyABKAkSEgoKdG9fc2l0ZV9pZBgEIAEoCSI8ChJDb3B5QmFja3VwUmVzcG9uc2USJgoGYmFja3VwGAEgASgLMhYuY2hvbS5iYWNrdXAudjEuQmFja3VwIlIKE0NhbmNlbEJhY2t1cFJlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEg8KB3NpdGVfaWQYAiABKAkSEQoJYmFja3VwX2lkGAMgASgJIj4KFENhbmNlbEJhY2t1cFJlc3BvbnNlEiYKBmJhY2t1cBgBIAEoCzIWLmNob20uYmFja3VwLnYxLkJhY2t1cDKBCgoNQmFja3VwU2VydmljZRJZCgxDcmVhdGVCYWNrdXASIy5jaG9tLmJhY2t1cC52MS5DcmVhdGVCYWNrdXBSZXF1ZXN0GiQuY2hvbS5iYWNrdXAudjEuQ3JlYXRlQmFja3VwUmVzcG9uc2USUAoJR2V0QmFja3VwEiAuY2hvbS5iYWNrdXAudjEuR2V0QmFja3VwUmVxdWVzdBohLmNob20uYmFja3VwLnYxLkdldEJhY2t1cFJlc3BvbnNlElYKC0xpc3RCYWNrdXBzEiIuY2hvbS5iYWNrdXAudjEuTGlzdEJhY2t1cHNSZXF1ZXN0GiMuY2hvbS5iYWNrdXAudjEuTGlzdEJhY2t1cHNSZXNwb25zZRJZCgxCcm93c2VCYWNrdXASIy5jaG9tLmJhY2t1cC52MS5Ccm93c2VCYWNrdXBSZXF1ZXN0GiQuY2hvbS5iYWNrdXAudjEuQnJvd3NlQmFja3VwUmVzcG9uc2USYQoORG93bmxvYWRCYWNrdXASJS5jaG9tLmJhY2t1cC52MS5Eb3dubG9hZEJhY2t1cFJlcXVlc3QaJi5jaG9tLmJhY2t1cC52MS5Eb3dubG9hZEJhY2t1cFJlc3BvbnNlMAESWwoMRXhwb3J0QmFja3VwEiMuY2hvbS5iYWNrdXAudjEuRXhwb3J0QmFja3VwUmVxdWVzdBokLmNob20uYmFja3VwLnYxLkV4cG9ydEJhY2t1cFJlc3BvbnNlMAESXAoNUmVzdG9yZUJhY2t1cBIkLmNob20uYmFja3VwLnYxLlJlc3RvcmVCYWNrdXBSZXF1ZXN0GiUuY2hvbS5iYWNrdXAudjEuUmVzdG9yZUJhY2t1cFJlc3BvbnNlElkKDExpc3RSZXN0b3JlcxIjLmNob20uYmFja3VwLnYxLkxpc3RSZXN0b3Jlc1JlcXVlc3QaJC5jaG9tLmJhY2t1cC52MS5MaXN0UmVzdG9yZXNSZXNwb25zZRJWCgtVbmRvUmVzdG9yZRIiLmNob20uYmFja3VwLnYxLlVuZG9SZXN0b3JlUmVxdWVzdBojLmNob20uYmFja3VwLnYxLlVuZG9SZXN0b3JlUmVzcG9uc2USUwoKQ29weUJhY2t1cBIhLmNob20uYmFja3VwLnYxLkNvcHlCYWNrdXBSZXF1ZXN0GiIuY2hvbS5iYWNrdXAudjEuQ29weUJhY2t1cFJlc3BvbnNlElkKDENhbmNlbEJhY2t1cBIjLmNob20uYmFja3VwLnYxLkNhbmNlbEJhY2t1cFJlcXVlc3QaJC5jaG9tLmJhY2t1cC52MS5DYW5jZWxCYWNrdXBSZXNwb25zZRJiCg9HZXRCYWNrdXBTdGF0dXMSJi5jaG9tLmJhY2t1cC52MS5HZXRCYWNrdXBTdGF0dXNSZXF1ZXN0GicuY2hvbS5iYWNrdXAudjEuR2V0QmFja3VwU3RhdHVzUmVzcG9uc2USVgoLRHJpbGxCYWNrdXASIi5jaG9tLmJhY2t1cC52MS5EcmlsbEJhY2t1cFJlcXVlc3QaIy5jaG9tLmJhY2t1cC52MS5EcmlsbEJhY2t1cFJlc3BvbnNlElMKCkxpc3REcmlsbHMSIS5jaG9tLmJhY2t1cC52MS5MaXN0RHJpbGxzUmVxdWVzdBoiLmNob20uYmFja3VwLnYxLkxpc3REcmlsbHNSZXNwb25zZWIGcHJvdG8z", [file_chom_backup_v1_backup, file_google_protobuf_timestamp]);
 
 /**
  * CreateBackupRequest names the site.
@@ -438,6 +436,104 @@ export const DownloadBackupResponseSchema: GenMessage<DownloadBackupResponse> = 
   messageDesc(file_chom_backup_v1_backup_service, 10);
 
 /**
+ * ExportBackupRequest says what to give.
+ *
+ * @generated from message chom.backup.v1.ExportBackupRequest
+ */
+export type ExportBackupRequest = Message<"chom.backup.v1.ExportBackupRequest"> & {
+  /**
+   * The organization.
+   *
+   * @generated from field: string organization_id = 1;
+   */
+  organizationId: string;
+
+  /**
+   * The site.
+   *
+   * @generated from field: string site_id = 2;
+   */
+  siteId: string;
+
+  /**
+   * The backup.
+   *
+   * @generated from field: string backup_id = 3;
+   */
+  backupId: string;
+
+  /**
+   * What to give.
+   *
+   * @generated from field: chom.backup.v1.ExportBackupRequest.Export export = 4;
+   */
+  export: ExportBackupRequest_Export;
+};
+
+/**
+ * Describes the message chom.backup.v1.ExportBackupRequest.
+ * Use `create(ExportBackupRequestSchema)` to create a new message.
+ */
+export const ExportBackupRequestSchema: GenMessage<ExportBackupRequest> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup_service, 11);
+
+/**
+ * Export is what is given.
+ *
+ * @generated from enum chom.backup.v1.ExportBackupRequest.Export
+ */
+export enum ExportBackupRequest_Export {
+  /**
+   * As EXPORT_SITE.
+   *
+   * @generated from enum value: EXPORT_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * A portable archive (.tar.zst): files, modes, times, links, and the dump of the database. It ends with a mark over all of it,
+   * and holds no owners and no extended attributes.
+   *
+   * @generated from enum value: EXPORT_SITE = 1;
+   */
+  SITE = 1,
+
+  /**
+   * The dump of the database (.sql.zst).
+   *
+   * @generated from enum value: EXPORT_DATABASE = 2;
+   */
+  DATABASE = 2,
+}
+
+/**
+ * Describes the enum chom.backup.v1.ExportBackupRequest.Export.
+ */
+export const ExportBackupRequest_ExportSchema: GenEnum<ExportBackupRequest_Export> = /*@__PURE__*/
+  enumDesc(file_chom_backup_v1_backup_service, 11, 0);
+
+/**
+ * ExportBackupResponse is the next piece. What came is whole only when the stream ends without an error.
+ *
+ * @generated from message chom.backup.v1.ExportBackupResponse
+ */
+export type ExportBackupResponse = Message<"chom.backup.v1.ExportBackupResponse"> & {
+  /**
+   * Up to 64 KiB.
+   *
+   * @generated from field: bytes data = 1;
+   */
+  data: Uint8Array;
+};
+
+/**
+ * Describes the message chom.backup.v1.ExportBackupResponse.
+ * Use `create(ExportBackupResponseSchema)` to create a new message.
+ */
+export const ExportBackupResponseSchema: GenMessage<ExportBackupResponse> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup_service, 12);
+
+/**
  * RestoreBackupRequest says what to put back.
  *
  * @generated from message chom.backup.v1.RestoreBackupRequest
@@ -499,7 +595,7 @@ export type RestoreBackupRequest = Message<"chom.backup.v1.RestoreBackupRequest"
  * Use `create(RestoreBackupRequestSchema)` to create a new message.
  */
 export const RestoreBackupRequestSchema: GenMessage<RestoreBackupRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 11);
+  messageDesc(file_chom_backup_v1_backup_service, 13);
 
 /**
  * RestoreBackupResponse holds the restore to be.
@@ -520,7 +616,7 @@ export type RestoreBackupResponse = Message<"chom.backup.v1.RestoreBackupRespons
  * Use `create(RestoreBackupResponseSchema)` to create a new message.
  */
 export const RestoreBackupResponseSchema: GenMessage<RestoreBackupResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 12);
+  messageDesc(file_chom_backup_v1_backup_service, 14);
 
 /**
  * ListRestoresRequest names the site.
@@ -548,7 +644,7 @@ export type ListRestoresRequest = Message<"chom.backup.v1.ListRestoresRequest"> 
  * Use `create(ListRestoresRequestSchema)` to create a new message.
  */
 export const ListRestoresRequestSchema: GenMessage<ListRestoresRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 13);
+  messageDesc(file_chom_backup_v1_backup_service, 15);
 
 /**
  * ListRestoresResponse holds the newest 100.
@@ -569,7 +665,7 @@ export type ListRestoresResponse = Message<"chom.backup.v1.ListRestoresResponse"
  * Use `create(ListRestoresResponseSchema)` to create a new message.
  */
 export const ListRestoresResponseSchema: GenMessage<ListRestoresResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 14);
+  messageDesc(file_chom_backup_v1_backup_service, 16);
 
 /**
  * UndoRestoreRequest names the restore.
@@ -604,7 +700,7 @@ export type UndoRestoreRequest = Message<"chom.backup.v1.UndoRestoreRequest"> & 
  * Use `create(UndoRestoreRequestSchema)` to create a new message.
  */
 export const UndoRestoreRequestSchema: GenMessage<UndoRestoreRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 15);
+  messageDesc(file_chom_backup_v1_backup_service, 17);
 
 /**
  * UndoRestoreResponse holds the restore.
@@ -625,7 +721,7 @@ export type UndoRestoreResponse = Message<"chom.backup.v1.UndoRestoreResponse"> 
  * Use `create(UndoRestoreResponseSchema)` to create a new message.
  */
 export const UndoRestoreResponseSchema: GenMessage<UndoRestoreResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 16);
+  messageDesc(file_chom_backup_v1_backup_service, 18);
 
 /**
  * GetBackupStatusRequest names the site.
@@ -653,7 +749,7 @@ export type GetBackupStatusRequest = Message<"chom.backup.v1.GetBackupStatusRequ
  * Use `create(GetBackupStatusRequestSchema)` to create a new message.
  */
 export const GetBackupStatusRequestSchema: GenMessage<GetBackupStatusRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 17);
+  messageDesc(file_chom_backup_v1_backup_service, 19);
 
 /**
  * GetBackupStatusResponse holds the status.
@@ -674,7 +770,7 @@ export type GetBackupStatusResponse = Message<"chom.backup.v1.GetBackupStatusRes
  * Use `create(GetBackupStatusResponseSchema)` to create a new message.
  */
 export const GetBackupStatusResponseSchema: GenMessage<GetBackupStatusResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 18);
+  messageDesc(file_chom_backup_v1_backup_service, 20);
 
 /**
  * DrillBackupRequest names the backup.
@@ -709,7 +805,7 @@ export type DrillBackupRequest = Message<"chom.backup.v1.DrillBackupRequest"> & 
  * Use `create(DrillBackupRequestSchema)` to create a new message.
  */
 export const DrillBackupRequestSchema: GenMessage<DrillBackupRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 19);
+  messageDesc(file_chom_backup_v1_backup_service, 21);
 
 /**
  * DrillBackupResponse holds the drill to be.
@@ -730,7 +826,7 @@ export type DrillBackupResponse = Message<"chom.backup.v1.DrillBackupResponse"> 
  * Use `create(DrillBackupResponseSchema)` to create a new message.
  */
 export const DrillBackupResponseSchema: GenMessage<DrillBackupResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 20);
+  messageDesc(file_chom_backup_v1_backup_service, 22);
 
 /**
  * ListDrillsRequest names the site.
@@ -758,7 +854,7 @@ export type ListDrillsRequest = Message<"chom.backup.v1.ListDrillsRequest"> & {
  * Use `create(ListDrillsRequestSchema)` to create a new message.
  */
 export const ListDrillsRequestSchema: GenMessage<ListDrillsRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 21);
+  messageDesc(file_chom_backup_v1_backup_service, 23);
 
 /**
  * ListDrillsResponse holds the newest 100.
@@ -779,7 +875,7 @@ export type ListDrillsResponse = Message<"chom.backup.v1.ListDrillsResponse"> & 
  * Use `create(ListDrillsResponseSchema)` to create a new message.
  */
 export const ListDrillsResponseSchema: GenMessage<ListDrillsResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 22);
+  messageDesc(file_chom_backup_v1_backup_service, 24);
 
 /**
  * CopyBackupRequest says which backup, and to which site.
@@ -821,7 +917,7 @@ export type CopyBackupRequest = Message<"chom.backup.v1.CopyBackupRequest"> & {
  * Use `create(CopyBackupRequestSchema)` to create a new message.
  */
 export const CopyBackupRequestSchema: GenMessage<CopyBackupRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 23);
+  messageDesc(file_chom_backup_v1_backup_service, 25);
 
 /**
  * CopyBackupResponse holds the backup to be.
@@ -842,7 +938,7 @@ export type CopyBackupResponse = Message<"chom.backup.v1.CopyBackupResponse"> & 
  * Use `create(CopyBackupResponseSchema)` to create a new message.
  */
 export const CopyBackupResponseSchema: GenMessage<CopyBackupResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 24);
+  messageDesc(file_chom_backup_v1_backup_service, 26);
 
 /**
  * CancelBackupRequest names the backup.
@@ -877,7 +973,7 @@ export type CancelBackupRequest = Message<"chom.backup.v1.CancelBackupRequest"> 
  * Use `create(CancelBackupRequestSchema)` to create a new message.
  */
 export const CancelBackupRequestSchema: GenMessage<CancelBackupRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 25);
+  messageDesc(file_chom_backup_v1_backup_service, 27);
 
 /**
  * CancelBackupResponse holds the backup.
@@ -898,7 +994,7 @@ export type CancelBackupResponse = Message<"chom.backup.v1.CancelBackupResponse"
  * Use `create(CancelBackupResponseSchema)` to create a new message.
  */
 export const CancelBackupResponseSchema: GenMessage<CancelBackupResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 26);
+  messageDesc(file_chom_backup_v1_backup_service, 28);
 
 /**
  * BackupService makes backups of sites and puts them back.
@@ -955,6 +1051,17 @@ export const BackupService: GenService<{
     methodKind: "server_streaming";
     input: typeof DownloadBackupRequestSchema;
     output: typeof DownloadBackupResponseSchema;
+  },
+  /**
+   * ExportBackup gives all of a READY backup as an archive that another control plane imports (see ImportService), or the dump of its
+   * database compressed by zstd. It is made while it is sent, and stored nowhere.
+   *
+   * @generated from rpc chom.backup.v1.BackupService.ExportBackup
+   */
+  exportBackup: {
+    methodKind: "server_streaming";
+    input: typeof ExportBackupRequestSchema;
+    output: typeof ExportBackupResponseSchema;
   },
   /**
    * RestoreBackup puts a backup back into its site: all that is asked for, or nothing. The backup is read and checked first, while

@@ -4,10 +4,8 @@
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
-import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
 import type { Policy, Retention } from "./backup_pb.js";
 import { file_chom_backup_v1_backup } from "./backup_pb.js";
-import { file_google_api_annotations } from "../../../google/api/annotations_pb.js";
 import type { Duration, FieldMask } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_field_mask } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
@@ -16,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chom/backup/v1/policy_service.proto.
  */
 export const file_chom_backup_v1_policy_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNjaG9tL2JhY2t1cC92MS9wb2xpY3lfc2VydmljZS5wcm90bxIOY2hvbS5iYWNrdXAudjEiyAIKE0NyZWF0ZVBvbGljeVJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIrCgRuYW1lGAIgASgJQh26SBpyGDIWXlthLXpdW2EtejAtOS1dezAsNjJ9JBI3CgR0YWdzGAMgAygJQim6SCaSASMQFBgBIh1yGzIZXlthLXowLTldW2EtejAtOS1dezAsMzB9JBIZCgRyYW5rGAQgASgFQgu6SAgaBhjAhD0oABI/CghpbnRlcnZhbBgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkISukgPqgEMIgUIgL2jATIDCIQHEiwKCXJldGVudGlvbhgGIAEoCzIZLmNob20uYmFja3VwLnYxLlJldGVudGlvbhIeCgl0YXJnZXRfaWQYByABKAlCC7pICNgBAXIDsAEBIj4KFENyZWF0ZVBvbGljeVJlc3BvbnNlEiYKBnBvbGljeRgBIAEoCzIWLmNob20uYmFja3VwLnYxLlBvbGljeSI4ChNMaXN0UG9saWNpZXNSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQEiQAoUTGlzdFBvbGljaWVzUmVzcG9uc2USKAoIcG9saWNpZXMYASADKAsyFi5jaG9tLmJhY2t1cC52MS5Qb2xpY3kioQMKE1VwZGF0ZVBvbGljeVJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIbCglwb2xpY3lfaWQYAiABKAlCCLpIBXIDsAEBEjcKC3VwZGF0ZV9tYXNrGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFza0IGukgDyAEBEi4KBG5hbWUYBCABKAlCILpIHdgBAXIYMhZeW2Etel1bYS16MC05LV17MCw2Mn0kEjcKBHRhZ3MYBSADKAlCKbpIJpIBIxAUGAEiHXIbMhleW2EtejAtOV1bYS16MC05LV17MCwzMH0kEhkKBHJhbmsYBiABKAVCC7pICBoGGMCEPSgAEj8KCGludGVydmFsGAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQhK6SA+qAQwiBQiAvaMBMgMIhAcSLAoJcmV0ZW50aW9uGAggASgLMhkuY2hvbS5iYWNrdXAudjEuUmV0ZW50aW9uEh4KCXRhcmdldF9pZBgJIAEoCUILukgI2AEBcgOwAQEiPgoUVXBkYXRlUG9saWN5UmVzcG9uc2USJgoGcG9saWN5GAEgASgLMhYuY2hvbS5iYWNrdXAudjEuUG9saWN5IlUKE0RlbGV0ZVBvbGljeVJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIbCglwb2xpY3lfaWQYAiABKAlCCLpIBXIDsAEBIhYKFERlbGV0ZVBvbGljeVJlc3BvbnNlMqEFCg1Qb2xpY3lTZXJ2aWNlEp0BCgxDcmVhdGVQb2xpY3kSIy5jaG9tLmJhY2t1cC52MS5DcmVhdGVQb2xpY3lSZXF1ZXN0GiQuY2hvbS5iYWNrdXAudjEuQ3JlYXRlUG9saWN5UmVzcG9uc2UiQoLT5JMCPDoBKiI3L2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L2JhY2t1cC1wb2xpY2llcxKaAQoMTGlzdFBvbGljaWVzEiMuY2hvbS5iYWNrdXAudjEuTGlzdFBvbGljaWVzUmVxdWVzdBokLmNob20uYmFja3VwLnYxLkxpc3RQb2xpY2llc1Jlc3BvbnNlIj+C0+STAjkSNy9hcGkvdjEvb3JnYW5pemF0aW9ucy97b3JnYW5pemF0aW9uX2lkfS9iYWNrdXAtcG9saWNpZXMSqQEKDFVwZGF0ZVBvbGljeRIjLmNob20uYmFja3VwLnYxLlVwZGF0ZVBvbGljeVJlcXVlc3QaJC5jaG9tLmJhY2t1cC52MS5VcGRhdGVQb2xpY3lSZXNwb25zZSJOgtPkkwJIOgEqMkMvYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vYmFja3VwLXBvbGljaWVzL3twb2xpY3lfaWR9EqYBCgxEZWxldGVQb2xpY3kSIy5jaG9tLmJhY2t1cC52MS5EZWxldGVQb2xpY3lSZXF1ZXN0GiQuY2hvbS5iYWNrdXAudjEuRGVsZXRlUG9saWN5UmVzcG9uc2UiS4LT5JMCRSpDL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L2JhY2t1cC1wb2xpY2llcy97cG9saWN5X2lkfWIGcHJvdG8z", [file_buf_validate_validate, file_chom_backup_v1_backup, file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_field_mask]);
+  fileDesc("CiNjaG9tL2JhY2t1cC92MS9wb2xpY3lfc2VydmljZS5wcm90bxIOY2hvbS5iYWNrdXAudjEi2wEKE0NyZWF0ZVBvbGljeVJlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEgwKBG5hbWUYAiABKAkSDAoEdGFncxgDIAMoCRIMCgRyYW5rGAQgASgFEisKCGludGVydmFsGAUgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEiwKCXJldGVudGlvbhgGIAEoCzIZLmNob20uYmFja3VwLnYxLlJldGVudGlvbhIRCgl0YXJnZXRfaWQYByABKAkSEwoLZHJpbGxfcGF0aHMYCCADKAkiPgoUQ3JlYXRlUG9saWN5UmVzcG9uc2USJgoGcG9saWN5GAEgASgLMhYuY2hvbS5iYWNrdXAudjEuUG9saWN5Ii4KE0xpc3RQb2xpY2llc1JlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJIkAKFExpc3RQb2xpY2llc1Jlc3BvbnNlEigKCHBvbGljaWVzGAEgAygLMhYuY2hvbS5iYWNrdXAudjEuUG9saWN5Ip8CChNVcGRhdGVQb2xpY3lSZXF1ZXN0EhcKD29yZ2FuaXphdGlvbl9pZBgBIAEoCRIRCglwb2xpY3lfaWQYAiABKAkSLwoLdXBkYXRlX21hc2sYAyABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEgwKBG5hbWUYBCABKAkSDAoEdGFncxgFIAMoCRIMCgRyYW5rGAYgASgFEisKCGludGVydmFsGAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEiwKCXJldGVudGlvbhgIIAEoCzIZLmNob20uYmFja3VwLnYxLlJldGVudGlvbhIRCgl0YXJnZXRfaWQYCSABKAkSEwoLZHJpbGxfcGF0aHMYCiADKAkiPgoUVXBkYXRlUG9saWN5UmVzcG9uc2USJgoGcG9saWN5GAEgASgLMhYuY2hvbS5iYWNrdXAudjEuUG9saWN5IkEKE0RlbGV0ZVBvbGljeVJlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEhEKCXBvbGljeV9pZBgCIAEoCSIWChREZWxldGVQb2xpY3lSZXNwb25zZTL7AgoNUG9saWN5U2VydmljZRJZCgxDcmVhdGVQb2xpY3kSIy5jaG9tLmJhY2t1cC52MS5DcmVhdGVQb2xpY3lSZXF1ZXN0GiQuY2hvbS5iYWNrdXAudjEuQ3JlYXRlUG9saWN5UmVzcG9uc2USWQoMTGlzdFBvbGljaWVzEiMuY2hvbS5iYWNrdXAudjEuTGlzdFBvbGljaWVzUmVxdWVzdBokLmNob20uYmFja3VwLnYxLkxpc3RQb2xpY2llc1Jlc3BvbnNlElkKDFVwZGF0ZVBvbGljeRIjLmNob20uYmFja3VwLnYxLlVwZGF0ZVBvbGljeVJlcXVlc3QaJC5jaG9tLmJhY2t1cC52MS5VcGRhdGVQb2xpY3lSZXNwb25zZRJZCgxEZWxldGVQb2xpY3kSIy5jaG9tLmJhY2t1cC52MS5EZWxldGVQb2xpY3lSZXF1ZXN0GiQuY2hvbS5iYWNrdXAudjEuRGVsZXRlUG9saWN5UmVzcG9uc2ViBnByb3RvMw", [file_chom_backup_v1_backup, file_google_protobuf_duration, file_google_protobuf_field_mask]);
 
 /**
  * CreatePolicyRequest says what the policy is.
@@ -72,6 +70,13 @@ export type CreatePolicyRequest = Message<"chom.backup.v1.CreatePolicyRequest"> 
    * @generated from field: string target_id = 7;
    */
   targetId: string;
+
+  /**
+   * What drills ask the restored site for, beside its home page: paths as a browser sends them, with a query or without.
+   *
+   * @generated from field: repeated string drill_paths = 8;
+   */
+  drillPaths: string[];
 };
 
 /**
@@ -165,7 +170,8 @@ export type UpdatePolicyRequest = Message<"chom.backup.v1.UpdatePolicyRequest"> 
   policyId: string;
 
   /**
-   * Which of the fields below to change: "name", "tags", "rank", "interval", "retention", and "target" for target_id.
+   * Which of the fields below to change: "name", "tags", "rank", "interval", "retention", "target" for target_id,
+   * "drill_paths".
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 3;
    */
@@ -212,6 +218,11 @@ export type UpdatePolicyRequest = Message<"chom.backup.v1.UpdatePolicyRequest"> 
    * @generated from field: string target_id = 9;
    */
   targetId: string;
+
+  /**
+   * @generated from field: repeated string drill_paths = 10;
+   */
+  drillPaths: string[];
 };
 
 /**

@@ -2,16 +2,14 @@
 // @generated from file chom/site/v1/site_service.proto (package chom.site.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
-import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Limits } from "./desired_pb.js";
 import { file_chom_site_v1_desired } from "./desired_pb.js";
 import type { HttpsOptions, Site, State } from "./site_pb.js";
 import { file_chom_site_v1_site } from "./site_pb.js";
 import type { Task } from "../../task/v1/task_pb.js";
 import { file_chom_task_v1_task } from "../../task/v1/task_pb.js";
-import { file_google_api_annotations } from "../../../google/api/annotations_pb.js";
 import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_field_mask, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
@@ -20,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chom/site/v1/site_service.proto.
  */
 export const file_chom_site_v1_site_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch9jaG9tL3NpdGUvdjEvc2l0ZV9zZXJ2aWNlLnByb3RvEgxjaG9tLnNpdGUudjEi8AQKEUNyZWF0ZVNpdGVSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESKwoEbmFtZRgCIAEoCUIdukgachgyFl5bYS16XVthLXowLTktXXswLDYyfSQSKwoEdHlwZRgDIAEoCUIdukgachgyFl5bYS16XVthLXowLTktXXswLDMwfSQSJAoHZG9tYWlucxgEIAMoCUITukgQkgENCAEQZCIHcgUQARj9ARJsCghzZXR0aW5ncxgFIAMoCzItLmNob20uc2l0ZS52MS5DcmVhdGVTaXRlUmVxdWVzdC5TZXR0aW5nc0VudHJ5Qiu6SCiaASUQMiIachgyFl5bYS16XVthLXowLTlfXXswLDYyfSQqBXIDGIAgEh4KCXNlcnZlcl9pZBgGIAEoCUILukgI2AEBcgOwAQESJAoGbGltaXRzGAcgASgLMhQuY2hvbS5zaXRlLnYxLkxpbWl0cxIbCgpyZXF1ZXN0X2lkGAggASgJQge6SARyAhhAEisKEHJlZGlyZWN0X2RvbWFpbnMYCSADKAlCEbpIDpIBCxBkIgdyBRABGP0BEikKBWh0dHBzGAogASgLMhouY2hvbS5zaXRlLnYxLkh0dHBzT3B0aW9ucxI3CgR0YWdzGAsgAygJQim6SCaSASMQFBgBIh1yGzIZXlthLXowLTldW2EtejAtOS1dezAsMzB9JBIlChBiYWNrdXBfcG9saWN5X2lkGAwgASgJQgu6SAjYAQFyA7ABARovCg1TZXR0aW5nc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiWAoSQ3JlYXRlU2l0ZVJlc3BvbnNlEiAKBHNpdGUYASABKAsyEi5jaG9tLnNpdGUudjEuU2l0ZRIgCgR0YXNrGAIgASgLMhIuY2hvbS50YXNrLnYxLlRhc2siTgoOR2V0U2l0ZVJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABASIzCg9HZXRTaXRlUmVzcG9uc2USIAoEc2l0ZRgBIAEoCzISLmNob20uc2l0ZS52MS5TaXRlIocDChBMaXN0U2l0ZXNSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESHQoJcGFnZV9zaXplGAIgASgFQgq6SAcaBRj0AygAEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDGIACEhQKDHNob3dfdHJhc2hlZBgEIAEoCBI6Cg1uYW1lX2NvbnRhaW5zGAUgASgJQiO6SCByHjIcXihbYS16MC05XVthLXowLTktXXswLDYyfSk/JBIuCgR0eXBlGAYgASgJQiC6SB1yGzIZXihbYS16XVthLXowLTktXXswLDMwfSk/JBI4CgZzdGF0ZXMYByADKA4yEy5jaG9tLnNpdGUudjEuU3RhdGVCE7pIEJIBDRAIGAEiB4IBBBABIAASHgoJc2VydmVyX2lkGAggASgJQgu6SAjYAQFyA7ABARI3CgR0YWdzGBQgAygJQim6SCaSASMQFBgBIh1yGzIZXlthLXowLTldW2EtejAtOS1dezAsMzB9JCJPChFMaXN0U2l0ZXNSZXNwb25zZRIhCgVzaXRlcxgBIAMoCzISLmNob20uc2l0ZS52MS5TaXRlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSLVBAoRVXBkYXRlU2l0ZVJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABARI3Cgt1cGRhdGVfbWFzaxgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2tCBrpIA8gBARIiCgdkb21haW5zGAQgAygJQhG6SA6SAQsQZCIHcgUQARj9ARJsCghzZXR0aW5ncxgFIAMoCzItLmNob20uc2l0ZS52MS5VcGRhdGVTaXRlUmVxdWVzdC5TZXR0aW5nc0VudHJ5Qiu6SCiaASUQMiIachgyFl5bYS16XVthLXowLTlfXXswLDYyfSQqBXIDGIAgEiQKBmxpbWl0cxgGIAEoCzIULmNob20uc2l0ZS52MS5MaW1pdHMSKAoEZXRhZxgHIAEoCUIaukgXchUyE15bQS1aYS16MC05XXswLDY0fSQSKwoQcmVkaXJlY3RfZG9tYWlucxgIIAMoCUIRukgOkgELEGQiB3IFEAEY/QESKQoFaHR0cHMYCSABKAsyGi5jaG9tLnNpdGUudjEuSHR0cHNPcHRpb25zEjcKBHRhZ3MYCiADKAlCKbpIJpIBIxAUGAEiHXIbMhleW2EtejAtOV1bYS16MC05LV17MCwzMH0kEiUKEGJhY2t1cF9wb2xpY3lfaWQYCyABKAlCC7pICNgBAXIDsAEBGi8KDVNldHRpbmdzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJYChJVcGRhdGVTaXRlUmVzcG9uc2USIAoEc2l0ZRgBIAEoCzISLmNob20uc2l0ZS52MS5TaXRlEiAKBHRhc2sYAiABKAsyEi5jaG9tLnRhc2sudjEuVGFzayJSChJTdXNwZW5kU2l0ZVJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABASJZChNTdXNwZW5kU2l0ZVJlc3BvbnNlEiAKBHNpdGUYASABKAsyEi5jaG9tLnNpdGUudjEuU2l0ZRIgCgR0YXNrGAIgASgLMhIuY2hvbS50YXNrLnYxLlRhc2siUQoRUmVzdW1lU2l0ZVJlcXVlc3QSIQoPb3JnYW5pemF0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIZCgdzaXRlX2lkGAIgASgJQgi6SAVyA7ABASJYChJSZXN1bWVTaXRlUmVzcG9uc2USIAoEc2l0ZRgBIAEoCzISLmNob20uc2l0ZS52MS5TaXRlEiAKBHRhc2sYAiABKAsyEi5jaG9tLnRhc2sudjEuVGFzayJRChFEZWxldGVTaXRlUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBIlgKEkRlbGV0ZVNpdGVSZXNwb25zZRIgCgRzaXRlGAEgASgLMhIuY2hvbS5zaXRlLnYxLlNpdGUSIAoEdGFzaxgCIAEoCzISLmNob20udGFzay52MS5UYXNrIlIKElJlc3RvcmVTaXRlUmVxdWVzdBIhCg9vcmdhbml6YXRpb25faWQYASABKAlCCLpIBXIDsAEBEhkKB3NpdGVfaWQYAiABKAlCCLpIBXIDsAEBIlkKE1Jlc3RvcmVTaXRlUmVzcG9uc2USIAoEc2l0ZRgBIAEoCzISLmNob20uc2l0ZS52MS5TaXRlEiAKBHRhc2sYAiABKAsyEi5jaG9tLnRhc2sudjEuVGFzayJWChZDcmVhdGVTaXRlTG9naW5SZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQEiVwoXQ3JlYXRlU2l0ZUxvZ2luUmVzcG9uc2USCwoDdXJsGAEgASgJEi8KC2V4cGlyZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJQChBDaGVja1NpdGVSZXF1ZXN0EiEKD29yZ2FuaXphdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESGQoHc2l0ZV9pZBgCIAEoCUIIukgFcgOwAQEiNQoRQ2hlY2tTaXRlUmVzcG9uc2USIAoEc2l0ZRgBIAEoCzISLmNob20uc2l0ZS52MS5TaXRlMoYMCgtTaXRlU2VydmljZRKJAQoKQ3JlYXRlU2l0ZRIfLmNob20uc2l0ZS52MS5DcmVhdGVTaXRlUmVxdWVzdBogLmNob20uc2l0ZS52MS5DcmVhdGVTaXRlUmVzcG9uc2UiOILT5JMCMjoBKiItL2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzEocBCgdHZXRTaXRlEhwuY2hvbS5zaXRlLnYxLkdldFNpdGVSZXF1ZXN0Gh0uY2hvbS5zaXRlLnYxLkdldFNpdGVSZXNwb25zZSI/gtPkkwI5EjcvYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9EpQBCglMaXN0U2l0ZXMSHi5jaG9tLnNpdGUudjEuTGlzdFNpdGVzUmVxdWVzdBofLmNob20uc2l0ZS52MS5MaXN0U2l0ZXNSZXNwb25zZSJGgtPkkwJAWg8SDS9hcGkvdjEvc2l0ZXMSLS9hcGkvdjEvb3JnYW5pemF0aW9ucy97b3JnYW5pemF0aW9uX2lkfS9zaXRlcxKTAQoKVXBkYXRlU2l0ZRIfLmNob20uc2l0ZS52MS5VcGRhdGVTaXRlUmVxdWVzdBogLmNob20uc2l0ZS52MS5VcGRhdGVTaXRlUmVzcG9uc2UiQoLT5JMCPDoBKjI3L2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfRKeAQoLU3VzcGVuZFNpdGUSIC5jaG9tLnNpdGUudjEuU3VzcGVuZFNpdGVSZXF1ZXN0GiEuY2hvbS5zaXRlLnYxLlN1c3BlbmRTaXRlUmVzcG9uc2UiSoLT5JMCRDoBKiI/L2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfTpzdXNwZW5kEpoBCgpSZXN1bWVTaXRlEh8uY2hvbS5zaXRlLnYxLlJlc3VtZVNpdGVSZXF1ZXN0GiAuY2hvbS5zaXRlLnYxLlJlc3VtZVNpdGVSZXNwb25zZSJJgtPkkwJDOgEqIj4vYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9OnJlc3VtZRKQAQoKRGVsZXRlU2l0ZRIfLmNob20uc2l0ZS52MS5EZWxldGVTaXRlUmVxdWVzdBogLmNob20uc2l0ZS52MS5EZWxldGVTaXRlUmVzcG9uc2UiP4LT5JMCOSo3L2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfRKeAQoLUmVzdG9yZVNpdGUSIC5jaG9tLnNpdGUudjEuUmVzdG9yZVNpdGVSZXF1ZXN0GiEuY2hvbS5zaXRlLnYxLlJlc3RvcmVTaXRlUmVzcG9uc2UiSoLT5JMCRDoBKiI/L2FwaS92MS9vcmdhbml6YXRpb25zL3tvcmdhbml6YXRpb25faWR9L3NpdGVzL3tzaXRlX2lkfTpyZXN0b3JlEpYBCglDaGVja1NpdGUSHi5jaG9tLnNpdGUudjEuQ2hlY2tTaXRlUmVxdWVzdBofLmNob20uc2l0ZS52MS5DaGVja1NpdGVSZXNwb25zZSJIgtPkkwJCOgEqIj0vYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9OmNoZWNrEqgBCg9DcmVhdGVTaXRlTG9naW4SJC5jaG9tLnNpdGUudjEuQ3JlYXRlU2l0ZUxvZ2luUmVxdWVzdBolLmNob20uc2l0ZS52MS5DcmVhdGVTaXRlTG9naW5SZXNwb25zZSJIgtPkkwJCOgEqIj0vYXBpL3YxL29yZ2FuaXphdGlvbnMve29yZ2FuaXphdGlvbl9pZH0vc2l0ZXMve3NpdGVfaWR9OmxvZ2luYgZwcm90bzM", [file_buf_validate_validate, file_chom_site_v1_desired, file_chom_site_v1_site, file_chom_task_v1_task, file_google_api_annotations, file_google_protobuf_field_mask, file_google_protobuf_timestamp]);
+  fileDesc("Ch9jaG9tL3NpdGUvdjEvc2l0ZV9zZXJ2aWNlLnByb3RvEgxjaG9tLnNpdGUudjEihQMKEUNyZWF0ZVNpdGVSZXF1ZXN0EhcKD29yZ2FuaXphdGlvbl9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEgwKBHR5cGUYAyABKAkSDwoHZG9tYWlucxgEIAMoCRI/CghzZXR0aW5ncxgFIAMoCzItLmNob20uc2l0ZS52MS5DcmVhdGVTaXRlUmVxdWVzdC5TZXR0aW5nc0VudHJ5EhEKCXNlcnZlcl9pZBgGIAEoCRIkCgZsaW1pdHMYByABKAsyFC5jaG9tLnNpdGUudjEuTGltaXRzEhIKCnJlcXVlc3RfaWQYCCABKAkSGAoQcmVkaXJlY3RfZG9tYWlucxgJIAMoCRIpCgVodHRwcxgKIAEoCzIaLmNob20uc2l0ZS52MS5IdHRwc09wdGlvbnMSDAoEdGFncxgLIAMoCRIYChBiYWNrdXBfcG9saWN5X2lkGAwgASgJGi8KDVNldHRpbmdzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJYChJDcmVhdGVTaXRlUmVzcG9uc2USIAoEc2l0ZRgBIAEoCzISLmNob20uc2l0ZS52MS5TaXRlEiAKBHRhc2sYAiABKAsyEi5jaG9tLnRhc2sudjEuVGFzayI6Cg5HZXRTaXRlUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSDwoHc2l0ZV9pZBgCIAEoCSIzCg9HZXRTaXRlUmVzcG9uc2USIAoEc2l0ZRgBIAEoCzISLmNob20uc2l0ZS52MS5TaXRlItMBChBMaXN0U2l0ZXNSZXF1ZXN0EhcKD29yZ2FuaXphdGlvbl9pZBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCRIUCgxzaG93X3RyYXNoZWQYBCABKAgSFQoNbmFtZV9jb250YWlucxgFIAEoCRIMCgR0eXBlGAYgASgJEiMKBnN0YXRlcxgHIAMoDjITLmNob20uc2l0ZS52MS5TdGF0ZRIRCglzZXJ2ZXJfaWQYCCABKAkSDAoEdGFncxgUIAMoCSJPChFMaXN0U2l0ZXNSZXNwb25zZRIhCgVzaXRlcxgBIAMoCzISLmNob20uc2l0ZS52MS5TaXRlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKSAwoRVXBkYXRlU2l0ZVJlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEg8KB3NpdGVfaWQYAiABKAkSLwoLdXBkYXRlX21hc2sYAyABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEg8KB2RvbWFpbnMYBCADKAkSPwoIc2V0dGluZ3MYBSADKAsyLS5jaG9tLnNpdGUudjEuVXBkYXRlU2l0ZVJlcXVlc3QuU2V0dGluZ3NFbnRyeRIkCgZsaW1pdHMYBiABKAsyFC5jaG9tLnNpdGUudjEuTGltaXRzEgwKBGV0YWcYByABKAkSGAoQcmVkaXJlY3RfZG9tYWlucxgIIAMoCRIpCgVodHRwcxgJIAEoCzIaLmNob20uc2l0ZS52MS5IdHRwc09wdGlvbnMSDAoEdGFncxgKIAMoCRIYChBiYWNrdXBfcG9saWN5X2lkGAsgASgJGi8KDVNldHRpbmdzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJYChJVcGRhdGVTaXRlUmVzcG9uc2USIAoEc2l0ZRgBIAEoCzISLmNob20uc2l0ZS52MS5TaXRlEiAKBHRhc2sYAiABKAsyEi5jaG9tLnRhc2sudjEuVGFzayI+ChJTdXNwZW5kU2l0ZVJlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEg8KB3NpdGVfaWQYAiABKAkiWQoTU3VzcGVuZFNpdGVSZXNwb25zZRIgCgRzaXRlGAEgASgLMhIuY2hvbS5zaXRlLnYxLlNpdGUSIAoEdGFzaxgCIAEoCzISLmNob20udGFzay52MS5UYXNrIj0KEVJlc3VtZVNpdGVSZXF1ZXN0EhcKD29yZ2FuaXphdGlvbl9pZBgBIAEoCRIPCgdzaXRlX2lkGAIgASgJIlgKElJlc3VtZVNpdGVSZXNwb25zZRIgCgRzaXRlGAEgASgLMhIuY2hvbS5zaXRlLnYxLlNpdGUSIAoEdGFzaxgCIAEoCzISLmNob20udGFzay52MS5UYXNrIj0KEURlbGV0ZVNpdGVSZXF1ZXN0EhcKD29yZ2FuaXphdGlvbl9pZBgBIAEoCRIPCgdzaXRlX2lkGAIgASgJIlgKEkRlbGV0ZVNpdGVSZXNwb25zZRIgCgRzaXRlGAEgASgLMhIuY2hvbS5zaXRlLnYxLlNpdGUSIAoEdGFzaxgCIAEoCzISLmNob20udGFzay52MS5UYXNrIj4KElJlc3RvcmVTaXRlUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSDwoHc2l0ZV9pZBgCIAEoCSJZChNSZXN0b3JlU2l0ZVJlc3BvbnNlEiAKBHNpdGUYASABKAsyEi5jaG9tLnNpdGUudjEuU2l0ZRIgCgR0YXNrGAIgASgLMhIuY2hvbS50YXNrLnYxLlRhc2siQgoWQ3JlYXRlU2l0ZUxvZ2luUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSDwoHc2l0ZV9pZBgCIAEoCSJXChdDcmVhdGVTaXRlTG9naW5SZXNwb25zZRILCgN1cmwYASABKAkSLwoLZXhwaXJlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIjwKEENoZWNrU2l0ZVJlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEg8KB3NpdGVfaWQYAiABKAkiNQoRQ2hlY2tTaXRlUmVzcG9uc2USIAoEc2l0ZRgBIAEoCzISLmNob20uc2l0ZS52MS5TaXRlIvYBCglTaXRlRXZlbnQSKAoEdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiUKBGtpbmQYAyABKA4yFy5jaG9tLnNpdGUudjEuRXZlbnRLaW5kEisKB291dGNvbWUYBCABKA4yGi5jaG9tLnNpdGUudjEuRXZlbnRPdXRjb21lEg8KB3N1YmplY3QYBSABKAkSDwoHcHJvYmxlbRgGIAEoCRIKCgJpZBgHIAEoCRIPCgd0YXNrX2lkGAggASgJImgKFUxpc3RTaXRlRXZlbnRzUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSDwoHc2l0ZV9pZBgCIAEoCRIRCglwYWdlX3NpemUYAyABKAUSEgoKcGFnZV90b2tlbhgEIAEoCSJaChZMaXN0U2l0ZUV2ZW50c1Jlc3BvbnNlEicKBmV2ZW50cxgBIAMoCzIXLmNob20uc2l0ZS52MS5TaXRlRXZlbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJKtUBCglFdmVudEtpbmQSGgoWRVZFTlRfS0lORF9VTlNQRUNJRklFRBAAEhUKEUVWRU5UX0tJTkRfQ0hBTkdFEAESFQoRRVZFTlRfS0lORF9CQUNLVVAQAhIUChBFVkVOVF9LSU5EX0RSSUxMEAMSFgoSRVZFTlRfS0lORF9SRVNUT1JFEAQSGgoWRVZFTlRfS0lORF9DRVJUSUZJQ0FURRAFEh8KG0VWRU5UX0tJTkRfQ0VSVElGSUNBVEVfTE9TVBAGEhMKD0VWRU5UX0tJTkRfRE9XThAHKnoKDEV2ZW50T3V0Y29tZRIdChlFVkVOVF9PVVRDT01FX1VOU1BFQ0lGSUVEEAASGQoVRVZFTlRfT1VUQ09NRV9SVU5OSU5HEAESFgoSRVZFTlRfT1VUQ09NRV9ET05FEAISGAoURVZFTlRfT1VUQ09NRV9GQUlMRUQQAzKaBwoLU2l0ZVNlcnZpY2USTwoKQ3JlYXRlU2l0ZRIfLmNob20uc2l0ZS52MS5DcmVhdGVTaXRlUmVxdWVzdBogLmNob20uc2l0ZS52MS5DcmVhdGVTaXRlUmVzcG9uc2USRgoHR2V0U2l0ZRIcLmNob20uc2l0ZS52MS5HZXRTaXRlUmVxdWVzdBodLmNob20uc2l0ZS52MS5HZXRTaXRlUmVzcG9uc2USTAoJTGlzdFNpdGVzEh4uY2hvbS5zaXRlLnYxLkxpc3RTaXRlc1JlcXVlc3QaHy5jaG9tLnNpdGUudjEuTGlzdFNpdGVzUmVzcG9uc2USTwoKVXBkYXRlU2l0ZRIfLmNob20uc2l0ZS52MS5VcGRhdGVTaXRlUmVxdWVzdBogLmNob20uc2l0ZS52MS5VcGRhdGVTaXRlUmVzcG9uc2USUgoLU3VzcGVuZFNpdGUSIC5jaG9tLnNpdGUudjEuU3VzcGVuZFNpdGVSZXF1ZXN0GiEuY2hvbS5zaXRlLnYxLlN1c3BlbmRTaXRlUmVzcG9uc2USTwoKUmVzdW1lU2l0ZRIfLmNob20uc2l0ZS52MS5SZXN1bWVTaXRlUmVxdWVzdBogLmNob20uc2l0ZS52MS5SZXN1bWVTaXRlUmVzcG9uc2USTwoKRGVsZXRlU2l0ZRIfLmNob20uc2l0ZS52MS5EZWxldGVTaXRlUmVxdWVzdBogLmNob20uc2l0ZS52MS5EZWxldGVTaXRlUmVzcG9uc2USUgoLUmVzdG9yZVNpdGUSIC5jaG9tLnNpdGUudjEuUmVzdG9yZVNpdGVSZXF1ZXN0GiEuY2hvbS5zaXRlLnYxLlJlc3RvcmVTaXRlUmVzcG9uc2USTAoJQ2hlY2tTaXRlEh4uY2hvbS5zaXRlLnYxLkNoZWNrU2l0ZVJlcXVlc3QaHy5jaG9tLnNpdGUudjEuQ2hlY2tTaXRlUmVzcG9uc2USWwoOTGlzdFNpdGVFdmVudHMSIy5jaG9tLnNpdGUudjEuTGlzdFNpdGVFdmVudHNSZXF1ZXN0GiQuY2hvbS5zaXRlLnYxLkxpc3RTaXRlRXZlbnRzUmVzcG9uc2USXgoPQ3JlYXRlU2l0ZUxvZ2luEiQuY2hvbS5zaXRlLnYxLkNyZWF0ZVNpdGVMb2dpblJlcXVlc3QaJS5jaG9tLnNpdGUudjEuQ3JlYXRlU2l0ZUxvZ2luUmVzcG9uc2ViBnByb3RvMw", [file_chom_site_v1_desired, file_chom_site_v1_site, file_chom_task_v1_task, file_google_protobuf_field_mask, file_google_protobuf_timestamp]);
 
 /**
  * CreateSiteRequest describes the site that is wanted.
@@ -754,6 +752,257 @@ export const CheckSiteResponseSchema: GenMessage<CheckSiteResponse> = /*@__PURE_
   messageDesc(file_chom_site_v1_site_service, 19);
 
 /**
+ * SiteEvent is something that happened to a site.
+ *
+ * @generated from message chom.site.v1.SiteEvent
+ */
+export type SiteEvent = Message<"chom.site.v1.SiteEvent"> & {
+  /**
+   * When it began.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 1;
+   */
+  time?: Timestamp;
+
+  /**
+   * When it ended; unset while it lasts, and where there is no length.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 2;
+   */
+  endTime?: Timestamp;
+
+  /**
+   * What it is.
+   *
+   * @generated from field: chom.site.v1.EventKind kind = 3;
+   */
+  kind: EventKind;
+
+  /**
+   * What it came to.
+   *
+   * @generated from field: chom.site.v1.EventOutcome outcome = 4;
+   */
+  outcome: EventOutcome;
+
+  /**
+   * More of it: why a backup was made, or the name that a certificate is for.
+   *
+   * @generated from field: string subject = 5;
+   */
+  subject: string;
+
+  /**
+   * Why it failed, in words; empty where it did not.
+   *
+   * @generated from field: string problem = 6;
+   */
+  problem: string;
+
+  /**
+   * The task, backup, drill, restore or outage; empty for certificates. Unique with `kind` and `subject`.
+   *
+   * @generated from field: string id = 7;
+   */
+  id: string;
+
+  /**
+   * The task to look at; empty where there is none, or not any more.
+   *
+   * @generated from field: string task_id = 8;
+   */
+  taskId: string;
+};
+
+/**
+ * Describes the message chom.site.v1.SiteEvent.
+ * Use `create(SiteEventSchema)` to create a new message.
+ */
+export const SiteEventSchema: GenMessage<SiteEvent> = /*@__PURE__*/
+  messageDesc(file_chom_site_v1_site_service, 20);
+
+/**
+ * ListSiteEventsRequest asks for a page of events.
+ *
+ * @generated from message chom.site.v1.ListSiteEventsRequest
+ */
+export type ListSiteEventsRequest = Message<"chom.site.v1.ListSiteEventsRequest"> & {
+  /**
+   * The organization that owns the site.
+   *
+   * @generated from field: string organization_id = 1;
+   */
+  organizationId: string;
+
+  /**
+   * The site.
+   *
+   * @generated from field: string site_id = 2;
+   */
+  siteId: string;
+
+  /**
+   * How many at most, up to 500; 0 means 50.
+   *
+   * @generated from field: int32 page_size = 3;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the page before; empty for the first.
+   *
+   * @generated from field: string page_token = 4;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message chom.site.v1.ListSiteEventsRequest.
+ * Use `create(ListSiteEventsRequestSchema)` to create a new message.
+ */
+export const ListSiteEventsRequestSchema: GenMessage<ListSiteEventsRequest> = /*@__PURE__*/
+  messageDesc(file_chom_site_v1_site_service, 21);
+
+/**
+ * ListSiteEventsResponse is a page.
+ *
+ * @generated from message chom.site.v1.ListSiteEventsResponse
+ */
+export type ListSiteEventsResponse = Message<"chom.site.v1.ListSiteEventsResponse"> & {
+  /**
+   * The events, newest first.
+   *
+   * @generated from field: repeated chom.site.v1.SiteEvent events = 1;
+   */
+  events: SiteEvent[];
+
+  /**
+   * Token of the next page; empty after the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message chom.site.v1.ListSiteEventsResponse.
+ * Use `create(ListSiteEventsResponseSchema)` to create a new message.
+ */
+export const ListSiteEventsResponseSchema: GenMessage<ListSiteEventsResponse> = /*@__PURE__*/
+  messageDesc(file_chom_site_v1_site_service, 22);
+
+/**
+ * EventKind is what happened.
+ *
+ * @generated from enum chom.site.v1.EventKind
+ */
+export enum EventKind {
+  /**
+   * Not said.
+   *
+   * @generated from enum value: EVENT_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Its host was ordered to bring it to what is wanted: it was created, changed, suspended, resumed, deleted or restored from the
+   * trash, or a name of it got a certificate.
+   *
+   * @generated from enum value: EVENT_KIND_CHANGE = 1;
+   */
+  CHANGE = 1,
+
+  /**
+   * A backup was made.
+   *
+   * @generated from enum value: EVENT_KIND_BACKUP = 2;
+   */
+  BACKUP = 2,
+
+  /**
+   * A backup was restored for a try.
+   *
+   * @generated from enum value: EVENT_KIND_DRILL = 3;
+   */
+  DRILL = 3,
+
+  /**
+   * A backup was put back, or that was undone.
+   *
+   * @generated from enum value: EVENT_KIND_RESTORE = 4;
+   */
+  RESTORE = 4,
+
+  /**
+   * A name began to be served with the certificate that it has now.
+   *
+   * @generated from enum value: EVENT_KIND_CERTIFICATE = 5;
+   */
+  CERTIFICATE = 5,
+
+  /**
+   * A name is not served with a valid certificate any more.
+   *
+   * @generated from enum value: EVENT_KIND_CERTIFICATE_LOST = 6;
+   */
+  CERTIFICATE_LOST = 6,
+
+  /**
+   * It did not answer, or with 5xx.
+   *
+   * @generated from enum value: EVENT_KIND_DOWN = 7;
+   */
+  DOWN = 7,
+}
+
+/**
+ * Describes the enum chom.site.v1.EventKind.
+ */
+export const EventKindSchema: GenEnum<EventKind> = /*@__PURE__*/
+  enumDesc(file_chom_site_v1_site_service, 0);
+
+/**
+ * EventOutcome is what it came to.
+ *
+ * @generated from enum chom.site.v1.EventOutcome
+ */
+export enum EventOutcome {
+  /**
+   * Not said.
+   *
+   * @generated from enum value: EVENT_OUTCOME_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * It is under way; a DOWN lasts.
+   *
+   * @generated from enum value: EVENT_OUTCOME_RUNNING = 1;
+   */
+  RUNNING = 1,
+
+  /**
+   * It is over, and well.
+   *
+   * @generated from enum value: EVENT_OUTCOME_DONE = 2;
+   */
+  DONE = 2,
+
+  /**
+   * It failed.
+   *
+   * @generated from enum value: EVENT_OUTCOME_FAILED = 3;
+   */
+  FAILED = 3,
+}
+
+/**
+ * Describes the enum chom.site.v1.EventOutcome.
+ */
+export const EventOutcomeSchema: GenEnum<EventOutcome> = /*@__PURE__*/
+  enumDesc(file_chom_site_v1_site_service, 1);
+
+/**
  * SiteService creates, changes and removes websites. Each change answers at once with the task that carries it
  * out; watch it with TaskService.WatchTask.
  *
@@ -850,6 +1099,17 @@ export const SiteService: GenService<{
     methodKind: "unary";
     input: typeof CheckSiteRequestSchema;
     output: typeof CheckSiteResponseSchema;
+  },
+  /**
+   * ListSiteEvents returns what happened to a site, newest first: what was changed, backups, drills, restores, certificates, and
+   * when it was down.
+   *
+   * @generated from rpc chom.site.v1.SiteService.ListSiteEvents
+   */
+  listSiteEvents: {
+    methodKind: "unary";
+    input: typeof ListSiteEventsRequestSchema;
+    output: typeof ListSiteEventsResponseSchema;
   },
   /**
    * CreateSiteLogin makes a link that signs its bearer in as the site's administrator: one use, 60 seconds. It is audited.
