@@ -443,7 +443,7 @@ func TestTargets(t *testing.T) {
 			t.Errorf("the same name: %v", err)
 		}
 	})
-	t.Run("an SSH server that is another one, or lets nobody in, is refused", func(t *testing.T) {
+	t.Run("an SSH server that is another one or lets nobody in is refused", func(t *testing.T) {
 		other := rentSFTP(t)
 		place, credentials := *other.place.SFTP, other.credentials
 		place.HostKey = rentSFTP(t).place.SFTP.HostKey

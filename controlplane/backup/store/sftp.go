@@ -59,7 +59,7 @@ const (
 	// idleMax is how many are kept.
 	idleMax = 4
 	// staleAfter is how old one may be that is used without a question: servers and those in between close what says nothing.
-	staleAfter = time.Second
+	staleAfter = 15 * time.Second
 	// leftAfter is when nobody can be writing any more what has no name yet: objectFor, and a day for clocks that differ.
 	leftAfter  = 25 * time.Hour
 	sweepEvery = 24 * time.Hour
@@ -74,6 +74,7 @@ type session struct {
 	conn net.Conn
 	*sftp.Client
 	used time.Time
+	over <-chan struct{} // closed when the server has ended it
 }
 
 func (s *session) end() { _ = s.conn.Close() } // there is nobody to tell
@@ -175,6 +176,12 @@ func (s *SFTP) session(ctx context.Context) (*session, error) {
 		default:
 			return s.dial(ctx)
 		}
+		select {
+		case <-c.over:
+			c.end()
+			continue
+		default:
+		}
 		if time.Since(c.used) < staleAfter {
 			return c, nil
 		}
@@ -218,7 +225,12 @@ func (s *SFTP) shake(conn net.Conn) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &session{conn, c, time.Now()}, nil
+	over := make(chan struct{})
+	go func() {
+		_ = c.Wait() // it ends with the connection, however that does
+		close(over)
+	}()
+	return &session{conn, c, time.Now(), over}, nil
 }
 
 // sweep removes what writers that died have left. What can't be removed now, the next one removes.
@@ -312,12 +324,14 @@ func (s *SFTP) same(c *session, at string, checked *verified, watch *watch) erro
 	if err != nil {
 		return err
 	}
-	defer f.Close()
 	same, err := checked.sameAs(&watched{f, watch})
-	if err == nil && !same {
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if !same {
 		return ErrDiffers
 	}
-	return err
+	return nil
 }
 
 // Get reads an object.
