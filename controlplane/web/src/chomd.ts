@@ -39,6 +39,12 @@ export async function startChomd(): Promise<Chomd> {
 		"",
 		"--packages-dir",
 		packages,
+		"--wordpress-url", // simulated agents fetch nothing
+		"http://localhost/wordpress.tar.gz",
+		"--wordpress-version",
+		"6.8.1",
+		"--wordpress-sha256",
+		"0".repeat(64),
 		"--mail-dir",
 		mails,
 		"--limit-auth",
