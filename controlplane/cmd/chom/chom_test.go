@@ -29,6 +29,7 @@ import (
 	"chom.dev/controlplane/certificate/certificatetest"
 	"chom.dev/controlplane/dns/dnstest"
 	_ "chom.dev/controlplane/link" // part of chomd
+	"chom.dev/servers/sshd"
 )
 
 // chomd is the control plane that the scripts talk to, built once.
@@ -93,6 +94,7 @@ func TestScripts(t *testing.T) {
 			"mailed":    mailed,
 			"tokenof":   tokenOf,
 			"powerdns":  func(ts *testscript.TestScript, neg bool, args []string) { servePowerDNS(t, ts, neg, args) },
+			"sshd":      func(ts *testscript.TestScript, neg bool, args []string) { serveSFTP(t, ts, neg, args) },
 		},
 	})
 }
@@ -155,6 +157,25 @@ func servePowerDNS(t *testing.T, ts *testscript.TestScript, neg bool, args []str
 	for file, key := range map[string]string{"good": power.Key, "wrong": "canary-of-nobody"} {
 		ts.Check(os.WriteFile(ts.MkAbs(file), []byte("server_url: "+power.URL+"\napi_key: "+key+"\n"), 0o600))
 	}
+}
+
+// sshd starts a real SSH server with the directory "box", and writes the key that lets in, and one that does not, into "good" and "wrong".
+// $BOX is the directory, and $HOSTKEY the server's key.
+func serveSFTP(t *testing.T, ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: sshd")
+	}
+	for _, dir := range []string{"sshd", "box"} {
+		ts.Check(os.Mkdir(ts.MkAbs(dir), 0o700))
+	}
+	server, err := sshd.Start(t.Context(), ts.MkAbs("sshd"), io.Discard)
+	ts.Check(err)
+	ts.Defer(server.Stop)
+	for i, file := range []string{"good", "wrong"} {
+		ts.Check(os.WriteFile(ts.MkAbs(file), []byte(server.Keys[i]), 0o600))
+	}
+	ts.Setenv("BOX", fmt.Sprintf("sftp://%s@%s:%d%s", server.User, server.Host, server.Port, ts.MkAbs("box")))
+	ts.Setenv("HOSTKEY", server.HostKey)
 }
 
 // restart AFTER kills the control plane after a while, and starts it again on the same addresses; restarted waits until it has.
