@@ -70,7 +70,7 @@ func TestForeign(t *testing.T) {
 					return of
 				},
 			} {
-				if strings.HasPrefix(name, "things") && (!things || strings.HasSuffix(procedure, "/ListTasks")) {
+				if strings.HasPrefix(name, "things") && (!things || strings.HasSuffix(procedure, "/ListTasks") || strings.HasSuffix(procedure, "/Sparklines")) {
 					continue // nothing but the organization is named, or it is only a filter
 				}
 				t.Run(strings.TrimPrefix(procedure, "/")+", their "+name, func(t *testing.T) {

@@ -86,7 +86,8 @@ func TestBoundToSites(t *testing.T) {
 				case own:
 					has = organization.Admin
 				}
-				w.ours.certificate = w.upload(t, w.ours.organization, w.ours.site) // the caller before has deleted one
+				w.ours.certificate = w.upload(t, w.ours.organization, w.ours.site) // the caller before has deleted one,
+				w.ours.upload = w.expect(t, w.ours.organization, w.ours.site)      // and begun the other
 				for _, procedure := range procedures() {
 					rule := rules[procedure]
 					if rule.who != inOrganization || strings.HasSuffix(procedure, "/LeaveOrganization") {

@@ -234,13 +234,23 @@ func newTenant(t testing.TB, w *world, sites *site.Sites, name string) tenant {
 	policy, err := w.config.Backups.CreatePolicy(ctx, o.ID, backup.PolicyChange{Name: &called})
 	must(t, err)
 	made.policy = policy.ID.String()
-	upload, err := w.config.Backups.CreateImport(ctx, o.ID, s.ID, 100, 0, 0)
-	must(t, err)
-	made.upload = upload.ID.String()
+	made.upload = w.expect(t, made.organization, made.site)
 	must(t, db.InTx(ctx, w.db, func(tx *db.Tx) error {
 		return certificate.Observe(ctx, tx, o.ID, s.ID, time.Now(), []*sitev1.ObservedCertificate{{Domain: name + ".example.com", Problem: "on its way"}})
 	}))
 	return made
+}
+
+// expect makes a place for an archive of a site that is to come.
+func (w *world) expect(t testing.TB, organization, site string) string {
+	t.Helper()
+	of, err := contract.ParseOrganizationID(organization)
+	must(t, err)
+	to, err := contract.ParseSiteID(site)
+	must(t, err)
+	made, err := w.config.Backups.CreateImport(t.Context(), of, to, 100, 0, 0)
+	must(t, err)
+	return made.ID.String()
 }
 
 // upload gives a site a certificate, which its host does not hear of: the site stays in its generation.
@@ -400,7 +410,7 @@ func (w *world) valid(procedure string, about tenant) *dynamicpb.Message {
 	fields := request.Descriptor().Fields()
 	for name, value := range map[string]string{
 		"webhook_id": about.webhook, "delivery_id": about.delivery, "mail_id": w.mail, "recipient": "new@example.com", "url": "https://example.com/", "description": "new",
-		"organization_id": about.organization, "site_id": about.site, "task_id": about.task, "server_id": w.server,
+		"organization_id": about.organization, "site_id": about.site, "to_site_id": about.site, "task_id": about.task, "server_id": w.server,
 		"account_id": about.account, "invitation_id": about.invitation, "token_id": about.token, "claim_id": about.claim, "provider_id": about.provider, "certificate_id": about.certificate, "backup_id": about.backup, "restore_id": about.restore, "policy_id": about.policy, "backup_policy_id": about.policy, "target_id": about.target, "import_id": about.upload, "chain": w.chain, "key": w.key, "reason": "they asked for help",
 		"query": "node_load1", "name": "new-name", "email": "new@example.com", "type": "static",
 		"setup_secret": "chomsetup_" + strings.Repeat("A", 43), "password": accounttest.Password, "code": "000000", "user_code": "BCDF-GHJK",

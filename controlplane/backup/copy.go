@@ -38,11 +38,8 @@ const (
 // one of either already, and the sites' own faults where one is not there, or the other one was deleted. The first one may be in the
 // trash.
 func (b *Backups) Copy(ctx context.Context, organization contract.OrganizationID, id contract.SiteID, backup contract.BackupID, to contract.SiteID) (Backup, error) {
-	switch {
-	case b.config.Off != "":
+	if b.config.Off != "" {
 		return Backup{}, fault.Conflict(b.config.Off)
-	case id == to:
-		return Backup{}, ErrSameSite
 	}
 	var made Backup
 	err := db.InTx(ctx, b.db, func(tx *db.Tx) error {
@@ -53,6 +50,9 @@ func (b *Backups) Copy(ctx context.Context, organization contract.OrganizationID
 		from, err := load(ctx, tx, organization, id, backup)
 		if err != nil {
 			return err
+		}
+		if id == to {
+			return ErrSameSite
 		}
 		if from.State != Ready {
 			return ErrNotCopyable
