@@ -61,8 +61,6 @@ func classOf(rule rule, caller *account.Caller) string {
 		return limit.Auth // who proves themselves, guesses
 	case caller != nil && caller.Operator:
 		return limit.Operator
-	case caller != nil && caller.Session != "":
-		return limit.Session
 	}
 	return limit.API
 }
