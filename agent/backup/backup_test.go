@@ -353,7 +353,8 @@ func TestSiteWithoutDatabase(t *testing.T) {
 		}
 		defer func() { w.repository.Fault = nil }()
 		w.sh("head -c 100000 /dev/urandom > public/newer")
-		before := len(w.repository.Objects("snapshots"))
+		const listing = `find . -printf '%p %m %s %T@\n' | sort`
+		before, site := len(w.repository.Objects("snapshots")), w.sh(listing)
 		if _, err := w.backup(ctx); !errors.Is(err, context.Canceled) {
 			t.Errorf("it says %v", err)
 		}
@@ -365,6 +366,9 @@ func TestSiteWithoutDatabase(t *testing.T) {
 		}
 		if after := len(w.repository.Objects("snapshots")); after != before {
 			t.Errorf("%d snapshots were made", after-before)
+		}
+		if after := w.sh(listing); after != site || site == "" {
+			t.Errorf("the site was %s and is %s", site, after)
 		}
 	})
 	t.Run("what an agent that was killed has left is no hindrance to the next", func(t *testing.T) {

@@ -270,14 +270,14 @@ func agree(t *testing.T, m *backupv1.Manifest, e *backupv1.Evidence) {
 	}
 }
 
-// trace is what a drill has left: its place, and whoever runs as the site's user.
+// trace is what a drill has left: its place, and whoever runs as the site's user. Who is dead, and was not waited for yet, does not.
 func (s *scene) trace(t *testing.T) string {
 	t.Helper()
 	var left []string
 	if _, err := os.Lstat(s.Dir + "/sites/" + s.Handle.String() + "/drill"); err == nil {
 		left = append(left, "a place")
 	}
-	if out, _ := exec.Command("/usr/bin/pgrep", "-l", "-u", strconv.Itoa(int(s.UID))).Output(); len(out) > 0 {
+	if out, _ := exec.Command("/usr/bin/pgrep", "--runstates=R,S,D,T", "-l", "-u", strconv.Itoa(int(s.UID))).Output(); len(out) > 0 {
 		left = append(left, string(out))
 	}
 	return strings.Join(left, ", ")
@@ -335,6 +335,29 @@ func TestDrill(t *testing.T) {
 			t.Fatal(res)
 		}
 		agree(t, m, res.GetDrill().GetEvidence())
+	})
+	t.Run("a cancel while it is fetched leaves nothing, and the site alone", func(t *testing.T) {
+		s, repository, m := newDrillScene(t, socket, program)
+		before := s.live(t)
+		a, err := s.start(s.db(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.stop()
+		o, signed := s.drillOrder(t, m)
+		repository.Fault = func(_ http.ResponseWriter, r *http.Request) bool {
+			if strings.HasPrefix(r.URL.Path, "/data/") {
+				a.engine.Cancel(o.TaskId, 1)
+				time.Sleep(50 * time.Millisecond)
+			}
+			return false
+		}
+		if res := s.do(t, a, o, signed); res.Outcome != orderv1.Outcome_OUTCOME_CANCELED || res.GetDrill() != nil {
+			t.Errorf("it ended as %v", res)
+		}
+		if left, after := s.trace(t), s.live(t); left != "" || after != before {
+			t.Errorf("left %q, the site was %q and is %q", left, before, after)
+		}
 	})
 	t.Run("fails with words, and leaves nothing", func(t *testing.T) {
 		s, repository, m := newDrillScene(t, socket, program)

@@ -21,6 +21,7 @@ import (
 	linkv1 "chom.dev/proto/gen/chom/link/v1"
 	orderv1 "chom.dev/proto/gen/chom/order/v1"
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
+	taskv1 "chom.dev/proto/gen/chom/task/v1"
 )
 
 func (w *world) metric(name string) float64 {
@@ -90,6 +91,32 @@ func TestReport(t *testing.T) {
 				t.Errorf("the metric says %v", got)
 			}
 			b.mustReport(result(o, 2, succeeded))
+		})
+		t.Run("how far a step of B's is, B says and A does not", func(t *testing.T) {
+			o := ran(t, accepted, func(o *orderv1.Order) *linkv1.TaskEvent {
+				return &linkv1.TaskEvent{
+					TaskId: o.GetTaskId(), Attempt: o.GetAttempt(), Fence: o.GetFence(), Sequence: 2,
+					Event: &linkv1.TaskEvent_StepStarted{StepStarted: &linkv1.StepStarted{Name: "copy"}},
+				}
+			})
+			for by, agent := range map[uint64]*host{7: b, 9: a} {
+				_, err := agent.client.Report(t.Context(), &linkv1.ReportRequest{Epoch: agent.epoch, Progress: []*linkv1.TaskProgress{{
+					TaskId: o.GetTaskId(), Attempt: o.GetAttempt(), Step: "copy", Progress: &taskv1.Progress{Doing: "files", DoneBytes: by},
+				}}})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := w.task(o.GetTaskId()).Progress; got != (task.Progress{Doing: "files", Done: 7}) {
+				t.Errorf("it is %+v", got)
+			}
+			_, err := b.client.Report(t.Context(), &linkv1.ReportRequest{Epoch: b.epoch, Progress: []*linkv1.TaskProgress{{
+				TaskId: o.GetTaskId(), Attempt: o.GetAttempt(), Step: "copy", Progress: &taskv1.Progress{Doing: strings.Repeat("x", 65), DoneBytes: 8},
+			}}})
+			if connect.CodeOf(err) != connect.CodeInvalidArgument {
+				t.Errorf("a text without end: %v", err)
+			}
+			b.mustReport(result(o, 3, succeeded))
 		})
 		t.Run("A renews no lease of B's task and asks for no result of it", func(t *testing.T) {
 			o := ran(t)
