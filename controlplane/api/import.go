@@ -124,7 +124,7 @@ func (d *door) uploads(s *importService, next http.Handler) http.Handler {
 			d.refuse(w, r, err)
 			return
 		}
-		d.end(r.Context(), nil)
+		_ = d.end(r.Context(), nil) // it has ended well
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(answer) // a caller who went away needs no answer
 	}))
