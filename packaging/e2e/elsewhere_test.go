@@ -43,6 +43,9 @@ func restoreElsewhere(t *testing.T, typ string) {
 	done(t, ctx, res.GetTask())
 	other := get(t, res.GetSite())
 	defer purge(t, to, other)
+	if typ == "wordpress" {
+		settle(t, to, other)
+	}
 	before := imprint(t, to, other)
 
 	made, err := world.rig.Backups.CopyBackup(ctx, &backupv1.CopyBackupRequest{
