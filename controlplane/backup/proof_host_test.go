@@ -103,7 +103,7 @@ type proven struct {
 var provenUIDs atomic.Uint32
 
 // hasty are arguments of a server that nobody takes the power from.
-var hasty = []string{"--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync", "--sync-frm=0", "--max-allowed-packet=64M"}
+var hasty = []string{"--innodb-flush-log-at-trx-commit=2", "--innodb-flush-method=nosync", "--sync-frm=0", "--max-allowed-packet=64M"}
 
 // startDatabase runs a real MariaDB, whose durability is not what is tested.
 func startDatabase(t *testing.T) *mariadb.Server {
