@@ -126,8 +126,9 @@ func TestProofRestores(t *testing.T) {
 					}
 					switch c.IntN(3) {
 					case 0:
-						if r := p.undo(r.ID); !r.Undone || p.observe() != before {
-							t.Fatalf("seed %d, undo of %d: %+v", seed+uint64(i), n, r)
+						r := p.undo(r.ID)
+						if now := p.observe(); !r.Undone || now != before {
+							t.Fatalf("seed %d, undo of %d: %+v\nthe site %s", seed+uint64(i), n, r, now.other(before))
 						}
 						undone.Add(1)
 						now = before
