@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"chom.dev/agent/task"
+	"chom.dev/proto/repository"
 )
 
 func TestMake(t *testing.T) {
@@ -62,8 +63,8 @@ func TestMake(t *testing.T) {
 		if err := json.Unmarshal(w.repository.Get("/keys/"+keys[0]), &file); err != nil || file.N > 2 || file.R > 1 || file.P > 1 || len(file.Salt) != 64 {
 			t.Errorf("it is %+v, %v", file, err)
 		}
-		other, err := beginning(strings.Repeat("x", 43))
-		if err != nil || string(other.key) == string(w.repository.Get("/keys/"+keys[0])) || string(other.config) == string(config) {
+		other, err := repository.Begin(strings.Repeat("x", 43))
+		if err != nil || string(other.Key) == string(w.repository.Get("/keys/"+keys[0])) || string(other.Config) == string(config) {
 			t.Errorf("another key gives the same, %v", err)
 		}
 	})

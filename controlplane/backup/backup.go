@@ -201,7 +201,7 @@ type Reader interface {
 	Browse(ctx context.Context, r Repository, snapshot, dir string, each func(contract.Listed) error) error
 	// Read writes a file of a snapshot, a directory as a tar archive.
 	Read(ctx context.Context, r Repository, snapshot, file string, to io.Writer) error
-	// Init makes a repository, unless it is there. No host writes to it meanwhile, the caller has made sure.
+	// Init makes a repository, unless it is there. Its host may do so at the same time: both make the same.
 	Init(ctx context.Context, r Repository) error
 	// Copy brings snapshots into another repository, and says how they are called there. What is there already is not copied again.
 	Copy(ctx context.Context, from, to Repository, snapshots ...string) ([]string, error)

@@ -1,19 +1,13 @@
 package backup
 
 import (
-	"context"
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -28,7 +22,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/crypto/scrypt"
 	"google.golang.org/protobuf/proto"
 
 	orderv1 "chom.dev/proto/gen/chom/order/v1"
@@ -383,103 +376,8 @@ func (p *proven) databaseText() string {
 	return dump + sums
 }
 
-// cheapen replaces the key of a repository by one that costs no time to open, with the same password: restic wants half a second of a
-// processor for it, in each run. What is sealed with it stays as it is.
-func cheapen(dir, password string) error {
-	entries, err := os.ReadDir(dir + "/keys")
-	if err != nil || len(entries) != 1 {
-		return fmt.Errorf("%d keys: %w", len(entries), err)
-	}
-	old := filepath.Join(dir, "keys", entries[0].Name())
-	text, err := os.ReadFile(old)
-	if err != nil {
-		return err
-	}
-	var key struct {
-		Created  string `json:"created"`
-		Username string `json:"username"`
-		Hostname string `json:"hostname"`
-		KDF      string `json:"kdf"`
-		N        int    `json:"N"`
-		R        int    `json:"r"`
-		P        int    `json:"p"`
-		Salt     []byte `json:"salt"`
-		Data     []byte `json:"data"`
-	}
-	if err := json.Unmarshal(text, &key); err != nil {
-		return err
-	}
-	derived, err := scrypt.Key([]byte(password), key.Salt, key.N, key.R, key.P, 64)
-	if err != nil {
-		return err
-	}
-	nonce, sealed, mac := key.Data[:16], key.Data[16:len(key.Data)-16], key.Data[len(key.Data)-16:]
-	if !slices.Equal(poly1305AES(derived[32:48], derived[48:64], nonce, sealed), mac) {
-		return errors.New("the key does not open")
-	}
-	plain := counterMode(derived[:32], nonce, sealed)
-	key.N = 2
-	if derived, err = scrypt.Key([]byte(password), key.Salt, key.N, key.R, key.P, 64); err != nil {
-		return err
-	}
-	nonce = make([]byte, 16)
-	_, _ = rand.Read(nonce) // never fails
-	sealed = counterMode(derived[:32], nonce, plain)
-	key.Data = slices.Concat(nonce, sealed, poly1305AES(derived[32:48], derived[48:64], nonce, sealed))
-	if text, err = json.Marshal(key); err != nil {
-		return err
-	}
-	sum := sha256.Sum256(text)
-	return errors.Join(os.Remove(old), os.WriteFile(filepath.Join(dir, "keys", hex.EncodeToString(sum[:])), text, 0o600))
-}
-
-func counterMode(key, nonce, text []byte) []byte {
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		panic(err)
-	}
-	out := make([]byte, len(text))
-	cipher.NewCTR(block, nonce).XORKeyStream(out, text)
-	return out
-}
-
-// poly1305AES is restic's code of authenticity, after D. J. Bernstein, "The Poly1305-AES message-authentication code".
-func poly1305AES(k, r, nonce, text []byte) []byte {
-	block, err := aes.NewCipher(k)
-	if err != nil {
-		panic(err)
-	}
-	pad := make([]byte, 16)
-	block.Encrypt(pad, nonce)
-	little := func(b []byte) *big.Int {
-		b = slices.Clone(b)
-		slices.Reverse(b)
-		return new(big.Int).SetBytes(b)
-	}
-	r = slices.Clone(r)
-	for i, mask := range []byte{255, 255, 255, 15, 252, 255, 255, 15, 252, 255, 255, 15, 252, 255, 255, 15} {
-		r[i] &= mask
-	}
-	prime := new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 130), big.NewInt(5))
-	sum := new(big.Int)
-	for piece := range slices.Chunk(text, 16) {
-		sum.Add(sum, little(append(slices.Clone(piece), 1)))
-		sum.Mod(sum.Mul(sum, little(r)), prime)
-	}
-	sum.Add(sum, little(pad))
-	out := make([]byte, 17)
-	new(big.Int).Mod(sum, new(big.Int).Lsh(big.NewInt(1), 128)).FillBytes(out)
-	slices.Reverse(out)
-	return out[:16]
-}
-
-// prepare has the host make its repository, and makes that cheap to open. It gives what the host found there to back up.
+// prepare makes the repository.
 func (p *proven) prepare() {
 	p.t.Helper()
-	init := exec.CommandContext(context.WithoutCancel(p.t.Context()), "/usr/bin/restic", "--no-cache", "--repo="+p.where, "init", "--repository-version=2")
-	init.Env = []string{"RESTIC_PASSWORD=" + p.scene.Key}
-	if out, err := init.CombinedOutput(); err != nil {
-		p.t.Fatalf("%v\n%s", err, out)
-	}
-	must(p.t, cheapen(p.where, p.scene.Key))
+	must(p.t, p.config.Repositories.Init(p.t.Context(), p.repo))
 }

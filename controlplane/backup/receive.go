@@ -73,8 +73,8 @@ func (b *Backups) receive(ctx context.Context, c claimed) error {
 	if err != nil {
 		return fmt.Errorf("open the repository: %w", err)
 	}
-	if err := b.prepare(ctx, c.Backup, into); err != nil {
-		return fmt.Errorf("make the repository: %w", err)
+	if err := b.config.Repositories.Init(ctx, into); err != nil {
+		return err
 	}
 	report, err := bring(ctx, c.Backup, into)
 	if err != nil {
@@ -97,30 +97,6 @@ func (b *Backups) receive(ctx context.Context, c claimed) error {
 		}
 		return toCheck(ctx, tx, c.Backup, report, time.Now())
 	}, db.ReadCommitted())
-}
-
-// prepare makes the repository of a site that never had a backup. Its host may be about to do so too, and has to wait.
-func (b *Backups) prepare(ctx context.Context, c Backup, repository Repository) error {
-	var sequence int64
-	if err := b.db.Reader().QueryRow(ctx, `
-		SELECT sequence
-		FROM repositories
-		WHERE organization_id = $1
-		  AND site_id = $2`, c.Organization, c.Site).Scan(&sequence); err != nil || sequence > 0 {
-		return err
-	}
-	const hold = `
-		UPDATE repositories
-		SET held_until = $3
-		WHERE organization_id = $1
-		  AND site_id = $2`
-	if err := b.put(ctx, hold, c.Organization, c.Site, db.Micros(time.Now().Add(claimFor))); err != nil {
-		return err
-	}
-	err := b.config.Repositories.Init(ctx, repository)
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	return errors.Join(err, b.put(end, hold, c.Organization, c.Site, 0))
 }
 
 // Cancel ends a backup that comes from elsewhere and is RUNNING: it is FAILED. What of it has come is removed in time.

@@ -77,26 +77,9 @@ func (r *Repositories) Read(ctx context.Context, of Repository, snapshot, file s
 	return damage(r.restic.Dump(ctx, of.place(), of.Key, snapshot, file, to))
 }
 
-// Init implements Reader. What there is without a config is of somebody who was broken off while making it.
+// Init implements Reader.
 func (r *Repositories) Init(ctx context.Context, of Repository) error {
-	_, err := r.store.Stat(ctx, of.place(), store.ConfigName())
-	if err == nil || !errors.Is(err, store.ErrNotFound) {
-		return err
-	}
-	if err := r.store.Remove(ctx, of.place()); err != nil {
-		return err
-	}
-	if err := r.restic.Init(ctx, of.place(), of.Key); err != nil {
-		return err
-	}
-	keys, err := r.store.List(ctx, of.place(), store.Keys)
-	if err != nil {
-		return err
-	}
-	if len(keys) != 1 { // restic would try either, and only one of both opens the config
-		return errors.Join(errors.New("a host has begun to make the repository too"), r.store.Remove(ctx, of.place()))
-	}
-	return nil
+	return r.restic.Init(ctx, of.place(), of.Key)
 }
 
 // Copy implements Reader. Snapshots have other ids there, and the same tree, which is a hash over all that is in it.

@@ -38,6 +38,7 @@ import (
 	"chom.dev/controlplane/backup/store"
 	"chom.dev/controlplane/secret"
 	"chom.dev/proto/contract"
+	"chom.dev/proto/repository"
 )
 
 // places are where Debian and people put the program.
@@ -204,9 +205,26 @@ func (p *Program) Dump(ctx context.Context, r store.Repository, key secret.Secre
 	})
 }
 
-// Init makes a repository, in the format of restic 0.14. One that is there is an error.
+// Init makes a repository, the same one that its host makes. Done again it changes nothing.
 func (p *Program) Init(ctx context.Context, r store.Repository, key secret.Secret) error {
-	return p.run(ctx, run{what: "make", repository: r, key: key, rights: store.AppendOnly, within: unlockFor, args: []string{"init", "--repository-version=2"}})
+	first, err := repository.Begin(string(key.Reveal()))
+	if err != nil {
+		return fmt.Errorf("make the repository: %w", err)
+	}
+	name, err := store.ParseName(store.Keys, first.KeyName())
+	if err != nil {
+		return fmt.Errorf("make the repository: %w", err)
+	}
+	put := func(name store.Name, content []byte) error {
+		return p.store.Put(ctx, r, name, int64(len(content)), bytes.NewReader(content))
+	}
+	if err := put(name, first.Key); err != nil {
+		return fmt.Errorf("make the repository: %w", err)
+	}
+	if err := put(store.ConfigName(), first.Config); err != nil { // with it the repository is there
+		return fmt.Errorf("make the repository: %w", err)
+	}
+	return nil
 }
 
 // Copy brings snapshots from a repository into another one, where they get other ids. What is there already is not copied again, so

@@ -64,7 +64,9 @@ func newWorld(t testing.TB) *world {
 	if err := errors.Join(os.MkdirAll(public, 0o750), os.WriteFile(filepath.Join(public, "index.php"), []byte("<?php"), 0o640), os.Symlink("index.php", filepath.Join(public, "link"))); err != nil {
 		t.Fatal(err)
 	}
-	w.host("init")
+	if err := w.program.Init(t.Context(), w.at, secret.New([]byte(key))); err != nil {
+		t.Fatal(err)
+	}
 	w.host("backup", "public")
 	w.files = w.newest("")
 	w.hostReads(strings.Repeat("-- a dump\n", 100_000), "backup", "--stdin", "--stdin-filename", "database.sql")
