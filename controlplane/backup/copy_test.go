@@ -82,7 +82,7 @@ func (c *copies) signed(t *testing.T, b Backup) *backupv1.Manifest {
 }
 
 func TestCopy(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+	dbtest.AtOnce(t, func(t *testing.T, d *db.DB) {
 		c := newCopies(t, d)
 		made := c.begin(t)
 		if made.State != Running || made.Reason != Copied || made.Site != c.to || made.Source != c.source.ID || made.SourceSite != c.site || made.TaskID != "" {
@@ -200,7 +200,7 @@ func manifestBytes(t *testing.T, b Backup) []byte {
 }
 
 func TestCopyRefused(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+	dbtest.AtOnce(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
 		ready := w.one(t)
 		to := w.addSite(t, w.ours, "shop2")
@@ -267,7 +267,7 @@ func (i *interrupted) Copy(ctx context.Context, from, to Repository, snapshots .
 }
 
 func TestCopyInterrupted(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+	dbtest.AtOnce(t, func(t *testing.T, d *db.DB) {
 		c := newCopies(t, d)
 		broken := &interrupted{Reader: c.config.Repositories}
 		c.config.Repositories = broken
@@ -339,7 +339,7 @@ func TestCopyInterrupted(t *testing.T) {
 }
 
 func TestCopyDamaged(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+	dbtest.AtOnce(t, func(t *testing.T, d *db.DB) {
 		c := newCopies(t, d)
 		fresh := c.addSite(t, c.ours, "shop3") // whose repository has nothing of it
 		c.work(t, well)

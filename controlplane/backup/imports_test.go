@@ -157,7 +157,7 @@ func (c *carried) imports(archived, dump []byte, strip int) Backup {
 }
 
 func TestExportImport(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+	dbtest.AtOnce(t, func(t *testing.T, d *db.DB) {
 		c := newCarried(t, d)
 		ready := c.hostBackup()
 		var exported bytes.Buffer
@@ -297,7 +297,7 @@ func announced(t *testing.T, dump string, rows uint64) []byte {
 }
 
 func TestUploads(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+	dbtest.AtOnce(t, func(t *testing.T, d *db.DB) {
 		c := newCarried(t, d)
 		ctx := t.Context()
 		c.uploads.Quota = 100

@@ -181,7 +181,7 @@ func (m *mutilated) ruin() {
 // TestProofMutations damages and swaps what is stored, in one place at a time: each is found before the site is touched, or it has no
 // effect. It goes on until so many were found.
 func TestProofMutations(t *testing.T) {
-	seed, all := seedOf(t), many(t, "CHOM_PROOF_MUTATIONS", 2000, 100)
+	seed, all := seedOf(t), many(t, "CHOM_PROOF_MUTATIONS", 2000, 40)
 	socket := startDatabase(t).Socket
 	other := newForeigner(t, socket, seed)
 	var mu sync.Mutex

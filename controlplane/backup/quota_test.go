@@ -103,7 +103,7 @@ func (w *world) used(t *testing.T, organization contract.OrganizationID) int64 {
 
 // TestQuota has the real restic meet the quota at the real door.
 func TestQuota(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+	dbtest.AtOnce(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
 		s := openDisk(t, filepath.Join(t.TempDir(), "backups"))
 		h := w.over(t, s)
@@ -250,7 +250,7 @@ func TestQuota(t *testing.T) {
 // puts at once by default, from each of them: five pieces.
 func TestQuotaOfTwo(t *testing.T) {
 	const inFlight = 2 * 5 * 9 << 20 // a piece of 4 MiB is closed by the chunk that makes it larger, of at most 8 MiB
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+	dbtest.AtOnce(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
 		s := openDisk(t, filepath.Join(t.TempDir(), "backups"))
 		h := w.over(t, s)
@@ -315,7 +315,7 @@ func TestFilled(t *testing.T) {
 }
 
 func TestWarnQuotas(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+	dbtest.AtOnce(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
 		w.one(t)
 		w.exec(t, `
@@ -358,7 +358,7 @@ func TestWarnQuotas(t *testing.T) {
 
 // TestForgetDrills has old drills deleted by who looks after repositories.
 func TestForgetDrills(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+	dbtest.AtOnce(t, func(t *testing.T, d *db.DB) {
 		w := newWorld(t, d)
 		b := w.one(t)
 		add := func(organization contract.OrganizationID, site contract.SiteID, state string) string {

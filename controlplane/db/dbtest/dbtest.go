@@ -34,6 +34,14 @@ func Each(t *testing.T, test func(t *testing.T, d *db.DB)) {
 	t.Run("postgres", func(t *testing.T) { test(t, Postgres(t)) })
 }
 
+// AtOnce is Each with both at the same time, for a test that waits for most of
+// its time. It has to be the last that a test does: both run when that returns.
+func AtOnce(t *testing.T, test func(t *testing.T, d *db.DB)) {
+	t.Helper()
+	t.Run("sqlite", func(t *testing.T) { t.Parallel(); test(t, SQLite(t)) })
+	t.Run("postgres", func(t *testing.T) { t.Parallel(); test(t, Postgres(t)) })
+}
+
 // SQLite opens a fresh, migrated database, removed at the end of the test.
 func SQLite(t testing.TB) *db.DB {
 	t.Helper()
