@@ -293,7 +293,8 @@ type UpdatePolicyRequest struct {
 	// As in CreatePolicyRequest.
 	Retention *Retention `protobuf:"bytes,8,opt,name=retention,proto3" json:"retention,omitempty"`
 	// As in CreatePolicyRequest.
-	TargetId      string   `protobuf:"bytes,9,opt,name=target_id,json=targetId,proto3" json:"target_id,omitempty"`
+	TargetId string `protobuf:"bytes,9,opt,name=target_id,json=targetId,proto3" json:"target_id,omitempty"`
+	// As in CreatePolicyRequest.
 	DrillPaths    []string `protobuf:"bytes,10,rep,name=drill_paths,json=drillPaths,proto3" json:"drill_paths,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -222,6 +222,8 @@ export type UpdatePolicyRequest = Message<"chom.backup.v1.UpdatePolicyRequest"> 
   targetId: string;
 
   /**
+   * As in CreatePolicyRequest.
+   *
    * @generated from field: repeated string drill_paths = 10;
    */
   drillPaths: string[];
