@@ -158,7 +158,10 @@ func (f fragile) Install(ctx context.Context, s sdk.Site, progress func(sdk.Prog
 }
 
 func (d deaf) Install(ctx context.Context, s sdk.Site, progress func(sdk.Progress)) (sdk.State, error) {
-	return d.good.Install(context.WithoutCancel(ctx), s, func(p sdk.Progress) { time.Sleep(400 * time.Millisecond) })
+	return d.good.Install(context.WithoutCancel(ctx), s, func(p sdk.Progress) {
+		progress(p)
+		time.Sleep(400 * time.Millisecond)
+	})
 }
 
 func (l loose) Install(ctx context.Context, s sdk.Site, progress func(sdk.Progress)) (sdk.State, error) {
