@@ -91,7 +91,7 @@ type Config struct {
 	// Away is for how long a job asks the control plane in vain before it ends; 0 is 5
 	// minutes.
 	Away time.Duration
-	Log     *slog.Logger
+	Log  *slog.Logger
 }
 
 // By is Launch on a host.
