@@ -114,7 +114,9 @@ const reasons = {
 	[Reason.REQUESTED]: "requested",
 	[Reason.SCHEDULED]: "scheduled",
 	[Reason.BEFORE_RESTORE]: "before",
-} as const;
+	[Reason.COPIED]: "copied",
+	[Reason.IMPORTED]: "imported",
+} as const satisfies Record<Reason, string>;
 
 function Row({ site, backup, drills, onTask }: { site: Site; backup: Backup; drills: readonly Drill[]; onTask: (task: string) => void }) {
 	const { t, i18n } = useTranslation();
