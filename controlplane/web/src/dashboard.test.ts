@@ -4,7 +4,7 @@ import { createHmac } from "node:crypto";
 import { create, toBinary } from "@bufbuild/protobuf";
 import axe from "axe-core";
 import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { type Chomd, startChomd } from "./chomd.js";
 import { connect } from "./client.js";
 import { State } from "./gen/chom/site/v1/site_pb.js";
@@ -41,6 +41,10 @@ beforeAll(async () => {
 	page.on("request", (request) => {
 		if (!request.url().startsWith(chomd.baseUrl) && !request.url().startsWith("data:")) wrong.push(`something from elsewhere: ${request.url()}`);
 	});
+});
+afterEach(async ({ task }) => {
+	if (task.result?.state === "fail" && process.env.SCREENSHOTS)
+		await page.screenshot({ path: `${process.env.SCREENSHOTS}/failed ${task.name}.png`, timeout: 5_000 }).catch(() => undefined);
 });
 afterAll(async () => {
 	await swarm?.stop();

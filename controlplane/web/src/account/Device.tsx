@@ -19,7 +19,7 @@ export function Device() {
 	const [typed, setTyped] = useState("");
 	const caller = useQuery(AccountService.method.getCaller, {}, { refetchInterval: false });
 	if (caller.isPending) return <Waiting />;
-	if (!caller.data) return <SignIn why={t("device.why")} onDone={() => void caller.refetch()} />;
+	if (!caller.data || caller.error) return <SignIn why={t("device.why")} onDone={() => void caller.refetch()} />;
 	if (userCode !== "") return <Ask userCode={userCode} />;
 	return (
 		<Step title={t("device.which")} text={t("device.whichText")}>

@@ -18,7 +18,7 @@ export function Login() {
 	const caller = useQuery(AccountService.method.getCaller, {}, { refetchInterval: false });
 	const { t } = useTranslation();
 	const go = () => navigate({ to: next ?? "/", replace: true });
-	if (caller.data) {
+	if (caller.data && !caller.error) {
 		return (
 			<Step title={t("login.already.title")} text={t("login.already.text", { email: caller.data.email })}>
 				<Group>
@@ -33,14 +33,8 @@ export function Login() {
 
 export function SignOut() {
 	const { t } = useTranslation();
-	const queries = useQueryClient();
-	const navigate = useNavigate();
-	const out = useMutation(SessionService.method.logout, {
-		onSuccess: () => {
-			queries.clear(); // nothing of this person stays in the page
-			void navigate({ to: "/login" });
-		},
-	});
+	// The page is loaded anew: nothing of this person stays in it.
+	const out = useMutation(SessionService.method.logout, { onSuccess: () => location.assign("/login") });
 	return (
 		<>
 			<Button variant="default" loading={out.isPending} onClick={() => out.mutate({})}>

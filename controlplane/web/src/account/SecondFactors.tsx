@@ -1,10 +1,11 @@
 import { callUnaryMethod, useMutation, useQuery, useTransport } from "@connectrpc/connect-query";
-import { Box, Button, Group, Modal, SimpleGrid, Stack, Text, TextInput } from "@mantine/core";
+import { Box, Button, Group, SimpleGrid, Stack, Text, TextInput } from "@mantine/core";
 import { useMutation as useAnyMutation } from "@tanstack/react-query";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { type BeginTotpResponse, SecondFactorService } from "../gen/chom/account/v1/second_factor_service_pb.js";
 import { Confirmed, Form } from "../ui/Act.js";
+import { Dialog } from "../ui/Dialog.js";
 import { Card, Copy, Dot, Failure, Link, Page } from "../ui/parts.js";
 import { Time } from "../ui/Time.js";
 import { useCaller } from "./caller.js";
@@ -105,7 +106,7 @@ function Enrol({ onCodes }: { onCodes: (codes: readonly string[]) => void }) {
 				{t("factors.setUp")}
 			</Button>
 			<Failure error={begin.error} />
-			<Modal opened={begun !== undefined} onClose={() => setBegun(undefined)} title={t("factors.setUp")} centered>
+			<Dialog opened={begun !== undefined} onClose={() => setBegun(undefined)} title={t("factors.setUp")}>
 				{begun && (
 					<Form label={t("factors.confirm")} pending={confirm.isPending} error={confirm.error} onSend={() => confirm.mutate({ code: code.trim() })}>
 						<Text size="sm">{t("factors.scan")}</Text>
@@ -130,7 +131,7 @@ function Enrol({ onCodes }: { onCodes: (codes: readonly string[]) => void }) {
 						/>
 					</Form>
 				)}
-			</Modal>
+			</Dialog>
 		</Box>
 	);
 }
@@ -176,15 +177,7 @@ function AddPasskey({ onCodes }: { onCodes: (codes: readonly string[]) => void }
 function RecoveryCodes({ codes, onKept }: { codes: readonly string[]; onKept: () => void }) {
 	const { t } = useTranslation();
 	return (
-		<Modal
-			opened={codes.length > 0}
-			onClose={onKept}
-			title={t("factors.keep")}
-			centered
-			closeOnClickOutside={false}
-			closeOnEscape={false}
-			withCloseButton={false}
-		>
+		<Dialog opened={codes.length > 0} onClose={onKept} title={t("factors.keep")} closeOnClickOutside={false} closeOnEscape={false} withCloseButton={false}>
 			<Stack>
 				<Text size="sm">{t("factors.keepText")}</Text>
 				<SimpleGrid cols={2} spacing={4} component="ul" pl={0} m={0}>
@@ -199,6 +192,6 @@ function RecoveryCodes({ codes, onKept }: { codes: readonly string[]; onKept: ()
 					{t("factors.kept")}
 				</Button>
 			</Stack>
-		</Modal>
+		</Dialog>
 	);
 }

@@ -1,5 +1,5 @@
 import { useMutation } from "@connectrpc/connect-query";
-import { Button, Checkbox, List, Modal, Radio, Stack, Text } from "@mantine/core";
+import { Button, Checkbox, List, Radio, Stack, Text } from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
@@ -7,6 +7,7 @@ import type { Backup } from "../gen/chom/backup/v1/backup_pb.js";
 import { BackupService } from "../gen/chom/backup/v1/backup_service_pb.js";
 import type { Site } from "../gen/chom/site/v1/site_pb.js";
 import { Form } from "../ui/Act.js";
+import { Dialog } from "../ui/Dialog.js";
 import { Time } from "../ui/Time.js";
 
 type Part = "all" | "files" | "database";
@@ -36,7 +37,7 @@ export function RestoreDialog({ site, backup, onDone }: { site: Site; backup: Ba
 			>
 				{t("restore.open")}
 			</Button>
-			<Modal opened={opened} onClose={close} title={t("restore.title", { name: site.name })} centered size="lg">
+			<Dialog opened={opened} onClose={close} title={t("restore.title", { name: site.name })} size="lg">
 				<Form
 					label={t("restore.go")}
 					pending={restore.isPending}
@@ -82,7 +83,7 @@ export function RestoreDialog({ site, backup, onDone }: { site: Site; backup: Ba
 						</List>
 					</div>
 				</Form>
-			</Modal>
+			</Dialog>
 		</>
 	);
 }

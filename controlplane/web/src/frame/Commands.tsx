@@ -50,6 +50,7 @@ export function Commands({ times, operator }: { times: number; operator: boolean
 			shortcut={null}
 			highlightQuery
 			limit={12}
+			attributes={{ content: { "aria-label": t("commands.open") } }}
 			lockScroll={false}
 			nothingFound={t("commands.nothing")}
 			searchProps={{ placeholder: t("commands.placeholder"), "aria-label": t("commands.open"), leftSection: <SearchIcon /> }}

@@ -1,7 +1,7 @@
 import { Code } from "@connectrpc/connect";
 import { ActionIcon, AppShell, Box, Burger, Button, Group, Menu, Select, Text, useMantineColorScheme } from "@mantine/core";
 import { useDisclosure, useHotkeys } from "@mantine/hooks";
-import { Link, Navigate, Outlet, useLocation, useNavigate, useRouterState } from "@tanstack/react-router";
+import { Link, Outlet, useLocation, useNavigate, useRouterState } from "@tanstack/react-router";
 import { lazy, Suspense, useEffect, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { useCaller } from "../account/caller.js";
@@ -26,7 +26,7 @@ export function Frame() {
 	const [commands, setCommands] = useState(0); // how often they were called for
 	useHotkeys([["mod+K", () => setCommands((times) => times + 1)]], []);
 	const arrive = useArrive(close);
-	if (isCode(caller.error, Code.Unauthenticated)) return <Navigate to="/login" search={href === "/" ? {} : { next: href }} replace />;
+	if (isCode(caller.error, Code.Unauthenticated)) return <ToLogin next={href} />;
 	return (
 		<AppShell header={{ height: 56 }} navbar={{ width: 232, breakpoint: "sm", collapsed: { mobile: !opened } }} padding="lg" transitionDuration={0}>
 			<a href="#main" className={classes.skip}>
@@ -76,6 +76,14 @@ export function Frame() {
 			)}
 		</AppShell>
 	);
+}
+
+/** Leads to the login, once: while that is on its way the address is no longer the one to come back to. */
+function ToLogin({ next }: { next: string }) {
+	const navigate = useNavigate();
+	const [back] = useState(next);
+	useEffect(() => void navigate({ to: "/login", search: back === "/" ? {} : { next: back }, replace: true }), [navigate, back]);
+	return null;
 }
 
 /** After a change of page the keyboard and the reader's voice are at its beginning, and the menu of a phone is out of the way. */

@@ -1,5 +1,5 @@
 import { callUnaryMethod, useQuery, useTransport } from "@connectrpc/connect-query";
-import { Button, Modal, Stack, Text, TextInput } from "@mantine/core";
+import { Button, Stack, Text, TextInput } from "@mantine/core";
 import { useMutation } from "@tanstack/react-query";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
@@ -9,6 +9,7 @@ import { proof } from "../api.js";
 import { AccountService } from "../gen/chom/account/v1/account_service_pb.js";
 import { SessionService } from "../gen/chom/account/v1/session_service_pb.js";
 import { Form } from "../ui/Act.js";
+import { Dialog } from "../ui/Dialog.js";
 import { Failure } from "../ui/parts.js";
 
 /** Asks for a proof that the person still sits there, whenever a call wants one. What they wanted then goes on. */
@@ -16,9 +17,9 @@ export function StepUp() {
 	const { t } = useTranslation();
 	const asked = proof.use();
 	return (
-		<Modal opened={asked !== undefined} onClose={() => asked?.(false)} title={t("stepUp.title")} centered zIndex={400}>
+		<Dialog opened={asked !== undefined} onClose={() => asked?.(false)} title={t("stepUp.title")} zIndex={400}>
 			{asked && <Ask onDone={() => asked(true)} />}
-		</Modal>
+		</Dialog>
 	);
 }
 

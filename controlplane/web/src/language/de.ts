@@ -3,6 +3,7 @@ import type { Catalog } from "./language.js";
 
 export const de: Catalog = {
 	cancel: "Abbrechen",
+	close: "Schließen",
 	save: "Speichern",
 	waiting: "Wird geladen",
 	failure: {

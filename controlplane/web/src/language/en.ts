@@ -1,6 +1,7 @@
 // English: the catalog that says which texts there are. The other languages must have each of them.
 export const en = {
 	cancel: "Cancel",
+	close: "Close",
 	save: "Save",
 	waiting: "Loading",
 	failure: {

@@ -25,7 +25,7 @@ export function Invited() {
 	if (invited.error) return <Failure error={invited.error} />;
 	if (!invited.data || caller.isPending) return <Waiting />;
 	const { invitation, organizationName: name } = invited.data;
-	if (!caller.data) return <SignIn why={t("invitation.why", { name, email: invitation?.email ?? "" })} onDone={() => void caller.refetch()} />;
+	if (!caller.data || caller.error) return <SignIn why={t("invitation.why", { name, email: invitation?.email ?? "" })} onDone={() => void caller.refetch()} />;
 	const roles: Record<number, string> = {
 		[Role.VIEWER]: t("role.viewer"),
 		[Role.MEMBER]: t("role.member"),

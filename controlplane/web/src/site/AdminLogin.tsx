@@ -1,9 +1,10 @@
 import { useMutation } from "@connectrpc/connect-query";
-import { Button, Modal, Stack, Text } from "@mantine/core";
+import { Button, Stack, Text } from "@mantine/core";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import type { Site } from "../gen/chom/site/v1/site_pb.js";
 import { SiteService } from "../gen/chom/site/v1/site_service_pb.js";
+import { Dialog } from "../ui/Dialog.js";
 import { Failure } from "../ui/parts.js";
 
 /** Opens the site's administration without its password, once. */
@@ -16,14 +17,13 @@ export function AdminLogin({ site }: { site: Site }) {
 			<Button loading={login.isPending} onClick={() => login.mutate({ organizationId: site.organizationId, siteId: site.id })}>
 				{t("site.admin")}
 			</Button>
-			<Modal
+			<Dialog
 				opened={url !== "" || login.error !== null}
 				onClose={() => {
 					setUrl("");
 					login.reset();
 				}}
 				title={t("site.admin")}
-				centered
 			>
 				<Stack>
 					<Failure error={login.error} />
@@ -36,7 +36,7 @@ export function AdminLogin({ site }: { site: Site }) {
 						</>
 					)}
 				</Stack>
-			</Modal>
+			</Dialog>
 		</>
 	);
 }

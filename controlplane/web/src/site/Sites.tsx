@@ -1,14 +1,15 @@
 import { Group, Select, Text, TextInput } from "@mantine/core";
+import { useDebouncedCallback } from "@mantine/hooks";
 import { Link as RouterLink, useNavigate, useSearch } from "@tanstack/react-router";
 import { useWindowVirtualizer } from "@tanstack/react-virtual";
-import { memo, useDeferredValue, useLayoutEffect, useMemo, useRef, useState } from "react";
+import { memo, useDeferredValue, useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
 import type { Site, State } from "../gen/chom/site/v1/site_pb.js";
 import { useOrganizationId } from "../organization/here.js";
 import { SearchIcon } from "../ui/icons.js";
 import { Empty, Failure, LinkButton, Page, Waiting } from "../ui/parts.js";
 import { Time } from "../ui/Time.js";
-import { type Filter, facets, filterSites } from "./filter.js";
+import { type Filter, facets, filterSites, sameFilter } from "./filter.js";
 import { useSites } from "./queries.js";
 import { SiteState, siteStateKey } from "./SiteState.js";
 import classes from "./Sites.module.css";
@@ -20,12 +21,22 @@ export function Sites() {
 	const search = useSearch({ from: "/frame/o/$organization/sites" });
 	const navigate = useNavigate({ from: "/o/$organization/sites" });
 	const { data, error, isPending, refetch } = useSites(organization);
-	// What is typed shows at once; the address follows, so that it can be shared and gone back to.
+	// What is typed shows at once; the address follows when the hand rests, so that it can be shared and gone back to.
 	const [filter, setFilter] = useState<Filter>(search);
+	const told = useRef<Filter>(search);
+	const tell = useDebouncedCallback((next: Filter) => {
+		told.current = next;
+		void navigate({ search: next, replace: true, resetScroll: false });
+	}, 300);
+	useEffect(() => {
+		if (sameFilter(search, told.current)) return;
+		told.current = search; // somebody went to another address
+		setFilter(search);
+	}, [search]);
 	const change = (part: Filter) => {
 		const next = Object.fromEntries(Object.entries({ ...filter, ...part }).filter(([, value]) => value !== undefined && value !== "")) as Filter;
 		setFilter(next);
-		void navigate({ search: next, replace: true, resetScroll: false });
+		tell(next);
 	};
 	const sites = data ?? [];
 	const used = useDeferredValue(filter);

@@ -7,6 +7,8 @@ export interface Filter {
 	tag?: string;
 }
 
+export const sameFilter = (a: Filter, b: Filter) => a.q === b.q && a.state === b.state && a.tag === b.tag;
+
 /** The sites that a filter leaves. Those in the trash show only where they are asked for. */
 export function filterSites(sites: readonly Site[], { q = "", state, tag }: Filter): Site[] {
 	const words = q.toLowerCase().split(/\s+/).filter(Boolean);

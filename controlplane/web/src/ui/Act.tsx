@@ -1,10 +1,11 @@
 // What acts: a button, or a form. While it does it shows that it does; what goes wrong stands beside it in words, and stays.
 import type { DescMessage, DescMethodUnary, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import { useMutation } from "@connectrpc/connect-query";
-import { Box, Button, type ButtonProps, Group, Modal, Stack, Text, TextInput } from "@mantine/core";
+import { Box, Button, type ButtonProps, Group, Stack, Text, TextInput } from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
 import { type ReactNode, useState } from "react";
 import { useTranslation } from "react-i18next";
+import { Dialog } from "./Dialog.js";
 import { Failure } from "./parts.js";
 
 interface ActProps<I extends DescMessage, O extends DescMessage> extends ButtonProps {
@@ -113,7 +114,7 @@ export function Confirmed<I extends DescMessage, O extends DescMessage>({
 			>
 				{children}
 			</Button>
-			<Modal opened={opened} onClose={close} title={title} centered>
+			<Dialog opened={opened} onClose={close} title={title}>
 				<Form
 					label={confirm}
 					pending={act.isPending}
@@ -140,7 +141,7 @@ export function Confirmed<I extends DescMessage, O extends DescMessage>({
 						/>
 					)}
 				</Form>
-			</Modal>
+			</Dialog>
 		</>
 	);
 }
