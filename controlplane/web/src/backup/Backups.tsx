@@ -11,6 +11,7 @@ import { useNow } from "../ui/clock.js";
 import { bytes, milliseconds } from "../ui/format.js";
 import { Card, Dot, Empty, Facts, Failure, Notice, type Tone, Waiting } from "../ui/parts.js";
 import { Time } from "../ui/Time.js";
+import { sentence } from "../ui/words.js";
 import { RestoreDialog } from "./RestoreDialog.js";
 
 /** How well a site is backed up, and how it comes back. */
@@ -41,7 +42,7 @@ export function Backups({ site }: { site: Site }) {
 			<Failure error={status.error ?? backups.error} retry={() => void backups.refetch()} />
 			{now?.problem && (
 				<Notice tone="warn" title={t("backup.problem")}>
-					{now.problem}
+					{sentence(now.problem)}
 				</Notice>
 			)}
 			{now && (
@@ -132,7 +133,7 @@ function Row({ site, backup, drills, onTask }: { site: Site; backup: Backup; dri
 				<Dot tone={tone}>{t(`backup.state.${key}`)}</Dot>
 				{backup.problem && (
 					<Text size="sm" c="dimmed" maw={320}>
-						{backup.problem}
+						{sentence(backup.problem)}
 					</Text>
 				)}
 				{drill && (
@@ -188,7 +189,7 @@ function Undo({ restores, onDone }: { restores: readonly Restore[]; onDone: (tas
 	if (!open && !newest.problem) return null;
 	return (
 		<Card title={t("restore.newest")}>
-			{newest.problem && <Text size="sm">{newest.problem}</Text>}
+			{newest.problem && <Text size="sm">{sentence(newest.problem)}</Text>}
 			{open && (
 				<Group justify="space-between">
 					<Text size="sm">

@@ -14,6 +14,7 @@ import { useSites } from "../site/queries.js";
 import { kindKey } from "../task/TaskState.js";
 import { Card, Dot, Empty, Failure, Link, LinkButton, Page, Waiting } from "../ui/parts.js";
 import { Time } from "../ui/Time.js";
+import { sentence } from "../ui/words.js";
 import { attention, type Matter } from "./attention.js";
 import classes from "./Overview.module.css";
 
@@ -149,7 +150,7 @@ function MatterRow({ matter, organization }: { matter: Matter; organization: str
 			) : (
 				<span />
 			)}
-			{matter.why && <div className={classes.why}>{matter.why}</div>}
+			{matter.why && <div className={classes.why}>{sentence(matter.why)}</div>}
 		</li>
 	);
 }

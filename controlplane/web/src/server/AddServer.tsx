@@ -10,6 +10,7 @@ import { CheckIcon } from "../ui/icons.js";
 import { Card, Copy, Failure, Link, LinkButton, Notice, Page } from "../ui/parts.js";
 import { nameRule } from "../ui/rules.js";
 import { Time } from "../ui/Time.js";
+import { sentence } from "../ui/words.js";
 import { platform, useServer } from "./queries.js";
 
 /** A name, one line to paste, and then the page follows by itself. */
@@ -110,7 +111,7 @@ export function Arrival({ id, token }: { id: string; token: JoinToken }) {
 			</Card>
 			{server?.problem && (
 				<Notice tone="warn" title={t("server.problem")}>
-					{server.problem}
+					{sentence(server.problem)}
 				</Notice>
 			)}
 			{arrived && (

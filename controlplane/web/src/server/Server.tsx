@@ -9,6 +9,7 @@ import { Act, Confirmed } from "../ui/Act.js";
 import { bytes } from "../ui/format.js";
 import { Card, Facts, Failure, Link, Notice, Page, Waiting } from "../ui/parts.js";
 import { Time } from "../ui/Time.js";
+import { sentence } from "../ui/words.js";
 import { Arrival } from "./AddServer.js";
 import { platform, useServer } from "./queries.js";
 import { ServerState } from "./ServerState.js";
@@ -85,14 +86,14 @@ export function ServerPage() {
 			</Group>
 			{server.problem && (
 				<Notice tone="warn" title={t("server.problem")}>
-					{server.problem}
+					{sentence(server.problem)}
 				</Notice>
 			)}
 			{(facts?.findings.length ?? 0) > 0 && (
 				<Notice tone="warn" title={t("server.findings")}>
 					<List size="sm">
 						{facts?.findings.map((finding) => (
-							<List.Item key={finding}>{finding}</List.Item>
+							<List.Item key={finding}>{sentence(finding)}</List.Item>
 						))}
 					</List>
 				</Notice>

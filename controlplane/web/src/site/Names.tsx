@@ -9,6 +9,7 @@ import { Act, Confirmed, Form } from "../ui/Act.js";
 import { Card, Copy } from "../ui/parts.js";
 import { isDomain } from "../ui/rules.js";
 import { Time } from "../ui/Time.js";
+import { sentence } from "../ui/words.js";
 import { NameStateOf } from "./SiteState.js";
 
 /** The names that a site answers to: how far each is, and what to do next. */
@@ -78,7 +79,7 @@ function Name({ site, name }: { site: Site; name: SiteName }) {
 						</Text>
 					)}
 				</Group>
-				{name.problem && <Text size="sm">{name.problem}</Text>}
+				{name.problem && <Text size="sm">{sentence(name.problem)}</Text>}
 				{name.records.length > 0 && (
 					<>
 						<Text size="sm" fw={600}>

@@ -11,6 +11,7 @@ import { TaskWatch } from "../task/TaskWatch.js";
 import { Act, Confirmed } from "../ui/Act.js";
 import { Card, Facts, Failure, Link, Notice, Page, Waiting } from "../ui/parts.js";
 import { Time } from "../ui/Time.js";
+import { sentence } from "../ui/words.js";
 import { AdminLogin } from "./AdminLogin.js";
 import { Names } from "./Names.js";
 import { useSite } from "./queries.js";
@@ -52,7 +53,7 @@ export function SitePage() {
 			</Group>
 			{site.problem && (
 				<Notice tone="warn" title={t("site.problem")}>
-					{site.problem}
+					{sentence(site.problem)}
 				</Notice>
 			)}
 			<Tabs

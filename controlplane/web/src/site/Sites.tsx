@@ -9,6 +9,7 @@ import { useOrganizationId } from "../organization/here.js";
 import { SearchIcon } from "../ui/icons.js";
 import { Empty, Failure, LinkButton, Page, Waiting } from "../ui/parts.js";
 import { Time } from "../ui/Time.js";
+import { sentence } from "../ui/words.js";
 import { type Filter, facets, filterSites, sameFilter } from "./filter.js";
 import { useSites } from "./queries.js";
 import { SiteState, siteStateKey } from "./SiteState.js";
@@ -160,7 +161,7 @@ const Row = memo(function Row({ site, index, offset }: { site: Site; index: numb
 				>
 					{site.name}
 				</RouterLink>
-				<div className={classes.sub}>{site.problem || (site.domains[0] ?? "")}</div>
+				<div className={classes.sub}>{sentence(site.problem) || (site.domains[0] ?? "")}</div>
 			</div>
 			<div role="cell" className={classes.cell}>
 				<SiteState of={site.state} />

@@ -7,6 +7,7 @@ import { useSites } from "../site/queries.js";
 import { milliseconds, span } from "../ui/format.js";
 import { Empty, Failure, Link, Waiting } from "../ui/parts.js";
 import { Time } from "../ui/Time.js";
+import { sentence } from "../ui/words.js";
 import { kindKey, TaskState } from "./TaskState.js";
 
 /** The newest tasks of an organization, a site or a server. */
@@ -46,7 +47,7 @@ export function TaskTable({ organization, site = "", server = "", states = [] }:
 								</Link>
 								{task.error && (
 									<Text size="sm" c="dimmed" lineClamp={1}>
-										{task.error}
+										{sentence(task.error)}
 									</Text>
 								)}
 							</Table.Td>

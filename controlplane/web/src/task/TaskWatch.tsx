@@ -6,6 +6,7 @@ import { useNow } from "../ui/clock.js";
 import { milliseconds, span } from "../ui/format.js";
 import { AlertIcon } from "../ui/icons.js";
 import { Failure, Waiting } from "../ui/parts.js";
+import { sentence } from "../ui/words.js";
 import { useFollowed } from "./follow.js";
 import classes from "./Task.module.css";
 import { StepStateOf, TaskState } from "./TaskState.js";
@@ -28,7 +29,7 @@ export function TaskWatch({ organization, task: id }: { organization: string; ta
 			</Group>
 			{task.error && (
 				<Alert role="alert" color="red" variant="outline" icon={<AlertIcon />} title={t("task.why")}>
-					<Text size="sm">{task.error}</Text>
+					<Text size="sm">{sentence(task.error)}</Text>
 				</Alert>
 			)}
 			<Steps steps={task.steps} />

@@ -25,7 +25,8 @@ export function words(error: unknown, t: TFunction): { what: string; next: strin
 	}
 }
 
-function sentence(text: string): string {
-	const begun = text.charAt(0).toUpperCase() + text.slice(1);
-	return /[.!?]$/.test(begun) ? begun : `${begun}.`;
+/** What the control plane says is wrong, as a sentence; a name that it begins with stays as it is. */
+export function sentence(text: string): string {
+	const begun = text.replace(/^[a-z](?=[a-z]*[\s,:])/, (letter) => letter.toUpperCase());
+	return begun === "" || /[.!?]$/.test(begun) ? begun : `${begun}.`;
 }
