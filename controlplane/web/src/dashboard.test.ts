@@ -218,11 +218,36 @@ test("the overview tells what needs somebody", async () => {
 	expect(await page.getByRole("main").innerText()).toContain("1 / 1");
 });
 
-test("a step on a host shows within a second", async () => {
+test("a step on a host shows within a second", async ({ annotate }) => {
 	await go(new URL(server).pathname);
+	await page.evaluate(() => {
+		const seen: Record<string, number> = {};
+		Object.assign(globalThis, { seen });
+		new MutationObserver(() => {
+			for (const [place, step] of document.querySelectorAll("main ol li").entries()) seen[`${place} ${step.textContent?.includes("Done")}`] ??= Date.now();
+		}).observe(document.body, { subtree: true, childList: true, characterData: true });
+	});
 	await press("Try whether tasks get through");
 	await title("Trying whether tasks get through");
 	await says("3 of 3 steps");
+	// Simulated hosts have this machine's clock.
+	const lags = await page.evaluate(async () => {
+		const { seen } = globalThis as unknown as { seen: Record<string, number> };
+		const [, organizationId, taskId] = /\/o\/([^/]+)\/tasks\/([^/]+)/.exec(location.pathname) ?? [];
+		const answer = await fetch("/chom.task.v1.TaskService/GetTask", {
+			method: "POST",
+			headers: { "Content-Type": "application/json" },
+			body: JSON.stringify({ organizationId, taskId }),
+		});
+		const { task } = (await answer.json()) as { task: { steps: { startTime: string; endTime: string }[] } };
+		return task.steps.flatMap(({ startTime, endTime }, place) => {
+			const ended = seen[`${place} true`] ?? Number.POSITIVE_INFINITY;
+			return [(seen[`${place} false`] ?? ended) - Date.parse(startTime), ended - Date.parse(endTime)];
+		});
+	});
+	expect(lags).toHaveLength(6);
+	await annotate(`from step to page: ${lags.join(", ")} ms`);
+	expect(Math.max(...lags)).toBeLessThanOrEqual(1000);
 });
 
 test("all can be gone to by name", async () => {
@@ -245,7 +270,7 @@ test("a lost connection shows, and heals", async () => {
 	await page.getByText("No connection to the control plane.").waitFor({ state: "detached" });
 });
 
-test("a thousand sites are searched without lag", async () => {
+test("a thousand sites are searched without lag", async ({ annotate }) => {
 	const sites = Array.from({ length: 1000 }, (_, n) => ({
 		id: `0190b1c2-0000-7000-8000-${String(n).padStart(12, "0")}`,
 		organizationId: "x",
@@ -263,29 +288,27 @@ test("a thousand sites are searched without lag", async () => {
 	expect(await page.getByRole("row").count()).toBeLessThan(60); // rows out of sight do not exist
 	await sound("sites");
 	await page.getByLabel("Name, domain or tag").focus();
-	const took: number[] = [];
-	for (const key of ["9", "7", "Backspace", "9", "1"]) {
-		// From the key to the frame that has the new count in it.
-		const painted = page.evaluate(
-			() =>
-				new Promise<number>((done) => {
-					let pressed = 0;
-					addEventListener("keydown", () => (pressed = performance.now()), { once: true, capture: true });
-					const count = [...document.querySelectorAll("[role=search] [role=status]")][0] as Node;
-					const changes = new MutationObserver(() => {
-						changes.disconnect();
-						requestAnimationFrame(() => setTimeout(() => done(performance.now() - pressed)));
-					});
-					changes.observe(count, { subtree: true, characterData: true, childList: true });
-				}),
-		);
+	// From each key to the frame that has the new count in it.
+	await page.evaluate(() => {
+		const took: number[] = [];
+		Object.assign(globalThis, { took });
+		let pressed = 0;
+		addEventListener("keydown", () => (pressed = performance.now()), { capture: true });
+		new MutationObserver(() => {
+			const since = pressed;
+			requestAnimationFrame(() => setTimeout(() => took.push(performance.now() - since)));
+		}).observe(document.querySelector("[role=search] [role=status]") as Node, { subtree: true, characterData: true, childList: true });
+	});
+	for (const [place, key] of ["9", "7", "Backspace", "9", "1"].entries()) {
 		await page.keyboard.press(key);
-		took.push(await painted);
+		await page.waitForFunction((count) => (globalThis as unknown as { took: number[] }).took.length === count, place + 1);
 	}
-	await page.waitForURL(/[?&]q=91(&|$)/); // to be shared, and gone back to
+	const took = await page.evaluate(() => (globalThis as unknown as { took: number[] }).took);
+	await page.waitForURL(/\?q=991$/); // to be shared, and gone back to
 	await follow("Sites");
 	await says("1000 of 1000");
 	const median = took.sort((a, b) => a - b)[2] ?? Number.POSITIVE_INFINITY;
+	await annotate(`from key to paint: ${took.map(Math.round).join(", ")} ms`);
 	expect(median).toBeLessThanOrEqual(100);
 	await page.unroute("**/chom.site.v1.SiteService/ListSites");
 });

@@ -130,6 +130,12 @@ export const router = createRouter({
 			organization.addChildren([overview, sitesRoute, createSite, site, tasks, task]),
 		]),
 	]),
+	// Addresses are read by people: words are words there, and no JSON.
+	parseSearch: (search) => Object.fromEntries(new URLSearchParams(search)),
+	stringifySearch: (search) => {
+		const words = new URLSearchParams(Object.entries(search).flatMap(([key, value]) => (value === undefined ? [] : [[key, String(value)]])));
+		return words.size > 0 ? `?${words}` : "";
+	},
 	defaultPreload: "intent",
 	defaultPreloadStaleTime: 0,
 	scrollRestoration: true,

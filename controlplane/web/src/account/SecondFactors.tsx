@@ -180,14 +180,14 @@ function RecoveryCodes({ codes, onKept }: { codes: readonly string[]; onKept: ()
 		<Dialog opened={codes.length > 0} onClose={onKept} title={t("factors.keep")} closeOnClickOutside={false} closeOnEscape={false} withCloseButton={false}>
 			<Stack>
 				<Text size="sm">{t("factors.keepText")}</Text>
-				<SimpleGrid cols={2} spacing={4} component="ul" pl={0} m={0}>
+				<SimpleGrid cols={{ base: 1, xs: 2 }} spacing={4} component="ul" pl={0} m={0}>
 					{codes.map((code) => (
 						<li key={code} style={{ listStyle: "none" }}>
 							<code>{code}</code>
 						</li>
 					))}
 				</SimpleGrid>
-				<Copy text={codes.join(" ")} what={t("factors.recovery")} />
+				<Copy text={codes.join(" ")} what={t("factors.recovery")} bare />
 				<Button onClick={onKept} data-autofocus>
 					{t("factors.kept")}
 				</Button>

@@ -150,7 +150,7 @@ function MatterRow({ matter, organization }: { matter: Matter; organization: str
 			) : (
 				<span />
 			)}
-			{matter.why && <div className={classes.why}>{sentence(matter.why)}</div>}
+			{matter.why && <div className={classes.why}>{matter.what === "namesPending" ? matter.why : sentence(matter.why)}</div>}
 		</li>
 	);
 }

@@ -1,4 +1,4 @@
-import { Anchor, Group, Tabs } from "@mantine/core";
+import { Anchor, Group, Stack, Tabs } from "@mantine/core";
 import { useNavigate, useParams, useSearch } from "@tanstack/react-router";
 import { lazy, Suspense } from "react";
 import { useTranslation } from "react-i18next";
@@ -98,7 +98,7 @@ function Measured({ site }: { site: Site }) {
 	const { t } = useTranslation();
 	const seen = site.observed;
 	return (
-		<>
+		<Stack gap="md">
 			{busy(site.state) && site.lastTaskId !== "" && (
 				<Card title={t("site.underWay")}>
 					<TaskWatch organization={site.organizationId} task={site.lastTaskId} />
@@ -130,7 +130,7 @@ function Measured({ site }: { site: Site }) {
 					]}
 				/>
 			</Card>
-		</>
+		</Stack>
 	);
 }
 

@@ -2,7 +2,7 @@ import { Group, Select, Text, TextInput } from "@mantine/core";
 import { useDebouncedCallback } from "@mantine/hooks";
 import { Link as RouterLink, useNavigate, useSearch } from "@tanstack/react-router";
 import { useWindowVirtualizer } from "@tanstack/react-virtual";
-import { memo, useDeferredValue, useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
+import { memo, useCallback, useDeferredValue, useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
 import type { Site, State } from "../gen/chom/site/v1/site_pb.js";
 import { useOrganizationId } from "../organization/here.js";
@@ -10,7 +10,7 @@ import { SearchIcon } from "../ui/icons.js";
 import { Empty, Failure, LinkButton, Page, Waiting } from "../ui/parts.js";
 import { Time } from "../ui/Time.js";
 import { sentence } from "../ui/words.js";
-import { type Filter, facets, filterSites, sameFilter } from "./filter.js";
+import { type Change, changed, type Filter, facets, filterSites, sameFilter } from "./filter.js";
 import { useSites } from "./queries.js";
 import { SiteState, siteStateKey } from "./SiteState.js";
 import classes from "./Sites.module.css";
@@ -26,23 +26,20 @@ export function Sites() {
 	const [filter, setFilter] = useState<Filter>(search);
 	const told = useRef<Filter>(search);
 	const tell = useDebouncedCallback((next: Filter) => {
+		if (sameFilter(next, told.current)) return;
 		told.current = next;
 		void navigate({ search: next, replace: true, resetScroll: false });
 	}, 300);
+	useEffect(() => tell(filter), [filter, tell]);
 	useEffect(() => {
 		if (sameFilter(search, told.current)) return;
 		told.current = search; // somebody went to another address
 		setFilter(search);
 	}, [search]);
-	const change = (part: Filter) => {
-		const next = Object.fromEntries(Object.entries({ ...filter, ...part }).filter(([, value]) => value !== undefined && value !== "")) as Filter;
-		setFilter(next);
-		tell(next);
-	};
+	const change = useCallback((part: Change) => setFilter((now) => changed(now, part)), []);
 	const sites = data ?? [];
 	const used = useDeferredValue(filter);
 	const shown = useMemo(() => filterSites(data ?? [], used), [data, used]);
-	const { states, tags } = useMemo(() => facets(data ?? []), [data]);
 	const create = (
 		<LinkButton to="/o/$organization/sites/new" params={{ organization }}>
 			{t("sites.create")}
@@ -69,27 +66,7 @@ export function Sites() {
 							type="search"
 							flex="1 1 14rem"
 						/>
-						<Select
-							aria-label={t("sites.byState")}
-							placeholder={t("sites.anyState")}
-							data={[...states].map(([state, count]) => ({ value: String(state), label: `${t(siteStateKey(state))} (${count})` }))}
-							value={filter.state === undefined ? null : String(filter.state)}
-							onChange={(value) => change({ state: value === null ? (undefined as never) : (Number(value) as State) })}
-							clearable
-							w={180}
-						/>
-						{tags.size > 0 && (
-							<Select
-								aria-label={t("sites.byTag")}
-								placeholder={t("sites.anyTag")}
-								data={[...tags].sort(([a], [b]) => a.localeCompare(b)).map(([tag, count]) => ({ value: tag, label: `${tag} (${count})` }))}
-								value={filter.tag ?? null}
-								onChange={(value) => change({ tag: value ?? "" })}
-								clearable
-								searchable
-								w={180}
-							/>
-						)}
+						<Choices sites={sites} state={filter.state} tag={filter.tag} onChange={change} />
 						<Text size="sm" c="dimmed" role="status">
 							{t("sites.count", { count: shown.length, total: sites.length })}
 						</Text>
@@ -101,10 +78,51 @@ export function Sites() {
 	);
 }
 
+/** Which state and which tag. It has nothing to do with each keystroke. */
+const Choices = memo(function Choices({
+	sites,
+	state,
+	tag,
+	onChange,
+}: {
+	sites: readonly Site[];
+	state: State | undefined;
+	tag: string | undefined;
+	onChange: (part: Change) => void;
+}) {
+	const { t } = useTranslation();
+	const { states, tags } = useMemo(() => facets(sites), [sites]);
+	return (
+		<>
+			<Select
+				aria-label={t("sites.byState")}
+				placeholder={t("sites.anyState")}
+				data={[...states].map(([state, count]) => ({ value: String(state), label: `${t(siteStateKey(state))} (${count})` }))}
+				value={state === undefined ? null : String(state)}
+				onChange={(value) => onChange({ state: value === null ? undefined : (Number(value) as State) })}
+				clearable
+				w={180}
+			/>
+			{tags.size > 0 && (
+				<Select
+					aria-label={t("sites.byTag")}
+					placeholder={t("sites.anyTag")}
+					data={[...tags].sort(([a], [b]) => a.localeCompare(b)).map(([tag, count]) => ({ value: tag, label: `${tag} (${count})` }))}
+					value={tag ?? null}
+					onChange={(value) => onChange({ tag: value ?? undefined })}
+					clearable
+					searchable
+					w={180}
+				/>
+			)}
+		</>
+	);
+});
+
 const rowHeight = 60;
 
 /** Rows, of which only those in sight exist. */
-function Table({ sites }: { sites: readonly Site[] }) {
+const Table = memo(function Table({ sites }: { sites: readonly Site[] }) {
 	const { t } = useTranslation();
 	const list = useRef<HTMLDivElement>(null);
 	const [top, setTop] = useState(0);
@@ -145,7 +163,7 @@ function Table({ sites }: { sites: readonly Site[] }) {
 		// biome-ignore-end lint/a11y/useFocusableInteractive: as above
 		// biome-ignore-end lint/a11y/useSemanticElements: as above
 	);
-}
+});
 
 const Row = memo(function Row({ site, index, offset }: { site: Site; index: number; offset: number }) {
 	return (

@@ -7,6 +7,12 @@ export interface Filter {
 	tag?: string;
 }
 
+/** What to choose otherwise; undefined takes a choice back. */
+export type Change = { [Part in keyof Filter]: Filter[Part] | undefined };
+
+export const changed = (filter: Filter, part: Change) =>
+	Object.fromEntries(Object.entries({ ...filter, ...part }).filter(([, value]) => value !== undefined && value !== "")) as Filter;
+
 export const sameFilter = (a: Filter, b: Filter) => a.q === b.q && a.state === b.state && a.tag === b.tag;
 
 /** The sites that a filter leaves. Those in the trash show only where they are asked for. */

@@ -41,6 +41,7 @@ export function Form({
 	children,
 	other,
 	disabled = false,
+	color,
 }: {
 	label: string;
 	pending: boolean;
@@ -49,6 +50,7 @@ export function Form({
 	children: ReactNode;
 	other?: ReactNode;
 	disabled?: boolean;
+	color?: ButtonProps["color"];
 }) {
 	return (
 		<form
@@ -61,7 +63,7 @@ export function Form({
 				{children}
 				<Failure error={error} />
 				<Group gap="sm">
-					<Button type="submit" loading={pending} disabled={disabled}>
+					<Button type="submit" loading={pending} disabled={disabled} {...(color && { color })}>
 						{label}
 					</Button>
 					{other}
@@ -120,6 +122,7 @@ export function Confirmed<I extends DescMessage, O extends DescMessage>({
 					pending={act.isPending}
 					error={act.error}
 					disabled={typed !== undefined && text !== typed}
+					color={look.color}
 					onSend={() => act.mutate(request)}
 					other={
 						<Button variant="default" onClick={close}>

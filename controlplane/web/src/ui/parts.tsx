@@ -138,14 +138,14 @@ export function Empty({ title, children, action }: { title: string; children: Re
 	);
 }
 
-/** Text to take along. */
-export function Copy({ text, what, block = false }: { text: string; what: string; block?: boolean }) {
+/** Text to take along; bare, where it stands above already. */
+export function Copy({ text, what, block = false, bare = false }: { text: string; what: string; block?: boolean; bare?: boolean }) {
 	const { t } = useTranslation();
 	return (
 		<CopyButton value={text} timeout={2000}>
 			{({ copied, copy }) => (
 				<span className={block ? classes.copyBlock : classes.copy}>
-					<code className={classes.code}>{text}</code>
+					{!bare && <code className={classes.code}>{text}</code>}
 					<Button
 						size="compact-xs"
 						variant="default"
