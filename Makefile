@@ -34,7 +34,8 @@ run: build ## Start the control plane alone on 127.0.0.1, data and mails in .run
 	@mkdir -p -m 0700 .run && exec bin/chomd serve --data-dir .run --mail-dir .run/mails --people-listen 127.0.0.1:8080 --agents-listen 127.0.0.1:8443 --agent-address 127.0.0.1:8443
 
 .PHONY: build
-build: ## Build chomd, chom, chom-agent, chom-swarm and the plugins into bin/
+build: ## Build the dashboard, chomd, chom, chom-agent, chom-swarm and the plugins into bin/
+	@packaging/setup/web.sh build
 	@go build -ldflags '$(LDFLAGS)' -o bin/ ./controlplane/cmd/... ./agent/cmd/...
 	@for p in static wordpress; do go build -ldflags '$(LDFLAGS)' -o bin/chom-plugin-$$p ./plugins/$$p; done
 
@@ -97,7 +98,7 @@ tidy: ## go mod tidy in every module
 
 .PHONY: clean
 clean: ## Remove what was built
-	@rm -rf bin dist
+	@rm -rf bin dist && find controlplane/web/dist -mindepth 1 ! -name .gitkeep -delete
 
 .PHONY: help
 help:

@@ -52,6 +52,7 @@ import (
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
 	"chom.dev/controlplane/token"
+	"chom.dev/controlplane/web"
 	"chom.dev/controlplane/webhook"
 )
 
@@ -172,9 +173,11 @@ func New(c Config) (http.Handler, error) {
 	if err := mountDocs(mux); err != nil {
 		return nil, err
 	}
-	if err := mountPages(mux); err != nil {
+	dashboard, err := web.New(web.Built())
+	if err != nil {
 		return nil, err
 	}
+	mux.Handle("/", dashboard)
 	mountHealth(mux, d, c.Ready)
 	if len(c.PreviewCA) > 0 { // public: everybody who visits a preview is shown what it has signed
 		mux.HandleFunc("GET /preview-ca.pem", func(w http.ResponseWriter, _ *http.Request) {

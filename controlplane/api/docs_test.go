@@ -21,7 +21,6 @@ func TestDocs(t *testing.T) {
 	for path, kind := range map[string]string{
 		"/api/docs": "text/html", "/api/docs/authorization": "text/html", "/api/docs/page.js": "text/javascript", "/api/docs/page.css": "text/css",
 		"/api/v1/openapi.json": "application/json",
-		"/login":               "text/html", "/account/sessions": "text/html", "/device": "text/html", "/pages/page.js": "text/javascript", "/pages/page.css": "text/css",
 	} {
 		answer, err := http.Get(w.url + path)
 		must(t, err)
@@ -51,6 +50,24 @@ func TestDocs(t *testing.T) {
 		again.Body.Close()
 		if again.StatusCode != http.StatusNotModified {
 			t.Errorf("%s again: %d", path, again.StatusCode)
+		}
+	}
+}
+
+// TestDashboard shows the dashboard at each address that nothing else has, and finds the others as they were.
+func TestDashboard(t *testing.T) {
+	w := sqliteWorld(t)
+	for path, want := range map[string]int{
+		"/": http.StatusOK, "/login": http.StatusOK, "/device": http.StatusOK, "/o/" + w.ours.organization + "/sites": http.StatusOK,
+		"/assets/gone.js": http.StatusNotFound, listOrganizations: http.StatusUnauthorized, "/api/v1/nothing": http.StatusNotFound, "/chom.site.v1.SiteService/Nothing": http.StatusForbidden,
+	} {
+		answer := asker{t: t, url: w.url}.ask(http.MethodGet, path, "")
+		policy := answer.Header.Get("Content-Security-Policy")
+		if answer.StatusCode != want || !strings.HasPrefix(policy, "default-src 'none'") || strings.Contains(policy, "unsafe") {
+			t.Errorf("%s: %d, %s", path, answer.StatusCode, policy)
+		}
+		if html := strings.HasPrefix(answer.Header.Get("Content-Type"), "text/html"); html != (want == http.StatusOK) {
+			t.Errorf("%s is %s", path, answer.Header.Get("Content-Type"))
 		}
 	}
 }

@@ -61,6 +61,8 @@ func classOf(rule rule, caller *account.Caller) string {
 		return limit.Auth // who proves themselves, guesses
 	case caller != nil && caller.Operator:
 		return limit.Operator
+	case caller != nil && caller.Session != "":
+		return limit.Session
 	}
 	return limit.API
 }

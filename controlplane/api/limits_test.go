@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/limit"
 	"chom.dev/controlplane/limit/limittest"
 	"chom.dev/controlplane/rest"
@@ -230,6 +231,9 @@ func TestClasses(t *testing.T) {
 	}
 	if n := count(door.as(w.ours.viewer)); n != 2 {
 		t.Errorf("somebody else at the owner's address: %d calls", n)
+	}
+	if class := classOf(rule{}, &account.Caller{Session: "s"}); class != limit.Session {
+		t.Errorf("a browser is counted as %s", class)
 	}
 	nobody := 0
 	for door.with("X-Forwarded-For", "198.51.100.2").caller().StatusCode == http.StatusUnauthorized {

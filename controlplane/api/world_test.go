@@ -202,7 +202,7 @@ func (w *world) replica(t testing.TB, change func(*Config)) string {
 }
 
 // plenty is for tests that call often.
-var plenty = limit.Rates{limit.Auth: 1e6, limit.API: 1e6, limit.Operator: 1e6, limit.Sensitive: 1e6}
+var plenty = limit.Rates{limit.Auth: 1e6, limit.API: 1e6, limit.Session: 1e6, limit.Operator: 1e6, limit.Sensitive: 1e6}
 
 func newTenant(t testing.TB, w *world, sites *site.Sites, name string) tenant {
 	t.Helper()

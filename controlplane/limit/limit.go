@@ -33,6 +33,8 @@ const (
 	Auth = "auth"
 	// API is all other calls.
 	API = "api"
+	// Session is API for a browser in which somebody is signed in: a page asks by itself whether what it shows is still so.
+	Session = "session"
 	// Operator is API for those who run the platform.
 	Operator = "operator"
 	// Sensitive is what destroys, shows secrets, sends mail or asks many others.
@@ -43,7 +45,7 @@ const (
 type Rates map[string]int
 
 // DefaultRates are those of a control plane whose operator says nothing.
-func DefaultRates() Rates { return Rates{Auth: 5, API: 60, Operator: 600, Sensitive: 2} }
+func DefaultRates() Rates { return Rates{Auth: 5, API: 60, Session: 600, Operator: 600, Sensitive: 2} }
 
 // Limiter counts. It is safe for concurrent use.
 type Limiter struct {

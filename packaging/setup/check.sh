@@ -11,8 +11,8 @@ fresh=$(mktemp -d)
 trap 'rm -rf "$fresh"' EXIT
 buf generate -o "$fresh"
 diff -r "$fresh/proto/gen" proto/gen
-packaging/setup/web.sh
-(cd controlplane/web && buf generate -o "$fresh" && diff -r "$fresh/src/gen" src/gen && npx tsc)
+packaging/setup/web.sh build
+(cd controlplane/web && buf generate -o "$fresh" && diff -r "$fresh/src/gen" src/gen && npm run -s check)
 packaging/setup/openapi.sh | diff - controlplane/api/openapi.json
 
 echo "== the protos break no one"

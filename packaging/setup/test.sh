@@ -33,7 +33,7 @@ run() {
 within=30m
 [ "${CHOM_PROVE:-}" != 1 ] || within=6h
 run "$units" -timeout "$within"
-(cd controlplane/web && CHOMD=$PWD/../../bin-failpoint/chomd npx vitest run --reporter=default --reporter=json --outputFile="$log.web") || failed=1
+(cd controlplane/web && CHOMD=$PWD/../../bin-failpoint/chomd SWARM=$PWD/../../bin-failpoint/chom-swarm npx vitest run --reporter=default --reporter=json --outputFile="$log.web") || failed=1
 within=60m
 [ "${CHOM_PROVE:-}" != 1 ] || within=4h
 run "$hosts" -timeout "$within" -p 1

@@ -20,6 +20,7 @@ type people struct {
 
 	Redis          string `koanf:"redis"`
 	LimitAPI       int    `koanf:"limit-api"`
+	LimitSession   int    `koanf:"limit-session"`
 	LimitOperator  int    `koanf:"limit-operator"`
 	LimitAuth      int    `koanf:"limit-auth"`
 	LimitSensitive int    `koanf:"limit-sensitive"`
@@ -31,6 +32,7 @@ func peopleFlags(f *pflag.FlagSet) {
 	f.String("cors-origins", "", "origins (https://app.example.com,...) whose pages may read answers, with a token and never with cookies; * for all")
 	f.String("redis", "", "redis://..., rediss://... or unix://...: counts limits over all replicas and restarts; a URL with a password belongs into the file, not here (default in the process)")
 	f.Int("limit-api", rates[limit.API], "calls that a person, token or unknown address may make in a minute")
+	f.Int("limit-session", rates[limit.Session], "calls that a person may make from browsers in a minute: their pages ask by themselves")
 	f.Int("limit-operator", rates[limit.Operator], "calls that an operator may make in a minute")
 	f.Int("limit-auth", rates[limit.Auth], "tries at passwords, codes and tokens in a minute")
 	f.Int("limit-sensitive", rates[limit.Sensitive], "calls in a minute that destroy, show secrets or send mail")
@@ -55,7 +57,7 @@ func (p *people) check(rule func(ok bool, key, rule string)) {
 		rule(err == nil, "redis", "must be redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix://PATH")
 	}
 	for key, rate := range map[string]int{
-		"limit-api": p.LimitAPI, "limit-operator": p.LimitOperator, "limit-auth": p.LimitAuth, "limit-sensitive": p.LimitSensitive,
+		"limit-api": p.LimitAPI, "limit-session": p.LimitSession, "limit-operator": p.LimitOperator, "limit-auth": p.LimitAuth, "limit-sensitive": p.LimitSensitive,
 	} {
 		rule(rate >= 1 && rate <= maxRate, key, "must be 1 to 100000000")
 	}
@@ -101,7 +103,7 @@ func (p *people) origins() ([]string, error) {
 }
 
 func (p *people) rates() limit.Rates {
-	return limit.Rates{limit.API: p.LimitAPI, limit.Operator: p.LimitOperator, limit.Auth: p.LimitAuth, limit.Sensitive: p.LimitSensitive}
+	return limit.Rates{limit.API: p.LimitAPI, limit.Session: p.LimitSession, limit.Operator: p.LimitOperator, limit.Auth: p.LimitAuth, limit.Sensitive: p.LimitSensitive}
 }
 
 // limiter counts where the configuration says. Close it at the end.

@@ -1,6 +1,6 @@
 // A real control plane for tests: CHOMD names its program.
 import { type ChildProcess, spawn } from "node:child_process";
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,6 +8,8 @@ import { createInterface } from "node:readline";
 
 export interface Chomd {
 	baseUrl: string;
+	/** Where agents enrol, host:port. */
+	agentAddress: string;
 	/** Makes the first operator. */
 	setupSecret: string;
 	/** The newest mail, as it was written to a file. */
@@ -21,7 +23,35 @@ export async function startChomd(): Promise<Chomd> {
 	const [people, agents] = [`127.0.0.1:${port}`, `127.0.0.1:${await freePort()}`];
 	const baseUrl = `http://localhost:${port}`; // passkeys are bound to a name, never to an address
 	const mails = join(folder, "mails");
-	const flags = ["--people-listen", people, "--public-url", baseUrl, "--agents-listen", agents, "--agent-address", agents, "--metrics-listen", "", "--mail-dir", mails, "--limit-auth", "100"];
+	const packages = join(folder, "packages");
+	await mkdir(packages);
+	await writeFile(join(packages, "chom-agent_amd64.deb"), "what a server would install");
+	const flags = [
+		"--people-listen",
+		people,
+		"--public-url",
+		baseUrl,
+		"--agents-listen",
+		agents,
+		"--agent-address",
+		agents,
+		"--metrics-listen",
+		"",
+		"--packages-dir",
+		packages,
+		"--wordpress-url", // simulated agents fetch nothing
+		"http://localhost/wordpress.tar.gz",
+		"--wordpress-version",
+		"6.8.1",
+		"--wordpress-sha256",
+		"0".repeat(64),
+		"--mail-dir",
+		mails,
+		"--limit-auth",
+		"1000",
+		"--limit-sensitive",
+		"1000",
+	];
 	const chomd = spawn(process.env.CHOMD ?? "", ["serve", "--data-dir", join(folder, "data"), ...flags], { stdio: ["ignore", "pipe", "ignore"] });
 	const setupSecret = await firstSecret(chomd);
 	for (let tries = 0; !(await fetch(`${baseUrl}/readyz`).catch(() => undefined))?.ok; tries++) {
@@ -30,11 +60,15 @@ export async function startChomd(): Promise<Chomd> {
 	}
 	return {
 		baseUrl,
+		agentAddress: agents,
 		setupSecret,
 		async mail() {
 			for (let tries = 0; tries < 200; tries++) {
 				const names = await readdir(mails).catch(() => []);
-				const newest = names.filter((name) => name.endsWith(".eml")).sort().at(-1);
+				const newest = names
+					.filter((name) => name.endsWith(".eml"))
+					.sort()
+					.at(-1);
 				if (newest) return readFile(join(mails, newest), "utf8");
 				await pause(50);
 			}

@@ -7,11 +7,13 @@ let chomd: Chomd;
 
 beforeAll(async () => {
 	chomd = await startChomd();
-}, 30_000);
+});
 afterAll(() => chomd.stop());
 
 test("a stranger is refused, by a code", async () => {
-	const refused = await connect(chomd).sites.listSites({}).catch((error: unknown) => ConnectError.from(error));
+	const refused = await connect(chomd)
+		.sites.listSites({})
+		.catch((error: unknown) => ConnectError.from(error));
 	expect(refused).toMatchObject({ code: Code.Unauthenticated });
 });
 

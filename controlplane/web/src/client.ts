@@ -1,5 +1,5 @@
 // The public API of one control plane, with a client for each service.
-import { type Client as ServiceClient, type Interceptor, createClient } from "@connectrpc/connect";
+import { createClient, type Interceptor, type Client as ServiceClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-web";
 import { AccountService } from "./gen/chom/account/v1/account_service_pb.js";
 import { DeviceLoginService } from "./gen/chom/account/v1/device_login_service_pb.js";

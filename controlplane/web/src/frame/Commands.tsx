@@ -1,0 +1,59 @@
+import "@mantine/spotlight/styles.css";
+import { Spotlight, spotlight } from "@mantine/spotlight";
+import { useNavigate } from "@tanstack/react-router";
+import { useEffect } from "react";
+import { useTranslation } from "react-i18next";
+import { useHere } from "../organization/here.js";
+import { useSites } from "../site/queries.js";
+import { SearchIcon, ServerIcon, SiteIcon } from "../ui/icons.js";
+
+/** Everything that can be gone to, by its name. It comes with the first call for it. */
+export function Commands({ times, operator }: { times: number; operator: boolean }) {
+	const { t } = useTranslation();
+	const navigate = useNavigate();
+	const here = useHere();
+	const organization = here?.id ?? "";
+	const sites = useSites(organization, { enabled: organization !== "" });
+	// biome-ignore lint/correctness/useExhaustiveDependencies: each call opens it, the first one too
+	useEffect(() => spotlight.open(), [times]);
+	const go = [
+		...(here
+			? [
+					{ id: "overview", label: t("overview.title"), onClick: () => navigate({ to: "/o/$organization", params: { organization } }) },
+					{ id: "sites", label: t("sites.title"), onClick: () => navigate({ to: "/o/$organization/sites", params: { organization } }) },
+					{ id: "create", label: t("sites.create"), onClick: () => navigate({ to: "/o/$organization/sites/new", params: { organization } }) },
+					{ id: "tasks", label: t("tasks.title"), onClick: () => navigate({ to: "/o/$organization/tasks", params: { organization } }) },
+				]
+			: []),
+		...(operator
+			? [
+					{ id: "servers", label: t("servers.title"), leftSection: <ServerIcon />, onClick: () => navigate({ to: "/servers" }) },
+					{ id: "add", label: t("servers.add"), leftSection: <ServerIcon />, onClick: () => navigate({ to: "/servers/new" }) },
+				]
+			: []),
+		{ id: "account", label: t("account.title"), onClick: () => navigate({ to: "/account" }) },
+		{ id: "factors", label: t("factors.title"), onClick: () => navigate({ to: "/account/second-factors" }) },
+	];
+	const found = (sites.data ?? []).map((site) => ({
+		id: site.id,
+		label: site.name,
+		description: site.domains[0] ?? "",
+		leftSection: <SiteIcon />,
+		onClick: () => navigate({ to: "/o/$organization/sites/$site", params: { organization, site: site.id } }),
+	}));
+	return (
+		<Spotlight
+			actions={[
+				{ group: t("commands.go"), actions: go.map((action) => ({ ...action, onClick: () => void action.onClick() })) },
+				{ group: t("sites.title"), actions: found.map((action) => ({ ...action, onClick: () => void action.onClick() })) },
+			]}
+			shortcut={null}
+			highlightQuery
+			limit={12}
+			attributes={{ content: { "aria-label": t("commands.open") } }}
+			lockScroll={false}
+			nothingFound={t("commands.nothing")}
+			searchProps={{ placeholder: t("commands.placeholder"), "aria-label": t("commands.open"), leftSection: <SearchIcon /> }}
+		/>
+	);
+}

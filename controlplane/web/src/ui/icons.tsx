@@ -1,0 +1,70 @@
+// The few pictures that there are. Each stands beside words, so that readers of the page are told nothing twice.
+import type { ReactNode } from "react";
+
+function icon(children: ReactNode) {
+	return function Icon({ size = 18 }: { size?: number }) {
+		return (
+			<svg
+				width={size}
+				height={size}
+				viewBox="0 0 24 24"
+				fill="none"
+				stroke="currentColor"
+				strokeWidth={1.8}
+				strokeLinecap="round"
+				strokeLinejoin="round"
+				aria-hidden="true"
+				focusable="false"
+			>
+				{children}
+			</svg>
+		);
+	};
+}
+
+export const HomeIcon = icon(<path d="M4 11l8-7 8 7v8a1 1 0 0 1-1 1h-5v-6h-4v6H5a1 1 0 0 1-1-1z" />);
+export const SiteIcon = icon(
+	<>
+		<circle cx="12" cy="12" r="8.5" />
+		<path d="M3.5 12h17M12 3.5c2.6 2.4 3.8 5.3 3.8 8.5s-1.2 6.1-3.8 8.5c-2.6-2.4-3.8-5.3-3.8-8.5s1.2-6.1 3.8-8.5z" />
+	</>,
+);
+export const ServerIcon = icon(
+	<>
+		<rect x="4" y="4" width="16" height="7" rx="1.5" />
+		<rect x="4" y="13" width="16" height="7" rx="1.5" />
+		<path d="M7.5 7.5h.01M7.5 16.5h.01" />
+	</>,
+);
+export const TaskIcon = icon(<path d="M9 6h11M9 12h11M9 18h11M4 6l1 1 1.6-2M4 12l1 1 1.6-2M4 18l1 1 1.6-2" />);
+export const PersonIcon = icon(
+	<>
+		<circle cx="12" cy="8" r="3.8" />
+		<path d="M4.5 20c1-3.8 4-5.6 7.5-5.6s6.5 1.8 7.5 5.6" />
+	</>,
+);
+export const SearchIcon = icon(
+	<>
+		<circle cx="10.5" cy="10.5" r="6" />
+		<path d="M15 15l5 5" />
+	</>,
+);
+export const AlertIcon = icon(
+	<>
+		<circle cx="12" cy="12" r="8.5" />
+		<path d="M12 7.5v5.5M12 16.3v.01" />
+	</>,
+);
+export const CheckIcon = icon(<path d="M5 12.5l4.5 4.5L19 7.5" />);
+export const CopyIcon = icon(
+	<>
+		<rect x="8.5" y="8.5" width="11" height="11" rx="2" />
+		<path d="M15.5 5.5a1 1 0 0 0-1-1h-8a2 2 0 0 0-2 2v8a1 1 0 0 0 1 1" />
+	</>,
+);
+export const LightIcon = icon(
+	<>
+		<circle cx="12" cy="12" r="4" />
+		<path d="M12 3v2M12 19v2M3 12h2M19 12h2M5.6 5.6L7 7M17 17l1.4 1.4M5.6 18.4L7 17M17 7l1.4-1.4" />
+	</>,
+);
