@@ -30,7 +30,7 @@ run() {
 	fi
 	rm -f "$log.part" "$log.flaky"
 }
-within=30m
+within=45m
 [ "${CHOM_PROVE:-}" != 1 ] || within=6h
 run "$units" -timeout "$within"
 (cd controlplane/web && CHOMD=$PWD/../../bin-failpoint/chomd SWARM=$PWD/../../bin-failpoint/chom-swarm npx vitest run --reporter=default --reporter=json --outputFile="$log.web") || failed=1
