@@ -14,8 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"chom.dev/agent/mariadb"
 	"chom.dev/agent/run"
 	"chom.dev/agent/task"
@@ -46,7 +44,7 @@ type FetchOrder struct {
 
 // Fetch writes the files below their place, modes and times as they were, and
 // carries out the tables of the dump, as the account of the import and nobody else.
-// It gives back the rest of the dump. Where one of both fails, the other is ended.
+// It gives back the rest of the dump.
 func (m *Manager) Fetch(ctx context.Context, site task.Site, o FetchOrder, progress func(Progress)) (Fetched, error) {
 	order := fetchOrder{Files: o.Files, Dir: o.Dir, Database: o.Database}
 	if o.Database != "" {
@@ -76,31 +74,25 @@ func fetch(ctx context.Context, s *Inside, text json.RawMessage) (any, error) {
 	case o.Database != "" && o.Schema != s.Handle.ScratchDB().String():
 		return nil, errors.New("the schema for the database is none")
 	}
-	var f Fetched
-	both, ctx := errgroup.WithContext(ctx)
+	// One after the other: both at once took as long, and more memory.
 	if o.Files != "" {
-		both.Go(func() error {
-			if err := s.WriteFiles(ctx, o.Files, o.Dir); err != nil {
-				return fmt.Errorf("files: %w", err)
-			}
-			return nil
-		})
+		if err := s.WriteFiles(ctx, o.Files, o.Dir); err != nil {
+			return nil, fmt.Errorf("files: %w", err)
+		}
 	}
-	if o.Database != "" {
-		both.Go(func() (err error) {
-			// The client is told what a stranger wrote: nothing but SQL, and as an account
-			// that reaches the scratch schema alone.
-			f, err = s.ReadDatabase(ctx, o.Database, run.Cmd{
-				Path: mariadbClient, Secret: string(o.Options), Timeout: s.Timeout,
-				Args: []string{"--defaults-file=" + run.SecretFile, "--sandbox", "--batch", "--max-allowed-packet=1G", "--database=" + o.Schema},
-			})
-			if err != nil {
-				return fmt.Errorf("database: %w", err)
-			}
-			return nil
-		})
+	if o.Database == "" {
+		return &Fetched{}, nil
 	}
-	return &f, both.Wait()
+	// The client is told what a stranger wrote: nothing but SQL, and as an account
+	// that reaches the scratch schema alone.
+	f, err := s.ReadDatabase(ctx, o.Database, run.Cmd{
+		Path: mariadbClient, Secret: string(o.Options), Timeout: s.Timeout,
+		Args: []string{"--defaults-file=" + run.SecretFile, "--sandbox", "--batch", "--max-allowed-packet=1G", "--database=" + o.Schema},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	return &f, nil
 }
 
 // restoreLabel is that of files on their way back.
