@@ -1,12 +1,11 @@
 import { useMutation } from "@connectrpc/connect-query";
-import { TextInput } from "@mantine/core";
 import { Navigate, useNavigate } from "@tanstack/react-router";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { OrganizationService } from "../gen/chom/organization/v1/organization_service_pb.js";
 import { Form } from "../ui/Act.js";
+import { NameInput } from "../ui/NameInput.js";
 import { Card, Failure, Page, Waiting } from "../ui/parts.js";
-import { nameRule } from "../ui/rules.js";
 import { useHere, useOrganizations } from "./here.js";
 
 /** Leads to the overview of the organization that the reader was in last; a first one is made here. */
@@ -31,19 +30,7 @@ export function NewOrganization({ first = false }: { first?: boolean }) {
 		<Page title={first ? t("organization.first") : t("organization.new")}>
 			<Card>
 				<Form label={t("organization.create")} pending={create.isPending} error={create.error} onSend={() => create.mutate({ name })}>
-					<TextInput
-						label={t("organization.name")}
-						description={t("organization.nameText")}
-						value={name}
-						onChange={(event) => setName(event.currentTarget.value.toLowerCase())}
-						error={name !== "" && !nameRule.test(name) ? t("rule.name") : undefined}
-						pattern={nameRule.source}
-						maxLength={63}
-						required
-						withAsterisk={false}
-						autoFocus
-						maw={420}
-					/>
+					<NameInput label={t("organization.name")} description={t("organization.nameText")} value={name} onName={setName} maw={420} />
 				</Form>
 			</Card>
 		</Page>

@@ -1,5 +1,5 @@
 import { useMutation } from "@connectrpc/connect-query";
-import { Stack, Text, TextInput, Timeline } from "@mantine/core";
+import { Stack, Text, Timeline } from "@mantine/core";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { State } from "../gen/chom/fleet/v1/server_pb.js";
@@ -7,8 +7,8 @@ import { type CreateServerResponse, type JoinToken, ServerService } from "../gen
 import { TaskWatch } from "../task/TaskWatch.js";
 import { Act, Form } from "../ui/Act.js";
 import { CheckIcon } from "../ui/icons.js";
+import { NameInput } from "../ui/NameInput.js";
 import { Card, Copy, Failure, Link, LinkButton, Notice, Page } from "../ui/parts.js";
-import { nameRule } from "../ui/rules.js";
 import { Time } from "../ui/Time.js";
 import { sentence } from "../ui/words.js";
 import { platform, useServer } from "./queries.js";
@@ -29,18 +29,7 @@ export function AddServer() {
 						<Text size="sm" c="dimmed" maw={600}>
 							{t("addServer.text")}
 						</Text>
-						<TextInput
-							label={t("addServer.name")}
-							value={name}
-							onChange={(event) => setName(event.currentTarget.value.toLowerCase())}
-							error={name !== "" && !nameRule.test(name) ? t("rule.name") : undefined}
-							pattern={nameRule.source}
-							maxLength={63}
-							required
-							withAsterisk={false}
-							autoFocus
-							maw={420}
-						/>
+						<NameInput label={t("addServer.name")} value={name} onName={setName} maw={420} />
 					</Form>
 				</Card>
 			)}

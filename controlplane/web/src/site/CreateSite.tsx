@@ -9,8 +9,9 @@ import { SiteService } from "../gen/chom/site/v1/site_service_pb.js";
 import { useOrganizationId } from "../organization/here.js";
 import { useServers } from "../server/queries.js";
 import { Form } from "../ui/Act.js";
+import { NameInput } from "../ui/NameInput.js";
 import { Card, Link, Page } from "../ui/parts.js";
-import { isDomain, nameRule, tagRule } from "../ui/rules.js";
+import { isDomain, tagRule } from "../ui/rules.js";
 
 /** Three fields make a site; the rest has a default and can be opened. */
 export function CreateSite() {
@@ -61,18 +62,7 @@ export function CreateSite() {
 					}
 				>
 					<Stack gap="md" maw={520}>
-						<TextInput
-							label={t("createSite.name")}
-							description={t("createSite.nameText")}
-							value={name}
-							onChange={(event) => setName(event.currentTarget.value.toLowerCase())}
-							error={name !== "" && !nameRule.test(name) ? t("rule.name") : undefined}
-							pattern={nameRule.source}
-							maxLength={63}
-							required
-							withAsterisk={false}
-							autoFocus
-						/>
+						<NameInput label={t("createSite.name")} description={t("createSite.nameText")} value={name} onName={setName} />
 						<div>
 							<Text size="sm" fw={500} mb={4} id="type">
 								{t("createSite.type")}
