@@ -107,7 +107,7 @@ func startDatabase(t *testing.T) *mariadb.Server {
 	return s
 }
 
-// newProven makes a site of nothing, whose repository has a key that costs no time to open.
+// newProven makes a site of nothing.
 func newProven(t *testing.T, socket string, at store.Store, root string) *proven {
 	t.Helper()
 	return newProvenIn(t, scratch(t), socket, at, root)
@@ -370,7 +370,7 @@ func (p *proven) databaseText() string {
 	dump := root("", "/usr/bin/mariadb-dump", "--routines", "--triggers", "--hex-blob", "--skip-dump-date", "--order-by-primary", schema)
 	names := root("SELECT CONCAT('CHECKSUM TABLE `', REPLACE(table_name, '`', '``'), '` EXTENDED;') FROM information_schema.tables "+
 		"WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE' AND table_name NOT IN "+
-		"(SELECT table_name FROM information_schema.columns WHERE table_schema = DATABASE() AND extra LIKE '%GENERATED') "+
+		"(SELECT table_name FROM information_schema.columns WHERE table_schema = DATABASE() AND extra LIKE '%GENERATED%') "+
 		"AND table_name NOT IN (SELECT table_name FROM information_schema.partitions WHERE table_schema = DATABASE() AND partition_name IS NOT NULL) ORDER BY table_name", "/usr/bin/mariadb", "--batch", "--raw", "--skip-column-names", schema)
 	sums := root(names, "/usr/bin/mariadb", "--batch", "--skip-column-names", schema)
 	return dump + sums
