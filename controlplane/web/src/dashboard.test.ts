@@ -1,92 +1,24 @@
-// The dashboard as people use it: a real control plane, simulated agents, and Debian's Chromium. SCREENSHOTS names a folder for
-// pictures of each page, in both schemes, on a desk and on a phone.
+// The dashboard as people use it: a real control plane, simulated agents, and Debian's Chromium.
 import { createHmac } from "node:crypto";
 import { create, toBinary } from "@bufbuild/protobuf";
-import axe from "axe-core";
-import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
-import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
-import { type Chomd, startChomd } from "./chomd.js";
+import { afterAll, expect, test } from "vitest";
 import { connect } from "./client.js";
 import { State } from "./gen/chom/site/v1/site_pb.js";
 import { ListSitesResponseSchema } from "./gen/chom/site/v1/site_service_pb.js";
 import { type Swarm, startSwarm } from "./swarm.js";
+import { password, walk } from "./walk.js";
 
-const password = "seven blue kettles whistle";
 const hostile = `"><img src=x onerror=alert(1)>{{7*7}}<script>alert(2)</script>javascript:alert(3)`;
-const desk = { width: 1280, height: 860 };
-const phone = { width: 390, height: 780 };
 
-let chomd: Chomd;
+const here = walk();
+const { fill, press, follow, title, says, go, sound, wrong } = here;
 let swarm: Swarm | undefined;
-let browser: Browser;
-let context: BrowserContext;
-let page: Page;
-const wrong: string[] = [];
-
-beforeAll(async () => {
-	chomd = await startChomd();
-	browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-dev-shm-usage"] });
-	context = await browser.newContext({ viewport: desk, locale: "en-GB", timezoneId: "Europe/Berlin", reducedMotion: "reduce" });
-	page = await context.newPage();
-	page.setDefaultTimeout(60_000);
-	page.on("pageerror", (error) => wrong.push(String(error)));
-	page.on("dialog", (dialog) => {
-		wrong.push(`a script of a stranger ran: ${dialog.message()}`);
-		void dialog.dismiss();
-	});
-	page.on("console", (message) => {
-		// A refused call is an error to the browser, too.
-		if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) wrong.push(message.text());
-	});
-	page.on("request", (request) => {
-		if (!request.url().startsWith(chomd.baseUrl) && !request.url().startsWith("data:")) wrong.push(`something from elsewhere: ${request.url()}`);
-	});
-});
-afterEach(async ({ task }) => {
-	if (task.result?.state === "fail" && process.env.SCREENSHOTS)
-		await page.screenshot({ path: `${process.env.SCREENSHOTS}/failed ${task.name}.png`, timeout: 5_000 }).catch(() => undefined);
-});
-afterAll(async () => {
-	await swarm?.stop();
-	await browser.close();
-	await chomd.stop();
-});
-
-const fill = (label: string | RegExp, text: string) => page.getByLabel(label, { exact: typeof label === "string" }).fill(text);
-const press = (name: string) => page.getByRole("button", { name, exact: true }).first().click();
-const follow = (name: string) => page.getByRole("link", { name, exact: true }).first().click();
-const title = (text: string) => page.getByRole("heading", { level: 1, name: text, exact: true }).waitFor();
-const says = (text: string | RegExp) => page.getByText(text).first().waitFor();
-const go = (path: string) => page.goto(chomd.baseUrl + path);
-
-/** Looks at a page as those see it who cannot: axe finds nothing, in either scheme. */
-async function sound(name: string) {
-	for (const colorScheme of ["light", "dark"] as const) {
-		await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
-		await page.locator(`html[data-mantine-color-scheme=${colorScheme}]`).waitFor();
-		await page.evaluate(axe.source);
-		const { violations } = await page.evaluate(
-			(rules) => (globalThis as unknown as { axe: typeof axe }).axe.run({ resultTypes: ["violations"], ...(rules && { runOnly: rules }) }),
-			colorScheme === "dark" ? ["color-contrast"] : null, // nothing else differs
-		);
-		const found = violations.flatMap(({ id, help, nodes }) =>
-			nodes.map(({ html, any, all }) => `${id}: ${help}: ${html} ${[...any, ...all].map((check) => check.message).join("; ")}`),
-		);
-		expect(found, `${name}, ${colorScheme}`).toEqual([]);
-		const folder = process.env.SCREENSHOTS;
-		if (!folder) continue;
-		await page.screenshot({ path: `${folder}/${name}-${colorScheme}-desk.png` });
-		await page.setViewportSize(phone);
-		await page.screenshot({ path: `${folder}/${name}-${colorScheme}-phone.png` });
-		await page.setViewportSize(desk);
-	}
-	await page.emulateMedia({ colorScheme: "light", reducedMotion: "reduce" });
-}
+afterAll(() => swarm?.stop());
 
 test("the first operator begins, and makes an organization", async () => {
-	await go(`/first-operator#${chomd.setupSecret}`);
+	await go(`/first-operator#${here.chomd.setupSecret}`);
 	await title("Begin with CHOM");
-	expect(page.url()).not.toContain("chomsetup_"); // it stays in no history
+	expect(here.page.url()).not.toContain("chomsetup_"); // it stays in no history
 	await sound("first-operator");
 	await fill("E-mail address", "operator@example.com");
 	await fill("New password", password);
@@ -101,9 +33,9 @@ test("the first operator begins, and makes an organization", async () => {
 });
 
 test("the session is in a cookie that no script reads", async () => {
-	const session = (await context.cookies()).find(({ name }) => name === "chom_session");
+	const session = (await here.context.cookies()).find(({ name }) => name === "chom_session");
 	expect(session).toMatchObject({ httpOnly: true, sameSite: "Strict", path: "/" });
-	expect(await page.evaluate(() => document.cookie + JSON.stringify(localStorage) + JSON.stringify(sessionStorage))).not.toMatch(/chom[a-z]+_[0-9A-Za-z]{20}/);
+	expect(await here.page.evaluate(() => document.cookie + JSON.stringify(localStorage) + JSON.stringify(sessionStorage))).not.toMatch(/chom[a-z]+_[0-9A-Za-z]{20}/);
 });
 
 let server = "";
@@ -117,16 +49,16 @@ test("a server is added by one pasted line, and the page turns green by itself",
 	await fill("Name", "web-1");
 	await press("Get the line to paste");
 	await says("Waiting for the server");
-	const line = await page.locator("code", { hasText: "chom1." }).innerText();
+	const line = await here.page.locator("code", { hasText: "chom1." }).innerText();
 	await sound("add-server-waiting");
-	swarm = await startSwarm(chomd.agentAddress, [/chom1\.[\w.-]+/.exec(line)?.[0] ?? ""], "900ms");
+	swarm = await startSwarm(here.chomd.agentAddress, [/chom1\.[\w.-]+/.exec(line)?.[0] ?? ""], "900ms");
 	await says("The server has enrolled");
-	await page.locator("[data-active]", { hasText: "Ready for sites" }).waitFor();
+	await here.page.locator("[data-active]", { hasText: "Ready for sites" }).waitFor();
 	await sound("add-server-ready");
 	await follow("Open the server");
 	await title("web-1");
 	await says("Ready");
-	server = page.url();
+	server = here.page.url();
 	await sound("server");
 	await go("/servers");
 	await says("Ready");
@@ -147,45 +79,45 @@ test("three fields make a site, whose steps show as they happen", async () => {
 	await fill("Domain", "blog.example.com");
 	await press("More choices");
 	await fill("Title", hostile);
-	await page.getByRole("combobox", { name: "Tags" }).fill("shop");
-	await page.keyboard.press("Enter");
+	await here.page.getByRole("combobox", { name: "Tags" }).fill("shop");
+	await here.page.keyboard.press("Enter");
 	await sound("create-site");
 	await press("Create the site");
 	await title("blog");
 	await says("Being created");
-	await page.locator("ol li", { hasText: "database" }).waitFor();
+	await here.page.locator("ol li", { hasText: "database" }).waitFor();
 	await sound("site-creating");
 	await says("Active");
-	site = page.url();
+	site = here.page.url();
 });
 
 test("what strangers write is text", async () => {
 	await go(new URL(site).pathname);
 	await says(hostile);
-	expect(await page.locator("main img").count()).toBe(0);
+	expect(await here.page.locator("main img").count()).toBe(0);
 	await sound("site");
 	await go(`${new URL(site).pathname.replace(/\/[^/]+$/, "")}?q=${encodeURIComponent(hostile)}`);
 	await says("No site matches");
-	expect(await page.getByLabel("Name, domain or tag").inputValue()).toBe(hostile);
+	expect(await here.page.getByLabel("Name, domain or tag").inputValue()).toBe(hostile);
 });
 
 test("a site's names, backups, tasks and settings say what to do next", async () => {
 	await go(new URL(site).pathname);
-	await page.getByRole("tab", { name: "Names and certificates" }).click();
+	await here.page.getByRole("tab", { name: "Names and certificates" }).click();
 	await says("Not yet yours");
 	await press("Show that it is yours");
 	await says("Set these records in your DNS:");
 	await sound("site-names");
-	await page.getByRole("tab", { name: "Backups" }).click();
+	await here.page.getByRole("tab", { name: "Backups" }).click();
 	await says("No backup yet");
 	await says("not proven yet");
 	await sound("site-backups");
-	await page.getByRole("tab", { name: "Tasks" }).click();
+	await here.page.getByRole("tab", { name: "Tasks" }).click();
 	await says("Bringing the site to what is wanted");
 	await sound("site-tasks");
-	await page.getByRole("tab", { name: "Settings" }).click();
+	await here.page.getByRole("tab", { name: "Settings" }).click();
 	await sound("site-settings");
-	await page.getByRole("tab", { name: "Tasks" }).click();
+	await here.page.getByRole("tab", { name: "Tasks" }).click();
 	await follow("Bringing the site to what is wanted");
 	await says("6 of 6 steps");
 	await sound("task");
@@ -198,7 +130,7 @@ test("a site's names, backups, tasks and settings say what to do next", async ()
 test("a site goes to the trash when its name is typed, and comes back", async () => {
 	await go(`${new URL(site).pathname}?tab=settings`);
 	await press("Delete the site");
-	const dialog = page.getByRole("dialog");
+	const dialog = here.page.getByRole("dialog");
 	const really = dialog.getByRole("button", { name: "Delete the site" });
 	await dialog.getByLabel("Type blog to go on").fill("blo");
 	expect(await really.isDisabled()).toBe(true);
@@ -207,7 +139,7 @@ test("a site goes to the trash when its name is typed, and comes back", async ()
 	await really.click();
 	await says("In the trash");
 	await press("Take it out of the trash");
-	await page.getByRole("button", { name: "Suspend" }).waitFor();
+	await here.page.getByRole("button", { name: "Suspend" }).waitFor();
 });
 
 test("the overview tells what needs somebody", async () => {
@@ -215,12 +147,12 @@ test("the overview tells what needs somebody", async () => {
 	await title("acme");
 	await says("blog waits for its names");
 	await sound("overview");
-	expect(await page.getByRole("main").innerText()).toContain("1 / 1");
+	expect(await here.page.getByRole("main").innerText()).toContain("1 / 1");
 });
 
 test("a step on a host shows within a second", async ({ annotate }) => {
 	await go(new URL(server).pathname);
-	await page.evaluate(() => {
+	await here.page.evaluate(() => {
 		const seen: Record<string, number> = {};
 		Object.assign(globalThis, { seen });
 		new MutationObserver(() => {
@@ -231,7 +163,7 @@ test("a step on a host shows within a second", async ({ annotate }) => {
 	await title("Trying whether tasks get through");
 	await says("3 of 3 steps");
 	// Simulated hosts have this machine's clock.
-	const lags = await page.evaluate(async () => {
+	const lags = await here.page.evaluate(async () => {
 		const { seen } = globalThis as unknown as { seen: Record<string, number> };
 		const [, organizationId, taskId] = /\/o\/([^/]+)\/tasks\/([^/]+)/.exec(location.pathname) ?? [];
 		const answer = await fetch("/chom.task.v1.TaskService/GetTask", {
@@ -251,23 +183,23 @@ test("a step on a host shows within a second", async ({ annotate }) => {
 });
 
 test("all can be gone to by name", async () => {
-	await page.keyboard.press("Control+k");
-	await page.getByRole("textbox", { name: "Find" }).fill("blog");
-	await page.getByRole("button", { name: /blog/ }).first().waitFor();
+	await here.page.keyboard.press("Control+k");
+	await here.page.getByRole("textbox", { name: "Find" }).fill("blog");
+	await here.page.getByRole("button", { name: /blog/ }).first().waitFor();
 	await sound("commands");
-	await page.keyboard.press("Enter");
+	await here.page.keyboard.press("Enter");
 	await title("blog");
 });
 
 test("a lost connection shows, and heals", async () => {
 	await go("/");
 	await title("acme");
-	await page.route("**/chom.*/*", (route) => route.abort());
+	await here.page.route("**/chom.*/*", (route) => route.abort());
 	await says("No connection to the control plane.");
 	await title("acme"); // what was there stays
 	await sound("connection-lost");
-	await page.unroute("**/chom.*/*");
-	await page.getByText("No connection to the control plane.").waitFor({ state: "detached" });
+	await here.page.unroute("**/chom.*/*");
+	await here.page.getByText("No connection to the control plane.").waitFor({ state: "detached" });
 });
 
 // Others may have the processor for a moment: the best of three counts.
@@ -281,16 +213,16 @@ test("a thousand sites are searched without lag", { retry: 2 }, async ({ annotat
 		state: State.ACTIVE,
 		tags: [n % 2 ? "odd" : "even"],
 	}));
-	await page.route("**/chom.site.v1.SiteService/ListSites", (route) =>
+	await here.page.route("**/chom.site.v1.SiteService/ListSites", (route) =>
 		route.fulfill({ contentType: "application/proto", body: Buffer.from(toBinary(ListSitesResponseSchema, create(ListSitesResponseSchema, { sites }))) }),
 	);
 	await go(new URL(site).pathname.replace(/\/[^/]+$/, ""));
 	await says("1000 of 1000");
-	expect(await page.getByRole("row").count()).toBeLessThan(60); // rows out of sight do not exist
+	expect(await here.page.getByRole("row").count()).toBeLessThan(60); // rows out of sight do not exist
 	await sound("sites");
-	await page.getByLabel("Name, domain or tag").focus();
+	await here.page.getByLabel("Name, domain or tag").focus();
 	// From each key to the frame that has the new count in it.
-	await page.evaluate(() => {
+	await here.page.evaluate(() => {
 		const took: number[] = [];
 		Object.assign(globalThis, { took });
 		let pressed = 0;
@@ -301,18 +233,18 @@ test("a thousand sites are searched without lag", { retry: 2 }, async ({ annotat
 		}).observe(document.querySelector("[role=search] [role=status]") as Node, { subtree: true, characterData: true, childList: true });
 	});
 	for (const [place, key] of ["9", "7", "Backspace", "9", "1"].entries()) {
-		await page.keyboard.press(key);
+		await here.page.keyboard.press(key);
 		// Looked for seldom: in each frame it would be a part of what is measured.
-		await page.waitForFunction((count) => (globalThis as unknown as { took: number[] }).took.length === count, place + 1, { polling: 100 });
+		await here.page.waitForFunction((count) => (globalThis as unknown as { took: number[] }).took.length === count, place + 1, { polling: 100 });
 	}
-	const took = await page.evaluate(() => (globalThis as unknown as { took: number[] }).took);
-	await page.waitForURL(/\?q=991$/); // to be shared, and gone back to
+	const took = await here.page.evaluate(() => (globalThis as unknown as { took: number[] }).took);
+	await here.page.waitForURL(/\?q=991$/); // to be shared, and gone back to
 	await follow("Sites");
 	await says("1000 of 1000");
 	const median = took.sort((a, b) => a - b)[2] ?? Number.POSITIVE_INFINITY;
 	await annotate(`from key to paint: ${took.map(Math.round).join(", ")} ms`);
 	expect(median).toBeLessThanOrEqual(100);
-	await page.unroute("**/chom.site.v1.SiteService/ListSites");
+	await here.page.unroute("**/chom.site.v1.SiteService/ListSites");
 });
 
 test("it speaks German, and an address that leads nowhere says so", async () => {
@@ -321,11 +253,11 @@ test("it speaks German, and an address that leads nowhere says so", async () => 
 	await sound("lost");
 	await go("/account");
 	await press("Appearance");
-	await page.getByRole("menuitem", { name: "Deutsch" }).click();
+	await here.page.getByRole("menuitem", { name: "Deutsch" }).click();
 	await title("Konto");
-	expect(await page.locator("html").getAttribute("lang")).toBe("de");
+	expect(await here.page.locator("html").getAttribute("lang")).toBe("de");
 	await press("Aussehen");
-	await page.getByRole("menuitem", { name: "English" }).click();
+	await here.page.getByRole("menuitem", { name: "English" }).click();
 	await title("Account");
 	await sound("account");
 });
@@ -339,7 +271,7 @@ test("who signs out is out, and a wrong password says so", async () => {
 	await fill("E-mail address", "operator@example.com");
 	await fill("Password", "not the right one");
 	await press("Sign in");
-	await page.getByRole("alert").waitFor();
+	await here.page.getByRole("alert").waitFor();
 	await sound("login-failed");
 	await fill("Password", password);
 	await press("Sign in");
@@ -347,15 +279,15 @@ test("who signs out is out, and a wrong password says so", async () => {
 });
 
 test("a program is let in by its person", async () => {
-	const begun = await connect(chomd).deviceLogins.beginDeviceLogin({ name: "chom on build-7", scope: 3 });
-	await page.goto(begun.verificationUrlComplete);
+	const begun = await connect(here.chomd).deviceLogins.beginDeviceLogin({ name: "chom on build-7", scope: 3 });
+	await here.page.goto(begun.verificationUrlComplete);
 	await title("Let this program act for you?");
 	await says("chom on build-7");
 	await sound("device");
 	await press("Yes, let it");
 	await title("The program is signed in");
-	const { token } = await connect(chomd).deviceLogins.pollDeviceLogin({ deviceCode: begun.deviceCode });
-	expect((await connect({ baseUrl: chomd.baseUrl, token }).accounts.getCaller({})).email).toBe("operator@example.com");
+	const { token } = await connect(here.chomd).deviceLogins.pollDeviceLogin({ deviceCode: begun.deviceCode });
+	expect((await connect({ baseUrl: here.chomd.baseUrl, token }).accounts.getCaller({})).email).toBe("operator@example.com");
 });
 
 test("somebody signs up by the mailed link", async () => {
@@ -368,29 +300,29 @@ test("somebody signs up by the mailed link", async () => {
 	await fill("New password", password);
 	await press("Sign up");
 	await title("Look into your mailbox");
-	const mail = (await chomd.mail()).replaceAll(/=\r?\n/g, "").replaceAll("=3D", "=");
-	await page.goto(/http\S*\/verify-email#chomverify_\w+/.exec(mail)?.[0] ?? "");
+	const mail = (await here.chomd.mail()).replaceAll(/=\r?\n/g, "").replaceAll("=3D", "=");
+	await here.page.goto(/http\S*\/verify-email#chomverify_\w+/.exec(mail)?.[0] ?? "");
 	await title("Is this your address?");
-	expect(page.url()).not.toContain("chomverify_");
+	expect(here.page.url()).not.toContain("chomverify_");
 	await sound("verify-email");
 	await fill("Password", password);
 	await press("Go on");
 	await title("Make your first organization");
 	await go("/servers"); // is the operators'
-	await page.getByRole("alert").waitFor();
+	await here.page.getByRole("alert").waitFor();
 });
 
 test("a second factor is set up by its QR code, and asked for at the next login", async () => {
 	await go("/account/second-factors");
 	await press("Set up an authenticator app");
-	await page.getByRole("img", { name: /QR code/ }).waitFor();
+	await here.page.getByRole("img", { name: /QR code/ }).waitFor();
 	await sound("totp");
-	const seed = await page.locator("code", { hasText: /^[A-Z2-7]{16,}$/ }).innerText();
+	const seed = await here.page.locator("code", { hasText: /^[A-Z2-7]{16,}$/ }).innerText();
 	await fill("6 digits", digits(seed, Date.now()));
 	await press("Confirm");
-	await page.getByRole("dialog", { name: "Keep these recovery codes" }).waitFor();
+	await here.page.getByRole("dialog", { name: "Keep these recovery codes" }).waitFor();
 	await sound("recovery-codes");
-	const recovery = await page.locator("li code").first().innerText();
+	const recovery = await here.page.locator("li code").first().innerText();
 	await press("I have kept them");
 	await says("Set up");
 	await sound("second-factors");
@@ -407,7 +339,7 @@ test("a second factor is set up by its QR code, and asked for at the next login"
 });
 
 test("a passkey is added, and signs in alone", async () => {
-	const devtools = await context.newCDPSession(page);
+	const devtools = await here.context.newCDPSession(here.page);
 	await devtools.send("WebAuthn.enable");
 	await devtools.send("WebAuthn.addVirtualAuthenticator", {
 		options: {
@@ -422,7 +354,7 @@ test("a passkey is added, and signs in alone", async () => {
 	await go("/account/second-factors");
 	await fill("Name of a new passkey", "laptop");
 	await press("Add a passkey");
-	await page.getByText("laptop", { exact: true }).waitFor();
+	await here.page.getByText("laptop", { exact: true }).waitFor();
 	await go("/account/sessions");
 	await says("This browser");
 	await sound("sessions");

@@ -1,0 +1,94 @@
+// A person at the dashboard, for tests: a real control plane, and Debian's Chromium. SCREENSHOTS names a folder for pictures of
+// each page, in both schemes, on a desk and on a phone.
+import axe from "axe-core";
+import { type BrowserContext, chromium, type Page } from "playwright-core";
+import { afterEach, beforeAll, expect } from "vitest";
+import { type Chomd, startChomd } from "./chomd.js";
+
+export const password = "seven blue kettles whistle";
+const desk = { width: 1280, height: 860 };
+const phone = { width: 390, height: 780 };
+
+/** Somebody at the dashboard of a control plane that was just set up. What is here is there from the first test on. */
+export interface Walk {
+	chomd: Chomd;
+	context: BrowserContext;
+	page: Page;
+	/** What no test of this file may have caused: errors of scripts, dialogs of strangers, requests to elsewhere. */
+	wrong: string[];
+	fill(label: string | RegExp, text: string): Promise<void>;
+	press(name: string): Promise<void>;
+	follow(name: string): Promise<void>;
+	/** Waits for a page's own heading. */
+	title(text: string): Promise<void>;
+	says(text: string | RegExp): Promise<void>;
+	go(path: string): Promise<unknown>;
+	/** Looks at a page as those see it who cannot: axe finds nothing, in either scheme. */
+	sound(name: string): Promise<void>;
+}
+
+/** Begins a walk before the tests of a file, and ends it after them. */
+export function walk(): Walk {
+	const here = { wrong: [] as string[] } as Walk;
+	const { wrong } = here;
+	beforeAll(async () => {
+		const chomd = await startChomd();
+		const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-dev-shm-usage"] });
+		const context = await browser.newContext({ viewport: desk, locale: "en-GB", timezoneId: "Europe/Berlin", reducedMotion: "reduce" });
+		const page = await context.newPage();
+		page.setDefaultTimeout(60_000);
+		page.on("pageerror", (error) => wrong.push(String(error)));
+		page.on("dialog", (dialog) => {
+			wrong.push(`a script of a stranger ran: ${dialog.message()}`);
+			void dialog.dismiss();
+		});
+		page.on("console", (message) => {
+			// A refused call is an error to the browser, too.
+			if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) wrong.push(message.text());
+		});
+		page.on("request", (request) => {
+			if (!request.url().startsWith(chomd.baseUrl) && !request.url().startsWith("data:")) wrong.push(`something from elsewhere: ${request.url()}`);
+		});
+		Object.assign(here, { chomd, context, page });
+		return async () => {
+			await browser.close();
+			await chomd.stop();
+		};
+	});
+	afterEach(async ({ task }) => {
+		if (task.result?.state === "fail" && process.env.SCREENSHOTS)
+			await here.page.screenshot({ path: `${process.env.SCREENSHOTS}/failed ${task.name}.png`, timeout: 5_000 }).catch(() => undefined);
+	});
+	return Object.assign(here, {
+		fill: (label: string | RegExp, text: string) => here.page.getByLabel(label, { exact: typeof label === "string" }).fill(text),
+		press: (name: string) => here.page.getByRole("button", { name, exact: true }).first().click(),
+		follow: (name: string) => here.page.getByRole("link", { name, exact: true }).first().click(),
+		title: (text: string) => here.page.getByRole("heading", { level: 1, name: text, exact: true }).waitFor(),
+		says: (text: string | RegExp) => here.page.getByText(text).first().waitFor(),
+		go: (path: string) => here.page.goto(here.chomd.baseUrl + path),
+		sound: (name: string) => sound(here.page, name),
+	});
+}
+
+async function sound(page: Page, name: string) {
+	for (const colorScheme of ["light", "dark"] as const) {
+		await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
+		await page.locator(`html[data-mantine-color-scheme=${colorScheme}]`).waitFor();
+		await page.evaluate(axe.source);
+		const { violations } = await page.evaluate(
+			(rules) => (globalThis as unknown as { axe: typeof axe }).axe.run({ resultTypes: ["violations"], ...(rules && { runOnly: rules }) }),
+			colorScheme === "dark" ? ["color-contrast"] : null, // nothing else differs
+		);
+		const found = violations.flatMap(({ id, help, nodes }) =>
+			nodes.map(({ html, any, all }) => `${id}: ${help}: ${html} ${[...any, ...all].map((check) => check.message).join("; ")}`),
+		);
+		expect(found, `${name}, ${colorScheme}`).toEqual([]);
+		const folder = process.env.SCREENSHOTS;
+		if (!folder) continue;
+		await page.screenshot({ path: `${folder}/${name}-${colorScheme}-desk.png` });
+		await page.setViewportSize(phone);
+		await page.screenshot({ path: `${folder}/${name}-${colorScheme}-phone.png` });
+		await page.setViewportSize(desk);
+	}
+	await page.emulateMedia({ colorScheme: "light", reducedMotion: "reduce" });
+}
