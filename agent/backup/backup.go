@@ -119,6 +119,7 @@ type Manager struct {
 	cfg Config
 
 	requests chan struct{} // holds a token for each that is under way
+	buffers  buffers
 
 	schedules sync.Mutex // while one is read and written, or removed
 
@@ -321,11 +322,10 @@ func syncDir(dir string) error {
 }
 
 // environment is that of the helper and of what it runs. A site's memory is small,
-// and so must be what is added to it: collecting garbage costs time, of which a
-// backup has enough. Files that are no site's go to the private /var/tmp, since
+// and so must be what is added to it: garbage is collected earlier than usual. Files that are no site's go to the private /var/tmp, since
 // /tmp may be memory.
 func environment() map[string]string {
-	return map[string]string{"GOGC": "20", "TMPDIR": "/var/tmp", "RESTIC_PROGRESS_FPS": "1"}
+	return map[string]string{"GOGC": "50", "TMPDIR": "/var/tmp", "RESTIC_PROGRESS_FPS": "1"}
 }
 
 func newToken() string { return rand.Text() + rand.Text() }

@@ -606,8 +606,8 @@ func TestBrokenDump(t *testing.T) {
 	during := func(act func(id string)) error {
 		held, over := make(chan struct{}), make(chan struct{})
 		w.repository.Fault = func(_ http.ResponseWriter, r *http.Request) bool {
-			if r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/data/") {
-				<-held // restic's queue is full, so the dump waits
+			if r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/index/") {
+				<-held // restic reads nothing of the dump yet, which waits
 			}
 			return false
 		}

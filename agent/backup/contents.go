@@ -138,7 +138,8 @@ func linksOf(before, after *contract.Links) Links {
 // that are replaced while restic looks at them are not in its snapshot.
 const readings = 3
 
-// filesLabel begins the labels of the runs of restic that do.
+// filesLabel begins the labels of the runs of restic that do, and of those that write files back: both read directories, one after
+// the other.
 const filesLabel = "files-"
 
 // files reads what the site has. A file that is gone when its turn comes was

@@ -123,7 +123,8 @@ func (s *Inside) serve() (stop func(), err error) {
 			r.Out.Host = "repository"
 			r.Out.Header.Set(tokenHeader, s.token)
 		},
-		Transport: transport,
+		Transport:  transport,
+		BufferPool: &buffers{},
 		ModifyResponse: func(r *http.Response) error {
 			label, _ := r.Request.Context().Value(labelKey{}).(string)
 			if r.Request.Method == http.MethodPost && r.StatusCode < 300 && path.Dir(r.Request.URL.Path) == "/snapshots" {
@@ -165,6 +166,21 @@ func (s *Inside) serve() (stop func(), err error) {
 }
 
 type labelKey struct{}
+
+// pieceOfBody is how much of a body is copied at once.
+const pieceOfBody = 256 << 10
+
+// buffers are those that bodies are copied with: httputil.BufferPool. The zero value is ready for use.
+type buffers struct{ free sync.Pool }
+
+func (b *buffers) Get() []byte {
+	if buffer, ok := b.free.Get().(*[]byte); ok {
+		return *buffer
+	}
+	return make([]byte, pieceOfBody)
+}
+
+func (b *buffers) Put(buffer []byte) { b.free.Put(&buffer) }
 
 // cutLabel splits "/label/object".
 func cutLabel(p string) (label, object string) {

@@ -96,7 +96,7 @@ func fetch(ctx context.Context, s *Inside, text json.RawMessage) (any, error) {
 }
 
 // restoreLabel is that of files on their way back.
-const restoreLabel = "restore"
+const restoreLabel = filesLabel + "restore"
 
 // WriteFiles writes what a snapshot of files holds below a directory.
 func (s *Inside) WriteFiles(ctx context.Context, snapshot, dir string) error {

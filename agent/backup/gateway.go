@@ -222,7 +222,10 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.WriteHeader(res.StatusCode)
-	if _, err := io.Copy(w, res.Body); err != nil {
+	buffer := g.m.buffers.Get()
+	defer g.m.buffers.Put(buffer)
+	// The response would copy by itself, in pieces that are too small for so much.
+	if _, err := io.CopyBuffer(struct{ io.Writer }{w}, res.Body, buffer); err != nil {
 		panic(http.ErrAbortHandler) // who asked must not take it for whole
 	}
 }

@@ -21,6 +21,7 @@ const (
 	bulkIdle    = time.Minute // of the connection for repositories, which is idle nearly always
 	streamRoom  = 1 << 20     // flow control window of a stream, not memory
 	connectRoom = 4 << 20
+	frameRoom   = 256 << 10 // of backups on their way back: for each frame somebody has to wake up
 )
 
 // options hold for every client: nothing is read without a limit, and nothing
@@ -85,6 +86,7 @@ func open(cfg *tls.Config, dial func(context.Context, string, string) (net.Conn,
 			PingTimeout:                   pingFor,
 			MaxReceiveBufferPerStream:     streamRoom,
 			MaxReceiveBufferPerConnection: connectRoom,
+			MaxReadFrameSize:              frameRoom,
 		},
 	}
 	c.http = &http.Client{

@@ -82,6 +82,8 @@ const (
 	objectFor = time.Hour
 	// deadlines in a pause spare the connection from being told a new one for each piece.
 	deadlines = 60
+	// pieceOfAnswer is how much of an object is read, and written, at once.
+	pieceOfAnswer = 256 << 10
 )
 
 // call is one request.
@@ -198,7 +200,7 @@ func (c *call) get(n Name) error {
 	c.began = true
 	answer := &rollingWriter{c: c}
 	defer answer.rest()
-	_, err = io.Copy(answer, p)
+	_, err = io.CopyBuffer(answer, p, make([]byte, min(p.Length+1, pieceOfAnswer)))
 	return err
 }
 
