@@ -20,6 +20,8 @@ import (
 var (
 	ErrNoFile     = fault.NotFound("file or directory in the backup")
 	ErrUnreadable = fault.Conflict("only a backup that is ready can be read")
+	// ErrLost is in place of ErrDamaged for people.
+	ErrLost = fault.Conflict("what is stored of this backup is damaged or gone: take another one, and make a new backup of the site")
 )
 
 // databaseFile is the name of the dump in its snapshot.
@@ -59,7 +61,7 @@ func (b *Backups) Browse(ctx context.Context, organization contract.Organization
 		return nil
 	})
 	if err != nil && !errors.Is(err, errEnough) {
-		return nil, "", fmt.Errorf("browse backup %s: %w", backup, err)
+		return nil, "", b.unread(ctx, "browse", backup, err)
 	}
 	next := ""
 	if len(all) > limit {
@@ -102,7 +104,7 @@ func (b *Backups) Download(ctx context.Context, organization contract.Organizati
 		case err == nil:
 			return ErrNoFile
 		case !errors.Is(err, found):
-			return fmt.Errorf("download from backup %s: %w", backup, err)
+			return b.unread(ctx, "download from", backup, err)
 		}
 	}
 	err = db.InTx(ctx, b.db, func(tx *db.Tx) error {
@@ -114,9 +116,19 @@ func (b *Backups) Download(ctx context.Context, organization contract.Organizati
 		return fmt.Errorf("download from backup %s: %w", backup, err)
 	}
 	if err := b.config.Repositories.Read(ctx, repository, snapshot, file, to); err != nil {
-		return fmt.Errorf("download from backup %s: %w", backup, err)
+		return b.unread(ctx, "download from", backup, err)
 	}
 	return nil
+}
+
+// unread says why a backup could not be read.
+func (b *Backups) unread(ctx context.Context, what string, backup contract.BackupID, err error) error {
+	err = fmt.Errorf("%s backup %s: %w", what, backup, err)
+	if !errors.Is(err, ErrDamaged) {
+		return err
+	}
+	b.log.ErrorContext(ctx, "a backup can't be read", "err", err)
+	return ErrLost
 }
 
 // inSite is a path as a snapshot has it.

@@ -83,6 +83,13 @@ func TestDownload(t *testing.T) {
 		if err := w.Download(t.Context(), w.ours, w.site, running.ID, "", new(bytes.Buffer)); !errors.Is(err, ErrUnreadable) {
 			t.Errorf("of one that is not ready: %v", err)
 		}
+		w.stored.readErr = ErrDamaged
+		if err := w.Download(t.Context(), w.ours, w.site, ready.ID, "", new(bytes.Buffer)); !errors.Is(err, ErrLost) {
+			t.Errorf("of one whose data is gone: %v", err)
+		}
+		if err := w.Export(t.Context(), w.ours, w.site, ready.ID, true, new(bytes.Buffer)); !errors.Is(err, ErrLost) {
+			t.Errorf("an export of one whose data is gone: %v", err)
+		}
 		w.exec(t, `UPDATE backups SET manifest = (SELECT manifest FROM backups WHERE manifest IS NOT NULL), sequence = 2 WHERE manifest IS NOT NULL`)
 		if err := w.Download(t.Context(), w.ours, w.site, ready.ID, "", new(bytes.Buffer)); !errors.Is(err, ErrForged) {
 			t.Errorf("of one whose row was changed: %v", err)

@@ -42,7 +42,7 @@ func (b *Backups) Export(ctx context.Context, organization contract.Organization
 		err = b.exportSite(ctx, m, repository, to)
 	}
 	if err != nil {
-		return fmt.Errorf("export backup %s: %w", backup, err)
+		return b.unread(ctx, "export", backup, err)
 	}
 	return nil
 }

@@ -247,6 +247,7 @@ func found(drill string) *backupv1.DrillReport {
 type shelf struct {
 	mu        sync.Mutex
 	checkErr  error
+	readErr   error
 	putErr    error
 	removeErr error
 	verifyErr error
@@ -315,6 +316,9 @@ func (s *shelf) Browse(_ context.Context, _ Repository, snapshot, dir string, ea
 }
 
 func (s *shelf) Read(_ context.Context, _ Repository, snapshot, file string, to io.Writer) error {
+	if s.readErr != nil {
+		return s.readErr
+	}
 	_, err := io.WriteString(to, snapshot+file)
 	return err
 }

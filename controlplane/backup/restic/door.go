@@ -12,11 +12,11 @@ const failuresMax = 8
 type broken struct {
 	code  atomic.Int64
 	times atomic.Int64
-	// lost notes that data is not there, or ends early. The program would ask again for a quarter of an hour, and goes on for
-	// nothing where copies is set.
-	lost   atomic.Bool
-	copies bool
-	end    func() // of the program
+	// lost notes that data is not there, or ends early. The program would ask again for a quarter of an hour: it is ended, unless
+	// it is to tell of all that is missing.
+	lost    atomic.Bool
+	tellAll bool
+	end     func() // of the program
 }
 
 func (b *broken) status() int { return int(b.code.Load()) }
@@ -35,7 +35,7 @@ func (w *watched) WriteHeader(status int) {
 			w.failed.end()
 		}
 	}
-	if w.data && w.failed.copies && (status == http.StatusNotFound || status == http.StatusRequestedRangeNotSatisfiable) {
+	if w.data && !w.failed.tellAll && (status == http.StatusNotFound || status == http.StatusRequestedRangeNotSatisfiable) {
 		w.failed.lost.Store(true)
 		w.failed.end()
 	}

@@ -59,10 +59,10 @@ const (
 	maxIDs = 500
 )
 
-// ErrDamaged is what Check says of a repository in which something is missing or wrong, and ErrNoSnapshot is what others say
-// of a snapshot that is not there.
 var (
-	ErrDamaged    = errors.New("the repository is damaged")
+	// ErrDamaged says that something in a repository is missing, or not what was written: Check finds all of it, others what they need.
+	ErrDamaged = errors.New("the repository is damaged")
+	// ErrNoSnapshot says that a snapshot is not there.
 	ErrNoSnapshot = errors.New("the repository has no such snapshot")
 	// ErrLocked says that somebody else works with the repository.
 	ErrLocked = errors.New("somebody works with the repository")
@@ -127,7 +127,7 @@ func (p *Program) Check(ctx context.Context, r store.Repository, key secret.Secr
 		}
 		args = append(args, "--read-data-subset="+subset)
 	}
-	return p.run(ctx, run{what: "check", repository: r, key: key, rights: store.ReadOnly, within: checkFor, args: args, failed: ErrDamaged})
+	return p.run(ctx, run{what: "check", repository: r, key: key, rights: store.ReadOnly, within: checkFor, args: args, failed: ErrDamaged, tellAll: true})
 }
 
 // List gives what is in a snapshot of a site's files, in the program's order: all of it, or where a directory is named that and what
@@ -324,6 +324,7 @@ type run struct {
 	args       []string
 	read       func(io.Reader) error // of what it prints; nil for nobody
 	failed     error                 // what exit status 1 means
+	tellAll    bool                  // of all that is damaged, instead of ending where data is missing
 	from       *source               // of what is copied; nil for nothing
 	dir        string                // where it runs; empty is /
 	stdin      io.Reader             // nil for nothing
@@ -351,7 +352,7 @@ func (p *Program) run(ctx context.Context, r run) error {
 
 // through opens the ways to the repositories, runs the program, and closes them.
 func (p *Program) through(ctx, running context.Context, r run, end func()) error {
-	failed := &broken{end: end, copies: r.from != nil}
+	failed := &broken{end: end, tellAll: r.tellAll}
 	to, err := p.open(r.repository, r.rights, failed)
 	if err != nil {
 		return err

@@ -340,6 +340,17 @@ func TestProgram(t *testing.T) {
 		if err := w.program.Check(t.Context(), w.at, k, ""); !errors.Is(err, restic.ErrDamaged) {
 			t.Errorf("got %v", err)
 		}
+		began, damaged := time.Now(), 0
+		for _, snapshot := range must(w.program.Snapshots(t.Context(), w.at, k)) {
+			if err := w.program.Dump(t.Context(), w.at, k, snapshot.ID, "/", io.Discard); errors.Is(err, restic.ErrDamaged) {
+				damaged++
+			} else if err != nil {
+				t.Error(err)
+			}
+		}
+		if damaged == 0 || time.Since(began) > 10*time.Second {
+			t.Errorf("%d dumps told that data is gone, in %s", damaged, time.Since(began))
+		}
 		sum := sha256.Sum256(whole)
 		if err := w.kept.Put(t.Context(), w.at, must(store.ParseName(store.Data, hex.EncodeToString(sum[:]))), int64(len(whole)), bytes.NewReader(whole)); err != nil {
 			t.Fatal(err)
@@ -351,9 +362,13 @@ func TestProgram(t *testing.T) {
 }
 
 func canceledCheck(t *testing.T, w *world, k secret.Secret) error {
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	sleeper := filepath.Join(t.TempDir(), "sleeper")
+	if err := os.WriteFile(sleeper, []byte("#!/bin/sh\nexec /usr/bin/sleep 60\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	return w.program.Check(ctx, w.at, k, "")
+	return must(restic.New(sleeper, w.kept, w.log())).Check(ctx, w.at, k, "")
 }
 
 func newAt(w *world, path string) error {
