@@ -48,7 +48,7 @@ type SiteUnit struct {
 
 // aside are those bounds. The unit is beside the sites' slices, of which each has a
 // weight of 100; a VPS that is itself a container may have no weights, and then only
-// what is nice yields.
+// what is nice yields: see NiceSession.
 var aside = []Property{
 	{"Nice", "10"},
 	{"CPUWeight", "20"},

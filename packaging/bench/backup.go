@@ -339,10 +339,10 @@ func (s *stage) visitBackup(ctx context.Context, h *lab.Host, hand *byHand, site
 		return 0, err
 	}
 	const normal, idle = 0, 5 // SCHED_OTHER and SCHED_IDLE
-	if err := scheduled(s.Pid(), idle); err != nil {
+	if err := scheduled(s.Pid(), idle, 19); err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, scheduled(s.Pid(), normal)) }()
+	defer func() { err = errors.Join(err, scheduled(s.Pid(), normal, 0)) }()
 	during, stop := context.WithCancel(ctx)
 	defer stop()
 	var beside errgroup.Group
@@ -358,8 +358,11 @@ func (s *stage) visitBackup(ctx context.Context, h *lab.Host, hand *byHand, site
 }
 
 // scheduled has the kernel schedule a program's threads by a policy, and those that
-// they begin.
-func scheduled(pid int, policy uint32) error {
+// they begin; and its session, which is its own, as one that is so nice.
+func scheduled(pid int, policy uint32, nice int) error {
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/autogroup", pid), []byte(strconv.Itoa(nice)), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
 		return err

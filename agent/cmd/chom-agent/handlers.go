@@ -14,6 +14,7 @@ import (
 	"chom.dev/agent/nginx"
 	"chom.dev/agent/php"
 	"chom.dev/agent/preflight"
+	"chom.dev/agent/run"
 	"chom.dev/agent/server"
 	"chom.dev/agent/site"
 	"chom.dev/agent/systemd"
@@ -130,7 +131,10 @@ func hiddenCommands() []*cobra.Command {
 			return drill.Look(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
-	sandbox := &cobra.Command{Use: "sandbox", Short: "What runs as a site's user", Hidden: true}
+	sandbox := &cobra.Command{
+		Use: "sandbox", Short: "What runs as a site's user", Hidden: true,
+		PersistentPreRun: func(*cobra.Command, []string) { _ = run.NiceSession() }, // or it does its work as others do theirs
+	}
 	sandbox.AddCommand(empty, work, list, define, look)
 	return []*cobra.Command{sandbox}
 }

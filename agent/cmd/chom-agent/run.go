@@ -47,13 +47,13 @@ func runCommand() *cobra.Command {
 			}
 			debug.SetGCPercent(gcPercent)
 			debug.SetMemoryLimit(memoryLimit)
-			return run(cmd.Context(), cfg, cfg.logger(cmd.ErrOrStderr()))
+			return runAgent(cmd.Context(), cfg, cfg.logger(cmd.ErrOrStderr()))
 		},
 	}
 }
 
-// run is the whole agent.
-func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
+// runAgent is the whole agent.
+func runAgent(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	log.Info("agent starts", "version", version)
 	store, err := identity.NewStore(cfg.identityDir())
 	if err != nil {
