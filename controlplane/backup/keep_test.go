@@ -476,6 +476,9 @@ type dying struct {
 	left atomic.Int64
 }
 
+// leftBehind begins a line with the processes that one leaves behind which dies. It does not end them: it might live to see that.
+const leftBehind = "left behind: "
+
 func (d *dying) die() {
 	if d.left.Add(-1) != 0 {
 		return
@@ -483,11 +486,7 @@ func (d *dying) die() {
 	lists, _ := filepath.Glob("/proc/self/task/*/children") // the pattern is fine
 	for _, list := range lists {
 		text, _ := os.ReadFile(list) // a thread that has ended has none
-		for id := range strings.FieldsSeq(string(text)) {
-			if pid, err := strconv.Atoi(id); err == nil {
-				_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
-			}
-		}
+		fmt.Fprintf(os.Stderr, "%s%s\n", leftBehind, text)
 	}
 	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	select {}
@@ -569,6 +568,17 @@ func TestKeepKilled(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKeepKilled$")
 			cmd.Env = append(os.Environ(), childKept+"="+string(text))
 			out, err := cmd.CombinedOutput()
+			for line := range strings.Lines(string(out)) {
+				left, _ := strings.CutPrefix(line, leftBehind)
+				if left == line {
+					continue
+				}
+				for id := range strings.FieldsSeq(left) {
+					if pid, err := strconv.Atoi(id); err == nil {
+						_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+					}
+				}
+			}
 			var exit *exec.ExitError
 			died = errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL
 			if err != nil && !died {
