@@ -35,7 +35,9 @@ test("the first operator begins, and makes an organization", async () => {
 test("the session is in a cookie that no script reads", async () => {
 	const session = (await here.context.cookies()).find(({ name }) => name === "chom_session");
 	expect(session).toMatchObject({ httpOnly: true, sameSite: "Strict", path: "/" });
-	expect(await here.page.evaluate(() => document.cookie + JSON.stringify(localStorage) + JSON.stringify(sessionStorage))).not.toMatch(/chom[a-z]+_[0-9A-Za-z]{20}/);
+	expect(await here.page.evaluate(() => document.cookie + JSON.stringify(localStorage) + JSON.stringify(sessionStorage))).not.toMatch(
+		/chom[a-z]+_[0-9A-Za-z]{20}/,
+	);
 });
 
 let server = "";
@@ -101,6 +103,19 @@ test("what strangers write is text", async () => {
 	expect(await here.page.getByLabel("Name, domain or tag").inputValue()).toBe(hostile);
 });
 
+/** What is wanted of the site, as the API tells it. */
+const saved = () =>
+	here.page.evaluate(async () => {
+		const [, organizationId, siteId] = /\/o\/([^/]+)\/sites\/([^/?]+)/.exec(location.pathname) ?? [];
+		const answer = await fetch("/chom.site.v1.SiteService/GetSite", {
+			method: "POST",
+			headers: { "Content-Type": "application/json" },
+			body: JSON.stringify({ organizationId, siteId }),
+		});
+		const { site } = (await answer.json()) as { site: { limits?: { memoryBytes?: string }; https?: { keepHttp?: boolean } } };
+		return { memory: site.limits?.memoryBytes, keepHttp: site.https?.keepHttp };
+	});
+
 test("a site's names, backups, tasks and settings say what to do next", async () => {
 	await go(new URL(site).pathname);
 	await here.page.getByRole("tab", { name: "Names and certificates" }).click();
@@ -116,6 +131,11 @@ test("a site's names, backups, tasks and settings say what to do next", async ()
 	await says("Bringing the site to what is wanted");
 	await sound("site-tasks");
 	await here.page.getByRole("tab", { name: "Settings" }).click();
+	await fill("Memory, MiB", "768");
+	await here.page.locator("form", { hasText: "PHP workers" }).getByRole("button", { name: "Save" }).click();
+	await here.page.getByLabel("Serve plain HTTP too").check();
+	await here.page.locator("form", { hasText: "plain HTTP" }).getByRole("button", { name: "Save" }).click();
+	await expect.poll(() => saved(), { timeout: 20_000 }).toEqual({ memory: "805306368", keepHttp: true });
 	await sound("site-settings");
 	await here.page.getByRole("tab", { name: "Tasks" }).click();
 	await follow("Bringing the site to what is wanted");

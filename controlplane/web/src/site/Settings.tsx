@@ -8,13 +8,17 @@ import { Confirmed, Form } from "../ui/Act.js";
 import { Card } from "../ui/parts.js";
 import { tagRule } from "../ui/rules.js";
 import { Time } from "../ui/Time.js";
+import { SiteHttps, SiteLimits, SitePolicy } from "./Serving.js";
 
 /** What can be changed of a site, and how it goes away. */
 export function Settings({ site }: { site: Site }) {
 	const { t } = useTranslation();
 	return (
 		<Stack gap="md">
-			<Tags key={site.etag} site={site} />
+			<Tags key={`tags ${site.etag}`} site={site} />
+			<SiteLimits key={`limits ${site.etag}`} site={site} />
+			<SiteHttps key={`https ${site.etag}`} site={site} />
+			<SitePolicy key={`policy ${site.etag}`} site={site} />
 			<Card title={t("danger.title")} tone="danger">
 				{site.state === State.TRASHED || site.state === State.DELETING ? (
 					<Text size="sm">

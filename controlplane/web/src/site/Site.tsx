@@ -126,7 +126,9 @@ function Measured({ site }: { site: Site }) {
 						[t("site.created"), <Time key="created" of={site.createTime} />],
 						[t("site.changed"), <Time key="changed" of={site.updateTime} />],
 						[t("site.tags"), site.tags.join(", ") || "–"],
-						[t("site.handle"), <code key="handle">{site.handle}</code>],
+						[t("site.user"), <code key="user">{`s-${site.handle}`}</code>],
+						[t("site.directory"), <code key="directory">{`/srv/chom/sites/${site.handle}/public`}</code>],
+						site.type !== "static" && [t("site.database"), <code key="database">{`s${site.handle}`}</code>],
 					]}
 				/>
 			</Card>
