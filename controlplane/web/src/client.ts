@@ -11,6 +11,7 @@ import { ClaimService } from "./gen/chom/domain/v1/claim_service_pb.js";
 import { DnsProviderService } from "./gen/chom/domain/v1/provider_service_pb.js";
 import { ServerService } from "./gen/chom/fleet/v1/server_service_pb.js";
 import { MailService } from "./gen/chom/mail/v1/mail_service_pb.js";
+import { MetricService } from "./gen/chom/metric/v1/metric_service_pb.js";
 import { OrganizationService } from "./gen/chom/organization/v1/organization_service_pb.js";
 import { SiteService } from "./gen/chom/site/v1/site_service_pb.js";
 import { TaskService } from "./gen/chom/task/v1/task_service_pb.js";
@@ -33,6 +34,7 @@ const services = {
 	servers: ServerService,
 	sites: SiteService,
 	tasks: TaskService,
+	metrics: MetricService,
 } as const;
 
 export type Client = { readonly [Name in keyof typeof services]: ServiceClient<(typeof services)[Name]> };

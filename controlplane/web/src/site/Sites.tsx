@@ -5,6 +5,7 @@ import { useWindowVirtualizer } from "@tanstack/react-virtual";
 import { memo, useCallback, useDeferredValue, useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
 import type { Site, State } from "../gen/chom/site/v1/site_pb.js";
+import { Feed, SparkOf } from "../metric/Sparks.js";
 import { useOrganizationId } from "../organization/here.js";
 import { SearchIcon } from "../ui/icons.js";
 import { Empty, Failure, LinkButton, Page, Waiting } from "../ui/parts.js";
@@ -124,6 +125,7 @@ const rowHeight = 60;
 /** Rows, of which only those in sight exist. */
 const Table = memo(function Table({ sites }: { sites: readonly Site[] }) {
 	const { t } = useTranslation();
+	const organization = useOrganizationId();
 	const list = useRef<HTMLDivElement>(null);
 	const [top, setTop] = useState(0);
 	useLayoutEffect(() => setTop(list.current?.offsetTop ?? 0), []);
@@ -134,6 +136,8 @@ const Table = memo(function Table({ sites }: { sites: readonly Site[] }) {
 		scrollMargin: top,
 		getItemKey: (row) => sites[row]?.id ?? row,
 	});
+	const inSight = rows.getVirtualItems();
+	const ids = inSight.map(({ index }) => sites[index]?.id).join(" ");
 	return (
 		// biome-ignore-start lint/a11y/useSemanticElements: rows out of sight do not exist, which a real table cannot say
 		// biome-ignore-start lint/a11y/useFocusableInteractive: nothing in it is done by its cells
@@ -142,6 +146,9 @@ const Table = memo(function Table({ sites }: { sites: readonly Site[] }) {
 				<div className={classes.head} role="row" aria-rowindex={1}>
 					<span role="columnheader">{t("sites.column.name")}</span>
 					<span role="columnheader">{t("sites.column.state")}</span>
+					<span role="columnheader" className={classes.wide}>
+						{t("sites.column.requests")}
+					</span>
 					<span role="columnheader" className={classes.wide}>
 						{t("sites.column.tags")}
 					</span>
@@ -154,11 +161,12 @@ const Table = memo(function Table({ sites }: { sites: readonly Site[] }) {
 				</div>
 			</div>
 			<div role="rowgroup" ref={list} className={classes.rows} style={{ height: rows.getTotalSize() }}>
-				{rows.getVirtualItems().map((row) => {
+				{inSight.map((row) => {
 					const site = sites[row.index];
 					return site && <Row key={row.key} site={site} index={row.index} offset={row.start - top} />;
 				})}
 			</div>
+			<Feed organization={organization} kind="requests" ids={ids} />
 		</div>
 		// biome-ignore-end lint/a11y/useFocusableInteractive: as above
 		// biome-ignore-end lint/a11y/useSemanticElements: as above
@@ -183,6 +191,9 @@ const Row = memo(function Row({ site, index, offset }: { site: Site; index: numb
 			</div>
 			<div role="cell" className={classes.cell}>
 				<SiteState of={site.state} />
+			</div>
+			<div role="cell" className={`${classes.cell} ${classes.wide}`}>
+				<SparkOf kind="requests" id={site.id} />
 			</div>
 			<div role="cell" className={`${classes.cell} ${classes.wide}`}>
 				{site.tags.map((tag) => (
