@@ -184,7 +184,11 @@ test("a gap is a gap and no zero, and what hosts name is text", async () => {
 			.filter(({ part }) => part < 1 / 3 || part > 2 / 3)
 			.map(({ at, part }) => ({ time: { seconds: BigInt(at), nanos: 0 }, value: 0.5 + 0.3 * Math.sin(part * 40) }));
 		const names = query.includes("mountpoint") ? ["/", hostile] : [...query.matchAll(/"line", "(\w+)"/g)].map(([, name]) => name ?? "");
-		const series = names.map((line, place) => ({ labels: { line }, points: points.map(({ time, value }) => ({ time, value: value / (place + 1) })) }));
+		const unit = /node_(memory|network|disk)_/.test(query) ? 1e9 : 1;
+		const series = names.map((line, place) => ({
+			labels: { line },
+			points: points.map(({ time, value }) => ({ time, value: (value * unit) / (place + 1) })),
+		}));
 		return route.fulfill({
 			contentType: "application/proto",
 			body: Buffer.from(toBinary(QueryRangeResponseSchema, create(QueryRangeResponseSchema, { matrix: { series } }))),
