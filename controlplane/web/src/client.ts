@@ -6,6 +6,7 @@ import { DeviceLoginService } from "./gen/chom/account/v1/device_login_service_p
 import { SecondFactorService } from "./gen/chom/account/v1/second_factor_service_pb.js";
 import { SessionService } from "./gen/chom/account/v1/session_service_pb.js";
 import { AuditService } from "./gen/chom/audit/v1/audit_service_pb.js";
+import { BackupService } from "./gen/chom/backup/v1/backup_service_pb.js";
 import { CertificateService } from "./gen/chom/certificate/v1/certificate_service_pb.js";
 import { ClaimService } from "./gen/chom/domain/v1/claim_service_pb.js";
 import { DnsProviderService } from "./gen/chom/domain/v1/provider_service_pb.js";
@@ -35,6 +36,7 @@ const services = {
 	sites: SiteService,
 	tasks: TaskService,
 	metrics: MetricService,
+	backups: BackupService,
 } as const;
 
 export type Client = { readonly [Name in keyof typeof services]: ServiceClient<(typeof services)[Name]> };

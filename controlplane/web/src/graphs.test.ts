@@ -292,6 +292,22 @@ test("what happened to a site is told newest first, page by page, and leads to i
 	await title("Bringing the site to what is wanted");
 });
 
+test("backups that fail show where all sites do, and on the overview", async () => {
+	await api.backups.createBackup({ organizationId: organization, siteId: site }); // simulated hosts make none
+	await expect
+		.poll(async () => (await api.backups.listBackupStatuses({ organizationId: organization, attentionOnly: true })).statuses.map(({ siteName }) => siteName), {
+			timeout: 90_000,
+		})
+		.toEqual(["blog"]);
+	await go(`/o/${organization}`);
+	await says("The newest backup of blog failed");
+	await sound("overview-backups");
+	await go(`/o/${organization}/sites`);
+	await here.page.getByRole("row").filter({ hasText: "blog" }).getByText("Failing").waitFor();
+	await here.page.getByRole("row").filter({ hasText: "shop" }).getByText("None yet").waitFor();
+	await sound("sites-backups");
+});
+
 test("on a phone nothing is wider than the phone", async () => {
 	await here.page.setViewportSize({ width: 390, height: 780 });
 	const pages = [`/servers`, `/servers/${server}`, `/o/${organization}/tasks`, `/o/${organization}/sites`, `/o/${organization}/sites/${site}?tab=graphs`];
@@ -305,6 +321,18 @@ test("on a phone nothing is wider than the phone", async () => {
 		});
 		expect(wide, path).toEqual([]);
 	}
+	await go(`/o/${organization}/sites/${site}?tab=graphs`);
+	await graph("Requests").locator(".u-over").waitFor();
+	await graph("Requests")
+		.locator(".u-over")
+		.evaluate((over) => {
+			const box = over.getBoundingClientRect();
+			const touch = new Touch({ identifier: 1, target: over, clientX: box.left + box.width / 2, clientY: box.top + 20 });
+			over.dispatchEvent(new TouchEvent("touchmove", { touches: [touch], bubbles: true }));
+		});
+	await graph("Requests")
+		.getByRole("columnheader", { name: /^\d\d:\d\d$/ })
+		.waitFor(); // a finger is a crosshair
 	await go("/servers");
 	await here.page.getByRole("cell", { name: "web-1" }).waitFor(); // it stays a table to those who hear it
 	await here.page.setViewportSize({ width: 1280, height: 860 });

@@ -187,7 +187,10 @@ export const de: Catalog = {
 		siteProblem: "{{name}} weicht ab von dem, was gewollt ist",
 		namesPending: "{{name}} wartet auf seine Namen",
 		certificate: "Das Zertifikat von {{name}} läuft ab oder fehlt",
-		backupFailed: "Die neueste Sicherung von {{name}} ist gescheitert",
+		backupDamaged: "Was von den Sicherungen von {{name}} gespeichert ist, ist beschädigt",
+		backupOverdue: "Eine neue Sicherung von {{name}} ist überfällig",
+		backupFailing: "Die neueste Sicherung von {{name}} ist gescheitert",
+		unproven: "Seit über einer Woche ist für {{name}} keine Wiederherstellung bewiesen",
 		drillFailed: "Die neueste Probe-Wiederherstellung von {{name}} ist gescheitert",
 	},
 	sites: {
@@ -207,7 +210,7 @@ export const de: Catalog = {
 			title: "Keine Website passt",
 			text: "Weniger Wörter oder ein anderer Zustand zeigen vielleicht mehr. Websites im Papierkorb zeigt deren Zustand.",
 		},
-		column: { name: "Name", state: "Zustand", requests: "Anfragen, 24 Std.", tags: "Schlagwörter", type: "Art", changed: "Geändert" },
+		column: { name: "Name", state: "Zustand", requests: "Anfragen, 24 Std.", backups: "Sicherungen", tags: "Schlagwörter", type: "Art", changed: "Geändert" },
 	},
 	createSite: {
 		title: "Website anlegen",
@@ -342,6 +345,15 @@ export const de: Catalog = {
 		files_one: "{{count}} Datei",
 		files_other: "{{count}} Dateien",
 		database: "Datenbank {{size}}",
+		mark: {
+			none: "Noch keine",
+			proven: "Bewiesen",
+			unproven: "Unbewiesen",
+			failed: "Probe gescheitert",
+			failing: "Scheitert",
+			overdue: "Überfällig",
+			damaged: "Beschädigt",
+		},
 		drill: {
 			go: "Beweisen",
 			title: "Diese Sicherung beweisen?",

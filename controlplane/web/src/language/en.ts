@@ -181,7 +181,10 @@ export const en = {
 		siteProblem: "{{name}} differs from what is wanted",
 		namesPending: "{{name}} waits for its names",
 		certificate: "The certificate of {{name}} is near its end, or missing",
-		backupFailed: "The newest backup of {{name}} failed",
+		backupDamaged: "What is stored of the backups of {{name}} is damaged",
+		backupOverdue: "A new backup of {{name}} is overdue",
+		backupFailing: "The newest backup of {{name}} failed",
+		unproven: "No restore of {{name}} was proven for over a week",
 		drillFailed: "The newest restore drill of {{name}} failed",
 	},
 	sites: {
@@ -198,7 +201,7 @@ export const en = {
 			text: "A site is a WordPress or a static website under names of its own. It gets HTTPS, daily backups and a weekly proof that they restore, all by itself.",
 		},
 		noMatch: { title: "No site matches", text: "Fewer words, or another state, may show more. Sites in the trash show under their state." },
-		column: { name: "Name", state: "State", requests: "Requests, 24 h", tags: "Tags", type: "Type", changed: "Changed" },
+		column: { name: "Name", state: "State", requests: "Requests, 24 h", backups: "Backups", tags: "Tags", type: "Type", changed: "Changed" },
 	},
 	createSite: {
 		title: "Create a site",
@@ -333,6 +336,7 @@ export const en = {
 		files_one: "{{count}} file",
 		files_other: "{{count}} files",
 		database: "database {{size}}",
+		mark: { none: "None yet", proven: "Proven", unproven: "Not proven", failed: "Drill failed", failing: "Failing", overdue: "Overdue", damaged: "Damaged" },
 		drill: {
 			go: "Prove it",
 			title: "Prove this backup?",

@@ -112,6 +112,9 @@ export default function Plot({
 			box,
 		);
 		plot.current = made;
+		// A finger that goes to the side is a crosshair; up and down it scrolls the page.
+		const touched = ({ touches: [touch] }: TouchEvent) => touch && made.setCursor({ left: touch.clientX - made.over.getBoundingClientRect().left, top: 0 });
+		made.over.addEventListener("touchmove", touched, { passive: true });
 		const watch = new ResizeObserver(() => made.setSize({ width: box.clientWidth, height }));
 		watch.observe(box);
 		return () => {

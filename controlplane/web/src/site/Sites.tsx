@@ -4,6 +4,7 @@ import { Link as RouterLink, useNavigate, useSearch } from "@tanstack/react-rout
 import { useWindowVirtualizer } from "@tanstack/react-virtual";
 import { memo, useCallback, useDeferredValue, useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
+import { BackupFeed, BackupMark } from "../backup/statuses.js";
 import type { Site, State } from "../gen/chom/site/v1/site_pb.js";
 import { Feed, SparkOf } from "../metric/Sparks.js";
 import { useOrganizationId } from "../organization/here.js";
@@ -150,12 +151,15 @@ const Table = memo(function Table({ sites }: { sites: readonly Site[] }) {
 						{t("sites.column.requests")}
 					</span>
 					<span role="columnheader" className={classes.wide}>
+						{t("sites.column.backups")}
+					</span>
+					<span role="columnheader" className={classes.wide}>
 						{t("sites.column.tags")}
 					</span>
-					<span role="columnheader" className={classes.wide}>
+					<span role="columnheader" className={classes.widest}>
 						{t("sites.column.type")}
 					</span>
-					<span role="columnheader" className={classes.wide}>
+					<span role="columnheader" className={classes.widest}>
 						{t("sites.column.changed")}
 					</span>
 				</div>
@@ -167,6 +171,7 @@ const Table = memo(function Table({ sites }: { sites: readonly Site[] }) {
 				})}
 			</div>
 			<Feed organization={organization} kind="requests" ids={ids} />
+			<BackupFeed organization={organization} />
 		</div>
 		// biome-ignore-end lint/a11y/useFocusableInteractive: as above
 		// biome-ignore-end lint/a11y/useSemanticElements: as above
@@ -196,16 +201,19 @@ const Row = memo(function Row({ site, index, offset }: { site: Site; index: numb
 				<SparkOf kind="requests" id={site.id} />
 			</div>
 			<div role="cell" className={`${classes.cell} ${classes.wide}`}>
+				<BackupMark site={site.id} />
+			</div>
+			<div role="cell" className={`${classes.cell} ${classes.wide}`}>
 				{site.tags.map((tag) => (
 					<span key={tag} className={classes.tag}>
 						{tag}
 					</span>
 				))}
 			</div>
-			<div role="cell" className={`${classes.cell} ${classes.wide}`}>
+			<div role="cell" className={`${classes.cell} ${classes.widest}`}>
 				{site.type}
 			</div>
-			<div role="cell" className={`${classes.cell} ${classes.wide}`}>
+			<div role="cell" className={`${classes.cell} ${classes.widest}`}>
 				<Time of={site.updateTime} />
 			</div>
 		</div>
