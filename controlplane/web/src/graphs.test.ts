@@ -133,6 +133,7 @@ test("what a site was asked for is what its page shows", async () => {
 	expect(failed).toBe("1%");
 	await figures("Time to answer", "95% are faster");
 	await here.page.locator("canvas").first().waitFor();
+	await sound("site-graphs");
 });
 
 test("another span is another question, which is in the address", async () => {
@@ -336,6 +337,17 @@ test("on a phone nothing is wider than the phone", async () => {
 	await go("/servers");
 	await here.page.getByRole("cell", { name: "web-1" }).waitFor(); // it stays a table to those who hear it
 	await here.page.setViewportSize({ width: 1280, height: 860 });
+});
+
+test("graphs speak German", async () => {
+	await here.page.evaluate(() => localStorage.setItem("chom-language", "de"));
+	await go(`/o/${organization}/sites/${site}?tab=graphs`);
+	await says("Läuft von selbst weiter");
+	expect((await figures("Fehler, von allen Anfragen", "5xx"))[0]).toBe("1\u00a0%");
+	await sound("site-graphs-german");
+	await go(`/o/${organization}/sites/${site}`);
+	await says("Was geschah");
+	await here.page.evaluate(() => localStorage.removeItem("chom-language"));
 });
 
 test("no script failed, and nothing was refused by the policy", () => expect(wrong).toEqual([]));
