@@ -84,7 +84,10 @@ test("a server and a site are there, whose agent measures", async () => {
 	await expect.poll(async () => (await api.sites.getSite({ organizationId: organization, siteId: site })).site?.state, { timeout: 30_000 }).toBe(State.ACTIVE);
 });
 
-test("what a host measured of itself is what its page shows, and goes on by itself", async () => {
+// Values take their time: hosts report, rates want two reports, and the control plane decides about backups once a minute.
+const patience = { timeout: 240_000 };
+
+test("what a host measured of itself is what its page shows, and goes on by itself", patience, async () => {
 	await go(`/servers/${server}`);
 	await graph("Processors").waitFor();
 	const [disk] = serverGraphs.filter(({ key }) => key === "disk");
@@ -112,6 +115,7 @@ test("what a host measured of itself is what its page shows, and goes on by itse
 	await expect.poll(async () => (await figures("Load", "1 minute"))[0], { timeout: 90_000 }).not.toBe(before);
 	await says(/of this span was not measured/); // it was not there an hour ago
 	await figures("Processors", "in use");
+	await figures("Processors", "waiting for disks");
 	await sound("server-graphs");
 });
 
@@ -293,7 +297,7 @@ test("what happened to a site is told newest first, page by page, and leads to i
 	await title("Bringing the site to what is wanted");
 });
 
-test("backups that fail show where all sites do, and on the overview", async () => {
+test("backups that fail show where all sites do, and on the overview", patience, async () => {
 	await api.backups.createBackup({ organizationId: organization, siteId: site }); // simulated hosts make none
 	await expect
 		.poll(async () => (await api.backups.listBackupStatuses({ organizationId: organization, attentionOnly: true })).statuses.map(({ siteName }) => siteName), {

@@ -429,7 +429,7 @@ export const de: Catalog = {
 			siteMemory: "Arbeitsspeicher",
 		},
 		line: {
-			cpu: { used: "genutzt", waiting: "wartet auf Platten", stolen: "vom Anbieter genommen" },
+			cpu: { used: "genutzt", iowait: "wartet auf Platten", steal: "vom Anbieter genommen" },
 			memory: { used: "genutzt", swap: "ausgelagert", all: "insgesamt" },
 			load: { one: "1 Minute", five: "5 Minuten", fifteen: "15 Minuten", cores: "Kerne" },
 			network: { in: "empfangen", out: "gesendet" },

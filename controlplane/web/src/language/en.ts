@@ -412,7 +412,7 @@ export const en = {
 			siteMemory: "Memory",
 		},
 		line: {
-			cpu: { used: "in use", waiting: "waiting for disks", stolen: "taken by the provider" },
+			cpu: { used: "in use", iowait: "waiting for disks", steal: "taken by the provider" },
 			memory: { used: "in use", swap: "swapped out", all: "all there is" },
 			load: { one: "1 minute", five: "5 minutes", fifteen: "15 minutes", cores: "cores" },
 			network: { in: "received", out: "sent" },

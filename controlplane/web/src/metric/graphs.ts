@@ -28,13 +28,16 @@ export const serverGraphs = [
 	{
 		key: "cpu",
 		unit: "ratio",
-		lines: { used: "line-1", waiting: "line-2", stolen: "line-3" },
+		lines: { used: "line-1", iowait: "line-2", steal: "line-3" },
 		whole: 1,
 		query: (id, step) => {
 			// Parts of the time that was counted: the rates of a span's first minutes are too small, but all alike.
-			const spent = (mode: string) => `sum(${rate(`node_cpu_seconds_total{${mode}server="${id}",site=""}`, step)})`;
-			const part = (mode: string) => `${spent(`mode="${mode}",`)} / ${spent("")}`;
-			return [named("used", `1 - ${part("idle")}`), named("waiting", part("iowait")), named("stolen", part("steal"))].join(" or ");
+			const spent = (modes: string) => rate(`node_cpu_seconds_total{${modes}server="${id}",site=""}`, step);
+			const all = `sum(${spent("")})`;
+			return [
+				named("used", `1 - sum(${spent('mode="idle",')}) / ${all}`),
+				by("mode", `sum by (mode) (${spent('mode=~"iowait|steal",')}) / on() group_left() ${all}`),
+			].join(" or ");
 		},
 	},
 	{

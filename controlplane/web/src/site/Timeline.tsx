@@ -1,6 +1,7 @@
 import { useInfiniteQuery } from "@connectrpc/connect-query";
 import { Button, Text } from "@mantine/core";
 import type { TFunction } from "i18next";
+import { useMemo } from "react";
 import { useTranslation } from "react-i18next";
 import type { Site } from "../gen/chom/site/v1/site_pb.js";
 import { EventKind, EventOutcome, type SiteEvent, SiteService } from "../gen/chom/site/v1/site_service_pb.js";
@@ -124,7 +125,11 @@ function Happened({ event, organization }: { event: SiteEvent; organization: str
 export function useMarks(site: Site): Mark[] {
 	const { t } = useTranslation();
 	const { data } = useEvents(site, 100);
-	return (data?.pages ?? []).flatMap(({ events }) =>
-		events.map((event) => ({ at: event.time ? milliseconds(event.time) / 1000 : 0, bad: isBad(event), text: words(event, t) })),
+	return useMemo(
+		() =>
+			(data?.pages ?? []).flatMap(({ events }) =>
+				events.map((event) => ({ at: event.time ? milliseconds(event.time) / 1000 : 0, bad: isBad(event), text: words(event, t) })),
+			),
+		[data, t],
 	);
 }
