@@ -66,6 +66,8 @@ type Config struct {
 	Samples func(context.Context) []*linkv1.Sample                  // newest metrics; nil sends none
 	Dial    func(context.Context, string, string) (net.Conn, error) // nil dials TCP
 
+	SampleEvery time.Duration // between two gatherings of samples; 0 means a minute
+
 	Issuance func(*linkv1.Issuance) error // takes in where certificates come from; nil for nobody who asks
 }
 

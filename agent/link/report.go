@@ -1,6 +1,7 @@
 package link
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -23,7 +24,7 @@ const (
 	maxFindings  = 32        // limits of chom.fleet.v1.Facts
 	maxAddresses = 64        //
 	factsEvery   = 5 * time.Minute
-	sampleEvery  = time.Minute
+	sampleEvery  = time.Minute          // unless the configuration says otherwise
 	gatherFor    = 2 * time.Millisecond // two syncs of a quick disk
 )
 
@@ -158,7 +159,7 @@ func (s *session) call(ctx context.Context, req *linkv1.ReportRequest, batch tas
 // measure gathers samples beside the reports: a file system that hangs must
 // not stop the heartbeats.
 func (s *session) measure(ctx context.Context) error {
-	tick := time.NewTicker(sampleEvery)
+	tick := time.NewTicker(cmp.Or(s.cfg.SampleEvery, sampleEvery))
 	defer tick.Stop()
 	for {
 		samples := s.cfg.Samples(ctx)

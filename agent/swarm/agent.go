@@ -122,7 +122,7 @@ func (a *agent) live(ctx context.Context, store *identity.Store) error {
 	}
 	l.link = link.New(link.Config{
 		Address: a.swarm.cfg.Server, Identity: store, Tasks: l.engine, Clock: now, Log: a.swarm.cfg.Log,
-		Facts: a.facts, Samples: a.samples(), Dial: l.dial,
+		Facts: a.facts, Samples: a.samples(), Dial: l.dial, SampleEvery: a.swarm.cfg.SampleEvery,
 	})
 	running, stop := context.WithCancel(context.Background())
 	l.stop = stop
@@ -244,16 +244,19 @@ func (a *agent) facts(context.Context) *fleetv1.Facts {
 	}
 }
 
-// samples makes as many as asked for, that change a little each time.
+// samples makes as many as asked for, that change a little each time, and what the host measures.
 func (a *agent) samples() func(context.Context) []*linkv1.Sample {
 	n := a.swarm.cfg.Samples
-	if n == 0 {
+	if n == 0 && !a.swarm.cfg.Measure {
 		return nil
 	}
 	return func(context.Context) []*linkv1.Sample {
-		out := make([]*linkv1.Sample, n)
-		for i := range out {
-			out[i] = &linkv1.Sample{Series: fmt.Sprintf("swarm_metric{number=\"%d\"}", i), Value: rand.Float64()}
+		var out []*linkv1.Sample
+		for i := range n {
+			out = append(out, &linkv1.Sample{Series: fmt.Sprintf("swarm_metric{number=\"%d\"}", i), Value: rand.Float64()})
+		}
+		if a.swarm.cfg.Measure {
+			out = append(out, a.host.measure(time.Now())...)
 		}
 		return out
 	}

@@ -18,6 +18,7 @@ type host struct {
 	mu      sync.Mutex
 	effects map[string]bool
 	phases  map[string]sitev1.Phase // by site
+	meter   meter
 }
 
 func newHost() *host {

@@ -42,8 +42,11 @@ type Config struct {
 	KillEvery time.Duration // mean time between two kills over the whole swarm; 0 kills nobody
 	DeadFor   time.Duration // longest time that a killed agent stays away; 0 means 2 s
 	StepTime  time.Duration // longest time that a step of a site's order takes
-	Samples   int           // metrics that each agent reports once a minute
-	Seed      uint64        // of the schedule of kills
+	Samples   int           // metrics without a meaning that each agent reports
+	Measure   bool          // each agent also reports what a web server would measure of itself and of its sites
+	// SampleEvery is the time between two reports of metrics; 0 means a minute.
+	SampleEvery time.Duration
+	Seed        uint64 // of the schedule of kills
 }
 
 // Swarm is a running swarm.

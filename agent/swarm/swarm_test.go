@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -155,4 +156,52 @@ func (q *queue) over() bool {
 		q.offer(q.order.TaskId, q.order.Attempt+1)
 	}
 	return false
+}
+
+// TestMeasure: what a fake host measures is what the control plane asks a real one's history for, and counts only grow.
+func TestMeasure(t *testing.T) {
+	h := newHost()
+	h.phases["up"], h.phases["down"] = sitev1.Phase_PHASE_ACTIVE, sitev1.Phase_PHASE_SUSPENDED
+	now := time.Unix(1_700_000_000, 0)
+	look := func() map[string]float64 {
+		values := map[string]float64{}
+		for _, s := range h.measure(now) {
+			values[s.SiteId+" "+s.Series] = s.Value
+		}
+		return values
+	}
+	first := look()
+	now = now.Add(time.Minute)
+	second := look()
+	if len(first) != len(second) {
+		t.Errorf("%d series at first, %d then", len(first), len(second))
+	}
+	cpu := 0.0
+	for series, value := range second {
+		if strings.HasPrefix(series, "down ") {
+			t.Errorf("a site that is not served has %s", series)
+		}
+		if strings.Contains(series, "_total") || strings.Contains(series, "_bucket") {
+			if value <= first[series] {
+				t.Errorf("%s went from %v to %v", series, first[series], value)
+			}
+		}
+		if strings.HasPrefix(series, ` node_cpu_seconds_total{cpu="0"`) {
+			cpu += value
+		}
+	}
+	if math.Abs(cpu-60) > 1e-6 {
+		t.Errorf("a core was %v s in its modes in a minute", cpu)
+	}
+	all := second["up chom_site_request_seconds_count"]
+	if all == 0 || second[`up chom_site_request_seconds_bucket{le="+Inf"}`] != all {
+		t.Errorf("%v requests, of which %v in the buckets", all, second[`up chom_site_request_seconds_bucket{le="+Inf"}`])
+	}
+	sum := 0.0
+	for _, status := range []string{"2xx", "3xx", "4xx", "5xx"} {
+		sum += second[`up chom_site_requests_total{status="`+status+`"}`]
+	}
+	if math.Abs(sum-all) > 1e-6 {
+		t.Errorf("%v requests, of which %v by status", all, sum)
+	}
 }

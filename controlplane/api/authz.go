@@ -257,9 +257,10 @@ var rules = map[string]rule{
 	backupv1connect.BackupServiceCancelBackupProcedure:   members(organization.Admin, account.Manage, ofSite),
 	backupv1connect.BackupServiceUndoRestoreProcedure:    members(organization.Admin, account.Manage, ofSite).seldom(), // whoever just restored the wrong one must not look for a second factor
 
-	backupv1connect.BackupServiceGetBackupStatusProcedure: members(organization.Viewer, account.Read, ofSite),
-	backupv1connect.BackupServiceDrillBackupProcedure:     members(organization.Member, account.Deploy, ofSite), // a site has one under way at a time
-	backupv1connect.BackupServiceListDrillsProcedure:      members(organization.Viewer, account.Read, ofSite),
+	backupv1connect.BackupServiceGetBackupStatusProcedure:    members(organization.Viewer, account.Read, ofSite),
+	backupv1connect.BackupServiceListBackupStatusesProcedure: members(organization.Viewer, account.Read, asReached),
+	backupv1connect.BackupServiceDrillBackupProcedure:        members(organization.Member, account.Deploy, ofSite), // a site has one under way at a time
+	backupv1connect.BackupServiceListDrillsProcedure:         members(organization.Viewer, account.Read, ofSite),
 
 	backupv1connect.BackupServiceExportBackupProcedure: members(organization.Admin, account.Manage, ofSite), // as DownloadBackup
 	backupv1connect.ImportServiceCreateImportProcedure: members(organization.Admin, account.Manage, ofSite), // fills a disk of the platform's

@@ -46,12 +46,16 @@ const (
 	provenSlack = 24 * time.Hour
 )
 
+// provenWithin is how long ago a drill may have passed for its site to be proven.
+func (b *Backups) provenWithin() time.Duration {
+	if b.config.DrillEvery > 0 {
+		return b.config.DrillEvery + provenSlack
+	}
+	return provenFor
+}
+
 // countProven reads the gauges anew, in one pass.
 func (b *Backups) countProven(ctx context.Context, now time.Time) error {
-	within := provenFor
-	if b.config.DrillEvery > 0 {
-		within = b.config.DrillEvery + provenSlack
-	}
 	var proven, unproven, oldest int64
 	if err := b.db.Reader().QueryRow(ctx, `
 		SELECT COALESCE(SUM(CASE WHEN p.at >= $1 THEN 1 ELSE 0 END), 0),
@@ -68,7 +72,7 @@ func (b *Backups) countProven(ctx context.Context, now time.Time) error {
 		                    FROM backups r
 		                    WHERE r.organization_id = s.organization_id
 		                      AND r.site_id = s.id
-		                      AND r.state = 'ready')) p`, db.Micros(now.Add(-within))).Scan(&proven, &unproven, &oldest); err != nil {
+		                      AND r.state = 'ready')) p`, db.Micros(now.Add(-b.provenWithin()))).Scan(&proven, &unproven, &oldest); err != nil {
 		return fmt.Errorf("count proven restores: %w", err)
 	}
 	b.metrics.sites.WithLabelValues("proven").Set(float64(proven))

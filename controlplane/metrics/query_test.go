@@ -107,7 +107,8 @@ func TestSparklines(t *testing.T) {
 		for _, server := range []contract.ServerID{w.shared, w.dedicated} {
 			w.report(t, server, at,
 				Sample{`node_cpu_seconds_total{cpu="0",mode="idle"}`, "", 45 * n}, Sample{`node_cpu_seconds_total{cpu="1",mode="idle"}`, "", 15 * n},
-				Sample{`node_cpu_seconds_total{cpu="0",mode="user"}`, "", 15 * n}, Sample{"node_memory_MemAvailable_bytes", "", 25}, Sample{"node_memory_MemTotal_bytes", "", 100},
+				Sample{`node_cpu_seconds_total{cpu="0",mode="user"}`, "", 15 * n}, Sample{`node_cpu_seconds_total{cpu="1",mode="user"}`, "", 45 * n},
+				Sample{"node_memory_MemAvailable_bytes", "", 25}, Sample{"node_memory_MemTotal_bytes", "", 100},
 				Sample{`node_filesystem_avail_bytes{mountpoint="/"}`, "", 60}, Sample{`node_filesystem_size_bytes{mountpoint="/"}`, "", 100}, Sample{`node_filesystem_avail_bytes{mountpoint="/boot"}`, "", 1})
 		}
 		for _, site := range []contract.SiteID{w.blog, w.shop} {
@@ -125,6 +126,9 @@ func TestSparklines(t *testing.T) {
 			all, err := w.ServerSparklines(t.Context(), OfPlatform(), servers, figure, time.Hour, w.now)
 			if err != nil || len(all) != 2 || !near(all[w.shared.String()], want) {
 				t.Errorf("the platform: %v, %v", all, err)
+			}
+			if first := all[w.shared.String()][0].Value; math.Abs(first-want) > 1e-6 {
+				t.Errorf("it begins at %v, with few reports, and is %v", first, want)
 			}
 			own, err := w.ServerSparklines(t.Context(), OfOrganization(w.acme, nil), servers, figure, time.Hour, w.now)
 			if err != nil || len(own) != 1 || !near(own[w.dedicated.String()], want) {

@@ -37,7 +37,8 @@ const (
 // Expressions of figures, with the selector of the wanted ids ($) and the range to look over (%).
 var (
 	ofServers = map[Figure]string{
-		CPU:      `1 - avg by (server) (rate(node_cpu_seconds_total{mode="idle",site="",$}[%]))`,
+		// A part of the time that was counted: the rates of a server's first minutes are too small, but all alike.
+		CPU:      `1 - sum by (server) (rate(node_cpu_seconds_total{mode="idle",site="",$}[%])) / sum by (server) (rate(node_cpu_seconds_total{site="",$}[%]))`,
 		Memory:   `1 - sum by (server) (avg_over_time(node_memory_MemAvailable_bytes{site="",$}[%])) / sum by (server) (avg_over_time(node_memory_MemTotal_bytes{site="",$}[%]))`,
 		Disk:     `1 - min by (server) (avg_over_time(node_filesystem_avail_bytes{mountpoint="/",site="",$}[%])) / min by (server) (avg_over_time(node_filesystem_size_bytes{mountpoint="/",site="",$}[%]))`,
 		Requests: `sum by (server) (rate(chom_site_requests_total{$}[%]))`,

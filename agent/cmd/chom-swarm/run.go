@@ -82,7 +82,9 @@ once, as a power cut would; each comes back by itself.`,
 	f.DurationVar(&cfg.KillEvery, "kill-every", 0, "mean time between two kills of any agent; 0 for none")
 	f.DurationVar(&cfg.DeadFor, "dead-for", 2*time.Second, "longest time that a killed agent stays away")
 	f.DurationVar(&cfg.StepTime, "step-time", 0, "longest time that a step of a site's order takes")
-	f.IntVar(&cfg.Samples, "samples", 0, "metrics that each agent reports once a minute")
+	f.IntVar(&cfg.Samples, "samples", 0, "metrics without a meaning that each agent reports")
+	f.BoolVar(&cfg.Measure, "measure", false, "report what a small web server would measure of itself and of its sites")
+	f.DurationVar(&cfg.SampleEvery, "sample-every", time.Minute, "time between two reports of metrics")
 	f.Uint64Var(&cfg.Seed, "seed", 1, "of the schedule of kills")
 	f.BoolVar(&quiet, "quiet", false, "print no counts")
 	for _, name := range []string{"server", "dir", "ledger"} {

@@ -13,12 +13,16 @@ import (
 )
 
 func (p *program) backupStatus() *cobra.Command {
-	return p.organizationFlag(&cobra.Command{
-		Use:               "status SITE",
-		Short:             "Show how well a site is backed up",
-		Args:              exactly(1),
+	var attention bool
+	cmd := p.organizationFlag(&cobra.Command{
+		Use:               "status [SITE]",
+		Short:             "Show how well a site is backed up, or all of them in short",
+		Args:              atMost(1),
 		ValidArgsFunction: first(p.siteNames),
 		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			if len(args) == 0 {
+				return p.printBackupStatuses(ctx, c, attention)
+			}
 			organization, id, err := p.siteID(ctx, c, args[0])
 			if err != nil {
 				return err
@@ -30,6 +34,34 @@ func (p *program) backupStatus() *cobra.Command {
 			s := answer.GetStatus()
 			return p.print(s, []string{s.GetLastBackup().GetId()}, func() error { return p.printBackupStatus(s) })
 		}),
+	})
+	cmd.Flags().BoolVar(&attention, "attention", false, "of all sites, only those that need somebody")
+	return cmd
+}
+
+// printBackupStatuses prints a line for each site.
+func (p *program) printBackupStatuses(ctx context.Context, c *client, attention bool) error {
+	organization, err := p.organizationID(ctx, c)
+	if err != nil {
+		return err
+	}
+	all, err := pages(func(token string) ([]*backupv1.SiteStatus, string, error) {
+		page, err := c.Backups.ListBackupStatuses(ctx, &backupv1.ListBackupStatusesRequest{
+			OrganizationId: organization, PageSize: largestPage, PageToken: token, AttentionOnly: attention,
+		})
+		return page.GetStatuses(), page.GetNextPageToken(), err
+	})
+	if err != nil {
+		return err
+	}
+	var rows [][]string
+	for _, s := range all {
+		rows = append(rows, []string{
+			s.GetSiteName(), short(s.GetStanding(), "STANDING_"), at(s.GetLastBackupTime()), short(s.GetProof(), "PROOF_"), at(s.GetLastProvenTime()), s.GetProblem(),
+		})
+	}
+	return p.print(list(all), column(rows, 0), func() error {
+		return printTable(p.out, []string{"SITE", "BACKUPS", "LAST", "RESTORE", "PROVEN", "PROBLEM"}, rows)
 	})
 }
 

@@ -1,8 +1,11 @@
 // The dashboard as people use it: a real control plane, simulated agents, and Debian's Chromium.
 import { createHmac } from "node:crypto";
-import { create, toBinary } from "@bufbuild/protobuf";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { afterAll, expect, test } from "vitest";
 import { connect } from "./client.js";
+import { Proof, Standing } from "./gen/chom/backup/v1/backup_pb.js";
+import { ListBackupStatusesResponseSchema } from "./gen/chom/backup/v1/backup_service_pb.js";
+import { SparklinesRequestSchema, SparklinesResponseSchema } from "./gen/chom/metric/v1/metric_service_pb.js";
 import { State } from "./gen/chom/site/v1/site_pb.js";
 import { ListSitesResponseSchema } from "./gen/chom/site/v1/site_service_pb.js";
 import { type Swarm, startSwarm } from "./swarm.js";
@@ -236,8 +239,23 @@ test("a thousand sites are searched without lag", { retry: 2 }, async ({ annotat
 	await here.page.route("**/chom.site.v1.SiteService/ListSites", (route) =>
 		route.fulfill({ contentType: "application/proto", body: Buffer.from(toBinary(ListSitesResponseSchema, create(ListSitesResponseSchema, { sites }))) }),
 	);
+	// Each has a sparkline, of as many points as there can be.
+	await here.page.route("**/chom.metric.v1.MetricService/Sparklines", (route, request) => {
+		const { siteIds } = fromBinary(SparklinesRequestSchema, request.postDataBuffer() ?? new Uint8Array());
+		const now = Math.floor(Date.now() / 1000);
+		const points = Array.from({ length: 60 }, (_, n) => ({ time: { seconds: BigInt(now - (59 - n) * 1440), nanos: 0 }, value: 1 + Math.sin(n) }));
+		const answer = create(SparklinesResponseSchema, { sparklines: siteIds.map((id) => ({ id, points })) });
+		return route.fulfill({ contentType: "application/proto", body: Buffer.from(toBinary(SparklinesResponseSchema, answer)) });
+	});
+	await here.page.route("**/chom.backup.v1.BackupService/ListBackupStatuses", (route) => {
+		const statuses = sites.map(({ id, name }) => ({ siteId: id, siteName: name, standing: Standing.WELL, proof: Proof.PROVEN }));
+		const answer = create(ListBackupStatusesResponseSchema, { statuses });
+		return route.fulfill({ contentType: "application/proto", body: Buffer.from(toBinary(ListBackupStatusesResponseSchema, answer)) });
+	});
 	await go(new URL(site).pathname.replace(/\/[^/]+$/, ""));
 	await says("1000 of 1000");
+	await says(/\d\/min/);
+	await says("Proven");
 	expect(await here.page.getByRole("row").count()).toBeLessThan(60); // rows out of sight do not exist
 	await sound("sites");
 	await here.page.getByLabel("Name, domain or tag").focus();
@@ -265,6 +283,8 @@ test("a thousand sites are searched without lag", { retry: 2 }, async ({ annotat
 	await annotate(`from key to paint: ${took.map(Math.round).join(", ")} ms`);
 	expect(median).toBeLessThanOrEqual(100);
 	await here.page.unroute("**/chom.site.v1.SiteService/ListSites");
+	await here.page.unroute("**/chom.metric.v1.MetricService/Sparklines");
+	await here.page.unroute("**/chom.backup.v1.BackupService/ListBackupStatuses");
 });
 
 test("it speaks German, and an address that leads nowhere says so", async () => {

@@ -2,6 +2,7 @@
 import { createRootRoute, createRoute, createRouter, lazyRouteComponent, Outlet } from "@tanstack/react-router";
 import { Crashed, NoPage } from "./frame/Lost.js";
 import { State as SiteState } from "./gen/chom/site/v1/site_pb.js";
+import { type Range, rangeOf } from "./metric/range.js";
 
 const root = createRootRoute({ component: Outlet, notFoundComponent: NoPage, errorComponent: Crashed });
 
@@ -75,6 +76,7 @@ const addServer = createRoute({
 const server = createRoute({
 	getParentRoute: () => frame,
 	path: "/servers/$server",
+	validateSearch: rangeOf,
 	component: lazyRouteComponent(() => import("./server/Server.js"), "ServerPage"),
 });
 
@@ -98,13 +100,13 @@ const createSite = createRoute({
 	path: "/sites/new",
 	component: lazyRouteComponent(() => import("./site/CreateSite.js"), "CreateSite"),
 });
-export const tabs = ["state", "names", "backups", "tasks", "settings"] as const;
+export const tabs = ["state", "graphs", "names", "backups", "tasks", "settings"] as const;
 const site = createRoute({
 	getParentRoute: () => organization,
 	path: "/sites/$site",
-	validateSearch: (search: Record<string, unknown>): { tab?: (typeof tabs)[number] } => {
+	validateSearch: (search: Record<string, unknown>): { tab?: (typeof tabs)[number] } & Range => {
 		const tab = tabs.find((name) => name === search.tab);
-		return tab ? { tab } : {};
+		return { ...(tab && { tab }), ...rangeOf(search) };
 	},
 	component: lazyRouteComponent(() => import("./site/Site.js"), "SitePage"),
 });

@@ -9,8 +9,11 @@ export interface Swarm {
 	stop(): Promise<void>;
 }
 
-/** Lets an agent enrol with each token, at the agents' door of a control plane. A step of a site takes up to this long. */
-export async function startSwarm(agentAddress: string, tokens: string[], stepTime: string): Promise<Swarm> {
+/**
+ * Lets an agent enrol with each token, at the agents' door of a control plane. A step of a site takes up to this long. With a time
+ * between two reports, agents report what a small web server would measure of itself and of its sites.
+ */
+export async function startSwarm(agentAddress: string, tokens: string[], stepTime: string, measuredEvery?: string): Promise<Swarm> {
 	const folder = await mkdtemp(join(tmpdir(), "chom-swarm-"));
 	const flags = [
 		"--server",
@@ -26,6 +29,7 @@ export async function startSwarm(agentAddress: string, tokens: string[], stepTim
 		"--step-time",
 		stepTime,
 		"--quiet",
+		...(measuredEvery ? ["--measure", "--sample-every", measuredEvery] : []),
 	];
 	const swarm = spawn(process.env.SWARM ?? "", ["run", ...flags], { stdio: ["pipe", "ignore", "ignore"] });
 	swarm.stdin?.end(tokens.map((token) => `${token}\n`).join(""));

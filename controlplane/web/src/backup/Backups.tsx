@@ -1,5 +1,5 @@
 import { useQuery } from "@connectrpc/connect-query";
-import { Group, Stack, Table, Text } from "@mantine/core";
+import { Group, Stack, Text } from "@mantine/core";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { type Backup, type Drill, DrillState, Reason, type Restore, State } from "../gen/chom/backup/v1/backup_pb.js";
@@ -10,6 +10,7 @@ import { Act, Confirmed } from "../ui/Act.js";
 import { useNow } from "../ui/clock.js";
 import { bytes, milliseconds } from "../ui/format.js";
 import { Card, Dot, Empty, Facts, Failure, Notice, type Tone, Waiting } from "../ui/parts.js";
+import { Sheet } from "../ui/Sheet.js";
 import { Time } from "../ui/Time.js";
 import { sentence } from "../ui/words.js";
 import { RestoreDialog } from "./RestoreDialog.js";
@@ -79,24 +80,18 @@ export function Backups({ site }: { site: Site }) {
 			{backups.isPending && <Waiting />}
 			{backups.data && list.length === 0 && <Empty title={t("backup.none.title")}>{t("backup.none.text")}</Empty>}
 			{list.length > 0 && (
-				<Table.ScrollContainer minWidth={640}>
-					<Table verticalSpacing="xs" withTableBorder bg="var(--chom-raised)">
-						<Table.Thead>
-							<Table.Tr>
-								<Table.Th>{t("backup.column.moment")}</Table.Th>
-								<Table.Th>{t("backup.column.state")}</Table.Th>
-								<Table.Th>{t("backup.column.holds")}</Table.Th>
-								<Table.Th>{t("backup.column.why")}</Table.Th>
-								<Table.Th aria-label={t("backup.column.do")} />
-							</Table.Tr>
-						</Table.Thead>
-						<Table.Tbody>
-							{list.map((backup) => (
-								<Row key={backup.id} site={site} backup={backup} drills={drills.data?.drills ?? []} onTask={setWatched} />
-							))}
-						</Table.Tbody>
-					</Table>
-				</Table.ScrollContainer>
+				<Sheet
+					label={t("site.tab.backups")}
+					of={list}
+					keyOf={({ id }) => id}
+					columns={[
+						{ title: t("backup.column.moment"), cell: ({ startTime, createTime }) => <Time of={startTime ?? createTime} /> },
+						{ title: t("backup.column.state"), cell: (backup) => <Came backup={backup} drills={drills.data?.drills ?? []} /> },
+						{ title: t("backup.column.holds"), cell: (backup) => <Holds backup={backup} /> },
+						{ title: t("backup.column.why"), cell: ({ reason }) => t(`backup.reason.${reasons[reason] ?? "requested"}`) },
+						{ title: t("backup.column.do"), untitled: true, cell: (backup) => <Doing site={site} backup={backup} onTask={setWatched} /> },
+					]}
+				/>
 			)}
 		</Stack>
 	);
@@ -119,63 +114,61 @@ const reasons = {
 	[Reason.IMPORTED]: "imported",
 } as const satisfies Record<Reason, string>;
 
-function Row({ site, backup, drills, onTask }: { site: Site; backup: Backup; drills: readonly Drill[]; onTask: (task: string) => void }) {
-	const { t, i18n } = useTranslation();
+/** What became of a backup, and of the newest try to restore it. */
+function Came({ backup, drills }: { backup: Backup; drills: readonly Drill[] }) {
+	const { t } = useTranslation();
 	const [tone, key] = states[backup.state] ?? states[State.UNSPECIFIED];
 	const drill = drills.find(({ backupId }) => backupId === backup.id);
-	const request = { organizationId: site.organizationId, siteId: site.id, backupId: backup.id };
 	return (
-		<Table.Tr>
-			<Table.Td>
-				<Time of={backup.startTime ?? backup.createTime} />
-			</Table.Td>
-			<Table.Td>
-				<Dot tone={tone}>{t(`backup.state.${key}`)}</Dot>
-				{backup.problem && (
-					<Text size="sm" c="dimmed" maw={320}>
-						{sentence(backup.problem)}
-					</Text>
-				)}
-				{drill && (
-					<Text size="sm" c="dimmed" maw={320}>
-						{drill.state === DrillState.PASSED
-							? t("backup.drill.passed")
-							: drill.state === DrillState.FAILED
-								? `${t("backup.drill.failed")} ${drill.problem}`
-								: t("backup.drill.running")}
-					</Text>
-				)}
-			</Table.Td>
-			<Table.Td>
-				{backup.contents && backup.state === State.READY ? (
-					<Text size="sm">
-						{t("backup.files", { count: Number(backup.contents.fileCount) })}, {bytes(backup.contents.fileBytes, i18n.language)}
-						{backup.contents.databaseSnapshot !== "" && ` · ${t("backup.database", { size: bytes(backup.contents.dumpBytes, i18n.language) })}`}
-					</Text>
-				) : (
-					"–"
-				)}
-			</Table.Td>
-			<Table.Td>{t(`backup.reason.${reasons[backup.reason] ?? "requested"}`)}</Table.Td>
-			<Table.Td>
-				{backup.state === State.READY && (
-					<Group gap="xs" wrap="nowrap" justify="flex-end">
-						<Confirmed
-							method={BackupService.method.drillBackup}
-							request={request}
-							onDone={({ drill }) => onTask(drill?.taskId ?? "")}
-							title={t("backup.drill.title")}
-							explain={t("backup.drill.text")}
-							confirm={t("backup.drill.go")}
-							size="compact-sm"
-						>
-							{t("backup.drill.go")}
-						</Confirmed>
-						<RestoreDialog site={site} backup={backup} onDone={onTask} />
-					</Group>
-				)}
-			</Table.Td>
-		</Table.Tr>
+		<>
+			<Dot tone={tone}>{t(`backup.state.${key}`)}</Dot>
+			{backup.problem && (
+				<Text size="sm" c="dimmed" maw={320}>
+					{sentence(backup.problem)}
+				</Text>
+			)}
+			{drill && (
+				<Text size="sm" c="dimmed" maw={320}>
+					{drill.state === DrillState.PASSED
+						? t("backup.drill.passed")
+						: drill.state === DrillState.FAILED
+							? `${t("backup.drill.failed")} ${drill.problem}`
+							: t("backup.drill.running")}
+				</Text>
+			)}
+		</>
+	);
+}
+
+function Holds({ backup: { contents, state } }: { backup: Backup }) {
+	const { t, i18n } = useTranslation();
+	if (!contents || state !== State.READY) return "–";
+	return (
+		<Text size="sm">
+			{t("backup.files", { count: Number(contents.fileCount) })}, {bytes(contents.fileBytes, i18n.language)}
+			{contents.databaseSnapshot !== "" && ` · ${t("backup.database", { size: bytes(contents.dumpBytes, i18n.language) })}`}
+		</Text>
+	);
+}
+
+function Doing({ site, backup, onTask }: { site: Site; backup: Backup; onTask: (task: string) => void }) {
+	const { t } = useTranslation();
+	if (backup.state !== State.READY) return null;
+	return (
+		<Group gap="xs" wrap="nowrap" justify="flex-end">
+			<Confirmed
+				method={BackupService.method.drillBackup}
+				request={{ organizationId: site.organizationId, siteId: site.id, backupId: backup.id }}
+				onDone={({ drill }) => onTask(drill?.taskId ?? "")}
+				title={t("backup.drill.title")}
+				explain={t("backup.drill.text")}
+				confirm={t("backup.drill.go")}
+				size="compact-sm"
+			>
+				{t("backup.drill.go")}
+			</Confirmed>
+			<RestoreDialog site={site} backup={backup} onDone={onTask} />
+		</Group>
 	);
 }
 

@@ -1,11 +1,12 @@
-import { useQuery } from "@connectrpc/connect-query";
+import { useQuery, useTransport } from "@connectrpc/connect-query";
 import { Paper, SimpleGrid, Text } from "@mantine/core";
+import { useQuery as useAnyQuery } from "@tanstack/react-query";
 import type { ReactNode } from "react";
 import { useTranslation } from "react-i18next";
 import { useCaller } from "../account/caller.js";
 import { CertificateService } from "../gen/chom/certificate/v1/certificate_service_pb.js";
 import { State as SiteState } from "../gen/chom/site/v1/site_pb.js";
-import { Kind, State as TaskState } from "../gen/chom/task/v1/task_pb.js";
+import { State as TaskState } from "../gen/chom/task/v1/task_pb.js";
 import { TaskService } from "../gen/chom/task/v1/task_service_pb.js";
 import { useHere, useOrganizationId } from "../organization/here.js";
 import { useServers } from "../server/queries.js";
@@ -28,11 +29,12 @@ export function Overview() {
 	const sites = useSites(organization);
 	const servers = useServers({ enabled: operator });
 	const certificates = useQuery(CertificateService.method.listCertificates, { organizationId: organization, alarmsOnly: true, pageSize: 100 });
-	const backups = useQuery(
-		TaskService.method.listTasks,
-		{ organizationId: organization, kinds: [Kind.BACKUP_SITE, Kind.DRILL_SITE], pageSize: 500 },
-		{ refetchInterval: 15_000 },
-	);
+	const transport = useTransport();
+	const backups = useAnyQuery({
+		queryKey: ["backup needs", organization],
+		refetchInterval: 15_000,
+		queryFn: async ({ signal }) => (await import("../backup/needs.js")).needs(transport, organization, signal),
+	});
 	const running = useQuery(TaskService.method.listTasks, {
 		organizationId: organization,
 		states: [TaskState.QUEUED, TaskState.OFFERED, TaskState.RUNNING, TaskState.UNKNOWN],
@@ -48,7 +50,7 @@ export function Overview() {
 		);
 	}
 	const fleet = servers.data?.servers ?? [];
-	const matters = attention({ sites: sites.data, servers: fleet, certificates: certificates.data.certificates, backups: backups.data.tasks });
+	const matters = attention({ sites: sites.data, servers: fleet, certificates: certificates.data.certificates, backups: backups.data });
 	const serving = sites.data.filter((site) => !trashed(site));
 	const nameOf = new Map(sites.data.map(({ id, name }) => [id, name]));
 	if (serving.length === 0 && (!operator || fleet.length === 0))
@@ -109,17 +111,14 @@ function keyOf(matter: Matter): string {
 	if ("server" in matter) return `${matter.what} ${matter.server.id}`;
 	if ("certificate" in matter)
 		return `${matter.what} ${matter.certificate.siteId} ${matter.certificate.observed?.domain ?? matter.certificate.outside?.domain}`;
-	return `${matter.what} ${matter.site.id}`;
+	return `${matter.what} ${"siteId" in matter ? matter.siteId : matter.site.id}`;
 }
+
+const grave: ReadonlySet<Matter["what"]> = new Set(["siteFailed", "serverOffline", "serverQuarantined", "drillFailed", "backupOverdue", "backupDamaged"]);
 
 function MatterRow({ matter, organization }: { matter: Matter; organization: string }) {
 	const { t } = useTranslation();
-	const bad =
-		matter.what === "siteFailed" ||
-		matter.what === "serverOffline" ||
-		matter.what === "serverQuarantined" ||
-		matter.what === "drillFailed" ||
-		matter.what === "backupFailed";
+	const bad = grave.has(matter.what);
 	return (
 		<li className={classes.matter}>
 			<div>
@@ -132,11 +131,15 @@ function MatterRow({ matter, organization }: { matter: Matter; organization: str
 						<Link to="/o/$organization/sites/$site" params={{ organization, site: matter.certificate.siteId }} search={{ tab: "names" } as never}>
 							{t("matter.certificate", { name: matter.certificate.observed?.domain ?? matter.certificate.siteName })}
 						</Link>
+					) : "siteId" in matter ? (
+						<Link to="/o/$organization/sites/$site" params={{ organization, site: matter.siteId }} search={{ tab: "backups" } as never}>
+							{t(`matter.${matter.what}`, { name: matter.siteName })}
+						</Link>
 					) : (
 						<Link
 							to="/o/$organization/sites/$site"
 							params={{ organization, site: matter.site.id }}
-							search={{ tab: "task" in matter ? "backups" : matter.what === "namesPending" ? "names" : "state" } as never}
+							search={{ tab: matter.what === "namesPending" ? "names" : "state" } as never}
 						>
 							{t(`matter.${matter.what}`, { name: matter.site.name })}
 						</Link>

@@ -3,14 +3,13 @@ import { expect, test } from "vitest";
 import { CertificateSchema } from "../gen/chom/certificate/v1/certificate_pb.js";
 import { ServerSchema, State as ServerState } from "../gen/chom/fleet/v1/server_pb.js";
 import { SiteSchema, State as SiteState } from "../gen/chom/site/v1/site_pb.js";
-import { Kind, TaskSchema, State as TaskState } from "../gen/chom/task/v1/task_pb.js";
 import { attention } from "./attention.js";
 
 const nothing = { sites: [], servers: [], certificates: [], backups: [] };
 const whats = (part: Partial<Parameters<typeof attention>[0]>) => attention({ ...nothing, ...part }).map(({ what }) => what);
 const server = (state: ServerState, online: boolean, problem = "") => create(ServerSchema, { id: "1", name: "web-1", state, online, problem });
 const site = (state: SiteState, problem = "", ...pendingDomains: string[]) => create(SiteSchema, { id: "s", name: "blog", state, problem, pendingDomains });
-const backup = (kind: Kind, state: TaskState) => create(TaskSchema, { id: `${kind} ${state}`, siteId: "s", kind, state, error: "disk full" });
+const backup = { what: "backupFailing", siteId: "s", siteName: "blog", why: "disk full" } as const;
 
 test("where all is well, nobody is needed", () => {
 	expect(whats({ servers: [server(ServerState.ACTIVE, true), server(ServerState.PENDING, false)], sites: [site(SiteState.ACTIVE)] })).toEqual([]);
@@ -28,23 +27,12 @@ test.each([
 	["a certificate with an alarm", { certificates: [create(CertificateSchema, { alarmTime: { seconds: 1n } }), create(CertificateSchema)] }, ["certificate"]],
 ])("%s", (_, part, want) => expect(whats(part)).toEqual(want));
 
-test("the newest backup and drill that ended tell how it is", () => {
-	const sites = [site(SiteState.ACTIVE)];
-	const mine = (...states: TaskState[]) => whats({ sites, backups: states.map((state) => backup(Kind.BACKUP_SITE, state)) });
-	expect(mine(TaskState.FAILED, TaskState.SUCCEEDED)).toEqual(["backupFailed"]);
-	expect(mine(TaskState.SUCCEEDED, TaskState.FAILED)).toEqual([]);
-	expect(mine(TaskState.RUNNING, TaskState.TIMED_OUT)).toEqual(["backupFailed"]);
-	expect(mine(TaskState.CANCELED, TaskState.SUCCEEDED, TaskState.FAILED)).toEqual([]);
-	expect(whats({ sites, backups: [backup(Kind.BACKUP_SITE, TaskState.SUCCEEDED), backup(Kind.DRILL_SITE, TaskState.FAILED)] })).toEqual(["drillFailed"]);
-	expect(whats({ backups: [backup(Kind.BACKUP_SITE, TaskState.FAILED)] })).toEqual([]); // of a site that is gone
-});
-
 test("the worst comes first", () => {
 	expect(
 		whats({
 			sites: [site(SiteState.ACTIVE, "", "a.example.com"), site(SiteState.FAILED)],
 			servers: [server(ServerState.ACTIVE, true, "x"), server(ServerState.ACTIVE, false)],
-			backups: [],
+			backups: [backup],
 		}),
-	).toEqual(["serverOffline", "siteFailed", "serverProblem", "namesPending"]);
+	).toEqual(["serverOffline", "siteFailed", "backupFailing", "serverProblem", "namesPending"]);
 });

@@ -1,29 +1,32 @@
 // What needs somebody, the worst first. It is a pure answer to what was measured.
+import type { Need } from "../backup/needs.js";
 import type { Certificate } from "../gen/chom/certificate/v1/certificate_pb.js";
 import { type Server, State as ServerState } from "../gen/chom/fleet/v1/server_pb.js";
 import { type Site, State as SiteState } from "../gen/chom/site/v1/site_pb.js";
-import { Kind, type Task, State as TaskState } from "../gen/chom/task/v1/task_pb.js";
 
 export type Matter =
 	| { what: "serverOffline" | "serverQuarantined" | "serverProblem"; server: Server; why: string }
 	| { what: "siteFailed" | "siteProblem" | "namesPending"; site: Site; why: string }
 	| { what: "certificate"; certificate: Certificate; why: string }
-	| { what: "backupFailed" | "drillFailed"; task: Task; site: Site; why: string };
+	| Need;
 
 /** A lower one is worse. */
 const ranks: Record<Matter["what"], number> = {
 	serverOffline: 0,
 	serverQuarantined: 0,
 	siteFailed: 1,
+	backupDamaged: 2,
+	backupOverdue: 2,
 	drillFailed: 2,
-	backupFailed: 2,
+	backupFailing: 3,
 	certificate: 3,
+	unproven: 4,
 	serverProblem: 4,
 	siteProblem: 5,
 	namesPending: 6,
 };
 
-/** Weighs what is known of an organization; backups are its newest tasks that make or try backups, newest first. */
+/** Weighs what is known of an organization; backups are those that need somebody. */
 export function attention({
 	sites,
 	servers,
@@ -33,7 +36,7 @@ export function attention({
 	sites: readonly Site[];
 	servers: readonly Server[];
 	certificates: readonly Certificate[];
-	backups: readonly Task[];
+	backups: readonly Need[];
 }): Matter[] {
 	const matters: Matter[] = [];
 	for (const server of servers) {
@@ -43,7 +46,6 @@ export function attention({
 			matters.push({ what: "serverOffline", server, why });
 		else if (why !== "") matters.push({ what: "serverProblem", server, why });
 	}
-	const byId = new Map(sites.map((site) => [site.id, site]));
 	for (const site of sites) {
 		if (site.state === SiteState.TRASHED || site.state === SiteState.DELETING) continue;
 		if (site.state === SiteState.FAILED) matters.push({ what: "siteFailed", site, why: site.problem });
@@ -53,16 +55,5 @@ export function attention({
 	for (const certificate of certificates) {
 		if (certificate.alarmTime) matters.push({ what: "certificate", certificate, why: certificate.observed?.problem ?? certificate.outside?.problem ?? "" });
 	}
-	const seen = new Set<string>();
-	for (const task of backups) {
-		const key = `${task.siteId} ${task.kind}`;
-		if (seen.has(key) || !over(task)) continue; // only the newest one of each that has ended tells how it is now
-		seen.add(key);
-		const site = byId.get(task.siteId);
-		if (!site || (task.state !== TaskState.FAILED && task.state !== TaskState.TIMED_OUT)) continue;
-		matters.push({ what: task.kind === Kind.DRILL_SITE ? "drillFailed" : "backupFailed", task, site, why: task.error });
-	}
-	return matters.sort((a, b) => ranks[a.what] - ranks[b.what]);
+	return [...matters, ...backups].sort((a, b) => ranks[a.what] - ranks[b.what]);
 }
-
-const over = ({ state }: Task) => state === TaskState.SUCCEEDED || state === TaskState.FAILED || state === TaskState.TIMED_OUT;

@@ -1,9 +1,10 @@
 import { Group, List, Text } from "@mantine/core";
 import { useNavigate, useParams } from "@tanstack/react-router";
-import { useState } from "react";
+import { lazy, Suspense, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { State } from "../gen/chom/fleet/v1/server_pb.js";
 import { type JoinToken, ServerService } from "../gen/chom/fleet/v1/server_service_pb.js";
+import { serverGraphs } from "../metric/graphs.js";
 import { TaskTable } from "../task/TaskTable.js";
 import { Act, Confirmed } from "../ui/Act.js";
 import { bytes } from "../ui/format.js";
@@ -14,6 +15,8 @@ import { Arrival } from "./AddServer.js";
 import { platform, useServer } from "./queries.js";
 import { ServerState } from "./ServerState.js";
 import { Disk } from "./Servers.js";
+
+const Graphs = lazy(() => import("../metric/Graphs.js").then(({ Graphs }) => ({ default: Graphs })));
 
 /** One server. */
 export function ServerPage() {
@@ -111,6 +114,11 @@ export function ServerPage() {
 						</Act>
 					</Card>
 				))}
+			{server.state !== State.PENDING && (
+				<Suspense fallback={<Waiting rows={2} height={260} />}>
+					<Graphs organization={platform} of={server.id} graphs={serverGraphs} first={t("metric.first.server")} />
+				</Suspense>
+			)}
 			{facts && server.state !== State.PENDING && (
 				<Card title={t("server.host")}>
 					<Facts

@@ -1,10 +1,12 @@
-import { Progress, Table, Text } from "@mantine/core";
+import { Progress, Text } from "@mantine/core";
 import { useTranslation } from "react-i18next";
 import type { Facts } from "../gen/chom/fleet/v1/server_pb.js";
+import { Feed, SparkOf } from "../metric/Sparks.js";
 import { bytes } from "../ui/format.js";
 import { Empty, Failure, Link, LinkButton, Page, Waiting } from "../ui/parts.js";
+import { Sheet } from "../ui/Sheet.js";
 import { Time } from "../ui/Time.js";
-import { useServers } from "./queries.js";
+import { platform, useServers } from "./queries.js";
 import { ServerState } from "./ServerState.js";
 
 /** The fleet. */
@@ -12,6 +14,7 @@ export function Servers() {
 	const { t } = useTranslation();
 	const { data, error, isPending, refetch } = useServers();
 	const servers = data?.servers ?? [];
+	const ids = servers.map(({ id }) => id).join(" ");
 	const add = <LinkButton to="/servers/new">{t("servers.add")}</LinkButton>;
 	return (
 		<Page title={t("servers.title")} aside={servers.length > 0 && add}>
@@ -23,21 +26,18 @@ export function Servers() {
 				</Empty>
 			)}
 			{servers.length > 0 && (
-				<Table.ScrollContainer minWidth={640}>
-					<Table highlightOnHover verticalSpacing="sm" withTableBorder bg="var(--chom-raised)">
-						<Table.Thead>
-							<Table.Tr>
-								<Table.Th>{t("servers.column.name")}</Table.Th>
-								<Table.Th>{t("servers.column.state")}</Table.Th>
-								<Table.Th>{t("servers.column.sites")}</Table.Th>
-								<Table.Th>{t("servers.column.disk")}</Table.Th>
-								<Table.Th>{t("servers.column.seen")}</Table.Th>
-							</Table.Tr>
-						</Table.Thead>
-						<Table.Tbody>
-							{servers.map((server) => (
-								<Table.Tr key={server.id}>
-									<Table.Td>
+				<>
+					<Feed organization={platform} kind="cpu" ids={ids} />
+					<Feed organization={platform} kind="memory" ids={ids} />
+					<Sheet
+						label={t("servers.title")}
+						of={servers}
+						keyOf={({ id }) => id}
+						columns={[
+							{
+								title: t("servers.column.name"),
+								cell: (server) => (
+									<>
 										<Text fw={600}>
 											<Link to="/servers/$server" params={{ server: server.id }}>
 												{server.name}
@@ -46,22 +46,18 @@ export function Servers() {
 										<Text size="sm" c="dimmed">
 											{server.facts?.hostname}
 										</Text>
-									</Table.Td>
-									<Table.Td>
-										<ServerState of={server} />
-									</Table.Td>
-									<Table.Td>{server.siteCount}</Table.Td>
-									<Table.Td>
-										<Disk facts={server.facts} />
-									</Table.Td>
-									<Table.Td>
-										<Time of={server.lastSeenTime} none={t("servers.never")} />
-									</Table.Td>
-								</Table.Tr>
-							))}
-						</Table.Tbody>
-					</Table>
-				</Table.ScrollContainer>
+									</>
+								),
+							},
+							{ title: t("servers.column.state"), cell: (server) => <ServerState of={server} /> },
+							{ title: t("servers.column.cpu"), cell: ({ id }) => <SparkOf kind="cpu" id={id} /> },
+							{ title: t("servers.column.memory"), cell: ({ id }) => <SparkOf kind="memory" id={id} /> },
+							{ title: t("servers.column.disk"), cell: ({ facts }) => <Disk facts={facts} /> },
+							{ title: t("servers.column.sites"), cell: ({ siteCount }) => siteCount },
+							{ title: t("servers.column.seen"), cell: ({ lastSeenTime }) => <Time of={lastSeenTime} none={t("servers.never")} /> },
+						]}
+					/>
+				</>
 			)}
 		</Page>
 	);

@@ -1,5 +1,5 @@
 import { useMutation } from "@connectrpc/connect-query";
-import { Group, Stack, Table, Text, TextInput } from "@mantine/core";
+import { Group, Stack, Text, TextInput } from "@mantine/core";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { ClaimService } from "../gen/chom/domain/v1/claim_service_pb.js";
@@ -8,6 +8,7 @@ import { SiteService } from "../gen/chom/site/v1/site_service_pb.js";
 import { Act, Confirmed, Form } from "../ui/Act.js";
 import { Card, Copy } from "../ui/parts.js";
 import { isDomain } from "../ui/rules.js";
+import { Sheet } from "../ui/Sheet.js";
 import { Time } from "../ui/Time.js";
 import { sentence } from "../ui/words.js";
 import { NameStateOf } from "./SiteState.js";
@@ -85,32 +86,17 @@ function Name({ site, name }: { site: Site; name: SiteName }) {
 						<Text size="sm" fw={600}>
 							{name.records.some((record) => record.remove) ? t("name.fix") : t("name.set")}
 						</Text>
-						<Table.ScrollContainer minWidth={480}>
-							<Table withTableBorder withColumnBorders fz="sm">
-								<Table.Thead>
-									<Table.Tr>
-										<Table.Th>{t("name.what")}</Table.Th>
-										<Table.Th>{t("name.type")}</Table.Th>
-										<Table.Th>{t("name.name")}</Table.Th>
-										<Table.Th>{t("name.value")}</Table.Th>
-									</Table.Tr>
-								</Table.Thead>
-								<Table.Tbody>
-									{name.records.map((record) => (
-										<Table.Tr key={`${record.type} ${record.name} ${record.value}`}>
-											<Table.Td>{record.remove ? t("name.takeAway") : t("name.add")}</Table.Td>
-											<Table.Td>{record.type}</Table.Td>
-											<Table.Td>
-												<Copy text={record.name} what={t("name.name")} />
-											</Table.Td>
-											<Table.Td>
-												<Copy text={record.value} what={t("name.value")} />
-											</Table.Td>
-										</Table.Tr>
-									))}
-								</Table.Tbody>
-							</Table>
-						</Table.ScrollContainer>
+						<Sheet
+							label={t("name.records", { name: name.name })}
+							of={name.records}
+							keyOf={({ type, name, value }) => `${type} ${name} ${value}`}
+							columns={[
+								{ title: t("name.what"), cell: ({ remove }) => (remove ? t("name.takeAway") : t("name.add")) },
+								{ title: t("name.type"), cell: ({ type }) => type },
+								{ title: t("name.name"), cell: (record) => <Copy text={record.name} what={t("name.name")} /> },
+								{ title: t("name.value"), cell: (record) => <Copy text={record.value} what={t("name.value")} /> },
+							]}
+						/>
 					</>
 				)}
 				{name.state === NameState.UNCLAIMED && name.records.length === 0 && (

@@ -17,7 +17,9 @@ import { Names } from "./Names.js";
 import { useSite } from "./queries.js";
 import { Settings } from "./Settings.js";
 import { SiteState } from "./SiteState.js";
+import { Timeline } from "./Timeline.js";
 
+const SiteGraphs = lazy(() => import("./SiteGraphs.js").then(({ SiteGraphs }) => ({ default: SiteGraphs })));
 const Backups = lazy(() => import("../backup/Backups.js").then(({ Backups }) => ({ default: Backups })));
 
 /** One site: what was measured of it, and all that can be done with it. */
@@ -72,6 +74,11 @@ export function SitePage() {
 				</Tabs.List>
 				<Tabs.Panel value="state">
 					<Measured site={site} />
+				</Tabs.Panel>
+				<Tabs.Panel value="graphs">
+					<Suspense fallback={<Waiting rows={2} height={260} />}>
+						<SiteGraphs site={site} />
+					</Suspense>
 				</Tabs.Panel>
 				<Tabs.Panel value="names">
 					<Names site={site} />
@@ -132,6 +139,7 @@ function Measured({ site }: { site: Site }) {
 					]}
 				/>
 			</Card>
+			<Timeline site={site} />
 		</Stack>
 	);
 }

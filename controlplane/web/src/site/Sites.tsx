@@ -4,7 +4,9 @@ import { Link as RouterLink, useNavigate, useSearch } from "@tanstack/react-rout
 import { useWindowVirtualizer } from "@tanstack/react-virtual";
 import { memo, useCallback, useDeferredValue, useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
+import { BackupFeed, BackupMark } from "../backup/statuses.js";
 import type { Site, State } from "../gen/chom/site/v1/site_pb.js";
+import { Feed, SparkOf } from "../metric/Sparks.js";
 import { useOrganizationId } from "../organization/here.js";
 import { SearchIcon } from "../ui/icons.js";
 import { Empty, Failure, LinkButton, Page, Waiting } from "../ui/parts.js";
@@ -124,6 +126,7 @@ const rowHeight = 60;
 /** Rows, of which only those in sight exist. */
 const Table = memo(function Table({ sites }: { sites: readonly Site[] }) {
 	const { t } = useTranslation();
+	const organization = useOrganizationId();
 	const list = useRef<HTMLDivElement>(null);
 	const [top, setTop] = useState(0);
 	useLayoutEffect(() => setTop(list.current?.offsetTop ?? 0), []);
@@ -134,6 +137,8 @@ const Table = memo(function Table({ sites }: { sites: readonly Site[] }) {
 		scrollMargin: top,
 		getItemKey: (row) => sites[row]?.id ?? row,
 	});
+	const inSight = rows.getVirtualItems();
+	const ids = inSight.map(({ index }) => sites[index]?.id).join(" ");
 	return (
 		// biome-ignore-start lint/a11y/useSemanticElements: rows out of sight do not exist, which a real table cannot say
 		// biome-ignore-start lint/a11y/useFocusableInteractive: nothing in it is done by its cells
@@ -143,22 +148,30 @@ const Table = memo(function Table({ sites }: { sites: readonly Site[] }) {
 					<span role="columnheader">{t("sites.column.name")}</span>
 					<span role="columnheader">{t("sites.column.state")}</span>
 					<span role="columnheader" className={classes.wide}>
+						{t("sites.column.requests")}
+					</span>
+					<span role="columnheader" className={classes.wide}>
+						{t("sites.column.backups")}
+					</span>
+					<span role="columnheader" className={classes.wide}>
 						{t("sites.column.tags")}
 					</span>
-					<span role="columnheader" className={classes.wide}>
+					<span role="columnheader" className={classes.widest}>
 						{t("sites.column.type")}
 					</span>
-					<span role="columnheader" className={classes.wide}>
+					<span role="columnheader" className={classes.widest}>
 						{t("sites.column.changed")}
 					</span>
 				</div>
 			</div>
 			<div role="rowgroup" ref={list} className={classes.rows} style={{ height: rows.getTotalSize() }}>
-				{rows.getVirtualItems().map((row) => {
+				{inSight.map((row) => {
 					const site = sites[row.index];
 					return site && <Row key={row.key} site={site} index={row.index} offset={row.start - top} />;
 				})}
 			</div>
+			<Feed organization={organization} kind="requests" ids={ids} />
+			<BackupFeed organization={organization} />
 		</div>
 		// biome-ignore-end lint/a11y/useFocusableInteractive: as above
 		// biome-ignore-end lint/a11y/useSemanticElements: as above
@@ -185,16 +198,22 @@ const Row = memo(function Row({ site, index, offset }: { site: Site; index: numb
 				<SiteState of={site.state} />
 			</div>
 			<div role="cell" className={`${classes.cell} ${classes.wide}`}>
+				<SparkOf kind="requests" id={site.id} />
+			</div>
+			<div role="cell" className={`${classes.cell} ${classes.wide}`}>
+				<BackupMark site={site.id} />
+			</div>
+			<div role="cell" className={`${classes.cell} ${classes.wide}`}>
 				{site.tags.map((tag) => (
 					<span key={tag} className={classes.tag}>
 						{tag}
 					</span>
 				))}
 			</div>
-			<div role="cell" className={`${classes.cell} ${classes.wide}`}>
+			<div role="cell" className={`${classes.cell} ${classes.widest}`}>
 				{site.type}
 			</div>
-			<div role="cell" className={`${classes.cell} ${classes.wide}`}>
+			<div role="cell" className={`${classes.cell} ${classes.widest}`}>
 				<Time of={site.updateTime} />
 			</div>
 		</div>

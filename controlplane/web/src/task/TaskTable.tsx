@@ -1,11 +1,12 @@
 import { useQuery } from "@connectrpc/connect-query";
-import { Table, Text } from "@mantine/core";
+import { Text } from "@mantine/core";
 import { useTranslation } from "react-i18next";
-import type { State } from "../gen/chom/task/v1/task_pb.js";
+import type { State, Task } from "../gen/chom/task/v1/task_pb.js";
 import { TaskService } from "../gen/chom/task/v1/task_service_pb.js";
 import { useSites } from "../site/queries.js";
 import { milliseconds, span } from "../ui/format.js";
 import { Empty, Failure, Link, Waiting } from "../ui/parts.js";
+import { Sheet } from "../ui/Sheet.js";
 import { Time } from "../ui/Time.js";
 import { sentence } from "../ui/words.js";
 import { kindKey, TaskState } from "./TaskState.js";
@@ -27,50 +28,46 @@ export function TaskTable({ organization, site = "", server = "", states = [] }:
 	if (error && !data) return <Failure error={error} retry={() => void refetch()} />;
 	if (data?.tasks.length === 0) return <Empty title={t("tasks.none.title")}>{t("tasks.none.text")}</Empty>;
 	return (
-		<Table.ScrollContainer minWidth={520}>
-			<Table highlightOnHover verticalSpacing="xs" withTableBorder bg="var(--chom-raised)">
-				<Table.Thead>
-					<Table.Tr>
-						<Table.Th>{t("tasks.column.kind")}</Table.Th>
-						{withSite && <Table.Th>{t("tasks.column.site")}</Table.Th>}
-						<Table.Th>{t("tasks.column.state")}</Table.Th>
-						<Table.Th>{t("tasks.column.asked")}</Table.Th>
-						<Table.Th>{t("tasks.column.took")}</Table.Th>
-					</Table.Tr>
-				</Table.Thead>
-				<Table.Tbody>
-					{data?.tasks.map((task) => (
-						<Table.Tr key={task.id}>
-							<Table.Td>
-								<Link to="/o/$organization/tasks/$task" params={{ organization: task.organizationId, task: task.id }}>
-									{t(kindKey(task.kind))}
-								</Link>
-								{task.error && (
-									<Text size="sm" c="dimmed" lineClamp={1}>
-										{sentence(task.error)}
-									</Text>
-								)}
-							</Table.Td>
-							{withSite && (
-								<Table.Td>
-									{task.siteId && (
+		<Sheet
+			label={t("tasks.title")}
+			of={data?.tasks ?? []}
+			keyOf={({ id }) => id}
+			columns={[
+				{
+					title: t("tasks.column.kind"),
+					cell: (task) => (
+						<>
+							<Link to="/o/$organization/tasks/$task" params={{ organization: task.organizationId, task: task.id }}>
+								{t(kindKey(task.kind))}
+							</Link>
+							{task.error && (
+								<Text size="sm" c="dimmed" lineClamp={1}>
+									{sentence(task.error)}
+								</Text>
+							)}
+						</>
+					),
+				},
+				...(withSite
+					? [
+							{
+								title: t("tasks.column.site"),
+								cell: (task: Task) =>
+									task.siteId && (
 										<Link to="/o/$organization/sites/$site" params={{ organization: task.organizationId, site: task.siteId }}>
 											{nameOf.get(task.siteId) ?? t("site.title")}
 										</Link>
-									)}
-								</Table.Td>
-							)}
-							<Table.Td>
-								<TaskState of={task.state} />
-							</Table.Td>
-							<Table.Td>
-								<Time of={task.createTime} />
-							</Table.Td>
-							<Table.Td>{task.startTime && task.endTime ? span(milliseconds(task.endTime) - milliseconds(task.startTime)) : "–"}</Table.Td>
-						</Table.Tr>
-					))}
-				</Table.Tbody>
-			</Table>
-		</Table.ScrollContainer>
+									),
+							},
+						]
+					: []),
+				{ title: t("tasks.column.state"), cell: (task) => <TaskState of={task.state} /> },
+				{ title: t("tasks.column.asked"), cell: (task) => <Time of={task.createTime} /> },
+				{
+					title: t("tasks.column.took"),
+					cell: (task) => (task.startTime && task.endTime ? span(milliseconds(task.endTime) - milliseconds(task.startTime)) : "–"),
+				},
+			]}
+		/>
 	);
 }

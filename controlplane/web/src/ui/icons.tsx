@@ -68,3 +68,26 @@ export const LightIcon = icon(
 		<path d="M12 3v2M12 19v2M3 12h2M19 12h2M5.6 5.6L7 7M17 17l1.4 1.4M5.6 18.4L7 17M17 7l1.4-1.4" />
 	</>,
 );
+export const BackIcon = icon(<path d="M14.5 6l-6 6 6 6" />);
+export const ForthIcon = icon(<path d="M9.5 6l6 6-6 6" />);
+export const ChangeIcon = icon(<path d="M4 8h11M12 4.5L15.5 8 12 11.5M20 16H9M12 12.5L8.5 16l3.5 3.5" />);
+export const BackupIcon = icon(
+	<>
+		<ellipse cx="12" cy="6.5" rx="7.5" ry="2.8" />
+		<path d="M4.5 6.5v11c0 1.6 3.4 2.8 7.5 2.8s7.5-1.2 7.5-2.8v-11M4.5 12c0 1.6 3.4 2.8 7.5 2.8s7.5-1.2 7.5-2.8" />
+	</>,
+);
+export const DrillIcon = icon(
+	<>
+		<path d="M12 3.5l7 2.8v5.2c0 4.3-2.9 7.4-7 9-4.1-1.6-7-4.7-7-9V6.3z" />
+		<path d="M8.8 12l2.3 2.3 4.2-4.4" />
+	</>,
+);
+export const RestoreIcon = icon(<path d="M5 5v5h5M5.4 10A7.5 7.5 0 1 1 4.5 14" />);
+export const LockIcon = icon(
+	<>
+		<rect x="5.5" y="10.5" width="13" height="9.5" rx="1.5" />
+		<path d="M8.5 10.5V8a3.5 3.5 0 0 1 7 0v2.5" />
+	</>,
+);
+export const DownIcon = icon(<path d="M12 4.5l8.5 15h-17zM12 10v4.5M12 17v.01" />);

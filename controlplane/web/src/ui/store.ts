@@ -5,6 +5,8 @@ export interface Store<T> {
 	set(value: T): void;
 	/** The value, as a component sees it. */
 	use(): T;
+	/** A part of it: a component that uses it is rendered when that part changes. */
+	usePart<Part>(choose: (value: T) => Part): Part;
 }
 
 /** A value outside of all components that they follow. */
@@ -22,5 +24,6 @@ export function store<T>(value: T): Store<T> {
 			for (const follower of followers) follower();
 		},
 		use: () => useSyncExternalStore(follow, get),
+		usePart: (choose) => useSyncExternalStore(follow, () => choose(value)),
 	};
 }

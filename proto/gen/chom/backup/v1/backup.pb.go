@@ -215,6 +215,132 @@ func (DrillState) EnumDescriptor() ([]byte, []int) {
 	return file_chom_backup_v1_backup_proto_rawDescGZIP(), []int{2}
 }
 
+// Standing is how it is with a site's backups. It is decided anew whenever one ended, and once an hour.
+type Standing int32
+
+const (
+	// Never sent.
+	Standing_STANDING_UNSPECIFIED Standing = 0
+	// They are as they should be.
+	Standing_STANDING_WELL Standing = 1
+	// None is made by itself, and none failed.
+	Standing_STANDING_UNWANTED Standing = 2
+	// The newest ones failed.
+	Standing_STANDING_FAILING Standing = 3
+	// There is no new one although there should be.
+	Standing_STANDING_OVERDUE Standing = 4
+	// What is stored of them is not what was written.
+	Standing_STANDING_DAMAGED Standing = 5
+)
+
+// Enum value maps for Standing.
+var (
+	Standing_name = map[int32]string{
+		0: "STANDING_UNSPECIFIED",
+		1: "STANDING_WELL",
+		2: "STANDING_UNWANTED",
+		3: "STANDING_FAILING",
+		4: "STANDING_OVERDUE",
+		5: "STANDING_DAMAGED",
+	}
+	Standing_value = map[string]int32{
+		"STANDING_UNSPECIFIED": 0,
+		"STANDING_WELL":        1,
+		"STANDING_UNWANTED":    2,
+		"STANDING_FAILING":     3,
+		"STANDING_OVERDUE":     4,
+		"STANDING_DAMAGED":     5,
+	}
+)
+
+func (x Standing) Enum() *Standing {
+	p := new(Standing)
+	*p = x
+	return p
+}
+
+func (x Standing) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Standing) Descriptor() protoreflect.EnumDescriptor {
+	return file_chom_backup_v1_backup_proto_enumTypes[3].Descriptor()
+}
+
+func (Standing) Type() protoreflect.EnumType {
+	return &file_chom_backup_v1_backup_proto_enumTypes[3]
+}
+
+func (x Standing) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Standing.Descriptor instead.
+func (Standing) EnumDescriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_proto_rawDescGZIP(), []int{3}
+}
+
+// Proof is what is known of whether a site's backups restore.
+type Proof int32
+
+const (
+	// Never sent.
+	Proof_PROOF_UNSPECIFIED Proof = 0
+	// There is no READY backup yet.
+	Proof_PROOF_NONE Proof = 1
+	// A drill passed, not longer ago than a drill and a day.
+	Proof_PROOF_PROVEN Proof = 2
+	// No drill passed as lately as that.
+	Proof_PROOF_UNPROVEN Proof = 3
+	// The newest drill that ended failed.
+	Proof_PROOF_FAILED Proof = 4
+)
+
+// Enum value maps for Proof.
+var (
+	Proof_name = map[int32]string{
+		0: "PROOF_UNSPECIFIED",
+		1: "PROOF_NONE",
+		2: "PROOF_PROVEN",
+		3: "PROOF_UNPROVEN",
+		4: "PROOF_FAILED",
+	}
+	Proof_value = map[string]int32{
+		"PROOF_UNSPECIFIED": 0,
+		"PROOF_NONE":        1,
+		"PROOF_PROVEN":      2,
+		"PROOF_UNPROVEN":    3,
+		"PROOF_FAILED":      4,
+	}
+)
+
+func (x Proof) Enum() *Proof {
+	p := new(Proof)
+	*p = x
+	return p
+}
+
+func (x Proof) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Proof) Descriptor() protoreflect.EnumDescriptor {
+	return file_chom_backup_v1_backup_proto_enumTypes[4].Descriptor()
+}
+
+func (Proof) Type() protoreflect.EnumType {
+	return &file_chom_backup_v1_backup_proto_enumTypes[4]
+}
+
+func (x Proof) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Proof.Descriptor instead.
+func (Proof) EnumDescriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_proto_rawDescGZIP(), []int{4}
+}
+
 // Backup is a restorable copy of a site at one moment: its files, its database, and what was wanted of it.
 type Backup struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1820,6 +1946,107 @@ func (x *DrillReport) GetEvidence() *Evidence {
 	return nil
 }
 
+// SiteStatus is how well a site is backed up, in short; see GetBackupStatus for all of it.
+type SiteStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The site.
+	SiteId string `protobuf:"bytes,1,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	// Its name.
+	SiteName string `protobuf:"bytes,2,opt,name=site_name,json=siteName,proto3" json:"site_name,omitempty"`
+	// How it is with its backups.
+	Standing Standing `protobuf:"varint,3,opt,name=standing,proto3,enum=chom.backup.v1.Standing" json:"standing,omitempty"`
+	// What is known of whether they restore.
+	Proof Proof `protobuf:"varint,4,opt,name=proof,proto3,enum=chom.backup.v1.Proof" json:"proof,omitempty"`
+	// When the newest READY one was found so; unset before the first.
+	LastBackupTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_backup_time,json=lastBackupTime,proto3" json:"last_backup_time,omitempty"`
+	// When the last proven restore ended; unset before the first.
+	LastProvenTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last_proven_time,json=lastProvenTime,proto3" json:"last_proven_time,omitempty"`
+	// Why the newest backup or, where these are well, the newest drill failed, or why none is made at all, in words; empty where all is
+	// as it should be.
+	Problem       string `protobuf:"bytes,7,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SiteStatus) Reset() {
+	*x = SiteStatus{}
+	mi := &file_chom_backup_v1_backup_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SiteStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SiteStatus) ProtoMessage() {}
+
+func (x *SiteStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SiteStatus.ProtoReflect.Descriptor instead.
+func (*SiteStatus) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SiteStatus) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+func (x *SiteStatus) GetSiteName() string {
+	if x != nil {
+		return x.SiteName
+	}
+	return ""
+}
+
+func (x *SiteStatus) GetStanding() Standing {
+	if x != nil {
+		return x.Standing
+	}
+	return Standing_STANDING_UNSPECIFIED
+}
+
+func (x *SiteStatus) GetProof() Proof {
+	if x != nil {
+		return x.Proof
+	}
+	return Proof_PROOF_UNSPECIFIED
+}
+
+func (x *SiteStatus) GetLastBackupTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastBackupTime
+	}
+	return nil
+}
+
+func (x *SiteStatus) GetLastProvenTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastProvenTime
+	}
+	return nil
+}
+
+func (x *SiteStatus) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 var File_chom_backup_v1_backup_proto protoreflect.FileDescriptor
 
 const file_chom_backup_v1_backup_proto_rawDesc = "" +
@@ -1991,7 +2218,16 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\aproblem\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\aproblem\"p\n" +
 	"\vDrillReport\x12#\n" +
 	"\bdrill_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\adrillId\x12<\n" +
-	"\bevidence\x18\x02 \x01(\v2\x18.chom.backup.v1.EvidenceB\x06\xbaH\x03\xc8\x01\x01R\bevidence*h\n" +
+	"\bevidence\x18\x02 \x01(\v2\x18.chom.backup.v1.EvidenceB\x06\xbaH\x03\xc8\x01\x01R\bevidence\"\xcb\x02\n" +
+	"\n" +
+	"SiteStatus\x12\x17\n" +
+	"\asite_id\x18\x01 \x01(\tR\x06siteId\x12\x1b\n" +
+	"\tsite_name\x18\x02 \x01(\tR\bsiteName\x124\n" +
+	"\bstanding\x18\x03 \x01(\x0e2\x18.chom.backup.v1.StandingR\bstanding\x12+\n" +
+	"\x05proof\x18\x04 \x01(\x0e2\x15.chom.backup.v1.ProofR\x05proof\x12D\n" +
+	"\x10last_backup_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x0elastBackupTime\x12D\n" +
+	"\x10last_proven_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x0elastProvenTime\x12\x18\n" +
+	"\aproblem\x18\a \x01(\tR\aproblem*h\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSTATE_RUNNING\x10\x01\x12\x12\n" +
@@ -2010,7 +2246,21 @@ const file_chom_backup_v1_backup_proto_rawDesc = "" +
 	"\x17DRILL_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13DRILL_STATE_RUNNING\x10\x01\x12\x16\n" +
 	"\x12DRILL_STATE_PASSED\x10\x02\x12\x16\n" +
-	"\x12DRILL_STATE_FAILED\x10\x03B\xa7\x01\n" +
+	"\x12DRILL_STATE_FAILED\x10\x03*\x90\x01\n" +
+	"\bStanding\x12\x18\n" +
+	"\x14STANDING_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rSTANDING_WELL\x10\x01\x12\x15\n" +
+	"\x11STANDING_UNWANTED\x10\x02\x12\x14\n" +
+	"\x10STANDING_FAILING\x10\x03\x12\x14\n" +
+	"\x10STANDING_OVERDUE\x10\x04\x12\x14\n" +
+	"\x10STANDING_DAMAGED\x10\x05*f\n" +
+	"\x05Proof\x12\x15\n" +
+	"\x11PROOF_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"PROOF_NONE\x10\x01\x12\x10\n" +
+	"\fPROOF_PROVEN\x10\x02\x12\x12\n" +
+	"\x0ePROOF_UNPROVEN\x10\x03\x12\x10\n" +
+	"\fPROOF_FAILED\x10\x04B\xa7\x01\n" +
 	"\x12com.chom.backup.v1B\vBackupProtoP\x01Z*chom.dev/proto/gen/chom/backup/v1;backupv1\xa2\x02\x03CBX\xaa\x02\x0eChom.Backup.V1\xca\x02\x0eChom\\Backup\\V1\xe2\x02\x1aChom\\Backup\\V1\\GPBMetadata\xea\x02\x10Chom::Backup::V1b\x06proto3"
 
 var (
@@ -2025,78 +2275,85 @@ func file_chom_backup_v1_backup_proto_rawDescGZIP() []byte {
 	return file_chom_backup_v1_backup_proto_rawDescData
 }
 
-var file_chom_backup_v1_backup_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_chom_backup_v1_backup_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_chom_backup_v1_backup_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_chom_backup_v1_backup_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_chom_backup_v1_backup_proto_goTypes = []any{
 	(State)(0),                     // 0: chom.backup.v1.State
 	(Reason)(0),                    // 1: chom.backup.v1.Reason
 	(DrillState)(0),                // 2: chom.backup.v1.DrillState
-	(*Backup)(nil),                 // 3: chom.backup.v1.Backup
-	(*Contents)(nil),               // 4: chom.backup.v1.Contents
-	(*Table)(nil),                  // 5: chom.backup.v1.Table
-	(*Report)(nil),                 // 6: chom.backup.v1.Report
-	(*Manifest)(nil),               // 7: chom.backup.v1.Manifest
-	(*SignedManifest)(nil),         // 8: chom.backup.v1.SignedManifest
-	(*Restore)(nil),                // 9: chom.backup.v1.Restore
-	(*Retention)(nil),              // 10: chom.backup.v1.Retention
-	(*Policy)(nil),                 // 11: chom.backup.v1.Policy
-	(*Status)(nil),                 // 12: chom.backup.v1.Status
-	(*Drill)(nil),                  // 13: chom.backup.v1.Drill
-	(*Evidence)(nil),               // 14: chom.backup.v1.Evidence
-	(*Page)(nil),                   // 15: chom.backup.v1.Page
-	(*DrillReport)(nil),            // 16: chom.backup.v1.DrillReport
-	(*timestamppb.Timestamp)(nil),  // 17: google.protobuf.Timestamp
-	(*v1.DesiredState)(nil),        // 18: chom.site.v1.DesiredState
-	(*v1.ObservedCertificate)(nil), // 19: chom.site.v1.ObservedCertificate
-	(*durationpb.Duration)(nil),    // 20: google.protobuf.Duration
-	(*v11.Quota)(nil),              // 21: chom.organization.v1.Quota
+	(Standing)(0),                  // 3: chom.backup.v1.Standing
+	(Proof)(0),                     // 4: chom.backup.v1.Proof
+	(*Backup)(nil),                 // 5: chom.backup.v1.Backup
+	(*Contents)(nil),               // 6: chom.backup.v1.Contents
+	(*Table)(nil),                  // 7: chom.backup.v1.Table
+	(*Report)(nil),                 // 8: chom.backup.v1.Report
+	(*Manifest)(nil),               // 9: chom.backup.v1.Manifest
+	(*SignedManifest)(nil),         // 10: chom.backup.v1.SignedManifest
+	(*Restore)(nil),                // 11: chom.backup.v1.Restore
+	(*Retention)(nil),              // 12: chom.backup.v1.Retention
+	(*Policy)(nil),                 // 13: chom.backup.v1.Policy
+	(*Status)(nil),                 // 14: chom.backup.v1.Status
+	(*Drill)(nil),                  // 15: chom.backup.v1.Drill
+	(*Evidence)(nil),               // 16: chom.backup.v1.Evidence
+	(*Page)(nil),                   // 17: chom.backup.v1.Page
+	(*DrillReport)(nil),            // 18: chom.backup.v1.DrillReport
+	(*SiteStatus)(nil),             // 19: chom.backup.v1.SiteStatus
+	(*timestamppb.Timestamp)(nil),  // 20: google.protobuf.Timestamp
+	(*v1.DesiredState)(nil),        // 21: chom.site.v1.DesiredState
+	(*v1.ObservedCertificate)(nil), // 22: chom.site.v1.ObservedCertificate
+	(*durationpb.Duration)(nil),    // 23: google.protobuf.Duration
+	(*v11.Quota)(nil),              // 24: chom.organization.v1.Quota
 }
 var file_chom_backup_v1_backup_proto_depIdxs = []int32{
 	0,  // 0: chom.backup.v1.Backup.state:type_name -> chom.backup.v1.State
 	1,  // 1: chom.backup.v1.Backup.reason:type_name -> chom.backup.v1.Reason
-	17, // 2: chom.backup.v1.Backup.create_time:type_name -> google.protobuf.Timestamp
-	17, // 3: chom.backup.v1.Backup.start_time:type_name -> google.protobuf.Timestamp
-	17, // 4: chom.backup.v1.Backup.end_time:type_name -> google.protobuf.Timestamp
-	17, // 5: chom.backup.v1.Backup.check_time:type_name -> google.protobuf.Timestamp
-	4,  // 6: chom.backup.v1.Backup.contents:type_name -> chom.backup.v1.Contents
-	5,  // 7: chom.backup.v1.Contents.tables:type_name -> chom.backup.v1.Table
-	17, // 8: chom.backup.v1.Report.start_time:type_name -> google.protobuf.Timestamp
-	17, // 9: chom.backup.v1.Report.end_time:type_name -> google.protobuf.Timestamp
-	4,  // 10: chom.backup.v1.Report.contents:type_name -> chom.backup.v1.Contents
-	17, // 11: chom.backup.v1.Manifest.start_time:type_name -> google.protobuf.Timestamp
-	17, // 12: chom.backup.v1.Manifest.end_time:type_name -> google.protobuf.Timestamp
-	4,  // 13: chom.backup.v1.Manifest.contents:type_name -> chom.backup.v1.Contents
-	18, // 14: chom.backup.v1.Manifest.desired:type_name -> chom.site.v1.DesiredState
-	19, // 15: chom.backup.v1.Manifest.certificates:type_name -> chom.site.v1.ObservedCertificate
-	17, // 16: chom.backup.v1.Restore.create_time:type_name -> google.protobuf.Timestamp
-	17, // 17: chom.backup.v1.Restore.end_time:type_name -> google.protobuf.Timestamp
-	17, // 18: chom.backup.v1.Restore.undo_until:type_name -> google.protobuf.Timestamp
-	20, // 19: chom.backup.v1.Policy.interval:type_name -> google.protobuf.Duration
-	10, // 20: chom.backup.v1.Policy.retention:type_name -> chom.backup.v1.Retention
-	17, // 21: chom.backup.v1.Policy.create_time:type_name -> google.protobuf.Timestamp
-	17, // 22: chom.backup.v1.Policy.update_time:type_name -> google.protobuf.Timestamp
-	11, // 23: chom.backup.v1.Status.policy:type_name -> chom.backup.v1.Policy
-	17, // 24: chom.backup.v1.Status.next_backup_time:type_name -> google.protobuf.Timestamp
-	3,  // 25: chom.backup.v1.Status.last_backup:type_name -> chom.backup.v1.Backup
-	3,  // 26: chom.backup.v1.Status.last_failure:type_name -> chom.backup.v1.Backup
-	13, // 27: chom.backup.v1.Status.last_drill:type_name -> chom.backup.v1.Drill
-	13, // 28: chom.backup.v1.Status.last_proven:type_name -> chom.backup.v1.Drill
-	17, // 29: chom.backup.v1.Status.verify_time:type_name -> google.protobuf.Timestamp
-	21, // 30: chom.backup.v1.Status.quota:type_name -> chom.organization.v1.Quota
+	20, // 2: chom.backup.v1.Backup.create_time:type_name -> google.protobuf.Timestamp
+	20, // 3: chom.backup.v1.Backup.start_time:type_name -> google.protobuf.Timestamp
+	20, // 4: chom.backup.v1.Backup.end_time:type_name -> google.protobuf.Timestamp
+	20, // 5: chom.backup.v1.Backup.check_time:type_name -> google.protobuf.Timestamp
+	6,  // 6: chom.backup.v1.Backup.contents:type_name -> chom.backup.v1.Contents
+	7,  // 7: chom.backup.v1.Contents.tables:type_name -> chom.backup.v1.Table
+	20, // 8: chom.backup.v1.Report.start_time:type_name -> google.protobuf.Timestamp
+	20, // 9: chom.backup.v1.Report.end_time:type_name -> google.protobuf.Timestamp
+	6,  // 10: chom.backup.v1.Report.contents:type_name -> chom.backup.v1.Contents
+	20, // 11: chom.backup.v1.Manifest.start_time:type_name -> google.protobuf.Timestamp
+	20, // 12: chom.backup.v1.Manifest.end_time:type_name -> google.protobuf.Timestamp
+	6,  // 13: chom.backup.v1.Manifest.contents:type_name -> chom.backup.v1.Contents
+	21, // 14: chom.backup.v1.Manifest.desired:type_name -> chom.site.v1.DesiredState
+	22, // 15: chom.backup.v1.Manifest.certificates:type_name -> chom.site.v1.ObservedCertificate
+	20, // 16: chom.backup.v1.Restore.create_time:type_name -> google.protobuf.Timestamp
+	20, // 17: chom.backup.v1.Restore.end_time:type_name -> google.protobuf.Timestamp
+	20, // 18: chom.backup.v1.Restore.undo_until:type_name -> google.protobuf.Timestamp
+	23, // 19: chom.backup.v1.Policy.interval:type_name -> google.protobuf.Duration
+	12, // 20: chom.backup.v1.Policy.retention:type_name -> chom.backup.v1.Retention
+	20, // 21: chom.backup.v1.Policy.create_time:type_name -> google.protobuf.Timestamp
+	20, // 22: chom.backup.v1.Policy.update_time:type_name -> google.protobuf.Timestamp
+	13, // 23: chom.backup.v1.Status.policy:type_name -> chom.backup.v1.Policy
+	20, // 24: chom.backup.v1.Status.next_backup_time:type_name -> google.protobuf.Timestamp
+	5,  // 25: chom.backup.v1.Status.last_backup:type_name -> chom.backup.v1.Backup
+	5,  // 26: chom.backup.v1.Status.last_failure:type_name -> chom.backup.v1.Backup
+	15, // 27: chom.backup.v1.Status.last_drill:type_name -> chom.backup.v1.Drill
+	15, // 28: chom.backup.v1.Status.last_proven:type_name -> chom.backup.v1.Drill
+	20, // 29: chom.backup.v1.Status.verify_time:type_name -> google.protobuf.Timestamp
+	24, // 30: chom.backup.v1.Status.quota:type_name -> chom.organization.v1.Quota
 	2,  // 31: chom.backup.v1.Drill.state:type_name -> chom.backup.v1.DrillState
-	17, // 32: chom.backup.v1.Drill.create_time:type_name -> google.protobuf.Timestamp
-	17, // 33: chom.backup.v1.Drill.end_time:type_name -> google.protobuf.Timestamp
-	14, // 34: chom.backup.v1.Drill.evidence:type_name -> chom.backup.v1.Evidence
-	17, // 35: chom.backup.v1.Evidence.start_time:type_name -> google.protobuf.Timestamp
-	17, // 36: chom.backup.v1.Evidence.end_time:type_name -> google.protobuf.Timestamp
-	5,  // 37: chom.backup.v1.Evidence.tables:type_name -> chom.backup.v1.Table
-	15, // 38: chom.backup.v1.Evidence.pages:type_name -> chom.backup.v1.Page
-	14, // 39: chom.backup.v1.DrillReport.evidence:type_name -> chom.backup.v1.Evidence
-	40, // [40:40] is the sub-list for method output_type
-	40, // [40:40] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	20, // 32: chom.backup.v1.Drill.create_time:type_name -> google.protobuf.Timestamp
+	20, // 33: chom.backup.v1.Drill.end_time:type_name -> google.protobuf.Timestamp
+	16, // 34: chom.backup.v1.Drill.evidence:type_name -> chom.backup.v1.Evidence
+	20, // 35: chom.backup.v1.Evidence.start_time:type_name -> google.protobuf.Timestamp
+	20, // 36: chom.backup.v1.Evidence.end_time:type_name -> google.protobuf.Timestamp
+	7,  // 37: chom.backup.v1.Evidence.tables:type_name -> chom.backup.v1.Table
+	17, // 38: chom.backup.v1.Evidence.pages:type_name -> chom.backup.v1.Page
+	16, // 39: chom.backup.v1.DrillReport.evidence:type_name -> chom.backup.v1.Evidence
+	3,  // 40: chom.backup.v1.SiteStatus.standing:type_name -> chom.backup.v1.Standing
+	4,  // 41: chom.backup.v1.SiteStatus.proof:type_name -> chom.backup.v1.Proof
+	20, // 42: chom.backup.v1.SiteStatus.last_backup_time:type_name -> google.protobuf.Timestamp
+	20, // 43: chom.backup.v1.SiteStatus.last_proven_time:type_name -> google.protobuf.Timestamp
+	44, // [44:44] is the sub-list for method output_type
+	44, // [44:44] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_chom_backup_v1_backup_proto_init() }
@@ -2109,8 +2366,8 @@ func file_chom_backup_v1_backup_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_backup_v1_backup_proto_rawDesc), len(file_chom_backup_v1_backup_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   14,
+			NumEnums:      5,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1408,6 +1408,135 @@ func (x *GetBackupStatusResponse) GetStatus() *Status {
 	return nil
 }
 
+// ListBackupStatusesRequest asks for a page of them.
+type ListBackupStatusesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// How many at most, up to 500; 0 means 50.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before; empty for the first page.
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only those that need somebody: whose backups fail, are overdue or damaged, whose newest drill failed, or of which no restore was
+	// proven although there was time for that.
+	AttentionOnly bool `protobuf:"varint,4,opt,name=attention_only,json=attentionOnly,proto3" json:"attention_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBackupStatusesRequest) Reset() {
+	*x = ListBackupStatusesRequest{}
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBackupStatusesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBackupStatusesRequest) ProtoMessage() {}
+
+func (x *ListBackupStatusesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBackupStatusesRequest.ProtoReflect.Descriptor instead.
+func (*ListBackupStatusesRequest) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ListBackupStatusesRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *ListBackupStatusesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListBackupStatusesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListBackupStatusesRequest) GetAttentionOnly() bool {
+	if x != nil {
+		return x.AttentionOnly
+	}
+	return false
+}
+
+// ListBackupStatusesResponse is a page.
+type ListBackupStatusesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each site.
+	Statuses []*SiteStatus `protobuf:"bytes,1,rep,name=statuses,proto3" json:"statuses,omitempty"`
+	// Token of the next page; empty after the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBackupStatusesResponse) Reset() {
+	*x = ListBackupStatusesResponse{}
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBackupStatusesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBackupStatusesResponse) ProtoMessage() {}
+
+func (x *ListBackupStatusesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBackupStatusesResponse.ProtoReflect.Descriptor instead.
+func (*ListBackupStatusesResponse) Descriptor() ([]byte, []int) {
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListBackupStatusesResponse) GetStatuses() []*SiteStatus {
+	if x != nil {
+		return x.Statuses
+	}
+	return nil
+}
+
+func (x *ListBackupStatusesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 // DrillBackupRequest names the backup.
 type DrillBackupRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1423,7 +1552,7 @@ type DrillBackupRequest struct {
 
 func (x *DrillBackupRequest) Reset() {
 	*x = DrillBackupRequest{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[21]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1435,7 +1564,7 @@ func (x *DrillBackupRequest) String() string {
 func (*DrillBackupRequest) ProtoMessage() {}
 
 func (x *DrillBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[21]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1448,7 +1577,7 @@ func (x *DrillBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrillBackupRequest.ProtoReflect.Descriptor instead.
 func (*DrillBackupRequest) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{21}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DrillBackupRequest) GetOrganizationId() string {
@@ -1483,7 +1612,7 @@ type DrillBackupResponse struct {
 
 func (x *DrillBackupResponse) Reset() {
 	*x = DrillBackupResponse{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[22]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1495,7 +1624,7 @@ func (x *DrillBackupResponse) String() string {
 func (*DrillBackupResponse) ProtoMessage() {}
 
 func (x *DrillBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[22]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1508,7 +1637,7 @@ func (x *DrillBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrillBackupResponse.ProtoReflect.Descriptor instead.
 func (*DrillBackupResponse) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{22}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DrillBackupResponse) GetDrill() *Drill {
@@ -1531,7 +1660,7 @@ type ListDrillsRequest struct {
 
 func (x *ListDrillsRequest) Reset() {
 	*x = ListDrillsRequest{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[23]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1543,7 +1672,7 @@ func (x *ListDrillsRequest) String() string {
 func (*ListDrillsRequest) ProtoMessage() {}
 
 func (x *ListDrillsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[23]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1556,7 +1685,7 @@ func (x *ListDrillsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDrillsRequest.ProtoReflect.Descriptor instead.
 func (*ListDrillsRequest) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{23}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListDrillsRequest) GetOrganizationId() string {
@@ -1584,7 +1713,7 @@ type ListDrillsResponse struct {
 
 func (x *ListDrillsResponse) Reset() {
 	*x = ListDrillsResponse{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[24]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1596,7 +1725,7 @@ func (x *ListDrillsResponse) String() string {
 func (*ListDrillsResponse) ProtoMessage() {}
 
 func (x *ListDrillsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[24]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1609,7 +1738,7 @@ func (x *ListDrillsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDrillsResponse.ProtoReflect.Descriptor instead.
 func (*ListDrillsResponse) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{24}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListDrillsResponse) GetDrills() []*Drill {
@@ -1636,7 +1765,7 @@ type CopyBackupRequest struct {
 
 func (x *CopyBackupRequest) Reset() {
 	*x = CopyBackupRequest{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[25]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1648,7 +1777,7 @@ func (x *CopyBackupRequest) String() string {
 func (*CopyBackupRequest) ProtoMessage() {}
 
 func (x *CopyBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[25]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1661,7 +1790,7 @@ func (x *CopyBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyBackupRequest.ProtoReflect.Descriptor instead.
 func (*CopyBackupRequest) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{25}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CopyBackupRequest) GetOrganizationId() string {
@@ -1703,7 +1832,7 @@ type CopyBackupResponse struct {
 
 func (x *CopyBackupResponse) Reset() {
 	*x = CopyBackupResponse{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[26]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1715,7 +1844,7 @@ func (x *CopyBackupResponse) String() string {
 func (*CopyBackupResponse) ProtoMessage() {}
 
 func (x *CopyBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[26]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1728,7 +1857,7 @@ func (x *CopyBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyBackupResponse.ProtoReflect.Descriptor instead.
 func (*CopyBackupResponse) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{26}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CopyBackupResponse) GetBackup() *Backup {
@@ -1753,7 +1882,7 @@ type CancelBackupRequest struct {
 
 func (x *CancelBackupRequest) Reset() {
 	*x = CancelBackupRequest{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[27]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1765,7 +1894,7 @@ func (x *CancelBackupRequest) String() string {
 func (*CancelBackupRequest) ProtoMessage() {}
 
 func (x *CancelBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[27]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1778,7 +1907,7 @@ func (x *CancelBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelBackupRequest.ProtoReflect.Descriptor instead.
 func (*CancelBackupRequest) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{27}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CancelBackupRequest) GetOrganizationId() string {
@@ -1813,7 +1942,7 @@ type CancelBackupResponse struct {
 
 func (x *CancelBackupResponse) Reset() {
 	*x = CancelBackupResponse{}
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[28]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1825,7 +1954,7 @@ func (x *CancelBackupResponse) String() string {
 func (*CancelBackupResponse) ProtoMessage() {}
 
 func (x *CancelBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[28]
+	mi := &file_chom_backup_v1_backup_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1838,7 +1967,7 @@ func (x *CancelBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelBackupResponse.ProtoReflect.Descriptor instead.
 func (*CancelBackupResponse) Descriptor() ([]byte, []int) {
-	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{28}
+	return file_chom_backup_v1_backup_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CancelBackupResponse) GetBackup() *Backup {
@@ -1945,7 +2074,17 @@ const file_chom_backup_v1_backup_service_proto_rawDesc = "" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
 	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\"I\n" +
 	"\x17GetBackupStatusResponse\x12.\n" +
-	"\x06status\x18\x01 \x01(\v2\x16.chom.backup.v1.StatusR\x06status\"\x91\x01\n" +
+	"\x06status\x18\x01 \x01(\v2\x16.chom.backup.v1.StatusR\x06status\"\xc7\x01\n" +
+	"\x19ListBackupStatusesRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x90\x03R\tpageToken\x12%\n" +
+	"\x0eattention_only\x18\x04 \x01(\bR\rattentionOnly\"|\n" +
+	"\x1aListBackupStatusesResponse\x126\n" +
+	"\bstatuses\x18\x01 \x03(\v2\x1a.chom.backup.v1.SiteStatusR\bstatuses\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x91\x01\n" +
 	"\x12DrillBackupRequest\x121\n" +
 	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
 	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12%\n" +
@@ -1970,7 +2109,7 @@ const file_chom_backup_v1_backup_service_proto_rawDesc = "" +
 	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12%\n" +
 	"\tbackup_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bbackupId\"F\n" +
 	"\x14CancelBackupResponse\x12.\n" +
-	"\x06backup\x18\x01 \x01(\v2\x16.chom.backup.v1.BackupR\x06backup2\xc9\x13\n" +
+	"\x06backup\x18\x01 \x01(\v2\x16.chom.backup.v1.BackupR\x06backup2\xf8\x14\n" +
 	"\rBackupService\x12\xa5\x01\n" +
 	"\fCreateBackup\x12#.chom.backup.v1.CreateBackupRequest\x1a$.chom.backup.v1.CreateBackupResponse\"J\x82\xd3\xe4\x93\x02D:\x01*\"?/api/v1/organizations/{organization_id}/sites/{site_id}/backups\x12\xa5\x01\n" +
 	"\tGetBackup\x12 .chom.backup.v1.GetBackupRequest\x1a!.chom.backup.v1.GetBackupResponse\"S\x82\xd3\xe4\x93\x02M\x12K/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}\x12\x9f\x01\n" +
@@ -1984,7 +2123,8 @@ const file_chom_backup_v1_backup_service_proto_rawDesc = "" +
 	"\n" +
 	"CopyBackup\x12!.chom.backup.v1.CopyBackupRequest\x1a\".chom.backup.v1.CopyBackupResponse\"[\x82\xd3\xe4\x93\x02U:\x01*\"P/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}:copy\x12\xb8\x01\n" +
 	"\fCancelBackup\x12#.chom.backup.v1.CancelBackupRequest\x1a$.chom.backup.v1.CancelBackupResponse\"]\x82\xd3\xe4\x93\x02W:\x01*\"R/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}:cancel\x12\xb1\x01\n" +
-	"\x0fGetBackupStatus\x12&.chom.backup.v1.GetBackupStatusRequest\x1a'.chom.backup.v1.GetBackupStatusResponse\"M\x82\xd3\xe4\x93\x02G\x12E/api/v1/organizations/{organization_id}/sites/{site_id}/backup-status\x12\xb4\x01\n" +
+	"\x0fGetBackupStatus\x12&.chom.backup.v1.GetBackupStatusRequest\x1a'.chom.backup.v1.GetBackupStatusResponse\"M\x82\xd3\xe4\x93\x02G\x12E/api/v1/organizations/{organization_id}/sites/{site_id}/backup-status\x12\xac\x01\n" +
+	"\x12ListBackupStatuses\x12).chom.backup.v1.ListBackupStatusesRequest\x1a*.chom.backup.v1.ListBackupStatusesResponse\"?\x82\xd3\xe4\x93\x029\x127/api/v1/organizations/{organization_id}/backup-statuses\x12\xb4\x01\n" +
 	"\vDrillBackup\x12\".chom.backup.v1.DrillBackupRequest\x1a#.chom.backup.v1.DrillBackupResponse\"\\\x82\xd3\xe4\x93\x02V:\x01*\"Q/api/v1/organizations/{organization_id}/sites/{site_id}/backups/{backup_id}:drill\x12\x9b\x01\n" +
 	"\n" +
 	"ListDrills\x12!.chom.backup.v1.ListDrillsRequest\x1a\".chom.backup.v1.ListDrillsResponse\"F\x82\xd3\xe4\x93\x02@\x12>/api/v1/organizations/{organization_id}/sites/{site_id}/drillsB\xae\x01\n" +
@@ -2003,94 +2143,100 @@ func file_chom_backup_v1_backup_service_proto_rawDescGZIP() []byte {
 }
 
 var file_chom_backup_v1_backup_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_chom_backup_v1_backup_service_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_chom_backup_v1_backup_service_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_chom_backup_v1_backup_service_proto_goTypes = []any{
-	(BackupFile_Type)(0),            // 0: chom.backup.v1.BackupFile.Type
-	(ExportBackupRequest_Export)(0), // 1: chom.backup.v1.ExportBackupRequest.Export
-	(*CreateBackupRequest)(nil),     // 2: chom.backup.v1.CreateBackupRequest
-	(*CreateBackupResponse)(nil),    // 3: chom.backup.v1.CreateBackupResponse
-	(*GetBackupRequest)(nil),        // 4: chom.backup.v1.GetBackupRequest
-	(*GetBackupResponse)(nil),       // 5: chom.backup.v1.GetBackupResponse
-	(*ListBackupsRequest)(nil),      // 6: chom.backup.v1.ListBackupsRequest
-	(*ListBackupsResponse)(nil),     // 7: chom.backup.v1.ListBackupsResponse
-	(*BrowseBackupRequest)(nil),     // 8: chom.backup.v1.BrowseBackupRequest
-	(*BackupFile)(nil),              // 9: chom.backup.v1.BackupFile
-	(*BrowseBackupResponse)(nil),    // 10: chom.backup.v1.BrowseBackupResponse
-	(*DownloadBackupRequest)(nil),   // 11: chom.backup.v1.DownloadBackupRequest
-	(*DownloadBackupResponse)(nil),  // 12: chom.backup.v1.DownloadBackupResponse
-	(*ExportBackupRequest)(nil),     // 13: chom.backup.v1.ExportBackupRequest
-	(*ExportBackupResponse)(nil),    // 14: chom.backup.v1.ExportBackupResponse
-	(*RestoreBackupRequest)(nil),    // 15: chom.backup.v1.RestoreBackupRequest
-	(*RestoreBackupResponse)(nil),   // 16: chom.backup.v1.RestoreBackupResponse
-	(*ListRestoresRequest)(nil),     // 17: chom.backup.v1.ListRestoresRequest
-	(*ListRestoresResponse)(nil),    // 18: chom.backup.v1.ListRestoresResponse
-	(*UndoRestoreRequest)(nil),      // 19: chom.backup.v1.UndoRestoreRequest
-	(*UndoRestoreResponse)(nil),     // 20: chom.backup.v1.UndoRestoreResponse
-	(*GetBackupStatusRequest)(nil),  // 21: chom.backup.v1.GetBackupStatusRequest
-	(*GetBackupStatusResponse)(nil), // 22: chom.backup.v1.GetBackupStatusResponse
-	(*DrillBackupRequest)(nil),      // 23: chom.backup.v1.DrillBackupRequest
-	(*DrillBackupResponse)(nil),     // 24: chom.backup.v1.DrillBackupResponse
-	(*ListDrillsRequest)(nil),       // 25: chom.backup.v1.ListDrillsRequest
-	(*ListDrillsResponse)(nil),      // 26: chom.backup.v1.ListDrillsResponse
-	(*CopyBackupRequest)(nil),       // 27: chom.backup.v1.CopyBackupRequest
-	(*CopyBackupResponse)(nil),      // 28: chom.backup.v1.CopyBackupResponse
-	(*CancelBackupRequest)(nil),     // 29: chom.backup.v1.CancelBackupRequest
-	(*CancelBackupResponse)(nil),    // 30: chom.backup.v1.CancelBackupResponse
-	(*Backup)(nil),                  // 31: chom.backup.v1.Backup
-	(*timestamppb.Timestamp)(nil),   // 32: google.protobuf.Timestamp
-	(*Restore)(nil),                 // 33: chom.backup.v1.Restore
-	(*Status)(nil),                  // 34: chom.backup.v1.Status
-	(*Drill)(nil),                   // 35: chom.backup.v1.Drill
+	(BackupFile_Type)(0),               // 0: chom.backup.v1.BackupFile.Type
+	(ExportBackupRequest_Export)(0),    // 1: chom.backup.v1.ExportBackupRequest.Export
+	(*CreateBackupRequest)(nil),        // 2: chom.backup.v1.CreateBackupRequest
+	(*CreateBackupResponse)(nil),       // 3: chom.backup.v1.CreateBackupResponse
+	(*GetBackupRequest)(nil),           // 4: chom.backup.v1.GetBackupRequest
+	(*GetBackupResponse)(nil),          // 5: chom.backup.v1.GetBackupResponse
+	(*ListBackupsRequest)(nil),         // 6: chom.backup.v1.ListBackupsRequest
+	(*ListBackupsResponse)(nil),        // 7: chom.backup.v1.ListBackupsResponse
+	(*BrowseBackupRequest)(nil),        // 8: chom.backup.v1.BrowseBackupRequest
+	(*BackupFile)(nil),                 // 9: chom.backup.v1.BackupFile
+	(*BrowseBackupResponse)(nil),       // 10: chom.backup.v1.BrowseBackupResponse
+	(*DownloadBackupRequest)(nil),      // 11: chom.backup.v1.DownloadBackupRequest
+	(*DownloadBackupResponse)(nil),     // 12: chom.backup.v1.DownloadBackupResponse
+	(*ExportBackupRequest)(nil),        // 13: chom.backup.v1.ExportBackupRequest
+	(*ExportBackupResponse)(nil),       // 14: chom.backup.v1.ExportBackupResponse
+	(*RestoreBackupRequest)(nil),       // 15: chom.backup.v1.RestoreBackupRequest
+	(*RestoreBackupResponse)(nil),      // 16: chom.backup.v1.RestoreBackupResponse
+	(*ListRestoresRequest)(nil),        // 17: chom.backup.v1.ListRestoresRequest
+	(*ListRestoresResponse)(nil),       // 18: chom.backup.v1.ListRestoresResponse
+	(*UndoRestoreRequest)(nil),         // 19: chom.backup.v1.UndoRestoreRequest
+	(*UndoRestoreResponse)(nil),        // 20: chom.backup.v1.UndoRestoreResponse
+	(*GetBackupStatusRequest)(nil),     // 21: chom.backup.v1.GetBackupStatusRequest
+	(*GetBackupStatusResponse)(nil),    // 22: chom.backup.v1.GetBackupStatusResponse
+	(*ListBackupStatusesRequest)(nil),  // 23: chom.backup.v1.ListBackupStatusesRequest
+	(*ListBackupStatusesResponse)(nil), // 24: chom.backup.v1.ListBackupStatusesResponse
+	(*DrillBackupRequest)(nil),         // 25: chom.backup.v1.DrillBackupRequest
+	(*DrillBackupResponse)(nil),        // 26: chom.backup.v1.DrillBackupResponse
+	(*ListDrillsRequest)(nil),          // 27: chom.backup.v1.ListDrillsRequest
+	(*ListDrillsResponse)(nil),         // 28: chom.backup.v1.ListDrillsResponse
+	(*CopyBackupRequest)(nil),          // 29: chom.backup.v1.CopyBackupRequest
+	(*CopyBackupResponse)(nil),         // 30: chom.backup.v1.CopyBackupResponse
+	(*CancelBackupRequest)(nil),        // 31: chom.backup.v1.CancelBackupRequest
+	(*CancelBackupResponse)(nil),       // 32: chom.backup.v1.CancelBackupResponse
+	(*Backup)(nil),                     // 33: chom.backup.v1.Backup
+	(*timestamppb.Timestamp)(nil),      // 34: google.protobuf.Timestamp
+	(*Restore)(nil),                    // 35: chom.backup.v1.Restore
+	(*Status)(nil),                     // 36: chom.backup.v1.Status
+	(*SiteStatus)(nil),                 // 37: chom.backup.v1.SiteStatus
+	(*Drill)(nil),                      // 38: chom.backup.v1.Drill
 }
 var file_chom_backup_v1_backup_service_proto_depIdxs = []int32{
-	31, // 0: chom.backup.v1.CreateBackupResponse.backup:type_name -> chom.backup.v1.Backup
-	31, // 1: chom.backup.v1.GetBackupResponse.backup:type_name -> chom.backup.v1.Backup
-	31, // 2: chom.backup.v1.ListBackupsResponse.backups:type_name -> chom.backup.v1.Backup
+	33, // 0: chom.backup.v1.CreateBackupResponse.backup:type_name -> chom.backup.v1.Backup
+	33, // 1: chom.backup.v1.GetBackupResponse.backup:type_name -> chom.backup.v1.Backup
+	33, // 2: chom.backup.v1.ListBackupsResponse.backups:type_name -> chom.backup.v1.Backup
 	0,  // 3: chom.backup.v1.BackupFile.type:type_name -> chom.backup.v1.BackupFile.Type
-	32, // 4: chom.backup.v1.BackupFile.modify_time:type_name -> google.protobuf.Timestamp
+	34, // 4: chom.backup.v1.BackupFile.modify_time:type_name -> google.protobuf.Timestamp
 	9,  // 5: chom.backup.v1.BrowseBackupResponse.files:type_name -> chom.backup.v1.BackupFile
 	1,  // 6: chom.backup.v1.ExportBackupRequest.export:type_name -> chom.backup.v1.ExportBackupRequest.Export
-	33, // 7: chom.backup.v1.RestoreBackupResponse.restore:type_name -> chom.backup.v1.Restore
-	33, // 8: chom.backup.v1.ListRestoresResponse.restores:type_name -> chom.backup.v1.Restore
-	33, // 9: chom.backup.v1.UndoRestoreResponse.restore:type_name -> chom.backup.v1.Restore
-	34, // 10: chom.backup.v1.GetBackupStatusResponse.status:type_name -> chom.backup.v1.Status
-	35, // 11: chom.backup.v1.DrillBackupResponse.drill:type_name -> chom.backup.v1.Drill
-	35, // 12: chom.backup.v1.ListDrillsResponse.drills:type_name -> chom.backup.v1.Drill
-	31, // 13: chom.backup.v1.CopyBackupResponse.backup:type_name -> chom.backup.v1.Backup
-	31, // 14: chom.backup.v1.CancelBackupResponse.backup:type_name -> chom.backup.v1.Backup
-	2,  // 15: chom.backup.v1.BackupService.CreateBackup:input_type -> chom.backup.v1.CreateBackupRequest
-	4,  // 16: chom.backup.v1.BackupService.GetBackup:input_type -> chom.backup.v1.GetBackupRequest
-	6,  // 17: chom.backup.v1.BackupService.ListBackups:input_type -> chom.backup.v1.ListBackupsRequest
-	8,  // 18: chom.backup.v1.BackupService.BrowseBackup:input_type -> chom.backup.v1.BrowseBackupRequest
-	11, // 19: chom.backup.v1.BackupService.DownloadBackup:input_type -> chom.backup.v1.DownloadBackupRequest
-	13, // 20: chom.backup.v1.BackupService.ExportBackup:input_type -> chom.backup.v1.ExportBackupRequest
-	15, // 21: chom.backup.v1.BackupService.RestoreBackup:input_type -> chom.backup.v1.RestoreBackupRequest
-	17, // 22: chom.backup.v1.BackupService.ListRestores:input_type -> chom.backup.v1.ListRestoresRequest
-	19, // 23: chom.backup.v1.BackupService.UndoRestore:input_type -> chom.backup.v1.UndoRestoreRequest
-	27, // 24: chom.backup.v1.BackupService.CopyBackup:input_type -> chom.backup.v1.CopyBackupRequest
-	29, // 25: chom.backup.v1.BackupService.CancelBackup:input_type -> chom.backup.v1.CancelBackupRequest
-	21, // 26: chom.backup.v1.BackupService.GetBackupStatus:input_type -> chom.backup.v1.GetBackupStatusRequest
-	23, // 27: chom.backup.v1.BackupService.DrillBackup:input_type -> chom.backup.v1.DrillBackupRequest
-	25, // 28: chom.backup.v1.BackupService.ListDrills:input_type -> chom.backup.v1.ListDrillsRequest
-	3,  // 29: chom.backup.v1.BackupService.CreateBackup:output_type -> chom.backup.v1.CreateBackupResponse
-	5,  // 30: chom.backup.v1.BackupService.GetBackup:output_type -> chom.backup.v1.GetBackupResponse
-	7,  // 31: chom.backup.v1.BackupService.ListBackups:output_type -> chom.backup.v1.ListBackupsResponse
-	10, // 32: chom.backup.v1.BackupService.BrowseBackup:output_type -> chom.backup.v1.BrowseBackupResponse
-	12, // 33: chom.backup.v1.BackupService.DownloadBackup:output_type -> chom.backup.v1.DownloadBackupResponse
-	14, // 34: chom.backup.v1.BackupService.ExportBackup:output_type -> chom.backup.v1.ExportBackupResponse
-	16, // 35: chom.backup.v1.BackupService.RestoreBackup:output_type -> chom.backup.v1.RestoreBackupResponse
-	18, // 36: chom.backup.v1.BackupService.ListRestores:output_type -> chom.backup.v1.ListRestoresResponse
-	20, // 37: chom.backup.v1.BackupService.UndoRestore:output_type -> chom.backup.v1.UndoRestoreResponse
-	28, // 38: chom.backup.v1.BackupService.CopyBackup:output_type -> chom.backup.v1.CopyBackupResponse
-	30, // 39: chom.backup.v1.BackupService.CancelBackup:output_type -> chom.backup.v1.CancelBackupResponse
-	22, // 40: chom.backup.v1.BackupService.GetBackupStatus:output_type -> chom.backup.v1.GetBackupStatusResponse
-	24, // 41: chom.backup.v1.BackupService.DrillBackup:output_type -> chom.backup.v1.DrillBackupResponse
-	26, // 42: chom.backup.v1.BackupService.ListDrills:output_type -> chom.backup.v1.ListDrillsResponse
-	29, // [29:43] is the sub-list for method output_type
-	15, // [15:29] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	35, // 7: chom.backup.v1.RestoreBackupResponse.restore:type_name -> chom.backup.v1.Restore
+	35, // 8: chom.backup.v1.ListRestoresResponse.restores:type_name -> chom.backup.v1.Restore
+	35, // 9: chom.backup.v1.UndoRestoreResponse.restore:type_name -> chom.backup.v1.Restore
+	36, // 10: chom.backup.v1.GetBackupStatusResponse.status:type_name -> chom.backup.v1.Status
+	37, // 11: chom.backup.v1.ListBackupStatusesResponse.statuses:type_name -> chom.backup.v1.SiteStatus
+	38, // 12: chom.backup.v1.DrillBackupResponse.drill:type_name -> chom.backup.v1.Drill
+	38, // 13: chom.backup.v1.ListDrillsResponse.drills:type_name -> chom.backup.v1.Drill
+	33, // 14: chom.backup.v1.CopyBackupResponse.backup:type_name -> chom.backup.v1.Backup
+	33, // 15: chom.backup.v1.CancelBackupResponse.backup:type_name -> chom.backup.v1.Backup
+	2,  // 16: chom.backup.v1.BackupService.CreateBackup:input_type -> chom.backup.v1.CreateBackupRequest
+	4,  // 17: chom.backup.v1.BackupService.GetBackup:input_type -> chom.backup.v1.GetBackupRequest
+	6,  // 18: chom.backup.v1.BackupService.ListBackups:input_type -> chom.backup.v1.ListBackupsRequest
+	8,  // 19: chom.backup.v1.BackupService.BrowseBackup:input_type -> chom.backup.v1.BrowseBackupRequest
+	11, // 20: chom.backup.v1.BackupService.DownloadBackup:input_type -> chom.backup.v1.DownloadBackupRequest
+	13, // 21: chom.backup.v1.BackupService.ExportBackup:input_type -> chom.backup.v1.ExportBackupRequest
+	15, // 22: chom.backup.v1.BackupService.RestoreBackup:input_type -> chom.backup.v1.RestoreBackupRequest
+	17, // 23: chom.backup.v1.BackupService.ListRestores:input_type -> chom.backup.v1.ListRestoresRequest
+	19, // 24: chom.backup.v1.BackupService.UndoRestore:input_type -> chom.backup.v1.UndoRestoreRequest
+	29, // 25: chom.backup.v1.BackupService.CopyBackup:input_type -> chom.backup.v1.CopyBackupRequest
+	31, // 26: chom.backup.v1.BackupService.CancelBackup:input_type -> chom.backup.v1.CancelBackupRequest
+	21, // 27: chom.backup.v1.BackupService.GetBackupStatus:input_type -> chom.backup.v1.GetBackupStatusRequest
+	23, // 28: chom.backup.v1.BackupService.ListBackupStatuses:input_type -> chom.backup.v1.ListBackupStatusesRequest
+	25, // 29: chom.backup.v1.BackupService.DrillBackup:input_type -> chom.backup.v1.DrillBackupRequest
+	27, // 30: chom.backup.v1.BackupService.ListDrills:input_type -> chom.backup.v1.ListDrillsRequest
+	3,  // 31: chom.backup.v1.BackupService.CreateBackup:output_type -> chom.backup.v1.CreateBackupResponse
+	5,  // 32: chom.backup.v1.BackupService.GetBackup:output_type -> chom.backup.v1.GetBackupResponse
+	7,  // 33: chom.backup.v1.BackupService.ListBackups:output_type -> chom.backup.v1.ListBackupsResponse
+	10, // 34: chom.backup.v1.BackupService.BrowseBackup:output_type -> chom.backup.v1.BrowseBackupResponse
+	12, // 35: chom.backup.v1.BackupService.DownloadBackup:output_type -> chom.backup.v1.DownloadBackupResponse
+	14, // 36: chom.backup.v1.BackupService.ExportBackup:output_type -> chom.backup.v1.ExportBackupResponse
+	16, // 37: chom.backup.v1.BackupService.RestoreBackup:output_type -> chom.backup.v1.RestoreBackupResponse
+	18, // 38: chom.backup.v1.BackupService.ListRestores:output_type -> chom.backup.v1.ListRestoresResponse
+	20, // 39: chom.backup.v1.BackupService.UndoRestore:output_type -> chom.backup.v1.UndoRestoreResponse
+	30, // 40: chom.backup.v1.BackupService.CopyBackup:output_type -> chom.backup.v1.CopyBackupResponse
+	32, // 41: chom.backup.v1.BackupService.CancelBackup:output_type -> chom.backup.v1.CancelBackupResponse
+	22, // 42: chom.backup.v1.BackupService.GetBackupStatus:output_type -> chom.backup.v1.GetBackupStatusResponse
+	24, // 43: chom.backup.v1.BackupService.ListBackupStatuses:output_type -> chom.backup.v1.ListBackupStatusesResponse
+	26, // 44: chom.backup.v1.BackupService.DrillBackup:output_type -> chom.backup.v1.DrillBackupResponse
+	28, // 45: chom.backup.v1.BackupService.ListDrills:output_type -> chom.backup.v1.ListDrillsResponse
+	31, // [31:46] is the sub-list for method output_type
+	16, // [16:31] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_chom_backup_v1_backup_service_proto_init() }
@@ -2105,7 +2251,7 @@ func file_chom_backup_v1_backup_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_backup_v1_backup_service_proto_rawDesc), len(file_chom_backup_v1_backup_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   29,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -68,6 +68,9 @@ const (
 	// BackupServiceGetBackupStatusProcedure is the fully-qualified name of the BackupService's
 	// GetBackupStatus RPC.
 	BackupServiceGetBackupStatusProcedure = "/chom.backup.v1.BackupService/GetBackupStatus"
+	// BackupServiceListBackupStatusesProcedure is the fully-qualified name of the BackupService's
+	// ListBackupStatuses RPC.
+	BackupServiceListBackupStatusesProcedure = "/chom.backup.v1.BackupService/ListBackupStatuses"
 	// BackupServiceDrillBackupProcedure is the fully-qualified name of the BackupService's DrillBackup
 	// RPC.
 	BackupServiceDrillBackupProcedure = "/chom.backup.v1.BackupService/DrillBackup"
@@ -107,6 +110,8 @@ type BackupServiceClient interface {
 	CancelBackup(context.Context, *v1.CancelBackupRequest) (*v1.CancelBackupResponse, error)
 	// GetBackupStatus tells how well a site is backed up: its policy, its newest backup, and the last proven restore.
 	GetBackupStatus(context.Context, *v1.GetBackupStatusRequest) (*v1.GetBackupStatusResponse, error)
+	// ListBackupStatuses tells of all sites that are not in the trash how well they are backed up, by their ids.
+	ListBackupStatuses(context.Context, *v1.ListBackupStatusesRequest) (*v1.ListBackupStatusesResponse, error)
 	// DrillBackup has a READY backup restored to a scratch place now, served there, and compared. The site takes no part. Each site has
 	// a drill every week by itself.
 	DrillBackup(context.Context, *v1.DrillBackupRequest) (*v1.DrillBackupResponse, error)
@@ -197,6 +202,12 @@ func NewBackupServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(backupServiceMethods.ByName("GetBackupStatus")),
 			connect.WithClientOptions(opts...),
 		),
+		listBackupStatuses: connect.NewClient[v1.ListBackupStatusesRequest, v1.ListBackupStatusesResponse](
+			httpClient,
+			baseURL+BackupServiceListBackupStatusesProcedure,
+			connect.WithSchema(backupServiceMethods.ByName("ListBackupStatuses")),
+			connect.WithClientOptions(opts...),
+		),
 		drillBackup: connect.NewClient[v1.DrillBackupRequest, v1.DrillBackupResponse](
 			httpClient,
 			baseURL+BackupServiceDrillBackupProcedure,
@@ -214,20 +225,21 @@ func NewBackupServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 
 // backupServiceClient implements BackupServiceClient.
 type backupServiceClient struct {
-	createBackup    *connect.Client[v1.CreateBackupRequest, v1.CreateBackupResponse]
-	getBackup       *connect.Client[v1.GetBackupRequest, v1.GetBackupResponse]
-	listBackups     *connect.Client[v1.ListBackupsRequest, v1.ListBackupsResponse]
-	browseBackup    *connect.Client[v1.BrowseBackupRequest, v1.BrowseBackupResponse]
-	downloadBackup  *connect.Client[v1.DownloadBackupRequest, v1.DownloadBackupResponse]
-	exportBackup    *connect.Client[v1.ExportBackupRequest, v1.ExportBackupResponse]
-	restoreBackup   *connect.Client[v1.RestoreBackupRequest, v1.RestoreBackupResponse]
-	listRestores    *connect.Client[v1.ListRestoresRequest, v1.ListRestoresResponse]
-	undoRestore     *connect.Client[v1.UndoRestoreRequest, v1.UndoRestoreResponse]
-	copyBackup      *connect.Client[v1.CopyBackupRequest, v1.CopyBackupResponse]
-	cancelBackup    *connect.Client[v1.CancelBackupRequest, v1.CancelBackupResponse]
-	getBackupStatus *connect.Client[v1.GetBackupStatusRequest, v1.GetBackupStatusResponse]
-	drillBackup     *connect.Client[v1.DrillBackupRequest, v1.DrillBackupResponse]
-	listDrills      *connect.Client[v1.ListDrillsRequest, v1.ListDrillsResponse]
+	createBackup       *connect.Client[v1.CreateBackupRequest, v1.CreateBackupResponse]
+	getBackup          *connect.Client[v1.GetBackupRequest, v1.GetBackupResponse]
+	listBackups        *connect.Client[v1.ListBackupsRequest, v1.ListBackupsResponse]
+	browseBackup       *connect.Client[v1.BrowseBackupRequest, v1.BrowseBackupResponse]
+	downloadBackup     *connect.Client[v1.DownloadBackupRequest, v1.DownloadBackupResponse]
+	exportBackup       *connect.Client[v1.ExportBackupRequest, v1.ExportBackupResponse]
+	restoreBackup      *connect.Client[v1.RestoreBackupRequest, v1.RestoreBackupResponse]
+	listRestores       *connect.Client[v1.ListRestoresRequest, v1.ListRestoresResponse]
+	undoRestore        *connect.Client[v1.UndoRestoreRequest, v1.UndoRestoreResponse]
+	copyBackup         *connect.Client[v1.CopyBackupRequest, v1.CopyBackupResponse]
+	cancelBackup       *connect.Client[v1.CancelBackupRequest, v1.CancelBackupResponse]
+	getBackupStatus    *connect.Client[v1.GetBackupStatusRequest, v1.GetBackupStatusResponse]
+	listBackupStatuses *connect.Client[v1.ListBackupStatusesRequest, v1.ListBackupStatusesResponse]
+	drillBackup        *connect.Client[v1.DrillBackupRequest, v1.DrillBackupResponse]
+	listDrills         *connect.Client[v1.ListDrillsRequest, v1.ListDrillsResponse]
 }
 
 // CreateBackup calls chom.backup.v1.BackupService.CreateBackup.
@@ -330,6 +342,15 @@ func (c *backupServiceClient) GetBackupStatus(ctx context.Context, req *v1.GetBa
 	return nil, err
 }
 
+// ListBackupStatuses calls chom.backup.v1.BackupService.ListBackupStatuses.
+func (c *backupServiceClient) ListBackupStatuses(ctx context.Context, req *v1.ListBackupStatusesRequest) (*v1.ListBackupStatusesResponse, error) {
+	response, err := c.listBackupStatuses.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // DrillBackup calls chom.backup.v1.BackupService.DrillBackup.
 func (c *backupServiceClient) DrillBackup(ctx context.Context, req *v1.DrillBackupRequest) (*v1.DrillBackupResponse, error) {
 	response, err := c.drillBackup.CallUnary(ctx, connect.NewRequest(req))
@@ -379,6 +400,8 @@ type BackupServiceHandler interface {
 	CancelBackup(context.Context, *v1.CancelBackupRequest) (*v1.CancelBackupResponse, error)
 	// GetBackupStatus tells how well a site is backed up: its policy, its newest backup, and the last proven restore.
 	GetBackupStatus(context.Context, *v1.GetBackupStatusRequest) (*v1.GetBackupStatusResponse, error)
+	// ListBackupStatuses tells of all sites that are not in the trash how well they are backed up, by their ids.
+	ListBackupStatuses(context.Context, *v1.ListBackupStatusesRequest) (*v1.ListBackupStatusesResponse, error)
 	// DrillBackup has a READY backup restored to a scratch place now, served there, and compared. The site takes no part. Each site has
 	// a drill every week by itself.
 	DrillBackup(context.Context, *v1.DrillBackupRequest) (*v1.DrillBackupResponse, error)
@@ -465,6 +488,12 @@ func NewBackupServiceHandler(svc BackupServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(backupServiceMethods.ByName("GetBackupStatus")),
 		connect.WithHandlerOptions(opts...),
 	)
+	backupServiceListBackupStatusesHandler := connect.NewUnaryHandlerSimple(
+		BackupServiceListBackupStatusesProcedure,
+		svc.ListBackupStatuses,
+		connect.WithSchema(backupServiceMethods.ByName("ListBackupStatuses")),
+		connect.WithHandlerOptions(opts...),
+	)
 	backupServiceDrillBackupHandler := connect.NewUnaryHandlerSimple(
 		BackupServiceDrillBackupProcedure,
 		svc.DrillBackup,
@@ -503,6 +532,8 @@ func NewBackupServiceHandler(svc BackupServiceHandler, opts ...connect.HandlerOp
 			backupServiceCancelBackupHandler.ServeHTTP(w, r)
 		case BackupServiceGetBackupStatusProcedure:
 			backupServiceGetBackupStatusHandler.ServeHTTP(w, r)
+		case BackupServiceListBackupStatusesProcedure:
+			backupServiceListBackupStatusesHandler.ServeHTTP(w, r)
 		case BackupServiceDrillBackupProcedure:
 			backupServiceDrillBackupHandler.ServeHTTP(w, r)
 		case BackupServiceListDrillsProcedure:
@@ -562,6 +593,10 @@ func (UnimplementedBackupServiceHandler) CancelBackup(context.Context, *v1.Cance
 
 func (UnimplementedBackupServiceHandler) GetBackupStatus(context.Context, *v1.GetBackupStatusRequest) (*v1.GetBackupStatusResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.backup.v1.BackupService.GetBackupStatus is not implemented"))
+}
+
+func (UnimplementedBackupServiceHandler) ListBackupStatuses(context.Context, *v1.ListBackupStatusesRequest) (*v1.ListBackupStatusesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.backup.v1.BackupService.ListBackupStatuses is not implemented"))
 }
 
 func (UnimplementedBackupServiceHandler) DrillBackup(context.Context, *v1.DrillBackupRequest) (*v1.DrillBackupResponse, error) {

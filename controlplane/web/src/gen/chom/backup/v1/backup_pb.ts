@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chom/backup/v1/backup.proto.
  */
 export const file_chom_backup_v1_backup: GenFile = /*@__PURE__*/
-  fileDesc("ChtjaG9tL2JhY2t1cC92MS9iYWNrdXAucHJvdG8SDmNob20uYmFja3VwLnYxIoUECgZCYWNrdXASCgoCaWQYASABKAkSFwoPb3JnYW5pemF0aW9uX2lkGAIgASgJEg8KB3NpdGVfaWQYAyABKAkSEAoIc2VxdWVuY2UYBCABKAQSJAoFc3RhdGUYBSABKA4yFS5jaG9tLmJhY2t1cC52MS5TdGF0ZRImCgZyZWFzb24YBiABKA4yFi5jaG9tLmJhY2t1cC52MS5SZWFzb24SDwoHcHJvYmxlbRgHIAEoCRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmNoZWNrX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKCGNvbnRlbnRzGAwgASgLMhguY2hvbS5iYWNrdXAudjEuQ29udGVudHMSEwoLYWRkZWRfYnl0ZXMYDSABKAQSDwoHdGFza19pZBgOIAEoCRIRCgl0YXJnZXRfaWQYDyABKAkSGAoQc291cmNlX2JhY2t1cF9pZBgQIAEoCRIWCg5zb3VyY2Vfc2l0ZV9pZBgRIAEoCSKoAgoIQ29udGVudHMSFgoOZmlsZXNfc25hcHNob3QYASABKAkSGQoRZGF0YWJhc2Vfc25hcHNob3QYAiABKAkSEgoKZmlsZV9jb3VudBgDIAEoBBISCgpmaWxlX2J5dGVzGAQgASgEEhYKDmxpc3Rpbmdfc2hhMjU2GAUgASgMEiUKBnRhYmxlcxgGIAMoCzIVLmNob20uYmFja3VwLnYxLlRhYmxlEhMKC2R1bXBfc2hhMjU2GAcgASgMEhIKCmR1bXBfYnl0ZXMYCCABKAQSEgoKcGFnZV90aXRsZRgJIAEoCRIUCgxsaW5rc19zaGEyNTYYHyABKAwSFAoMdW5rZXB0X2xpbmtzGCAgAygJEhkKEXVua2VwdF9saW5rX2NvdW50GCEgASgEIiMKBVRhYmxlEgwKBG5hbWUYASABKAkSDAoEcm93cxgCIAEoBCK6AQoGUmVwb3J0EhEKCWJhY2t1cF9pZBgBIAEoCRIuCgpzdGFydF90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKgoIY29udGVudHMYBCABKAsyGC5jaG9tLmJhY2t1cC52MS5Db250ZW50cxITCgthZGRlZF9ieXRlcxgFIAEoBCKiAwoITWFuaWZlc3QSDgoGc2NoZW1hGAEgASgNEhcKD29yZ2FuaXphdGlvbl9pZBgCIAEoCRIPCgdzaXRlX2lkGAMgASgJEhEKCWJhY2t1cF9pZBgEIAEoCRIQCghzZXF1ZW5jZRgFIAEoBBIXCg9wcmV2aW91c19zaGEyNTYYBiABKAwSLgoKc3RhcnRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKCGNvbnRlbnRzGAkgASgLMhguY2hvbS5iYWNrdXAudjEuQ29udGVudHMSKwoHZGVzaXJlZBgKIAEoCzIaLmNob20uc2l0ZS52MS5EZXNpcmVkU3RhdGUSNwoMY2VydGlmaWNhdGVzGAsgAygLMiEuY2hvbS5zaXRlLnYxLk9ic2VydmVkQ2VydGlmaWNhdGUSFgoOc291cmNlX3NpdGVfaWQYDCABKAkSFgoOc291cmNlX2RvbWFpbnMYDSADKAkiRQoOU2lnbmVkTWFuaWZlc3QSEAoIbWFuaWZlc3QYASABKAwSEQoJc2lnbmF0dXJlGAIgASgMEg4KBmtleV9pZBgDIAEoCSLeAgoHUmVzdG9yZRIKCgJpZBgBIAEoCRIXCg9vcmdhbml6YXRpb25faWQYAiABKAkSDwoHc2l0ZV9pZBgDIAEoCRIRCgliYWNrdXBfaWQYBCABKAkSDQoFZmlsZXMYBSABKAgSEAoIZGF0YWJhc2UYBiABKAgSDwoHdGFza19pZBgHIAEoCRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVuZG9fdW50aWwYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBnVuZG9uZRgLIAEoCBIPCgdwcm9ibGVtGAwgASgJEhgKEGJlZm9yZV9iYWNrdXBfaWQYDSABKAkSDgoGdGFibGVzGA4gAygJIksKCVJldGVudGlvbhIOCgZob3VybHkYASABKA0SDQoFZGFpbHkYAiABKA0SDgoGd2Vla2x5GAMgASgNEg8KB21vbnRobHkYBCABKA0ivAIKBlBvbGljeRIKCgJpZBgBIAEoCRIXCg9vcmdhbml6YXRpb25faWQYAiABKAkSDAoEbmFtZRgDIAEoCRIMCgR0YWdzGAQgAygJEgwKBHJhbmsYBSABKAUSKwoIaW50ZXJ2YWwYBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLAoJcmV0ZW50aW9uGAcgASgLMhkuY2hvbS5iYWNrdXAudjEuUmV0ZW50aW9uEi8KC2NyZWF0ZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJdGFyZ2V0X2lkGAogASgJEhMKC2RyaWxsX3BhdGhzGAsgAygJIrwDCgZTdGF0dXMSJgoGcG9saWN5GAEgASgLMhYuY2hvbS5iYWNrdXAudjEuUG9saWN5EjQKEG5leHRfYmFja3VwX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKC2xhc3RfYmFja3VwGAMgASgLMhYuY2hvbS5iYWNrdXAudjEuQmFja3VwEiwKDGxhc3RfZmFpbHVyZRgEIAEoCzIWLmNob20uYmFja3VwLnYxLkJhY2t1cBIpCgpsYXN0X2RyaWxsGAUgASgLMhUuY2hvbS5iYWNrdXAudjEuRHJpbGwSKgoLbGFzdF9wcm92ZW4YBiABKAsyFS5jaG9tLmJhY2t1cC52MS5EcmlsbBIYChByZXBvc2l0b3J5X2J5dGVzGAcgASgEEi8KC3ZlcmlmeV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdwcm9ibGVtGAkgASgJEioKBXF1b3RhGCggASgLMhsuY2hvbS5vcmdhbml6YXRpb24udjEuUXVvdGESGgoSb3JnYW5pemF0aW9uX2J5dGVzGCkgASgEIrYCCgVEcmlsbBIKCgJpZBgBIAEoCRIXCg9vcmdhbml6YXRpb25faWQYAiABKAkSDwoHc2l0ZV9pZBgDIAEoCRIRCgliYWNrdXBfaWQYBCABKAkSKQoFc3RhdGUYBSABKA4yGi5jaG9tLmJhY2t1cC52MS5EcmlsbFN0YXRlEg8KB3Byb2JsZW0YBiABKAkSDwoHdGFza19pZBgHIAEoCRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKCGV2aWRlbmNlGAogASgLMhguY2hvbS5iYWNrdXAudjEuRXZpZGVuY2USDAoEbm90ZRgfIAEoCSKfAgoIRXZpZGVuY2USLgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmZpbGVfY291bnQYAyABKAQSEgoKZmlsZV9ieXRlcxgEIAEoBBIWCg5saXN0aW5nX3NoYTI1NhgFIAEoDBITCgtkdW1wX3NoYTI1NhgGIAEoDBIlCgZ0YWJsZXMYByADKAsyFS5jaG9tLmJhY2t1cC52MS5UYWJsZRIjCgVwYWdlcxgIIAMoCzIULmNob20uYmFja3VwLnYxLlBhZ2USFAoMbGlua3Nfc2hhMjU2GB8gASgMIl0KBFBhZ2USDAoEcGF0aBgBIAEoCRITCgtodHRwX3N0YXR1cxgCIAEoDRINCgV0aXRsZRgDIAEoCRISCgpib2R5X2J5dGVzGAQgASgEEg8KB3Byb2JsZW0YBSABKAkiSwoLRHJpbGxSZXBvcnQSEAoIZHJpbGxfaWQYASABKAkSKgoIZXZpZGVuY2UYAiABKAsyGC5jaG9tLmJhY2t1cC52MS5FdmlkZW5jZSpoCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhEKDVNUQVRFX1JVTk5JTkcQARISCg5TVEFURV9DSEVDS0lORxACEg8KC1NUQVRFX1JFQURZEAMSEAoMU1RBVEVfRkFJTEVEEAQqjwEKBlJlYXNvbhIWChJSRUFTT05fVU5TUEVDSUZJRUQQABIUChBSRUFTT05fUkVRVUVTVEVEEAESFAoQUkVBU09OX1NDSEVEVUxFRBACEhkKFVJFQVNPTl9CRUZPUkVfUkVTVE9SRRADEhEKDVJFQVNPTl9DT1BJRUQQBBITCg9SRUFTT05fSU1QT1JURUQQBSpyCgpEcmlsbFN0YXRlEhsKF0RSSUxMX1NUQVRFX1VOU1BFQ0lGSUVEEAASFwoTRFJJTExfU1RBVEVfUlVOTklORxABEhYKEkRSSUxMX1NUQVRFX1BBU1NFRBACEhYKEkRSSUxMX1NUQVRFX0ZBSUxFRBADYgZwcm90bzM", [file_chom_organization_v1_organization, file_chom_site_v1_desired, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("ChtjaG9tL2JhY2t1cC92MS9iYWNrdXAucHJvdG8SDmNob20uYmFja3VwLnYxIoUECgZCYWNrdXASCgoCaWQYASABKAkSFwoPb3JnYW5pemF0aW9uX2lkGAIgASgJEg8KB3NpdGVfaWQYAyABKAkSEAoIc2VxdWVuY2UYBCABKAQSJAoFc3RhdGUYBSABKA4yFS5jaG9tLmJhY2t1cC52MS5TdGF0ZRImCgZyZWFzb24YBiABKA4yFi5jaG9tLmJhY2t1cC52MS5SZWFzb24SDwoHcHJvYmxlbRgHIAEoCRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmNoZWNrX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKCGNvbnRlbnRzGAwgASgLMhguY2hvbS5iYWNrdXAudjEuQ29udGVudHMSEwoLYWRkZWRfYnl0ZXMYDSABKAQSDwoHdGFza19pZBgOIAEoCRIRCgl0YXJnZXRfaWQYDyABKAkSGAoQc291cmNlX2JhY2t1cF9pZBgQIAEoCRIWCg5zb3VyY2Vfc2l0ZV9pZBgRIAEoCSKoAgoIQ29udGVudHMSFgoOZmlsZXNfc25hcHNob3QYASABKAkSGQoRZGF0YWJhc2Vfc25hcHNob3QYAiABKAkSEgoKZmlsZV9jb3VudBgDIAEoBBISCgpmaWxlX2J5dGVzGAQgASgEEhYKDmxpc3Rpbmdfc2hhMjU2GAUgASgMEiUKBnRhYmxlcxgGIAMoCzIVLmNob20uYmFja3VwLnYxLlRhYmxlEhMKC2R1bXBfc2hhMjU2GAcgASgMEhIKCmR1bXBfYnl0ZXMYCCABKAQSEgoKcGFnZV90aXRsZRgJIAEoCRIUCgxsaW5rc19zaGEyNTYYHyABKAwSFAoMdW5rZXB0X2xpbmtzGCAgAygJEhkKEXVua2VwdF9saW5rX2NvdW50GCEgASgEIiMKBVRhYmxlEgwKBG5hbWUYASABKAkSDAoEcm93cxgCIAEoBCK6AQoGUmVwb3J0EhEKCWJhY2t1cF9pZBgBIAEoCRIuCgpzdGFydF90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKgoIY29udGVudHMYBCABKAsyGC5jaG9tLmJhY2t1cC52MS5Db250ZW50cxITCgthZGRlZF9ieXRlcxgFIAEoBCKiAwoITWFuaWZlc3QSDgoGc2NoZW1hGAEgASgNEhcKD29yZ2FuaXphdGlvbl9pZBgCIAEoCRIPCgdzaXRlX2lkGAMgASgJEhEKCWJhY2t1cF9pZBgEIAEoCRIQCghzZXF1ZW5jZRgFIAEoBBIXCg9wcmV2aW91c19zaGEyNTYYBiABKAwSLgoKc3RhcnRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKCGNvbnRlbnRzGAkgASgLMhguY2hvbS5iYWNrdXAudjEuQ29udGVudHMSKwoHZGVzaXJlZBgKIAEoCzIaLmNob20uc2l0ZS52MS5EZXNpcmVkU3RhdGUSNwoMY2VydGlmaWNhdGVzGAsgAygLMiEuY2hvbS5zaXRlLnYxLk9ic2VydmVkQ2VydGlmaWNhdGUSFgoOc291cmNlX3NpdGVfaWQYDCABKAkSFgoOc291cmNlX2RvbWFpbnMYDSADKAkiRQoOU2lnbmVkTWFuaWZlc3QSEAoIbWFuaWZlc3QYASABKAwSEQoJc2lnbmF0dXJlGAIgASgMEg4KBmtleV9pZBgDIAEoCSLeAgoHUmVzdG9yZRIKCgJpZBgBIAEoCRIXCg9vcmdhbml6YXRpb25faWQYAiABKAkSDwoHc2l0ZV9pZBgDIAEoCRIRCgliYWNrdXBfaWQYBCABKAkSDQoFZmlsZXMYBSABKAgSEAoIZGF0YWJhc2UYBiABKAgSDwoHdGFza19pZBgHIAEoCRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVuZG9fdW50aWwYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBnVuZG9uZRgLIAEoCBIPCgdwcm9ibGVtGAwgASgJEhgKEGJlZm9yZV9iYWNrdXBfaWQYDSABKAkSDgoGdGFibGVzGA4gAygJIksKCVJldGVudGlvbhIOCgZob3VybHkYASABKA0SDQoFZGFpbHkYAiABKA0SDgoGd2Vla2x5GAMgASgNEg8KB21vbnRobHkYBCABKA0ivAIKBlBvbGljeRIKCgJpZBgBIAEoCRIXCg9vcmdhbml6YXRpb25faWQYAiABKAkSDAoEbmFtZRgDIAEoCRIMCgR0YWdzGAQgAygJEgwKBHJhbmsYBSABKAUSKwoIaW50ZXJ2YWwYBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLAoJcmV0ZW50aW9uGAcgASgLMhkuY2hvbS5iYWNrdXAudjEuUmV0ZW50aW9uEi8KC2NyZWF0ZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJdGFyZ2V0X2lkGAogASgJEhMKC2RyaWxsX3BhdGhzGAsgAygJIrwDCgZTdGF0dXMSJgoGcG9saWN5GAEgASgLMhYuY2hvbS5iYWNrdXAudjEuUG9saWN5EjQKEG5leHRfYmFja3VwX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKC2xhc3RfYmFja3VwGAMgASgLMhYuY2hvbS5iYWNrdXAudjEuQmFja3VwEiwKDGxhc3RfZmFpbHVyZRgEIAEoCzIWLmNob20uYmFja3VwLnYxLkJhY2t1cBIpCgpsYXN0X2RyaWxsGAUgASgLMhUuY2hvbS5iYWNrdXAudjEuRHJpbGwSKgoLbGFzdF9wcm92ZW4YBiABKAsyFS5jaG9tLmJhY2t1cC52MS5EcmlsbBIYChByZXBvc2l0b3J5X2J5dGVzGAcgASgEEi8KC3ZlcmlmeV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdwcm9ibGVtGAkgASgJEioKBXF1b3RhGCggASgLMhsuY2hvbS5vcmdhbml6YXRpb24udjEuUXVvdGESGgoSb3JnYW5pemF0aW9uX2J5dGVzGCkgASgEIrYCCgVEcmlsbBIKCgJpZBgBIAEoCRIXCg9vcmdhbml6YXRpb25faWQYAiABKAkSDwoHc2l0ZV9pZBgDIAEoCRIRCgliYWNrdXBfaWQYBCABKAkSKQoFc3RhdGUYBSABKA4yGi5jaG9tLmJhY2t1cC52MS5EcmlsbFN0YXRlEg8KB3Byb2JsZW0YBiABKAkSDwoHdGFza19pZBgHIAEoCRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKCGV2aWRlbmNlGAogASgLMhguY2hvbS5iYWNrdXAudjEuRXZpZGVuY2USDAoEbm90ZRgfIAEoCSKfAgoIRXZpZGVuY2USLgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmZpbGVfY291bnQYAyABKAQSEgoKZmlsZV9ieXRlcxgEIAEoBBIWCg5saXN0aW5nX3NoYTI1NhgFIAEoDBITCgtkdW1wX3NoYTI1NhgGIAEoDBIlCgZ0YWJsZXMYByADKAsyFS5jaG9tLmJhY2t1cC52MS5UYWJsZRIjCgVwYWdlcxgIIAMoCzIULmNob20uYmFja3VwLnYxLlBhZ2USFAoMbGlua3Nfc2hhMjU2GB8gASgMIl0KBFBhZ2USDAoEcGF0aBgBIAEoCRITCgtodHRwX3N0YXR1cxgCIAEoDRINCgV0aXRsZRgDIAEoCRISCgpib2R5X2J5dGVzGAQgASgEEg8KB3Byb2JsZW0YBSABKAkiSwoLRHJpbGxSZXBvcnQSEAoIZHJpbGxfaWQYASABKAkSKgoIZXZpZGVuY2UYAiABKAsyGC5jaG9tLmJhY2t1cC52MS5FdmlkZW5jZSL/AQoKU2l0ZVN0YXR1cxIPCgdzaXRlX2lkGAEgASgJEhEKCXNpdGVfbmFtZRgCIAEoCRIqCghzdGFuZGluZxgDIAEoDjIYLmNob20uYmFja3VwLnYxLlN0YW5kaW5nEiQKBXByb29mGAQgASgOMhUuY2hvbS5iYWNrdXAudjEuUHJvb2YSNAoQbGFzdF9iYWNrdXBfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNAoQbGFzdF9wcm92ZW5fdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDwoHcHJvYmxlbRgHIAEoCSpoCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhEKDVNUQVRFX1JVTk5JTkcQARISCg5TVEFURV9DSEVDS0lORxACEg8KC1NUQVRFX1JFQURZEAMSEAoMU1RBVEVfRkFJTEVEEAQqjwEKBlJlYXNvbhIWChJSRUFTT05fVU5TUEVDSUZJRUQQABIUChBSRUFTT05fUkVRVUVTVEVEEAESFAoQUkVBU09OX1NDSEVEVUxFRBACEhkKFVJFQVNPTl9CRUZPUkVfUkVTVE9SRRADEhEKDVJFQVNPTl9DT1BJRUQQBBITCg9SRUFTT05fSU1QT1JURUQQBSpyCgpEcmlsbFN0YXRlEhsKF0RSSUxMX1NUQVRFX1VOU1BFQ0lGSUVEEAASFwoTRFJJTExfU1RBVEVfUlVOTklORxABEhYKEkRSSUxMX1NUQVRFX1BBU1NFRBACEhYKEkRSSUxMX1NUQVRFX0ZBSUxFRBADKpABCghTdGFuZGluZxIYChRTVEFORElOR19VTlNQRUNJRklFRBAAEhEKDVNUQU5ESU5HX1dFTEwQARIVChFTVEFORElOR19VTldBTlRFRBACEhQKEFNUQU5ESU5HX0ZBSUxJTkcQAxIUChBTVEFORElOR19PVkVSRFVFEAQSFAoQU1RBTkRJTkdfREFNQUdFRBAFKmYKBVByb29mEhUKEVBST09GX1VOU1BFQ0lGSUVEEAASDgoKUFJPT0ZfTk9ORRABEhAKDFBST09GX1BST1ZFThACEhIKDlBST09GX1VOUFJPVkVOEAMSEAoMUFJPT0ZfRkFJTEVEEARiBnByb3RvMw", [file_chom_organization_v1_organization, file_chom_site_v1_desired, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * Backup is a restorable copy of a site at one moment: its files, its database, and what was wanted of it.
@@ -1064,6 +1064,70 @@ export const DrillReportSchema: GenMessage<DrillReport> = /*@__PURE__*/
   messageDesc(file_chom_backup_v1_backup, 13);
 
 /**
+ * SiteStatus is how well a site is backed up, in short; see GetBackupStatus for all of it.
+ *
+ * @generated from message chom.backup.v1.SiteStatus
+ */
+export type SiteStatus = Message<"chom.backup.v1.SiteStatus"> & {
+  /**
+   * The site.
+   *
+   * @generated from field: string site_id = 1;
+   */
+  siteId: string;
+
+  /**
+   * Its name.
+   *
+   * @generated from field: string site_name = 2;
+   */
+  siteName: string;
+
+  /**
+   * How it is with its backups.
+   *
+   * @generated from field: chom.backup.v1.Standing standing = 3;
+   */
+  standing: Standing;
+
+  /**
+   * What is known of whether they restore.
+   *
+   * @generated from field: chom.backup.v1.Proof proof = 4;
+   */
+  proof: Proof;
+
+  /**
+   * When the newest READY one was found so; unset before the first.
+   *
+   * @generated from field: google.protobuf.Timestamp last_backup_time = 5;
+   */
+  lastBackupTime?: Timestamp;
+
+  /**
+   * When the last proven restore ended; unset before the first.
+   *
+   * @generated from field: google.protobuf.Timestamp last_proven_time = 6;
+   */
+  lastProvenTime?: Timestamp;
+
+  /**
+   * Why the newest backup or, where these are well, the newest drill failed, or why none is made at all, in words; empty where all is
+   * as it should be.
+   *
+   * @generated from field: string problem = 7;
+   */
+  problem: string;
+};
+
+/**
+ * Describes the message chom.backup.v1.SiteStatus.
+ * Use `create(SiteStatusSchema)` to create a new message.
+ */
+export const SiteStatusSchema: GenMessage<SiteStatus> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup, 14);
+
+/**
  * State is a backup's life.
  *
  * 	RUNNING -> CHECKING -> READY
@@ -1212,4 +1276,107 @@ export enum DrillState {
  */
 export const DrillStateSchema: GenEnum<DrillState> = /*@__PURE__*/
   enumDesc(file_chom_backup_v1_backup, 2);
+
+/**
+ * Standing is how it is with a site's backups. It is decided anew whenever one ended, and once an hour.
+ *
+ * @generated from enum chom.backup.v1.Standing
+ */
+export enum Standing {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: STANDING_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * They are as they should be.
+   *
+   * @generated from enum value: STANDING_WELL = 1;
+   */
+  WELL = 1,
+
+  /**
+   * None is made by itself, and none failed.
+   *
+   * @generated from enum value: STANDING_UNWANTED = 2;
+   */
+  UNWANTED = 2,
+
+  /**
+   * The newest ones failed.
+   *
+   * @generated from enum value: STANDING_FAILING = 3;
+   */
+  FAILING = 3,
+
+  /**
+   * There is no new one although there should be.
+   *
+   * @generated from enum value: STANDING_OVERDUE = 4;
+   */
+  OVERDUE = 4,
+
+  /**
+   * What is stored of them is not what was written.
+   *
+   * @generated from enum value: STANDING_DAMAGED = 5;
+   */
+  DAMAGED = 5,
+}
+
+/**
+ * Describes the enum chom.backup.v1.Standing.
+ */
+export const StandingSchema: GenEnum<Standing> = /*@__PURE__*/
+  enumDesc(file_chom_backup_v1_backup, 3);
+
+/**
+ * Proof is what is known of whether a site's backups restore.
+ *
+ * @generated from enum chom.backup.v1.Proof
+ */
+export enum Proof {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: PROOF_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * There is no READY backup yet.
+   *
+   * @generated from enum value: PROOF_NONE = 1;
+   */
+  NONE = 1,
+
+  /**
+   * A drill passed, not longer ago than a drill and a day.
+   *
+   * @generated from enum value: PROOF_PROVEN = 2;
+   */
+  PROVEN = 2,
+
+  /**
+   * No drill passed as lately as that.
+   *
+   * @generated from enum value: PROOF_UNPROVEN = 3;
+   */
+  UNPROVEN = 3,
+
+  /**
+   * The newest drill that ended failed.
+   *
+   * @generated from enum value: PROOF_FAILED = 4;
+   */
+  FAILED = 4,
+}
+
+/**
+ * Describes the enum chom.backup.v1.Proof.
+ */
+export const ProofSchema: GenEnum<Proof> = /*@__PURE__*/
+  enumDesc(file_chom_backup_v1_backup, 4);
 

@@ -4,7 +4,7 @@
 
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Backup, Drill, Restore, Status } from "./backup_pb.js";
+import type { Backup, Drill, Restore, SiteStatus, Status } from "./backup_pb.js";
 import { file_chom_backup_v1_backup } from "./backup_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chom/backup/v1/backup_service.proto.
  */
 export const file_chom_backup_v1_backup_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNjaG9tL2JhY2t1cC92MS9iYWNrdXBfc2VydmljZS5wcm90bxIOY2hvbS5iYWNrdXAudjEiPwoTQ3JlYXRlQmFja3VwUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSDwoHc2l0ZV9pZBgCIAEoCSI+ChRDcmVhdGVCYWNrdXBSZXNwb25zZRImCgZiYWNrdXAYASABKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXAiTwoQR2V0QmFja3VwUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSDwoHc2l0ZV9pZBgCIAEoCRIRCgliYWNrdXBfaWQYAyABKAkiOwoRR2V0QmFja3VwUmVzcG9uc2USJgoGYmFja3VwGAEgASgLMhYuY2hvbS5iYWNrdXAudjEuQmFja3VwImUKEkxpc3RCYWNrdXBzUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSDwoHc2l0ZV9pZBgCIAEoCRIRCglwYWdlX3NpemUYAyABKAUSEgoKcGFnZV90b2tlbhgEIAEoCSJxChNMaXN0QmFja3Vwc1Jlc3BvbnNlEicKB2JhY2t1cHMYASADKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXASFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhgKEHJlcG9zaXRvcnlfYnl0ZXMYAyABKAQihwEKE0Jyb3dzZUJhY2t1cFJlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEg8KB3NpdGVfaWQYAiABKAkSEQoJYmFja3VwX2lkGAMgASgJEgwKBHBhdGgYBCABKAkSEQoJcGFnZV9zaXplGAUgASgFEhIKCnBhZ2VfdG9rZW4YBiABKAki5gEKCkJhY2t1cEZpbGUSDAoEbmFtZRgBIAEoCRItCgR0eXBlGAIgASgOMh8uY2hvbS5iYWNrdXAudjEuQmFja3VwRmlsZS5UeXBlEgwKBHNpemUYAyABKAQSDAoEbW9kZRgEIAEoDRIvCgttb2RpZnlfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiTgoEVHlwZRIUChBUWVBFX1VOU1BFQ0lGSUVEEAASDQoJVFlQRV9GSUxFEAESEgoOVFlQRV9ESVJFQ1RPUlkQAhINCglUWVBFX0xJTksQAyJaChRCcm93c2VCYWNrdXBSZXNwb25zZRIpCgVmaWxlcxgBIAMoCzIaLmNob20uYmFja3VwLnYxLkJhY2t1cEZpbGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJImIKFURvd25sb2FkQmFja3VwUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSDwoHc2l0ZV9pZBgCIAEoCRIRCgliYWNrdXBfaWQYAyABKAkSDAoEcGF0aBgEIAEoCSImChZEb3dubG9hZEJhY2t1cFJlc3BvbnNlEgwKBGRhdGEYASABKAwi1gEKE0V4cG9ydEJhY2t1cFJlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEg8KB3NpdGVfaWQYAiABKAkSEQoJYmFja3VwX2lkGAMgASgJEjoKBmV4cG9ydBgEIAEoDjIqLmNob20uYmFja3VwLnYxLkV4cG9ydEJhY2t1cFJlcXVlc3QuRXhwb3J0IkYKBkV4cG9ydBIWChJFWFBPUlRfVU5TUEVDSUZJRUQQABIPCgtFWFBPUlRfU0lURRABEhMKD0VYUE9SVF9EQVRBQkFTRRACIiQKFEV4cG9ydEJhY2t1cFJlc3BvbnNlEgwKBGRhdGEYASABKAwipgEKFFJlc3RvcmVCYWNrdXBSZXF1ZXN0EhcKD29yZ2FuaXphdGlvbl9pZBgBIAEoCRIPCgdzaXRlX2lkGAIgASgJEhEKCWJhY2t1cF9pZBgDIAEoCRISCgpmaWxlc19vbmx5GAQgASgIEhUKDWRhdGFiYXNlX29ubHkYBSABKAgSDgoGdGFibGVzGAYgAygJEhYKDndpdGhvdXRfYmFja3VwGAcgASgIIkEKFVJlc3RvcmVCYWNrdXBSZXNwb25zZRIoCgdyZXN0b3JlGAEgASgLMhcuY2hvbS5iYWNrdXAudjEuUmVzdG9yZSI/ChNMaXN0UmVzdG9yZXNSZXF1ZXN0EhcKD29yZ2FuaXphdGlvbl9pZBgBIAEoCRIPCgdzaXRlX2lkGAIgASgJIkEKFExpc3RSZXN0b3Jlc1Jlc3BvbnNlEikKCHJlc3RvcmVzGAEgAygLMhcuY2hvbS5iYWNrdXAudjEuUmVzdG9yZSJSChJVbmRvUmVzdG9yZVJlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEg8KB3NpdGVfaWQYAiABKAkSEgoKcmVzdG9yZV9pZBgDIAEoCSI/ChNVbmRvUmVzdG9yZVJlc3BvbnNlEigKB3Jlc3RvcmUYASABKAsyFy5jaG9tLmJhY2t1cC52MS5SZXN0b3JlIkIKFkdldEJhY2t1cFN0YXR1c1JlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEg8KB3NpdGVfaWQYAiABKAkiQQoXR2V0QmFja3VwU3RhdHVzUmVzcG9uc2USJgoGc3RhdHVzGAEgASgLMhYuY2hvbS5iYWNrdXAudjEuU3RhdHVzIlEKEkRyaWxsQmFja3VwUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSDwoHc2l0ZV9pZBgCIAEoCRIRCgliYWNrdXBfaWQYAyABKAkiOwoTRHJpbGxCYWNrdXBSZXNwb25zZRIkCgVkcmlsbBgBIAEoCzIVLmNob20uYmFja3VwLnYxLkRyaWxsIj0KEUxpc3REcmlsbHNSZXF1ZXN0EhcKD29yZ2FuaXphdGlvbl9pZBgBIAEoCRIPCgdzaXRlX2lkGAIgASgJIjsKEkxpc3REcmlsbHNSZXNwb25zZRIlCgZkcmlsbHMYASADKAsyFS5jaG9tLmJhY2t1cC52MS5EcmlsbCJkChFDb3B5QmFja3VwUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSDwoHc2l0ZV9pZBgCIAEoCRIRCgliYWNrdXBfaWQYAyABKAkSEgoKdG9fc2l0ZV9pZBgEIAEoCSI8ChJDb3B5QmFja3VwUmVzcG9uc2USJgoGYmFja3VwGAEgASgLMhYuY2hvbS5iYWNrdXAudjEuQmFja3VwIlIKE0NhbmNlbEJhY2t1cFJlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEg8KB3NpdGVfaWQYAiABKAkSEQoJYmFja3VwX2lkGAMgASgJIj4KFENhbmNlbEJhY2t1cFJlc3BvbnNlEiYKBmJhY2t1cBgBIAEoCzIWLmNob20uYmFja3VwLnYxLkJhY2t1cDKBCgoNQmFja3VwU2VydmljZRJZCgxDcmVhdGVCYWNrdXASIy5jaG9tLmJhY2t1cC52MS5DcmVhdGVCYWNrdXBSZXF1ZXN0GiQuY2hvbS5iYWNrdXAudjEuQ3JlYXRlQmFja3VwUmVzcG9uc2USUAoJR2V0QmFja3VwEiAuY2hvbS5iYWNrdXAudjEuR2V0QmFja3VwUmVxdWVzdBohLmNob20uYmFja3VwLnYxLkdldEJhY2t1cFJlc3BvbnNlElYKC0xpc3RCYWNrdXBzEiIuY2hvbS5iYWNrdXAudjEuTGlzdEJhY2t1cHNSZXF1ZXN0GiMuY2hvbS5iYWNrdXAudjEuTGlzdEJhY2t1cHNSZXNwb25zZRJZCgxCcm93c2VCYWNrdXASIy5jaG9tLmJhY2t1cC52MS5Ccm93c2VCYWNrdXBSZXF1ZXN0GiQuY2hvbS5iYWNrdXAudjEuQnJvd3NlQmFja3VwUmVzcG9uc2USYQoORG93bmxvYWRCYWNrdXASJS5jaG9tLmJhY2t1cC52MS5Eb3dubG9hZEJhY2t1cFJlcXVlc3QaJi5jaG9tLmJhY2t1cC52MS5Eb3dubG9hZEJhY2t1cFJlc3BvbnNlMAESWwoMRXhwb3J0QmFja3VwEiMuY2hvbS5iYWNrdXAudjEuRXhwb3J0QmFja3VwUmVxdWVzdBokLmNob20uYmFja3VwLnYxLkV4cG9ydEJhY2t1cFJlc3BvbnNlMAESXAoNUmVzdG9yZUJhY2t1cBIkLmNob20uYmFja3VwLnYxLlJlc3RvcmVCYWNrdXBSZXF1ZXN0GiUuY2hvbS5iYWNrdXAudjEuUmVzdG9yZUJhY2t1cFJlc3BvbnNlElkKDExpc3RSZXN0b3JlcxIjLmNob20uYmFja3VwLnYxLkxpc3RSZXN0b3Jlc1JlcXVlc3QaJC5jaG9tLmJhY2t1cC52MS5MaXN0UmVzdG9yZXNSZXNwb25zZRJWCgtVbmRvUmVzdG9yZRIiLmNob20uYmFja3VwLnYxLlVuZG9SZXN0b3JlUmVxdWVzdBojLmNob20uYmFja3VwLnYxLlVuZG9SZXN0b3JlUmVzcG9uc2USUwoKQ29weUJhY2t1cBIhLmNob20uYmFja3VwLnYxLkNvcHlCYWNrdXBSZXF1ZXN0GiIuY2hvbS5iYWNrdXAudjEuQ29weUJhY2t1cFJlc3BvbnNlElkKDENhbmNlbEJhY2t1cBIjLmNob20uYmFja3VwLnYxLkNhbmNlbEJhY2t1cFJlcXVlc3QaJC5jaG9tLmJhY2t1cC52MS5DYW5jZWxCYWNrdXBSZXNwb25zZRJiCg9HZXRCYWNrdXBTdGF0dXMSJi5jaG9tLmJhY2t1cC52MS5HZXRCYWNrdXBTdGF0dXNSZXF1ZXN0GicuY2hvbS5iYWNrdXAudjEuR2V0QmFja3VwU3RhdHVzUmVzcG9uc2USVgoLRHJpbGxCYWNrdXASIi5jaG9tLmJhY2t1cC52MS5EcmlsbEJhY2t1cFJlcXVlc3QaIy5jaG9tLmJhY2t1cC52MS5EcmlsbEJhY2t1cFJlc3BvbnNlElMKCkxpc3REcmlsbHMSIS5jaG9tLmJhY2t1cC52MS5MaXN0RHJpbGxzUmVxdWVzdBoiLmNob20uYmFja3VwLnYxLkxpc3REcmlsbHNSZXNwb25zZWIGcHJvdG8z", [file_chom_backup_v1_backup, file_google_protobuf_timestamp]);
+  fileDesc("CiNjaG9tL2JhY2t1cC92MS9iYWNrdXBfc2VydmljZS5wcm90bxIOY2hvbS5iYWNrdXAudjEiPwoTQ3JlYXRlQmFja3VwUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSDwoHc2l0ZV9pZBgCIAEoCSI+ChRDcmVhdGVCYWNrdXBSZXNwb25zZRImCgZiYWNrdXAYASABKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXAiTwoQR2V0QmFja3VwUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSDwoHc2l0ZV9pZBgCIAEoCRIRCgliYWNrdXBfaWQYAyABKAkiOwoRR2V0QmFja3VwUmVzcG9uc2USJgoGYmFja3VwGAEgASgLMhYuY2hvbS5iYWNrdXAudjEuQmFja3VwImUKEkxpc3RCYWNrdXBzUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSDwoHc2l0ZV9pZBgCIAEoCRIRCglwYWdlX3NpemUYAyABKAUSEgoKcGFnZV90b2tlbhgEIAEoCSJxChNMaXN0QmFja3Vwc1Jlc3BvbnNlEicKB2JhY2t1cHMYASADKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXASFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhgKEHJlcG9zaXRvcnlfYnl0ZXMYAyABKAQihwEKE0Jyb3dzZUJhY2t1cFJlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEg8KB3NpdGVfaWQYAiABKAkSEQoJYmFja3VwX2lkGAMgASgJEgwKBHBhdGgYBCABKAkSEQoJcGFnZV9zaXplGAUgASgFEhIKCnBhZ2VfdG9rZW4YBiABKAki5gEKCkJhY2t1cEZpbGUSDAoEbmFtZRgBIAEoCRItCgR0eXBlGAIgASgOMh8uY2hvbS5iYWNrdXAudjEuQmFja3VwRmlsZS5UeXBlEgwKBHNpemUYAyABKAQSDAoEbW9kZRgEIAEoDRIvCgttb2RpZnlfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiTgoEVHlwZRIUChBUWVBFX1VOU1BFQ0lGSUVEEAASDQoJVFlQRV9GSUxFEAESEgoOVFlQRV9ESVJFQ1RPUlkQAhINCglUWVBFX0xJTksQAyJaChRCcm93c2VCYWNrdXBSZXNwb25zZRIpCgVmaWxlcxgBIAMoCzIaLmNob20uYmFja3VwLnYxLkJhY2t1cEZpbGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJImIKFURvd25sb2FkQmFja3VwUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSDwoHc2l0ZV9pZBgCIAEoCRIRCgliYWNrdXBfaWQYAyABKAkSDAoEcGF0aBgEIAEoCSImChZEb3dubG9hZEJhY2t1cFJlc3BvbnNlEgwKBGRhdGEYASABKAwi1gEKE0V4cG9ydEJhY2t1cFJlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEg8KB3NpdGVfaWQYAiABKAkSEQoJYmFja3VwX2lkGAMgASgJEjoKBmV4cG9ydBgEIAEoDjIqLmNob20uYmFja3VwLnYxLkV4cG9ydEJhY2t1cFJlcXVlc3QuRXhwb3J0IkYKBkV4cG9ydBIWChJFWFBPUlRfVU5TUEVDSUZJRUQQABIPCgtFWFBPUlRfU0lURRABEhMKD0VYUE9SVF9EQVRBQkFTRRACIiQKFEV4cG9ydEJhY2t1cFJlc3BvbnNlEgwKBGRhdGEYASABKAwipgEKFFJlc3RvcmVCYWNrdXBSZXF1ZXN0EhcKD29yZ2FuaXphdGlvbl9pZBgBIAEoCRIPCgdzaXRlX2lkGAIgASgJEhEKCWJhY2t1cF9pZBgDIAEoCRISCgpmaWxlc19vbmx5GAQgASgIEhUKDWRhdGFiYXNlX29ubHkYBSABKAgSDgoGdGFibGVzGAYgAygJEhYKDndpdGhvdXRfYmFja3VwGAcgASgIIkEKFVJlc3RvcmVCYWNrdXBSZXNwb25zZRIoCgdyZXN0b3JlGAEgASgLMhcuY2hvbS5iYWNrdXAudjEuUmVzdG9yZSI/ChNMaXN0UmVzdG9yZXNSZXF1ZXN0EhcKD29yZ2FuaXphdGlvbl9pZBgBIAEoCRIPCgdzaXRlX2lkGAIgASgJIkEKFExpc3RSZXN0b3Jlc1Jlc3BvbnNlEikKCHJlc3RvcmVzGAEgAygLMhcuY2hvbS5iYWNrdXAudjEuUmVzdG9yZSJSChJVbmRvUmVzdG9yZVJlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEg8KB3NpdGVfaWQYAiABKAkSEgoKcmVzdG9yZV9pZBgDIAEoCSI/ChNVbmRvUmVzdG9yZVJlc3BvbnNlEigKB3Jlc3RvcmUYASABKAsyFy5jaG9tLmJhY2t1cC52MS5SZXN0b3JlIkIKFkdldEJhY2t1cFN0YXR1c1JlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEg8KB3NpdGVfaWQYAiABKAkiQQoXR2V0QmFja3VwU3RhdHVzUmVzcG9uc2USJgoGc3RhdHVzGAEgASgLMhYuY2hvbS5iYWNrdXAudjEuU3RhdHVzInMKGUxpc3RCYWNrdXBTdGF0dXNlc1JlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJEhYKDmF0dGVudGlvbl9vbmx5GAQgASgIImMKGkxpc3RCYWNrdXBTdGF0dXNlc1Jlc3BvbnNlEiwKCHN0YXR1c2VzGAEgAygLMhouY2hvbS5iYWNrdXAudjEuU2l0ZVN0YXR1cxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiUQoSRHJpbGxCYWNrdXBSZXF1ZXN0EhcKD29yZ2FuaXphdGlvbl9pZBgBIAEoCRIPCgdzaXRlX2lkGAIgASgJEhEKCWJhY2t1cF9pZBgDIAEoCSI7ChNEcmlsbEJhY2t1cFJlc3BvbnNlEiQKBWRyaWxsGAEgASgLMhUuY2hvbS5iYWNrdXAudjEuRHJpbGwiPQoRTGlzdERyaWxsc1JlcXVlc3QSFwoPb3JnYW5pemF0aW9uX2lkGAEgASgJEg8KB3NpdGVfaWQYAiABKAkiOwoSTGlzdERyaWxsc1Jlc3BvbnNlEiUKBmRyaWxscxgBIAMoCzIVLmNob20uYmFja3VwLnYxLkRyaWxsImQKEUNvcHlCYWNrdXBSZXF1ZXN0EhcKD29yZ2FuaXphdGlvbl9pZBgBIAEoCRIPCgdzaXRlX2lkGAIgASgJEhEKCWJhY2t1cF9pZBgDIAEoCRISCgp0b19zaXRlX2lkGAQgASgJIjwKEkNvcHlCYWNrdXBSZXNwb25zZRImCgZiYWNrdXAYASABKAsyFi5jaG9tLmJhY2t1cC52MS5CYWNrdXAiUgoTQ2FuY2VsQmFja3VwUmVxdWVzdBIXCg9vcmdhbml6YXRpb25faWQYASABKAkSDwoHc2l0ZV9pZBgCIAEoCRIRCgliYWNrdXBfaWQYAyABKAkiPgoUQ2FuY2VsQmFja3VwUmVzcG9uc2USJgoGYmFja3VwGAEgASgLMhYuY2hvbS5iYWNrdXAudjEuQmFja3VwMu4KCg1CYWNrdXBTZXJ2aWNlElkKDENyZWF0ZUJhY2t1cBIjLmNob20uYmFja3VwLnYxLkNyZWF0ZUJhY2t1cFJlcXVlc3QaJC5jaG9tLmJhY2t1cC52MS5DcmVhdGVCYWNrdXBSZXNwb25zZRJQCglHZXRCYWNrdXASIC5jaG9tLmJhY2t1cC52MS5HZXRCYWNrdXBSZXF1ZXN0GiEuY2hvbS5iYWNrdXAudjEuR2V0QmFja3VwUmVzcG9uc2USVgoLTGlzdEJhY2t1cHMSIi5jaG9tLmJhY2t1cC52MS5MaXN0QmFja3Vwc1JlcXVlc3QaIy5jaG9tLmJhY2t1cC52MS5MaXN0QmFja3Vwc1Jlc3BvbnNlElkKDEJyb3dzZUJhY2t1cBIjLmNob20uYmFja3VwLnYxLkJyb3dzZUJhY2t1cFJlcXVlc3QaJC5jaG9tLmJhY2t1cC52MS5Ccm93c2VCYWNrdXBSZXNwb25zZRJhCg5Eb3dubG9hZEJhY2t1cBIlLmNob20uYmFja3VwLnYxLkRvd25sb2FkQmFja3VwUmVxdWVzdBomLmNob20uYmFja3VwLnYxLkRvd25sb2FkQmFja3VwUmVzcG9uc2UwARJbCgxFeHBvcnRCYWNrdXASIy5jaG9tLmJhY2t1cC52MS5FeHBvcnRCYWNrdXBSZXF1ZXN0GiQuY2hvbS5iYWNrdXAudjEuRXhwb3J0QmFja3VwUmVzcG9uc2UwARJcCg1SZXN0b3JlQmFja3VwEiQuY2hvbS5iYWNrdXAudjEuUmVzdG9yZUJhY2t1cFJlcXVlc3QaJS5jaG9tLmJhY2t1cC52MS5SZXN0b3JlQmFja3VwUmVzcG9uc2USWQoMTGlzdFJlc3RvcmVzEiMuY2hvbS5iYWNrdXAudjEuTGlzdFJlc3RvcmVzUmVxdWVzdBokLmNob20uYmFja3VwLnYxLkxpc3RSZXN0b3Jlc1Jlc3BvbnNlElYKC1VuZG9SZXN0b3JlEiIuY2hvbS5iYWNrdXAudjEuVW5kb1Jlc3RvcmVSZXF1ZXN0GiMuY2hvbS5iYWNrdXAudjEuVW5kb1Jlc3RvcmVSZXNwb25zZRJTCgpDb3B5QmFja3VwEiEuY2hvbS5iYWNrdXAudjEuQ29weUJhY2t1cFJlcXVlc3QaIi5jaG9tLmJhY2t1cC52MS5Db3B5QmFja3VwUmVzcG9uc2USWQoMQ2FuY2VsQmFja3VwEiMuY2hvbS5iYWNrdXAudjEuQ2FuY2VsQmFja3VwUmVxdWVzdBokLmNob20uYmFja3VwLnYxLkNhbmNlbEJhY2t1cFJlc3BvbnNlEmIKD0dldEJhY2t1cFN0YXR1cxImLmNob20uYmFja3VwLnYxLkdldEJhY2t1cFN0YXR1c1JlcXVlc3QaJy5jaG9tLmJhY2t1cC52MS5HZXRCYWNrdXBTdGF0dXNSZXNwb25zZRJrChJMaXN0QmFja3VwU3RhdHVzZXMSKS5jaG9tLmJhY2t1cC52MS5MaXN0QmFja3VwU3RhdHVzZXNSZXF1ZXN0GiouY2hvbS5iYWNrdXAudjEuTGlzdEJhY2t1cFN0YXR1c2VzUmVzcG9uc2USVgoLRHJpbGxCYWNrdXASIi5jaG9tLmJhY2t1cC52MS5EcmlsbEJhY2t1cFJlcXVlc3QaIy5jaG9tLmJhY2t1cC52MS5EcmlsbEJhY2t1cFJlc3BvbnNlElMKCkxpc3REcmlsbHMSIS5jaG9tLmJhY2t1cC52MS5MaXN0RHJpbGxzUmVxdWVzdBoiLmNob20uYmFja3VwLnYxLkxpc3REcmlsbHNSZXNwb25zZWIGcHJvdG8z", [file_chom_backup_v1_backup, file_google_protobuf_timestamp]);
 
 /**
  * CreateBackupRequest names the site.
@@ -773,6 +773,77 @@ export const GetBackupStatusResponseSchema: GenMessage<GetBackupStatusResponse> 
   messageDesc(file_chom_backup_v1_backup_service, 20);
 
 /**
+ * ListBackupStatusesRequest asks for a page of them.
+ *
+ * @generated from message chom.backup.v1.ListBackupStatusesRequest
+ */
+export type ListBackupStatusesRequest = Message<"chom.backup.v1.ListBackupStatusesRequest"> & {
+  /**
+   * The organization.
+   *
+   * @generated from field: string organization_id = 1;
+   */
+  organizationId: string;
+
+  /**
+   * How many at most, up to 500; 0 means 50.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the page before; empty for the first page.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+
+  /**
+   * Only those that need somebody: whose backups fail, are overdue or damaged, whose newest drill failed, or of which no restore was
+   * proven although there was time for that.
+   *
+   * @generated from field: bool attention_only = 4;
+   */
+  attentionOnly: boolean;
+};
+
+/**
+ * Describes the message chom.backup.v1.ListBackupStatusesRequest.
+ * Use `create(ListBackupStatusesRequestSchema)` to create a new message.
+ */
+export const ListBackupStatusesRequestSchema: GenMessage<ListBackupStatusesRequest> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup_service, 21);
+
+/**
+ * ListBackupStatusesResponse is a page.
+ *
+ * @generated from message chom.backup.v1.ListBackupStatusesResponse
+ */
+export type ListBackupStatusesResponse = Message<"chom.backup.v1.ListBackupStatusesResponse"> & {
+  /**
+   * One for each site.
+   *
+   * @generated from field: repeated chom.backup.v1.SiteStatus statuses = 1;
+   */
+  statuses: SiteStatus[];
+
+  /**
+   * Token of the next page; empty after the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message chom.backup.v1.ListBackupStatusesResponse.
+ * Use `create(ListBackupStatusesResponseSchema)` to create a new message.
+ */
+export const ListBackupStatusesResponseSchema: GenMessage<ListBackupStatusesResponse> = /*@__PURE__*/
+  messageDesc(file_chom_backup_v1_backup_service, 22);
+
+/**
  * DrillBackupRequest names the backup.
  *
  * @generated from message chom.backup.v1.DrillBackupRequest
@@ -805,7 +876,7 @@ export type DrillBackupRequest = Message<"chom.backup.v1.DrillBackupRequest"> & 
  * Use `create(DrillBackupRequestSchema)` to create a new message.
  */
 export const DrillBackupRequestSchema: GenMessage<DrillBackupRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 21);
+  messageDesc(file_chom_backup_v1_backup_service, 23);
 
 /**
  * DrillBackupResponse holds the drill to be.
@@ -826,7 +897,7 @@ export type DrillBackupResponse = Message<"chom.backup.v1.DrillBackupResponse"> 
  * Use `create(DrillBackupResponseSchema)` to create a new message.
  */
 export const DrillBackupResponseSchema: GenMessage<DrillBackupResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 22);
+  messageDesc(file_chom_backup_v1_backup_service, 24);
 
 /**
  * ListDrillsRequest names the site.
@@ -854,7 +925,7 @@ export type ListDrillsRequest = Message<"chom.backup.v1.ListDrillsRequest"> & {
  * Use `create(ListDrillsRequestSchema)` to create a new message.
  */
 export const ListDrillsRequestSchema: GenMessage<ListDrillsRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 23);
+  messageDesc(file_chom_backup_v1_backup_service, 25);
 
 /**
  * ListDrillsResponse holds the newest 100.
@@ -875,7 +946,7 @@ export type ListDrillsResponse = Message<"chom.backup.v1.ListDrillsResponse"> & 
  * Use `create(ListDrillsResponseSchema)` to create a new message.
  */
 export const ListDrillsResponseSchema: GenMessage<ListDrillsResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 24);
+  messageDesc(file_chom_backup_v1_backup_service, 26);
 
 /**
  * CopyBackupRequest says which backup, and to which site.
@@ -917,7 +988,7 @@ export type CopyBackupRequest = Message<"chom.backup.v1.CopyBackupRequest"> & {
  * Use `create(CopyBackupRequestSchema)` to create a new message.
  */
 export const CopyBackupRequestSchema: GenMessage<CopyBackupRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 25);
+  messageDesc(file_chom_backup_v1_backup_service, 27);
 
 /**
  * CopyBackupResponse holds the backup to be.
@@ -938,7 +1009,7 @@ export type CopyBackupResponse = Message<"chom.backup.v1.CopyBackupResponse"> & 
  * Use `create(CopyBackupResponseSchema)` to create a new message.
  */
 export const CopyBackupResponseSchema: GenMessage<CopyBackupResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 26);
+  messageDesc(file_chom_backup_v1_backup_service, 28);
 
 /**
  * CancelBackupRequest names the backup.
@@ -973,7 +1044,7 @@ export type CancelBackupRequest = Message<"chom.backup.v1.CancelBackupRequest"> 
  * Use `create(CancelBackupRequestSchema)` to create a new message.
  */
 export const CancelBackupRequestSchema: GenMessage<CancelBackupRequest> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 27);
+  messageDesc(file_chom_backup_v1_backup_service, 29);
 
 /**
  * CancelBackupResponse holds the backup.
@@ -994,7 +1065,7 @@ export type CancelBackupResponse = Message<"chom.backup.v1.CancelBackupResponse"
  * Use `create(CancelBackupResponseSchema)` to create a new message.
  */
 export const CancelBackupResponseSchema: GenMessage<CancelBackupResponse> = /*@__PURE__*/
-  messageDesc(file_chom_backup_v1_backup_service, 28);
+  messageDesc(file_chom_backup_v1_backup_service, 30);
 
 /**
  * BackupService makes backups of sites and puts them back.
@@ -1126,6 +1197,16 @@ export const BackupService: GenService<{
     methodKind: "unary";
     input: typeof GetBackupStatusRequestSchema;
     output: typeof GetBackupStatusResponseSchema;
+  },
+  /**
+   * ListBackupStatuses tells of all sites that are not in the trash how well they are backed up, by their ids.
+   *
+   * @generated from rpc chom.backup.v1.BackupService.ListBackupStatuses
+   */
+  listBackupStatuses: {
+    methodKind: "unary";
+    input: typeof ListBackupStatusesRequestSchema;
+    output: typeof ListBackupStatusesResponseSchema;
   },
   /**
    * DrillBackup has a READY backup restored to a scratch place now, served there, and compared. The site takes no part. Each site has
