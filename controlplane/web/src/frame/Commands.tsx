@@ -1,7 +1,7 @@
 import "@mantine/spotlight/styles.css";
 import { Spotlight, spotlight } from "@mantine/spotlight";
 import { useNavigate } from "@tanstack/react-router";
-import { useEffect } from "react";
+import { useEffect, useRef } from "react";
 import { useTranslation } from "react-i18next";
 import { useHere } from "../organization/here.js";
 import { useSites } from "../site/queries.js";
@@ -14,8 +14,14 @@ export function Commands({ times, operator }: { times: number; operator: boolean
 	const here = useHere();
 	const organization = here?.id ?? "";
 	const sites = useSites(organization, { enabled: organization !== "" });
-	// biome-ignore lint/correctness/useExhaustiveDependencies: each call opens it, the first one too
-	useEffect(() => spotlight.open(), [times]);
+	// Enter goes to the first one that is there after a key: what comes later would not be it.
+	const known = !sites.isLoading;
+	const answered = useRef(0);
+	useEffect(() => {
+		if (!known || answered.current === times) return;
+		answered.current = times;
+		spotlight.open();
+	}, [times, known]);
 	const go = [
 		...(here
 			? [
