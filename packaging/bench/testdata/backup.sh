@@ -6,6 +6,7 @@
 #   backup.sh change HANDLE ROUND WHERE       1 % of both: of the files as many in each directory, of the rows the "newest" or some "everywhere"
 #   backup.sh restic HANDLE URL               restic of the files, mariadb-dump piped into restic: seconds, CPU seconds
 #   backup.sh restore HANDLE URL              restic restore of the files, restic dump piped into mariadb: seconds
+#   backup.sh dump HANDLE                     mariadb-dump to nowhere, which each backup of a database begins with: seconds
 #   backup.sh tar HANDLE URL                  tar and dump through zstd to a file, and that to S3: seconds
 #   backup.sh cpu HANDLE                      CPU seconds that the one site and the agent have taken so far
 #   backup.sh memory HANDLE                   the most that the agent, its helper and restic have together, until it is over: MiB
@@ -61,6 +62,11 @@ restore)
 	restic dump -q --no-cache --path /database.sql latest /database.sql | mariadb restored
 	echo "$(now) $begin" | awk '{print $1 - $2}'
 	mariadb -e "DROP DATABASE restored" && rm -rf /var/tmp/restored
+	;;
+dump)
+	begin=$(now)
+	mariadb-dump $common "s$2" >/dev/null
+	echo "$(now) $begin" | awk '{print $1 - $2}'
 	;;
 tar)
 	begin=$(now)
