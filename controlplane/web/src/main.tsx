@@ -9,7 +9,7 @@ import { createRoot } from "react-dom/client";
 import { queries, transport } from "./api.js";
 import { start, wanted } from "./language/language.js";
 import { router } from "./router.js";
-import { theme } from "./theme.js";
+import { colors, theme } from "./theme.js";
 
 const nonce = document.querySelector<HTMLMetaElement>('meta[property="csp-nonce"]')?.nonce ?? "";
 const root = document.getElementById("root");
@@ -18,7 +18,7 @@ if (!root) throw new Error("the page has no root");
 void start(wanted()).then(() =>
 	createRoot(root).render(
 		<StrictMode>
-			<MantineProvider theme={theme} defaultColorScheme="auto" getStyleNonce={() => nonce}>
+			<MantineProvider theme={theme} cssVariablesResolver={colors} defaultColorScheme="auto" getStyleNonce={() => nonce}>
 				<TransportProvider transport={transport}>
 					<QueryClientProvider client={queries}>
 						<RouterProvider router={router} />

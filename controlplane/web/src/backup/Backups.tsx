@@ -1,5 +1,5 @@
 import { useQuery } from "@connectrpc/connect-query";
-import { Group, Stack, Table, Text } from "@mantine/core";
+import { Group, Stack, Table, Text, VisuallyHidden } from "@mantine/core";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { type Backup, type Drill, DrillState, Reason, type Restore, State } from "../gen/chom/backup/v1/backup_pb.js";
@@ -22,18 +22,19 @@ export function Backups({ site }: { site: Site }) {
 	const backups = useQuery(BackupService.method.listBackups, { ...request, pageSize: 100 });
 	const restores = useQuery(BackupService.method.listRestores, request);
 	const drills = useQuery(BackupService.method.listDrills, request);
-	const [watched, setWatched] = useState("");
+	const [begun, setBegun] = useState("");
+	const [restore, setRestore] = useState("");
 	const list = backups.data?.backups ?? [];
 	const now = status.data?.status;
+	const watch = (task: string, restored = "") => {
+		setBegun(task);
+		setRestore(restored);
+	};
+	// That of a restore changes once the backup before it is there.
+	const watched = restores.data?.restores.find(({ id }) => id === restore)?.taskId || begun;
 	const running = list.some(({ state }) => state === State.RUNNING || state === State.CHECKING);
 	const make = (
-		<Act
-			method={BackupService.method.createBackup}
-			request={request}
-			onDone={({ backup }) => setWatched(backup?.taskId ?? "")}
-			variant="filled"
-			disabled={running}
-		>
+		<Act method={BackupService.method.createBackup} request={request} onDone={({ backup }) => watch(backup?.taskId ?? "")} variant="filled" disabled={running}>
 			{running ? t("backup.making") : t("backup.make")}
 		</Act>
 	);
@@ -75,7 +76,7 @@ export function Backups({ site }: { site: Site }) {
 					<TaskWatch organization={site.organizationId} task={watched} />
 				</Card>
 			)}
-			<Undo restores={restores.data?.restores ?? []} onDone={setWatched} />
+			<Undo restores={restores.data?.restores ?? []} onDone={watch} />
 			{backups.isPending && <Waiting />}
 			{backups.data && list.length === 0 && <Empty title={t("backup.none.title")}>{t("backup.none.text")}</Empty>}
 			{list.length > 0 && (
@@ -87,12 +88,14 @@ export function Backups({ site }: { site: Site }) {
 								<Table.Th>{t("backup.column.state")}</Table.Th>
 								<Table.Th>{t("backup.column.holds")}</Table.Th>
 								<Table.Th>{t("backup.column.why")}</Table.Th>
-								<Table.Th aria-label={t("backup.column.do")} />
+								<Table.Th>
+									<VisuallyHidden>{t("backup.column.do")}</VisuallyHidden>
+								</Table.Th>
 							</Table.Tr>
 						</Table.Thead>
 						<Table.Tbody>
 							{list.map((backup) => (
-								<Row key={backup.id} site={site} backup={backup} drills={drills.data?.drills ?? []} onTask={setWatched} />
+								<Row key={backup.id} site={site} backup={backup} drills={drills.data?.drills ?? []} onTask={watch} />
 							))}
 						</Table.Tbody>
 					</Table>
@@ -119,7 +122,7 @@ const reasons = {
 	[Reason.IMPORTED]: "imported",
 } as const satisfies Record<Reason, string>;
 
-function Row({ site, backup, drills, onTask }: { site: Site; backup: Backup; drills: readonly Drill[]; onTask: (task: string) => void }) {
+function Row({ site, backup, drills, onTask }: { site: Site; backup: Backup; drills: readonly Drill[]; onTask: (task: string, restore?: string) => void }) {
 	const { t, i18n } = useTranslation();
 	const [tone, key] = states[backup.state] ?? states[State.UNSPECIFIED];
 	const drill = drills.find(({ backupId }) => backupId === backup.id);
