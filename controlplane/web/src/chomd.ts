@@ -95,7 +95,8 @@ async function firstSecret(chomd: ChildProcess): Promise<string> {
 	throw new Error("chomd ended at once");
 }
 
-function freePort(): Promise<number> {
+/** A port of this machine that nobody listens on. */
+export function freePort(): Promise<number> {
 	return new Promise((found, failed) => {
 		const server = createServer().once("error", failed);
 		server.listen(0, "127.0.0.1", () => {

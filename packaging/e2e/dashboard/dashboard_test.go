@@ -15,7 +15,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
 
@@ -60,7 +59,7 @@ func TestDashboard(t *testing.T) {
 		"baseUrl": r.URL(), "setupSecret": r.SetupSecret, "mails": mails, "address": h.Addr().String(), "home": trusting(t, r.CA.Roots),
 	}))
 	t.Cleanup(hands.Close)
-	walk(ctx, t, filepath.Join(tree, "controlplane/web"), hands.URL)
+	walk(ctx, t, tree, hands.URL)
 }
 
 // hands do what a person does beside the browser.
@@ -126,18 +125,10 @@ func trusting(t *testing.T, roots []byte) string {
 }
 
 // walk runs the walk; each of its tests is one here.
-func walk(ctx context.Context, t *testing.T, web, hands string) {
+func walk(ctx context.Context, t *testing.T, tree, hands string) {
 	t.Helper()
 	report := filepath.Join(t.TempDir(), "report.json")
-	vitest := exec.CommandContext(ctx, "npx", "vitest", "run", "--reporter=default", "--reporter=json", "--outputFile="+report)
-	vitest.Dir = web
-	vitest.Env = append(os.Environ(), "LAB="+hands)
-	vitest.Stdout, vitest.Stderr = t.Output(), t.Output()
-	// All that it starts ends with it.
-	vitest.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	vitest.Cancel = func() error { return syscall.Kill(-vitest.Process.Pid, syscall.SIGTERM) }
-	vitest.WaitDelay = 10 * time.Second
-	failed := vitest.Run()
+	failed := rig.Walk(ctx, tree, "lab", []string{"LAB=" + hands}, t.Output(), "--reporter=default", "--reporter=json", "--outputFile="+report)
 	text, err := os.ReadFile(report)
 	if err != nil {
 		t.Fatalf("the walk did not run to its end: %v", failed)
