@@ -183,7 +183,7 @@ test("who is invited by mail joins, and sees what a viewer may", async () => {
 	await lena.press("Go on");
 	await lena.title("Make your first organization");
 
-	await invite("lena@walk.example");
+	expect(await call(here.page, "organization.v1.OrganizationService/CreateInvitation", { email: "lena@walk.example", role: "ROLE_VIEWER" })).toBe(200);
 	await lena.page.goto(/http\S*\/invitation#chom\w+/.exec(await here.chomd.mail(/\/invitation#/))?.[0] ?? "");
 	await lena.title("Join acme?");
 	await lena.sound("lab-invitation");
@@ -196,39 +196,50 @@ test("who is invited by mail joins, and sees what a viewer may", async () => {
 	await lena.says("Active");
 	await lena.page.getByRole("tab", { name: "Backups" }).click();
 	await lena.page.getByRole("cell", { name: "Ready", exact: true }).first().waitFor();
+	expect(await call(lena.page, "backup.v1.BackupService/CreateBackup", { siteId: /\/sites\/([^/?]+)/.exec(lena.page.url())?.[1] })).toBe(403);
 	await lena.go("/servers");
 	await lena.page.getByRole("alert").waitFor();
 	await lena.page.context().close();
 });
 
-/** As the operator's page would do it. */
-async function invite(email: string) {
-	const organizationId = /\/o\/([^/]+)/.exec(here.page.url())?.[1];
-	const status = await here.page.evaluate(
-		async (body) => {
-			const headers = { "Content-Type": "application/json" };
-			return (await fetch("/chom.organization.v1.OrganizationService/CreateInvitation", { method: "POST", headers, body })).status;
-		},
-		JSON.stringify({ organizationId, email, role: "ROLE_VIEWER" }),
+/** Calls as a page of the organization would, and gives how it was answered. */
+async function call(page: Page, method: string, request: object): Promise<number> {
+	const organizationId = /\/o\/([^/]+)/.exec(page.url())?.[1];
+	return page.evaluate(
+		async ([method, body]) => (await fetch(`/chom.${method}`, { method: "POST", headers: { "Content-Type": "application/json" }, body })).status,
+		[method, JSON.stringify({ organizationId, ...request })] as const,
 	);
-	expect(status).toBe(200);
 }
 
 test("what strangers write is text, wherever it shows", async () => {
 	await here.follow("Sites");
 	await here.follow("Create a site");
-	await fill("Name", "hostile");
+	await fill("Name", "shop");
 	await here.page.getByText("Static files").click();
-	await fill("Domain", "hostile.walk.example");
+	await fill("Domain", "shop.walk.example");
 	await press("More choices");
 	await fill("Title", hostile);
 	await press("Create the site");
-	await title("hostile");
+	await title("shop");
 	await says(hostile); // as its host measured it
 	expect(await here.page.locator("main img").count()).toBe(0);
 	await here.page.getByRole("tab", { name: "Tasks" }).click();
 	await here.follow("Bringing the site to what is wanted");
 	await says(/of 6 steps/);
+});
+
+test("the overview, the list and the server's page tell of all that", async () => {
+	await here.follow("Overview");
+	await says("shop waits for its names");
+	await sound("lab-overview");
+	await here.follow("Sites");
+	await here.page.getByRole("row", { name: /^blog.*Active/ }).waitFor();
+	await sound("lab-sites");
+	await here.follow("Servers");
+	await here.follow("vps1");
+	await title("vps1");
+	await here.page.getByRole("row", { name: /Preparing the server.*Done/ }).waitFor();
+	await sound("lab-server");
 });
 
 test("no script failed, and nothing was refused by the policy", () => expect(wrong).toEqual([]));

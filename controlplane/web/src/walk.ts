@@ -1,5 +1,6 @@
 // A person at the dashboard, for tests: a real control plane, and Debian's Chromium. SCREENSHOTS names a folder for pictures of
-// each page, in both schemes, on a desk and on a phone.
+// each page, in both schemes, on a desk and on a phone; PICTURES one for those of the README.
+import { writeFile } from "node:fs/promises";
 import axe from "axe-core";
 import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
 import { afterEach, beforeAll, expect } from "vitest";
@@ -117,6 +118,7 @@ async function sound(page: Page, name: string) {
 			nodes.map(({ html, any, all }) => `${id}: ${help}: ${html} ${[...any, ...all].map((check) => check.message).join("; ")}`),
 		);
 		expect(found, `${name}, ${colorScheme}`).toEqual([]);
+		if (process.env.PICTURES && pictures[name] === colorScheme) await picture(page, `${process.env.PICTURES}/${name}.webp`);
 		const folder = process.env.SCREENSHOTS;
 		if (!folder) continue;
 		await page.screenshot({ path: `${folder}/${name}-${colorScheme}-desk.png` });
@@ -125,4 +127,20 @@ async function sound(page: Page, name: string) {
 		await page.setViewportSize(desk);
 	}
 	await page.emulateMedia({ colorScheme: "light", reducedMotion: "reduce" });
+}
+
+/** What the README shows, and in which scheme. */
+const pictures: Record<string, "light" | "dark"> = {
+	"lab-overview": "light",
+	sites: "light",
+	"lab-site-creating": "dark",
+	"lab-restored": "light",
+	"lab-server": "dark",
+};
+
+async function picture(page: Page, file: string) {
+	const devtools = await page.context().newCDPSession(page);
+	const { data } = await devtools.send("Page.captureScreenshot", { format: "webp", quality: 75 });
+	await writeFile(file, Buffer.from(data, "base64"));
+	await devtools.detach();
 }

@@ -71,12 +71,12 @@ export function Backups({ site }: { site: Site }) {
 					/>
 				</Card>
 			)}
+			<Undo restores={restores.data?.restores ?? []} onDone={watch} />
 			{watched !== "" && (
-				<Card title={t("site.underWay")}>
+				<Card title={t("backup.latest")}>
 					<TaskWatch organization={site.organizationId} task={watched} />
 				</Card>
 			)}
-			<Undo restores={restores.data?.restores ?? []} onDone={watch} />
 			{backups.isPending && <Waiting />}
 			{backups.data && list.length === 0 && <Empty title={t("backup.none.title")}>{t("backup.none.text")}</Empty>}
 			{list.length > 0 && (
