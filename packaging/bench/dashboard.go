@@ -15,6 +15,7 @@ import (
 
 	sitev1 "chom.dev/proto/gen/chom/site/v1"
 
+	"chom.dev/packaging/lab"
 	"chom.dev/packaging/rig"
 )
 
@@ -71,6 +72,47 @@ func dashboard(ctx context.Context, b *bench) (_ []row, err error) {
 		return nil, err
 	}
 	return m.rows(), nil
+}
+
+// firstWay counts what leads from an empty account to a WordPress by HTTPS. The way itself is controlplane/web/src/lab.walk.ts.
+func firstWay(ctx context.Context, b *bench) (_ []row, err error) {
+	archive, err := lab.EnsureWordPress(ctx, lab.Bookworm, nil)
+	if err != nil {
+		return nil, err
+	}
+	base, err := lab.EnsureBase(ctx, lab.Bookworm, lab.Stack, nil)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("/var/tmp", "chom-walk-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	mails := filepath.Join(dir, "mails")
+	s, err := b.build(ctx, rig.Options{Archive: &archive, Names: true, Unclaimed: true, Args: []string{"--log-level=warn", "--mail-dir=" + mails}})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.close(ctx, err)) }()
+	h, err := s.Lab.Boot(ctx, lab.Config{Name: "vps1", Base: base})
+	if err != nil {
+		return nil, err
+	}
+	walking, cancel := context.WithTimeout(ctx, dashboardLimit)
+	defer cancel()
+	walk := rig.LabWalk{Rig: s.Rig, Host: h, Mails: mails, Home: filepath.Join(dir, "home")}
+	var said bytes.Buffer
+	// Its later parts count nothing.
+	err = walk.Run(walking, ".", &said, "--testNamePattern=operator begins|adds a server|make a WordPress|has a certificate")
+	b.detail("%s", &said)
+	if err != nil {
+		return nil, fmt.Errorf("%w:\n%s", err, &said)
+	}
+	return []row{
+		{Name: "clicks from an empty account to a WordPress by HTTPS", Value: float64(walk.Clicks), Unit: "clicks", Statistic: "once", Runs: 1, Bar: atMost(8)},
+		{Name: "the same way, with one pasted line", Value: walk.Seconds, Unit: "s", Statistic: "once", Runs: 1},
+	}, nil
 }
 
 // measured is what the walk writes: times in milliseconds, sizes in bytes.

@@ -1,19 +1,12 @@
 // Package dashboard walks the dashboard as a person does who begins with CHOM: a browser, a host of the lab, a CA, a name server,
-// mails. The walk itself is controlplane/web/src/lab.walk.ts; what it does outside of its browser is done here.
+// mails. The walk itself is controlplane/web/src/lab.walk.ts.
 package dashboard
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"encoding/pem"
-	"fmt"
-	"io"
 	"log/slog"
-	"net/http"
-	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -55,83 +48,22 @@ func TestDashboard(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	hands := httptest.NewServer(hands{r, h}.handler(map[string]string{
-		"baseUrl": r.URL(), "setupSecret": r.SetupSecret, "mails": mails, "address": h.Addr().String(), "home": trusting(t, r.CA.Roots),
-	}))
-	t.Cleanup(hands.Close)
-	walk(ctx, t, tree, hands.URL)
-}
-
-// hands do what a person does beside the browser.
-type hands struct {
-	rig  *rig.Rig
-	host *lab.Host
-}
-
-// handler tells the walk where it is, types a line into the host's shell, and sets records of the zone.
-func (h hands) handler(place map[string]string) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) {
-		_ = json.NewEncoder(w).Encode(place) // a walk that went away has failed
-	})
-	mux.HandleFunc("POST /paste", func(w http.ResponseWriter, req *http.Request) {
-		line, err := io.ReadAll(req.Body)
-		if err == nil {
-			err = h.rig.Paste(req.Context(), h.host, string(line), nil)
-		}
-		answer(w, err)
-	})
-	mux.HandleFunc("POST /dns", func(w http.ResponseWriter, req *http.Request) {
-		var record struct{ Name, Type, Value string }
-		err := json.NewDecoder(req.Body).Decode(&record)
-		if err == nil {
-			err = h.rig.DNS.Set(req.Context(), record.Name, record.Type, record.Value)
-		}
-		answer(w, err)
-	})
-	return mux
-}
-
-func answer(w http.ResponseWriter, err error) {
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-	}
-}
-
-// trusting is a home in which Chromium takes some roots for good.
-func trusting(t *testing.T, roots []byte) string {
-	t.Helper()
-	home := t.TempDir()
-	store := filepath.Join(home, ".pki/nssdb")
-	if err := os.MkdirAll(store, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	certutil := func(input []byte, args ...string) {
-		t.Helper()
-		c := exec.CommandContext(t.Context(), "certutil", append(args, "-d", "sql:"+store)...)
-		c.Stdin = bytes.NewReader(input)
-		if out, err := c.CombinedOutput(); err != nil {
-			t.Fatalf("certutil %s: %v: %s", args, err, out)
-		}
-	}
-	certutil(nil, "-N", "--empty-password")
-	for n := 0; ; n++ { // it reads one only
-		var root *pem.Block
-		if root, roots = pem.Decode(roots); root == nil {
-			return home
-		}
-		certutil(root.Bytes, "-A", "-n", fmt.Sprintf("root %d", n), "-t", "C,,")
-	}
-}
-
-// walk runs the walk; each of its tests is one here.
-func walk(ctx context.Context, t *testing.T, tree, hands string) {
-	t.Helper()
+	walk := rig.LabWalk{Rig: r, Host: h, Mails: mails, Home: t.TempDir()}
 	report := filepath.Join(t.TempDir(), "report.json")
-	failed := rig.Walk(ctx, tree, "lab", []string{"LAB=" + hands}, t.Output(), "--reporter=default", "--reporter=json", "--outputFile="+report)
+	failed := walk.Run(ctx, tree, t.Output(), "--reporter=default", "--reporter=json", "--outputFile="+report)
+	if walked := tell(t, report); failed != nil || walked == 0 {
+		t.Errorf("%d steps walked: %v", walked, failed)
+	}
+	t.Logf("%d clicks and %.0f s from an empty account to a WordPress by HTTPS", walk.Clicks, walk.Seconds)
+}
+
+// tell makes a test of each of the walk's, and gives how many there are.
+func tell(t *testing.T, report string) (walked int) {
+	t.Helper()
 	text, err := os.ReadFile(report)
 	if err != nil {
-		t.Fatalf("the walk did not run to its end: %v", failed)
+		t.Errorf("the walk did not come to its end: %v", err)
+		return 0
 	}
 	var said struct {
 		TestResults []struct {
@@ -144,7 +76,6 @@ func walk(ctx context.Context, t *testing.T, tree, hands string) {
 	if err := json.Unmarshal(text, &said); err != nil {
 		t.Fatal(err)
 	}
-	walked := 0
 	for _, file := range said.TestResults {
 		for _, test := range file.AssertionResults {
 			walked++
@@ -155,7 +86,5 @@ func walk(ctx context.Context, t *testing.T, tree, hands string) {
 			})
 		}
 	}
-	if failed != nil || walked == 0 {
-		t.Errorf("%d steps walked: %v", walked, failed)
-	}
+	return walked
 }
