@@ -1,7 +1,7 @@
 // The dashboard on a real host, as somebody walks it who begins with CHOM. packaging/e2e/dashboard starts it: LAB is where it does
 // what a person does beside the browser.
 import type { Locator, Page } from "playwright-core";
-import { expect, test } from "vitest";
+import { beforeAll, expect, test } from "vitest";
 import { newestMail } from "./chomd.js";
 import { password, walk } from "./walk.js";
 
@@ -53,6 +53,8 @@ async function opened(target: Locator): Promise<Page> {
 	await page.waitForLoadState("domcontentloaded");
 	return page;
 }
+
+beforeAll(() => here.page.setDefaultTimeout(60_000)); // real hosts take their time
 
 test("the first operator begins", async () => {
 	await go(`/first-operator#${lab.setupSecret}`);

@@ -51,7 +51,7 @@ export function walk({ begin = startChomd, flags = [], home }: Begin = {}): Walk
 	const open = async () => {
 		const context = await browser.newContext({ viewport: desk, locale: "en-GB", timezoneId: "Europe/Berlin", reducedMotion: "reduce" });
 		const page = await context.newPage();
-		page.setDefaultTimeout(60_000);
+		page.setDefaultTimeout(20_000);
 		page.on("pageerror", (error) => wrong.push(String(error)));
 		page.on("dialog", (dialog) => {
 			wrong.push(`a script of a stranger ran: ${dialog.message()}`);
