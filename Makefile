@@ -87,6 +87,17 @@ generate: ## Regenerate what comes from the protos: proto/gen, controlplane/web/
 	@cd controlplane/web && npm run -s generate
 	@packaging/setup/openapi.sh >controlplane/api/openapi.json.new && mv controlplane/api/openapi.json.new controlplane/api/openapi.json
 
+.PHONY: pictures
+pictures: ## Walk the dashboard on a host of the lab, and renew the README's pictures in controlplane/web/pictures (root)
+	@packaging/setup/deps.sh test
+	@packaging/setup/tools.sh nfpm pebble
+	@packaging/setup/web.sh build
+	@VERSION=$(VERSION) TAGS=failpoint packaging/agent/build.sh amd64
+	@mkdir -p bin-failpoint && go build -tags failpoint -o bin-failpoint/ ./controlplane/cmd/... ./agent/cmd/...
+	@mkdir -p controlplane/web/pictures
+	@export PICTURES=$$PWD/controlplane/web/pictures CHOMD=$$PWD/bin-failpoint/chomd SWARM=$$PWD/bin-failpoint/chom-swarm; \
+		(cd controlplane/web && npx vitest run src/dashboard.test.ts) && go test -count=1 ./packaging/e2e/dashboard
+
 .PHONY: lint
 lint: ## golangci-lint over all modules
 	@packaging/setup/tools.sh golangci-lint

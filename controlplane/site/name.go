@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
 	"chom.dev/controlplane/domain"
+	"chom.dev/controlplane/fleet"
 	"chom.dev/proto/contract"
 )
 
@@ -87,10 +89,15 @@ func (s *Sites) Names(ctx context.Context, site *Site) ([]Name, error) {
 		all = append(without(all, site.certificates.platform), preview)
 	}
 	awaited := domain.Awaited{}
+	var servers []netip.Addr
 	if len(site.Pending()) > 0 {
 		if awaited, err = domain.ReadAwaited(ctx, q, site.Organization); err != nil {
 			return nil, err
 		}
+		if servers, err = fleet.Addresses(ctx, q, site.Server); err != nil {
+			return nil, err
+		}
+		servers = s.public(servers)
 	}
 	now := time.Now()
 	var names []Name
@@ -118,7 +125,7 @@ func (s *Sites) Names(ctx context.Context, site *Site) ([]Name, error) {
 		n.State = nameStateOf(facts, n.Certificate, now)
 		switch n.State {
 		case NameUnclaimed:
-			n.explain(awaited)
+			n.explain(awaited, servers)
 		case NamePending:
 			n.Problem, n.Records = row.problem, row.records
 		default:
@@ -135,15 +142,15 @@ func (s *Sites) Names(ctx context.Context, site *Site) ([]Name, error) {
 	return names, nil
 }
 
-// explain says how the organization comes to hold a name.
-func (n *Name) explain(awaited domain.Awaited) {
+// explain says how the organization comes to hold a name, and where to lead it: whoever is at their DNS service need not come back.
+func (n *Name) explain(awaited domain.Awaited, servers []netip.Addr) {
 	record, claimed := awaited.For(n.Name)
 	if !claimed {
 		n.Problem = fmt.Sprintf("the organization does not hold %s: claim it, or a name above it", n.Name.Base())
 		return
 	}
 	n.Problem = "the organization does not hold it yet: set the record that proves its claim"
-	n.Records = []Record{{Name: record.Name, Type: record.Type, Value: record.Value}}
+	n.Records = append([]Record{{Name: record.Name, Type: record.Type, Value: record.Value}}, facts{name: n.Name, public: servers}.toSet("A", nil)...)
 }
 
 func (s *Site) role(name contract.Domain) Role {

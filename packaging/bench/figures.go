@@ -28,6 +28,8 @@ var figures = []figure{
 	{"certificate", "a certificate, from the moment at which the DNS leads to the site", certificate},
 	{"renewal", "500 names of one host whose certificates are renewed with the control plane off", renewal},
 	{"backup", "a backup of a WordPress site of 1.2 GB, the next one, and a restore", backups},
+	{"dashboard", "what somebody in front of the dashboard waits for", dashboard},
+	{"first-way", "the dashboard, from an empty account to a WordPress by HTTPS", firstWay},
 	{"swarm", "2,000 connected agents, chomd killed under them, and work under faults", swarm},
 	{"fresh-server", "a fresh VPS, from the pasted line to a server that takes sites", freshServer},
 }

@@ -31,6 +31,12 @@ func http2only() *http.Protocols {
 	return p
 }
 
+// OperatorEmail and OperatorPassword are what the operator signs in with where a token is of no use: in a browser.
+const (
+	OperatorEmail    = "operator@chom.example"
+	OperatorPassword = "seven blue kettles whistle"
+)
+
 func (r *Rig) signIn(ctx context.Context, secret string) error {
 	if secret == "" {
 		if r.Token == "" {
@@ -40,7 +46,7 @@ func (r *Rig) signIn(ctx context.Context, secret string) error {
 		return nil
 	}
 	res, err := NewClient(r.URL(), "").Accounts.CreateFirstOperator(ctx, &accountv1.CreateFirstOperatorRequest{
-		SetupSecret: secret, Email: "operator@chom.example",
+		SetupSecret: secret, Email: OperatorEmail, Password: OperatorPassword,
 	})
 	if err != nil {
 		return fmt.Errorf("create first operator: %w", err)

@@ -55,6 +55,8 @@ type Options struct {
 	// AgentsPort moves the address that agents dial away from chomd's own
 	// listener, for tests that put a bad network between the two. 0 is no move.
 	AgentsPort int
+	// Unclaimed leaves it to others to make the first operator, with SetupSecret: there is no client then.
+	Unclaimed bool
 	// Outlive has chomd go on when this process ends, however it ends. Else the
 	// kernel kills it then.
 	Outlive bool
@@ -76,6 +78,8 @@ type Rig struct {
 	*client.Client
 	// Token is the operator's.
 	Token string
+	// SetupSecret is what chomd printed at its first start.
+	SetupSecret string
 	// DNS and CA are there with Names.
 	DNS *knot.Server
 	CA  *pebble.CA
@@ -109,11 +113,14 @@ func Start(ctx context.Context, o Options) (*Rig, error) {
 		}
 		r.Args = append(r.Args, flags...)
 	}
-	secret, err := r.startChomd(ctx)
-	if err != nil {
+	var err error
+	if r.SetupSecret, err = r.startChomd(ctx); err != nil {
 		return nil, errors.Join(err, r.Stop(ctx))
 	}
-	if err := r.signIn(ctx, secret); err != nil {
+	if r.Unclaimed {
+		return r, nil
+	}
+	if err := r.signIn(ctx, r.SetupSecret); err != nil {
 		return nil, errors.Join(err, r.Stop(ctx))
 	}
 	return r, nil

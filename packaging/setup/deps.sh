@@ -34,6 +34,7 @@ test  mariadb-client          /usr/bin/mariadb
 test  restic                  /usr/bin/restic
 test  openssh-server          /usr/sbin/sshd
 test  chromium                /usr/bin/chromium
+test  libnss3-tools           /usr/bin/certutil
 test  php-cli                 /usr/bin/php
 test  php-mysql               /usr/lib/php/20*/mysqli.so
 test  php-xml                 /usr/lib/php/20*/dom.so

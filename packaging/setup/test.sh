@@ -13,6 +13,11 @@ mkdir -p bin-failpoint && go build -trimpath -tags failpoint -o bin-failpoint/ .
 CHOM_WORDPRESS_ARCHIVE=$(go run ./packaging/lab/cmd/chom-lab wordpress | cut -d ' ' -f 1)
 export CHOM_WORDPRESS_ARCHIVE
 
+# What the walks of a browser saw, for people to look at.
+SCREENSHOTS=$PWD/controlplane/web/screenshots
+export SCREENSHOTS
+rm -rf "$SCREENSHOTS" && mkdir "$SCREENSHOTS"
+
 log=$(mktemp)
 trap 'rm -f "$log" "$log.web"' EXIT
 failed=0

@@ -12,8 +12,8 @@ export interface Chomd {
 	agentAddress: string;
 	/** Makes the first operator. */
 	setupSecret: string;
-	/** The newest mail, as it was written to a file. */
-	mail(): Promise<string>;
+	/** The newest mail in which this is found, as it was written to a file, its lines unfolded. */
+	mail(wanted?: RegExp): Promise<string>;
 	stop(): Promise<void>;
 }
 
@@ -62,24 +62,26 @@ export async function startChomd(): Promise<Chomd> {
 		baseUrl,
 		agentAddress: agents,
 		setupSecret,
-		async mail() {
-			for (let tries = 0; tries < 200; tries++) {
-				const names = await readdir(mails).catch(() => []);
-				const newest = names
-					.filter((name) => name.endsWith(".eml"))
-					.sort()
-					.at(-1);
-				if (newest) return readFile(join(mails, newest), "utf8");
-				await pause(50);
-			}
-			throw new Error("no mail came");
-		},
+		mail: (wanted) => newestMail(mails, wanted),
 		async stop() {
 			chomd.kill();
 			await new Promise((done) => chomd.once("exit", done));
 			await rm(folder, { recursive: true });
 		},
 	};
+}
+
+/** The newest mail of a folder in which this is found, once it is there; its lines unfolded. */
+export async function newestMail(folder: string, wanted = /^/): Promise<string> {
+	for (let tries = 0; tries < 200; tries++) {
+		const names = (await readdir(folder).catch(() => [])).filter((name) => name.endsWith(".eml")).sort();
+		for (const name of names.reverse()) {
+			const text = (await readFile(join(folder, name), "utf8")).replaceAll(/=\r?\n/g, "").replaceAll("=3D", "=");
+			if (wanted.test(text)) return text;
+		}
+		await pause(50);
+	}
+	throw new Error("no mail came");
 }
 
 async function firstSecret(chomd: ChildProcess): Promise<string> {
@@ -93,7 +95,8 @@ async function firstSecret(chomd: ChildProcess): Promise<string> {
 	throw new Error("chomd ended at once");
 }
 
-function freePort(): Promise<number> {
+/** A port of this machine that nobody listens on. */
+export function freePort(): Promise<number> {
 	return new Promise((found, failed) => {
 		const server = createServer().once("error", failed);
 		server.listen(0, "127.0.0.1", () => {

@@ -123,7 +123,6 @@ test("a site's names, backups, tasks and settings say what to do next", async ()
 	await go(new URL(site).pathname);
 	await here.page.getByRole("tab", { name: "Names and certificates" }).click();
 	await says("Not yet yours");
-	await press("Show that it is yours");
 	await says("Set these records in your DNS:");
 	await sound("site-names");
 	await here.page.getByRole("tab", { name: "Backups" }).click();

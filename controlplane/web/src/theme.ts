@@ -1,4 +1,4 @@
-import { Alert, Button, createTheme, Modal } from "@mantine/core";
+import { Alert, Button, type CSSVariablesResolver, createTheme, Modal } from "@mantine/core";
 
 export const theme = createTheme({
 	primaryColor: "cyan",
@@ -15,3 +15,7 @@ export const theme = createTheme({
 		Alert: Alert.extend({ defaultProps: { radius: "md" } }),
 	},
 });
+
+// Under the pointer a button grows darker: lighter, as Mantine has it, its text has too little contrast.
+const hover = { "--mantine-color-cyan-filled-hover": "#095d6e", "--mantine-color-red-filled-hover": "#a82222" };
+export const colors: CSSVariablesResolver = () => ({ variables: {}, light: hover, dark: hover });

@@ -23,18 +23,19 @@ export function Backups({ site }: { site: Site }) {
 	const backups = useQuery(BackupService.method.listBackups, { ...request, pageSize: 100 });
 	const restores = useQuery(BackupService.method.listRestores, request);
 	const drills = useQuery(BackupService.method.listDrills, request);
-	const [watched, setWatched] = useState("");
+	const [begun, setBegun] = useState("");
+	const [restore, setRestore] = useState("");
 	const list = backups.data?.backups ?? [];
 	const now = status.data?.status;
+	const watch = (task: string, restored = "") => {
+		setBegun(task);
+		setRestore(restored);
+	};
+	// That of a restore changes once the backup before it is there.
+	const watched = restores.data?.restores.find(({ id }) => id === restore)?.taskId || begun;
 	const running = list.some(({ state }) => state === State.RUNNING || state === State.CHECKING);
 	const make = (
-		<Act
-			method={BackupService.method.createBackup}
-			request={request}
-			onDone={({ backup }) => setWatched(backup?.taskId ?? "")}
-			variant="filled"
-			disabled={running}
-		>
+		<Act method={BackupService.method.createBackup} request={request} onDone={({ backup }) => watch(backup?.taskId ?? "")} variant="filled" disabled={running}>
 			{running ? t("backup.making") : t("backup.make")}
 		</Act>
 	);
@@ -71,12 +72,12 @@ export function Backups({ site }: { site: Site }) {
 					/>
 				</Card>
 			)}
+			<Undo restores={restores.data?.restores ?? []} onDone={watch} />
 			{watched !== "" && (
-				<Card title={t("site.underWay")}>
+				<Card title={t("backup.latest")}>
 					<TaskWatch organization={site.organizationId} task={watched} />
 				</Card>
 			)}
-			<Undo restores={restores.data?.restores ?? []} onDone={setWatched} />
 			{backups.isPending && <Waiting />}
 			{backups.data && list.length === 0 && <Empty title={t("backup.none.title")}>{t("backup.none.text")}</Empty>}
 			{list.length > 0 && (
@@ -89,7 +90,7 @@ export function Backups({ site }: { site: Site }) {
 						{ title: t("backup.column.state"), cell: (backup) => <Came backup={backup} drills={drills.data?.drills ?? []} /> },
 						{ title: t("backup.column.holds"), cell: (backup) => <Holds backup={backup} /> },
 						{ title: t("backup.column.why"), cell: ({ reason }) => t(`backup.reason.${reasons[reason] ?? "requested"}`) },
-						{ title: t("backup.column.do"), untitled: true, cell: (backup) => <Doing site={site} backup={backup} onTask={setWatched} /> },
+						{ title: t("backup.column.do"), untitled: true, cell: (backup) => <Doing site={site} backup={backup} onTask={watch} /> },
 					]}
 				/>
 			)}
@@ -151,7 +152,7 @@ function Holds({ backup: { contents, state } }: { backup: Backup }) {
 	);
 }
 
-function Doing({ site, backup, onTask }: { site: Site; backup: Backup; onTask: (task: string) => void }) {
+function Doing({ site, backup, onTask }: { site: Site; backup: Backup; onTask: (task: string, restore?: string) => void }) {
 	const { t } = useTranslation();
 	if (backup.state !== State.READY) return null;
 	return (

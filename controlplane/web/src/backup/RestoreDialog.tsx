@@ -13,7 +13,7 @@ import { Time } from "../ui/Time.js";
 type Part = "all" | "files" | "database";
 
 /** Says what a restore will do before it does. */
-export function RestoreDialog({ site, backup, onDone }: { site: Site; backup: Backup; onDone: (task: string) => void }) {
+export function RestoreDialog({ site, backup, onDone }: { site: Site; backup: Backup; onDone: (task: string, restore: string) => void }) {
 	const { t } = useTranslation();
 	const [opened, { open, close }] = useDisclosure();
 	const [part, setPart] = useState<Part>("all");
@@ -22,7 +22,7 @@ export function RestoreDialog({ site, backup, onDone }: { site: Site; backup: Ba
 	const restore = useMutation(BackupService.method.restoreBackup, {
 		onSuccess: (answer) => {
 			close();
-			onDone(answer.restore?.taskId ?? "");
+			onDone(answer.restore?.taskId ?? "", answer.restore?.id ?? "");
 		},
 	});
 	return (

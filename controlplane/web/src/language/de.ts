@@ -344,6 +344,7 @@ export const de: Catalog = {
 		status: "Wie gut sie gesichert ist",
 		make: "Jetzt sichern",
 		making: "Eine Sicherung läuft",
+		latest: "Letzter Vorgang",
 		last: "Neueste Sicherung",
 		never: "noch keine",
 		proven: "Letzte bewiesene Wiederherstellung",

@@ -335,6 +335,7 @@ export const en = {
 		status: "How well it is backed up",
 		make: "Back up now",
 		making: "A backup is under way",
+		latest: "Latest action",
 		last: "Newest backup",
 		never: "none yet",
 		proven: "Last proven restore",

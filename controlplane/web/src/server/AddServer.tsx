@@ -1,9 +1,10 @@
 import { useMutation } from "@connectrpc/connect-query";
-import { Stack, Text, Timeline } from "@mantine/core";
+import { Group, Stack, Text, Timeline } from "@mantine/core";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { State } from "../gen/chom/fleet/v1/server_pb.js";
 import { type CreateServerResponse, type JoinToken, ServerService } from "../gen/chom/fleet/v1/server_service_pb.js";
+import { useHere } from "../organization/here.js";
 import { TaskWatch } from "../task/TaskWatch.js";
 import { Act, Form } from "../ui/Act.js";
 import { CheckIcon } from "../ui/icons.js";
@@ -45,6 +46,7 @@ export function Arrival({ id, token }: { id: string; token: JoinToken }) {
 	const { t } = useTranslation();
 	const [line, setLine] = useState(token);
 	const { data, error } = useServer(id, watchful);
+	const here = useHere();
 	const server = data?.server;
 	const arrived = server !== undefined && server.state !== State.PENDING;
 	const ready = arrived && server.online && (server.facts?.prepared ?? false);
@@ -104,11 +106,16 @@ export function Arrival({ id, token }: { id: string; token: JoinToken }) {
 				</Notice>
 			)}
 			{arrived && (
-				<div>
-					<LinkButton to="/servers/$server" params={{ server: id }}>
+				<Group gap="sm">
+					{ready && here && (
+						<LinkButton to="/o/$organization/sites/new" params={{ organization: here.id }}>
+							{t("sites.create")}
+						</LinkButton>
+					)}
+					<LinkButton to="/servers/$server" params={{ server: id }} variant="default">
 						{t("addServer.open")}
 					</LinkButton>
-				</div>
+				</Group>
 			)}
 		</Stack>
 	);

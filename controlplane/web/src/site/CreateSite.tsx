@@ -1,17 +1,21 @@
-import { useMutation } from "@connectrpc/connect-query";
+import { callUnaryMethod, useTransport } from "@connectrpc/connect-query";
 import { Button, Collapse, Group, SegmentedControl, Select, Stack, TagsInput, Text, TextInput } from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
+import { useMutation } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { useCaller } from "../account/caller.js";
+import { ClaimService } from "../gen/chom/domain/v1/claim_service_pb.js";
 import { SiteService } from "../gen/chom/site/v1/site_service_pb.js";
 import { useOrganizationId } from "../organization/here.js";
 import { useServers } from "../server/queries.js";
 import { Form } from "../ui/Act.js";
+import { freshId } from "../ui/id.js";
 import { NameInput } from "../ui/NameInput.js";
 import { Card, Link, Page } from "../ui/parts.js";
 import { isDomain, tagRule } from "../ui/rules.js";
+import { claimOf } from "./claim.js";
 
 /** Three fields make a site; the rest has a default and can be opened. */
 export function CreateSite() {
@@ -21,7 +25,7 @@ export function CreateSite() {
 	const { data: caller } = useCaller();
 	const [opened, { toggle }] = useDisclosure();
 	// One id for all tries to send this form: whatever the network does, it makes one site.
-	const [requestId] = useState(() => crypto.randomUUID());
+	const [requestId] = useState(freshId);
 	const [name, setName] = useState("");
 	const [type, setType] = useState("wordpress");
 	const [domain, setDomain] = useState("");
@@ -30,14 +34,21 @@ export function CreateSite() {
 	const [admin, setAdmin] = useState("");
 	const [tags, setTags] = useState<string[]>([]);
 	const [server, setServer] = useState<string | null>(null);
-	const create = useMutation(SiteService.method.createSite, {
-		onSuccess: ({ site }) => site && void navigate({ to: "/o/$organization/sites/$site", params: { organization, site: site.id } }),
+	const transport = useTransport();
+	const create = useMutation({
+		mutationFn: async () => {
+			const settings: Record<string, string> =
+				type === "wordpress" ? { title: title || name, admin_email: admin || (caller?.email ?? "") } : title ? { title } : {};
+			const wanted = { organizationId: organization, name, type, domains: [domain, ...more], settings, tags, serverId: server ?? "", requestId };
+			const { site } = await callUnaryMethod(transport, SiteService.method.createSite, wanted);
+			// Its page then says at once which records prove that they are the organization's; that is done there, too, should this fail.
+			await Promise.allSettled(
+				(site?.pendingDomains ?? []).map((name) => callUnaryMethod(transport, ClaimService.method.createClaim, claimOf(organization, name))),
+			);
+			return site;
+		},
+		onSuccess: (site) => site && void navigate({ to: "/o/$organization/sites/$site", params: { organization, site: site.id } }),
 	});
-	const send = () => {
-		const settings: Record<string, string> =
-			type === "wordpress" ? { title: title || name, admin_email: admin || (caller?.email ?? "") } : title ? { title } : {};
-		create.mutate({ organizationId: organization, name, type, domains: [domain, ...more], settings, tags, serverId: server ?? "", requestId });
-	};
 	const wrongDomains = more.filter((name) => !isDomain(name));
 	const wrongTags = tags.filter((tag) => !tagRule.test(tag));
 	return (
@@ -54,7 +65,7 @@ export function CreateSite() {
 					label={t("createSite.go")}
 					pending={create.isPending}
 					error={create.error}
-					onSend={send}
+					onSend={() => create.mutate()}
 					other={
 						<Button variant="subtle" onClick={toggle} aria-expanded={opened} aria-controls="more">
 							{opened ? t("createSite.less") : t("createSite.more")}

@@ -1,5 +1,6 @@
-import { useMutation } from "@connectrpc/connect-query";
+import { callUnaryMethod, useTransport } from "@connectrpc/connect-query";
 import { Group, Stack, Text, TextInput } from "@mantine/core";
+import { useMutation } from "@tanstack/react-query";
 import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { ClaimService } from "../gen/chom/domain/v1/claim_service_pb.js";
@@ -11,7 +12,15 @@ import { isDomain } from "../ui/rules.js";
 import { Sheet } from "../ui/Sheet.js";
 import { Time } from "../ui/Time.js";
 import { sentence } from "../ui/words.js";
+import { claimOf } from "./claim.js";
 import { NameStateOf } from "./SiteState.js";
+
+/** What to do next for the names that are not there yet; nothing where all are, or will be by themselves. */
+export function NextStep({ site }: { site: Site }) {
+	return site.names
+		.filter(({ role, records }) => role !== NameRole.PREVIEW && records.length > 0)
+		.map((name) => <Name key={name.name} site={site} name={name} />);
+}
 
 /** The names that a site answers to: how far each is, and what to do next. */
 export function Names({ site }: { site: Site }) {
@@ -100,7 +109,7 @@ function Name({ site, name }: { site: Site; name: SiteName }) {
 					</>
 				)}
 				{name.state === NameState.UNCLAIMED && name.records.length === 0 && (
-					<Act method={ClaimService.method.createClaim} request={{ organizationId: site.organizationId, name: name.name }}>
+					<Act method={ClaimService.method.createClaim} request={claimOf(site.organizationId, name.name)}>
 						{t("name.claim")}
 					</Act>
 				)}
@@ -123,24 +132,25 @@ function Name({ site, name }: { site: Site; name: SiteName }) {
 function Add({ site }: { site: Site }) {
 	const { t } = useTranslation();
 	const [name, setName] = useState("");
-	const add = useMutation(SiteService.method.updateSite, { onSuccess: () => setName("") });
+	const transport = useTransport();
+	const add = useMutation({
+		mutationFn: async () => {
+			const answer = await callUnaryMethod(transport, SiteService.method.updateSite, {
+				organizationId: site.organizationId,
+				siteId: site.id,
+				updateMask: { paths: ["domains", "redirect_domains"] },
+				domains: [...site.domains, name],
+				redirectDomains: site.redirectDomains,
+				etag: site.etag,
+			});
+			if (answer.site?.pendingDomains.includes(name))
+				await Promise.allSettled([callUnaryMethod(transport, ClaimService.method.createClaim, claimOf(site.organizationId, name))]);
+		},
+		onSuccess: () => setName(""),
+	});
 	return (
 		<Card title={t("name.addTitle")}>
-			<Form
-				label={t("name.add")}
-				pending={add.isPending}
-				error={add.error}
-				onSend={() =>
-					add.mutate({
-						organizationId: site.organizationId,
-						siteId: site.id,
-						updateMask: { paths: ["domains", "redirect_domains"] },
-						domains: [...site.domains, name],
-						redirectDomains: site.redirectDomains,
-						etag: site.etag,
-					})
-				}
-			>
+			<Form label={t("name.add")} pending={add.isPending} error={add.error} onSend={() => add.mutate()}>
 				<TextInput
 					label={t("name.name")}
 					description={t("name.addText")}

@@ -13,7 +13,7 @@ import { Card, Facts, Failure, Link, Notice, Page, Waiting } from "../ui/parts.j
 import { Time } from "../ui/Time.js";
 import { sentence } from "../ui/words.js";
 import { AdminLogin } from "./AdminLogin.js";
-import { Names } from "./Names.js";
+import { Names, NextStep } from "./Names.js";
 import { useSite } from "./queries.js";
 import { Settings } from "./Settings.js";
 import { SiteState } from "./SiteState.js";
@@ -111,6 +111,7 @@ function Measured({ site }: { site: Site }) {
 					<TaskWatch organization={site.organizationId} task={site.lastTaskId} />
 				</Card>
 			)}
+			<NextStep site={site} />
 			<Card title={t("site.measured")}>
 				{seen ? (
 					<Facts

@@ -1,4 +1,4 @@
-import { Table } from "@mantine/core";
+import { Table, VisuallyHidden } from "@mantine/core";
 import type { ReactNode } from "react";
 import classes from "./Sheet.module.css";
 
@@ -20,8 +20,8 @@ export function Sheet<T>({ of, keyOf, columns, label }: { of: readonly T[]; keyO
 			<Table.Thead role="rowgroup">
 				<Table.Tr role="row">
 					{columns.map(({ title, untitled }) => (
-						<Table.Th key={title} role="columnheader" aria-label={untitled ? title : undefined}>
-							{!untitled && title}
+						<Table.Th key={title} role="columnheader">
+							{untitled ? <VisuallyHidden>{title}</VisuallyHidden> : title}
 						</Table.Th>
 					))}
 				</Table.Tr>

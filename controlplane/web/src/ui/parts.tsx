@@ -1,9 +1,10 @@
 // Parts without a meaning of their own, which all pages are made of.
-import { Alert, Anchor, Box, Button, type ButtonProps, CopyButton, Group, Paper, Skeleton, Stack, Text, Title, VisuallyHidden } from "@mantine/core";
+import { Alert, Anchor, Box, Button, type ButtonProps, Group, Paper, Skeleton, Stack, Text, Title, VisuallyHidden } from "@mantine/core";
 import { useDocumentTitle } from "@mantine/hooks";
 import { type LinkProps, Link as RouterLink } from "@tanstack/react-router";
-import type { ReactNode } from "react";
+import { type ReactNode, useEffect, useState } from "react";
 import { useTranslation } from "react-i18next";
+import { copy } from "./copy.js";
 import { AlertIcon, CheckIcon, CopyIcon } from "./icons.js";
 import classes from "./parts.module.css";
 import { words } from "./words.js";
@@ -141,23 +142,25 @@ export function Empty({ title, children, action }: { title: string; children: Re
 /** Text to take along; bare, where it stands above already. */
 export function Copy({ text, what, block = false, bare = false }: { text: string; what: string; block?: boolean; bare?: boolean }) {
 	const { t } = useTranslation();
+	const [copied, setCopied] = useState(false);
+	useEffect(() => {
+		if (!copied) return;
+		const over = setTimeout(() => setCopied(false), 2000);
+		return () => clearTimeout(over);
+	}, [copied]);
 	return (
-		<CopyButton value={text} timeout={2000}>
-			{({ copied, copy }) => (
-				<span className={block ? classes.copyBlock : classes.copy}>
-					{!bare && <code className={classes.code}>{text}</code>}
-					<Button
-						size="compact-xs"
-						variant="default"
-						onClick={copy}
-						leftSection={copied ? <CheckIcon size={14} /> : <CopyIcon size={14} />}
-						aria-label={copied ? t("copy.done", { what }) : t("copy.do", { what })}
-					>
-						{copied ? t("copy.copied") : t("copy.copy")}
-					</Button>
-				</span>
-			)}
-		</CopyButton>
+		<span className={block ? classes.copyBlock : classes.copy}>
+			{!bare && <code className={classes.code}>{text}</code>}
+			<Button
+				size="compact-xs"
+				variant="default"
+				onClick={() => void copy(text).then(setCopied)}
+				leftSection={copied ? <CheckIcon size={14} /> : <CopyIcon size={14} />}
+				aria-label={copied ? t("copy.done", { what }) : t("copy.do", { what })}
+			>
+				{copied ? t("copy.copied") : t("copy.copy")}
+			</Button>
+		</span>
 	);
 }
 

@@ -173,7 +173,7 @@ type NameState int32
 const (
 	// Never sent.
 	NameState_NAME_STATE_UNSPECIFIED NameState = 0
-	// The organization does not hold the name: `records` has what proves that it does.
+	// The organization does not hold the name: `records` has what proves that it does, and what leads the name to the site.
 	NameState_NAME_STATE_UNCLAIMED NameState = 1
 	// The name does not lead to the site yet: `problem` says why, `records` what to set. It is looked at again by itself.
 	NameState_NAME_STATE_PENDING NameState = 2

@@ -476,7 +476,7 @@ export enum NameState {
   UNSPECIFIED = 0,
 
   /**
-   * The organization does not hold the name: `records` has what proves that it does.
+   * The organization does not hold the name: `records` has what proves that it does, and what leads the name to the site.
    *
    * @generated from enum value: NAME_STATE_UNCLAIMED = 1;
    */
