@@ -1,7 +1,7 @@
 // Pictures, timelines and live lists: what simulated agents report is what the pages show.
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { Request } from "playwright-core";
-import { afterAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test } from "vitest";
 import { type Client, connect } from "./client.js";
 import {
 	Figure,
@@ -25,6 +25,7 @@ const { fill, press, title, says, go, sound, wrong } = here;
 let swarm: Swarm | undefined;
 afterAll(() => swarm?.stop());
 
+beforeAll(() => here.page.setDefaultTimeout(60_000)); // the first values take their time
 let api: Client;
 let organization = "";
 let server = "";
