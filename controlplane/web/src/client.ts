@@ -6,11 +6,16 @@ import { DeviceLoginService } from "./gen/chom/account/v1/device_login_service_p
 import { SecondFactorService } from "./gen/chom/account/v1/second_factor_service_pb.js";
 import { SessionService } from "./gen/chom/account/v1/session_service_pb.js";
 import { AuditService } from "./gen/chom/audit/v1/audit_service_pb.js";
+import { BackupService } from "./gen/chom/backup/v1/backup_service_pb.js";
+import { ImportService } from "./gen/chom/backup/v1/import_service_pb.js";
+import { PolicyService } from "./gen/chom/backup/v1/policy_service_pb.js";
+import { TargetService } from "./gen/chom/backup/v1/target_service_pb.js";
 import { CertificateService } from "./gen/chom/certificate/v1/certificate_service_pb.js";
 import { ClaimService } from "./gen/chom/domain/v1/claim_service_pb.js";
 import { DnsProviderService } from "./gen/chom/domain/v1/provider_service_pb.js";
 import { ServerService } from "./gen/chom/fleet/v1/server_service_pb.js";
 import { MailService } from "./gen/chom/mail/v1/mail_service_pb.js";
+import { MetricService } from "./gen/chom/metric/v1/metric_service_pb.js";
 import { OrganizationService } from "./gen/chom/organization/v1/organization_service_pb.js";
 import { SiteService } from "./gen/chom/site/v1/site_service_pb.js";
 import { TaskService } from "./gen/chom/task/v1/task_service_pb.js";
@@ -28,6 +33,11 @@ const services = {
 	webhooks: WebhookService,
 	claims: ClaimService,
 	certificates: CertificateService,
+	backups: BackupService,
+	backupPolicies: PolicyService,
+	backupTargets: TargetService,
+	imports: ImportService,
+	metrics: MetricService,
 	dnsProviders: DnsProviderService,
 	mails: MailService,
 	servers: ServerService,
