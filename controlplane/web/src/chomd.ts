@@ -12,8 +12,8 @@ export interface Chomd {
 	agentAddress: string;
 	/** Makes the first operator. */
 	setupSecret: string;
-	/** The newest mail, as it was written to a file. */
-	mail(): Promise<string>;
+	/** The newest mail in which this is found, as it was written to a file, its lines unfolded. */
+	mail(wanted?: RegExp): Promise<string>;
 	stop(): Promise<void>;
 }
 
@@ -62,14 +62,13 @@ export async function startChomd(): Promise<Chomd> {
 		baseUrl,
 		agentAddress: agents,
 		setupSecret,
-		async mail() {
+		async mail(wanted = /^/) {
 			for (let tries = 0; tries < 200; tries++) {
-				const names = await readdir(mails).catch(() => []);
-				const newest = names
-					.filter((name) => name.endsWith(".eml"))
-					.sort()
-					.at(-1);
-				if (newest) return readFile(join(mails, newest), "utf8");
+				const names = (await readdir(mails).catch(() => [])).filter((name) => name.endsWith(".eml")).sort();
+				for (const name of names.reverse()) {
+					const text = (await readFile(join(mails, name), "utf8")).replaceAll(/=\r?\n/g, "").replaceAll("=3D", "=");
+					if (wanted.test(text)) return text;
+				}
 				await pause(50);
 			}
 			throw new Error("no mail came");

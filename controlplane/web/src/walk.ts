@@ -1,7 +1,7 @@
 // A person at the dashboard, for tests: a real control plane, and Debian's Chromium. SCREENSHOTS names a folder for pictures of
 // each page, in both schemes, on a desk and on a phone.
 import axe from "axe-core";
-import { type BrowserContext, chromium, type Page } from "playwright-core";
+import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
 import { afterEach, beforeAll, expect } from "vitest";
 import { type Chomd, startChomd } from "./chomd.js";
 
@@ -9,13 +9,10 @@ export const password = "seven blue kettles whistle";
 const desk = { width: 1280, height: 860 };
 const phone = { width: 390, height: 780 };
 
-/** Somebody at the dashboard of a control plane that was just set up. What is here is there from the first test on. */
-export interface Walk {
-	chomd: Chomd;
+/** Somebody at the dashboard, in a browser of their own. */
+export interface Person {
 	context: BrowserContext;
 	page: Page;
-	/** What no test of this file may have caused: errors of scripts, dialogs of strangers, requests to elsewhere. */
-	wrong: string[];
 	fill(label: string | RegExp, text: string): Promise<void>;
 	press(name: string): Promise<void>;
 	follow(name: string): Promise<void>;
@@ -27,13 +24,21 @@ export interface Walk {
 	sound(name: string): Promise<void>;
 }
 
+/** The first of them, at a control plane that was just set up. What is here is there from the first test on. */
+export interface Walk extends Person {
+	chomd: Chomd;
+	/** What no test of this file may have caused: errors of scripts, dialogs of strangers, requests to elsewhere. */
+	wrong: string[];
+	/** Somebody else comes. */
+	another(): Promise<Person>;
+}
+
 /** Begins a walk before the tests of a file, and ends it after them. */
 export function walk(): Walk {
-	const here = { wrong: [] as string[] } as Walk;
-	const { wrong } = here;
-	beforeAll(async () => {
-		const chomd = await startChomd();
-		const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-dev-shm-usage"] });
+	const wrong: string[] = [];
+	const here = { wrong } as Walk;
+	let browser: Browser;
+	const open = async () => {
 		const context = await browser.newContext({ viewport: desk, locale: "en-GB", timezoneId: "Europe/Berlin", reducedMotion: "reduce" });
 		const page = await context.newPage();
 		page.setDefaultTimeout(60_000);
@@ -47,26 +52,41 @@ export function walk(): Walk {
 			if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) wrong.push(message.text());
 		});
 		page.on("request", (request) => {
-			if (!request.url().startsWith(chomd.baseUrl) && !request.url().startsWith("data:")) wrong.push(`something from elsewhere: ${request.url()}`);
+			const own = [here.chomd.baseUrl, `blob:${here.chomd.baseUrl}`, "data:"];
+			if (!own.some((start) => request.url().startsWith(start))) wrong.push(`something from elsewhere: ${request.url()}`);
 		});
-		Object.assign(here, { chomd, context, page });
+		return { context, page };
+	};
+	beforeAll(async () => {
+		here.chomd = await startChomd();
+		browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-dev-shm-usage"] });
+		Object.assign(here, await open());
 		return async () => {
 			await browser.close();
-			await chomd.stop();
+			await here.chomd.stop();
 		};
 	});
 	afterEach(async ({ task }) => {
-		if (task.result?.state === "fail" && process.env.SCREENSHOTS)
-			await here.page.screenshot({ path: `${process.env.SCREENSHOTS}/failed ${task.name}.png`, timeout: 5_000 }).catch(() => undefined);
+		if (task.result?.state !== "fail" || !process.env.SCREENSHOTS) return;
+		for (const [place, page] of browser
+			.contexts()
+			.flatMap((context) => context.pages())
+			.entries())
+			await page.screenshot({ path: `${process.env.SCREENSHOTS}/failed ${task.name} ${place}.png`, timeout: 5_000 }).catch(() => undefined);
 	});
-	return Object.assign(here, {
-		fill: (label: string | RegExp, text: string) => here.page.getByLabel(label, { exact: typeof label === "string" }).fill(text),
-		press: (name: string) => here.page.getByRole("button", { name, exact: true }).first().click(),
-		follow: (name: string) => here.page.getByRole("link", { name, exact: true }).first().click(),
-		title: (text: string) => here.page.getByRole("heading", { level: 1, name: text, exact: true }).waitFor(),
-		says: (text: string | RegExp) => here.page.getByText(text).first().waitFor(),
-		go: (path: string) => here.page.goto(here.chomd.baseUrl + path),
-		sound: (name: string) => sound(here.page, name),
+	return Object.assign(here, hands(here, here), { another: async () => hands(await open(), here) });
+}
+
+/** What somebody does at their page. */
+function hands<At extends { page: Page }>(at: At, walk: Walk): At & Person {
+	return Object.assign(at as At & Person, {
+		fill: (label: string | RegExp, text: string) => at.page.getByLabel(label, { exact: typeof label === "string" }).fill(text),
+		press: (name: string) => at.page.getByRole("button", { name, exact: true }).first().click(),
+		follow: (name: string) => at.page.getByRole("link", { name, exact: true }).first().click(),
+		title: (text: string) => at.page.getByRole("heading", { level: 1, name: text, exact: true }).waitFor(),
+		says: (text: string | RegExp) => at.page.getByText(text).first().waitFor(),
+		go: (path: string) => at.page.goto(walk.chomd.baseUrl + path),
+		sound: (name: string) => sound(at.page, name),
 	});
 }
 
