@@ -115,6 +115,8 @@ const task = createRoute({
 	component: lazyRouteComponent(() => import("./task/Task.js"), "TaskPage"),
 });
 
+const team = createRoute({ getParentRoute: () => organization, path: "/team", component: lazyRouteComponent(() => import("./organization/Team.js"), "Team") });
+
 export const router = createRouter({
 	routeTree: root.addChildren([
 		open.addChildren([login, signUp, verify, reset, confirm, first, invitation, device]),
@@ -127,7 +129,7 @@ export const router = createRouter({
 			servers,
 			addServer,
 			server,
-			organization.addChildren([overview, sitesRoute, createSite, site, tasks, task]),
+			organization.addChildren([overview, sitesRoute, createSite, site, tasks, task, team]),
 		]),
 	]),
 	// Addresses are read by people: words are words there, and no JSON.

@@ -23,6 +23,7 @@ export function Commands({ times, operator }: { times: number; operator: boolean
 					{ id: "sites", label: t("sites.title"), onClick: () => navigate({ to: "/o/$organization/sites", params: { organization } }) },
 					{ id: "create", label: t("sites.create"), onClick: () => navigate({ to: "/o/$organization/sites/new", params: { organization } }) },
 					{ id: "tasks", label: t("tasks.title"), onClick: () => navigate({ to: "/o/$organization/tasks", params: { organization } }) },
+					{ id: "team", label: t("team.title"), onClick: () => navigate({ to: "/o/$organization/team", params: { organization } }) },
 				]
 			: []),
 		...(operator

@@ -8,7 +8,7 @@ import { useCaller } from "../account/caller.js";
 import { isCode } from "../api.js";
 import { choose, type Language, languages } from "../language/language.js";
 import { useHere, useOrganizations } from "../organization/here.js";
-import { HomeIcon, LightIcon, PersonIcon, SearchIcon, ServerIcon, SiteIcon, TaskIcon } from "../ui/icons.js";
+import { HomeIcon, LightIcon, PersonIcon, SearchIcon, ServerIcon, SiteIcon, TaskIcon, TeamIcon } from "../ui/icons.js";
 import { Logo } from "../ui/Logo.js";
 import { Failure, Waiting } from "../ui/parts.js";
 import { Connection } from "./Connection.js";
@@ -121,6 +121,11 @@ function Places({ operator }: { operator: boolean }) {
 					<li>
 						<Link className={classes.link} to="/o/$organization/tasks" params={{ organization }}>
 							<TaskIcon /> {t("tasks.title")}
+						</Link>
+					</li>
+					<li>
+						<Link className={classes.link} to="/o/$organization/team" params={{ organization }}>
+							<TeamIcon /> {t("team.title")}
 						</Link>
 					</li>
 				</>

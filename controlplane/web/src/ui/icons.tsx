@@ -43,6 +43,12 @@ export const PersonIcon = icon(
 		<path d="M4.5 20c1-3.8 4-5.6 7.5-5.6s6.5 1.8 7.5 5.6" />
 	</>,
 );
+export const TeamIcon = icon(
+	<>
+		<circle cx="9" cy="8.5" r="3.3" />
+		<path d="M2.8 19c.8-3.2 3.2-4.8 6.2-4.8s5.4 1.6 6.2 4.8M15.5 5.4a3.3 3.3 0 0 1 0 6.2M17.8 14.8c1.8.7 3 2.1 3.5 4.2" />
+	</>,
+);
 export const SearchIcon = icon(
 	<>
 		<circle cx="10.5" cy="10.5" r="6" />
