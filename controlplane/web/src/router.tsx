@@ -1,5 +1,6 @@
 // Where everything is. Each page comes in a piece of its own when it is first gone to.
-import { createRootRoute, createRoute, createRouter, lazyRouteComponent, Outlet } from "@tanstack/react-router";
+import { createRootRoute, createRoute, createRouter, lazyRouteComponent, Outlet, redirect } from "@tanstack/react-router";
+import { toFilter } from "./audit/filter.js";
 import { Crashed, NoPage } from "./frame/Lost.js";
 import { State as SiteState } from "./gen/chom/site/v1/site_pb.js";
 
@@ -66,6 +67,17 @@ const sessions = createRoute({
 	component: lazyRouteComponent(() => import("./account/Sessions.js"), "Sessions"),
 });
 
+const tokens = createRoute({
+	getParentRoute: () => frame,
+	path: "/account/tokens",
+	component: lazyRouteComponent(() => import("./token/Tokens.js"), "Tokens"),
+});
+const myEvents = createRoute({
+	getParentRoute: () => frame,
+	path: "/account/events",
+	component: lazyRouteComponent(() => import("./audit/AuditLog.js"), "MyEvents"),
+});
+
 const servers = createRoute({ getParentRoute: () => frame, path: "/servers", component: lazyRouteComponent(() => import("./server/Servers.js"), "Servers") });
 const addServer = createRoute({
 	getParentRoute: () => frame,
@@ -76,6 +88,29 @@ const server = createRoute({
 	getParentRoute: () => frame,
 	path: "/servers/$server",
 	component: lazyRouteComponent(() => import("./server/Server.js"), "ServerPage"),
+});
+
+// The operators' area.
+const organizations = createRoute({
+	getParentRoute: () => frame,
+	path: "/operator/organizations",
+	component: lazyRouteComponent(() => import("./operator/Organizations.js"), "Organizations"),
+});
+const placement = createRoute({
+	getParentRoute: () => frame,
+	path: "/operator/placement",
+	component: lazyRouteComponent(() => import("./operator/Placement.js"), "Placement"),
+});
+const mails = createRoute({
+	getParentRoute: () => frame,
+	path: "/operator/mails",
+	component: lazyRouteComponent(() => import("./operator/Mails.js"), "Mails"),
+});
+const platformLog = createRoute({
+	getParentRoute: () => frame,
+	path: "/operator/audit",
+	validateSearch: toFilter,
+	component: lazyRouteComponent(() => import("./audit/AuditLog.js"), "PlatformLog"),
 });
 
 const organization = createRoute({ getParentRoute: () => frame, path: "/o/$organization", component: Outlet });
@@ -116,9 +151,43 @@ const task = createRoute({
 });
 
 const team = createRoute({ getParentRoute: () => organization, path: "/team", component: lazyRouteComponent(() => import("./organization/Team.js"), "Team") });
+const organizationTokens = createRoute({
+	getParentRoute: () => organization,
+	path: "/tokens",
+	component: lazyRouteComponent(() => import("./token/Tokens.js"), "OrganizationTokens"),
+});
+const auditLog = createRoute({
+	getParentRoute: () => organization,
+	path: "/audit",
+	validateSearch: toFilter,
+	component: lazyRouteComponent(() => import("./audit/AuditLog.js"), "AuditLog"),
+});
+const settings = createRoute({
+	getParentRoute: () => organization,
+	path: "/settings",
+	component: lazyRouteComponent(() => import("./organization/Settings.js"), "OrganizationSettings"),
+});
+
+// Where mails lead.
+const mailed = createRoute({
+	getParentRoute: () => root,
+	path: "/organizations/$organization",
+	beforeLoad: ({ params }) => {
+		throw redirect({ to: "/o/$organization/settings", params, replace: true });
+	},
+});
+const mailedSite = createRoute({
+	getParentRoute: () => root,
+	path: "/organizations/$organization/sites/$site",
+	beforeLoad: ({ params }) => {
+		throw redirect({ to: "/o/$organization/sites/$site", params, replace: true });
+	},
+});
 
 export const router = createRouter({
 	routeTree: root.addChildren([
+		mailed,
+		mailedSite,
 		open.addChildren([login, signUp, verify, reset, confirm, first, invitation, device]),
 		frame.addChildren([
 			home,
@@ -126,10 +195,16 @@ export const router = createRouter({
 			account,
 			factors,
 			sessions,
+			tokens,
+			myEvents,
 			servers,
 			addServer,
 			server,
-			organization.addChildren([overview, sitesRoute, createSite, site, tasks, task, team]),
+			organizations,
+			placement,
+			mails,
+			platformLog,
+			organization.addChildren([overview, sitesRoute, createSite, site, tasks, task, team, organizationTokens, auditLog, settings]),
 		]),
 	]),
 	// Addresses are read by people: words are words there, and no JSON.

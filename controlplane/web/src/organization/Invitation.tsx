@@ -10,7 +10,7 @@ import { Role } from "../gen/chom/organization/v1/organization_pb.js";
 import { OrganizationService } from "../gen/chom/organization/v1/organization_service_pb.js";
 import { Form } from "../ui/Act.js";
 import { Failure, Waiting } from "../ui/parts.js";
-import { roleKey } from "./rights.js";
+import { roleKey } from "./roles.js";
 
 /** Where the mail of an invitation leads. */
 export function Invited() {

@@ -8,6 +8,7 @@ import { useCaller } from "../account/caller.js";
 import { Email } from "../account/parts.js";
 import { type Invitation, type Member, Role } from "../gen/chom/organization/v1/organization_pb.js";
 import { OrganizationService } from "../gen/chom/organization/v1/organization_service_pb.js";
+import { ActAs } from "../operator/ActAs.js";
 import { Confirmed, Form } from "../ui/Act.js";
 import { Dialog } from "../ui/Dialog.js";
 import { Item, List, Mark, Words } from "../ui/List.js";
@@ -15,7 +16,8 @@ import { Card, Copy, Failure, Page, Waiting } from "../ui/parts.js";
 import { Time } from "../ui/Time.js";
 import { Reach, RoleChoice, SitesChoice } from "./choices.js";
 import { useHere, useOrganizationId } from "./here.js";
-import { bindable, type Rights, roleKey, useMembers, useRights } from "./rights.js";
+import { type Rights, useMembers, useRights } from "./rights.js";
+import { bindable, roleKey } from "./roles.js";
 
 /** Who belongs to the organization, and who is invited. */
 export function Team() {
@@ -62,6 +64,7 @@ function Members({ organization, members, rights }: { organization: string; memb
 						actions={
 							(may || (own && rights.inPerson)) && (
 								<>
+									{caller?.operator && !own && <ActAs organization={organization} member={member} />}
 									{may && rights.inPerson && <Change organization={organization} member={member} most={rights.role} />}
 									{own && rights.inPerson && <Leave organization={organization} />}
 									{may && !own && (

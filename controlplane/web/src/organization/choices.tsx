@@ -3,7 +3,7 @@ import { MultiSelect, Radio, Stack } from "@mantine/core";
 import { useTranslation } from "react-i18next";
 import type { Role } from "../gen/chom/organization/v1/organization_pb.js";
 import { useSites } from "../site/queries.js";
-import { roleNames, rolesUpTo } from "./rights.js";
+import { roleNames, rolesUpTo } from "./roles.js";
 
 /** A role, each with a line on what it may do. */
 export function RoleChoice({ most, value, onChange }: { most: Role; value: Role; onChange: (role: Role) => void }) {

@@ -3,8 +3,9 @@ import { Code } from "@connectrpc/connect";
 import { useQuery } from "@connectrpc/connect-query";
 import { useCaller } from "../account/caller.js";
 import { isCode } from "../api.js";
-import { type Member, Role } from "../gen/chom/organization/v1/organization_pb.js";
+import type { Member, Role } from "../gen/chom/organization/v1/organization_pb.js";
 import { OrganizationService } from "../gen/chom/organization/v1/organization_service_pb.js";
+import { roleOf } from "./roles.js";
 
 /** All members; an organization has no more than one page of them. */
 export const useMembers = (organizationId: string, { enabled = true, seldom = false } = {}) =>
@@ -28,25 +29,3 @@ export function useRights(organizationId: string): Rights {
 	const role = roleOf(caller?.operator ?? false, member, isCode(error, Code.PermissionDenied));
 	return { role, may: (least) => role >= least, inPerson: caller !== undefined && caller.impersonatorId === "", member };
 }
-
-/** Operators may do what owners may. Who is bound to some sites sees no members, not even themselves: at most they are a member. */
-export function roleOf(operator: boolean, member: Pick<Member, "role"> | undefined, bound: boolean): Role {
-	if (operator) return Role.OWNER;
-	return member?.role ?? (bound ? Role.MEMBER : Role.UNSPECIFIED);
-}
-
-/** Roles by their names, the least one first. */
-export const roleNames = {
-	[Role.VIEWER]: "viewer",
-	[Role.MEMBER]: "member",
-	[Role.ADMIN]: "admin",
-	[Role.OWNER]: "owner",
-} as const;
-
-export const roleKey = (role: Role) => `role.${role === Role.UNSPECIFIED ? "viewer" : roleNames[role]}` as const;
-
-/** Whom somebody with this role may make of others. */
-export const rolesUpTo = (most: Role) => ([Role.VIEWER, Role.MEMBER, Role.ADMIN, Role.OWNER] as const).filter((role) => role <= most);
-
-/** These alone can be held to some sites. */
-export const bindable = (role: Role) => role === Role.VIEWER || role === Role.MEMBER;

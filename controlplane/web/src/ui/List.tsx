@@ -1,5 +1,5 @@
 import { Paper, Text } from "@mantine/core";
-import type { ReactNode } from "react";
+import { Fragment, type ReactNode } from "react";
 import classes from "./List.module.css";
 
 /** Things of which each can be acted on, one below the other: what would be columns is a line of words, and fits a phone. */
@@ -32,7 +32,14 @@ export function Item({ title, more, children, actions }: { title: ReactNode; mor
 
 /** What is said of one thing, with dots between. */
 export function Words({ of }: { of: (ReactNode | false | undefined)[] }) {
-	return <span className={classes.words}>{of.map((word, place) => (word ? <span key={place}>{word}</span> : null))}</span>;
+	return of
+		.filter((word) => word !== undefined && word !== false && word !== "")
+		.map((word, place) => (
+			<Fragment key={place}>
+				{place > 0 && " · "}
+				{word}
+			</Fragment>
+		));
 }
 
 /** A short mark beside a name. */
