@@ -144,7 +144,11 @@ test("a viewer is offered nothing that changes something", async () => {
 	await guest.go(`/o/${organization}/audit`);
 	await guest.says("This needs the role admin in the organization; yours is viewer.");
 	await guest.says("If you need this, ask an owner or admin of the organization.");
+	expect(await guest.page.getByRole("button", { name: "Export" }).count()).toBe(0);
 	await guest.sound("refused");
+	await guest.go("/operator/organizations");
+	await guest.says("This is for those who run the platform");
+	await guest.sound("refused-operator");
 	await guest.go(`/o/${organization}/team`);
 });
 

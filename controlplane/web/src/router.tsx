@@ -91,23 +91,24 @@ const server = createRoute({
 });
 
 // The operators' area.
+const area = createRoute({ getParentRoute: () => frame, id: "operator", component: lazyRouteComponent(() => import("./operator/Area.js"), "Area") });
 const organizations = createRoute({
-	getParentRoute: () => frame,
+	getParentRoute: () => area,
 	path: "/operator/organizations",
 	component: lazyRouteComponent(() => import("./operator/Organizations.js"), "Organizations"),
 });
 const placement = createRoute({
-	getParentRoute: () => frame,
+	getParentRoute: () => area,
 	path: "/operator/placement",
 	component: lazyRouteComponent(() => import("./operator/Placement.js"), "Placement"),
 });
 const mails = createRoute({
-	getParentRoute: () => frame,
+	getParentRoute: () => area,
 	path: "/operator/mails",
 	component: lazyRouteComponent(() => import("./operator/Mails.js"), "Mails"),
 });
 const platformLog = createRoute({
-	getParentRoute: () => frame,
+	getParentRoute: () => area,
 	path: "/operator/audit",
 	validateSearch: toFilter,
 	component: lazyRouteComponent(() => import("./audit/AuditLog.js"), "PlatformLog"),
@@ -200,10 +201,7 @@ export const router = createRouter({
 			servers,
 			addServer,
 			server,
-			organizations,
-			placement,
-			mails,
-			platformLog,
+			area.addChildren([organizations, placement, mails, platformLog]),
 			organization.addChildren([overview, sitesRoute, createSite, site, tasks, task, team, organizationTokens, auditLog, settings]),
 		]),
 	]),

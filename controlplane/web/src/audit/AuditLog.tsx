@@ -6,8 +6,9 @@ import { useNavigate, useSearch } from "@tanstack/react-router";
 import { useEffect, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { ExportFormat } from "../gen/chom/audit/v1/audit_service_pb.js";
+import { Role } from "../gen/chom/organization/v1/organization_pb.js";
 import { useHere, useOrganizationId } from "../organization/here.js";
-import { useMembers } from "../organization/rights.js";
+import { useMembers, useRights } from "../organization/rights.js";
 import { platform } from "../server/queries.js";
 import { bytes } from "../ui/format.js";
 import { Failure, Link, Page } from "../ui/parts.js";
@@ -49,9 +50,10 @@ function Log({ organization, name }: { organization: string; name: string }) {
 	const change = (part: { [Key in keyof Filter]: Filter[Key] | undefined }) =>
 		void navigate({ to: ".", search: toFilter({ ...filter, ...part }) as never, replace: true, resetScroll: false });
 	const request = toRequest(organization, filter);
+	const admin = useRights(organization).may(Role.ADMIN);
 	return (
-		<Page title={organization === platform ? t("audit.ofPlatform") : t("audit.title")} aside={<Export request={request} name={name} />}>
-			<Choices organization={organization} filter={filter} onChange={change} />
+		<Page title={organization === platform ? t("audit.ofPlatform") : t("audit.title")} aside={admin && <Export request={request} name={name} />}>
+			{admin && <Choices organization={organization} filter={filter} onChange={change} />}
 			<Events
 				of={useEvents(request)}
 				organization={organization}
@@ -106,10 +108,16 @@ function Choices({
 				onChange={(id) => onChange({ actor: id ?? undefined })}
 				clearable
 				searchable
-				w={220}
+				flex="1 1 12rem"
 			/>
-			<Autocomplete label={t("audit.what")} placeholder={t("audit.any")} data={nouns} {...action} w={170} />
-			<TextInput label={t("audit.object")} placeholder={t("audit.any")} {...object} onChange={(event) => object.onChange(event.currentTarget.value)} w={170} />
+			<Autocomplete label={t("audit.what")} placeholder={t("audit.any")} data={nouns} {...action} flex="1 1 9rem" />
+			<TextInput
+				label={t("audit.object")}
+				placeholder={t("audit.any")}
+				{...object}
+				onChange={(event) => object.onChange(event.currentTarget.value)}
+				flex="1 1 9rem"
+			/>
 			<Select
 				label={t("audit.outcome")}
 				placeholder={t("audit.any")}
@@ -120,10 +128,22 @@ function Choices({
 				value={filter.outcome ?? null}
 				onChange={(outcome) => onChange({ outcome: (outcome as Filter["outcome"] | null) ?? undefined })}
 				clearable
-				w={150}
+				flex="1 1 9rem"
 			/>
-			<TextInput label={t("audit.from")} type="datetime-local" value={filter.from ?? ""} onChange={(event) => onChange({ from: event.currentTarget.value })} />
-			<TextInput label={t("audit.to")} type="datetime-local" value={filter.to ?? ""} onChange={(event) => onChange({ to: event.currentTarget.value })} />
+			<TextInput
+				label={t("audit.from")}
+				type="datetime-local"
+				flex="1 1 12rem"
+				value={filter.from ?? ""}
+				onChange={(event) => onChange({ from: event.currentTarget.value })}
+			/>
+			<TextInput
+				label={t("audit.to")}
+				type="datetime-local"
+				flex="1 1 12rem"
+				value={filter.to ?? ""}
+				onChange={(event) => onChange({ to: event.currentTarget.value })}
+			/>
 			{Object.keys(filter).length > 0 && (
 				<Button
 					variant="default"

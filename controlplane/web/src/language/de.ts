@@ -271,6 +271,8 @@ export const de: Catalog = {
 	},
 	operator: {
 		title: "Plattform",
+		only: "Das ist für die, die die Plattform betreiben",
+		onlyText: "Wenn Sie etwas davon brauchen, fragen Sie sie.",
 		organizations: "Organisationen",
 		search: "Name, Inhaber oder Kennung",
 		closed: "Auch geschlossene",
@@ -292,7 +294,7 @@ export const de: Catalog = {
 	},
 	placement: {
 		title: "Verteilung",
-		text: "Neue Websites kommen auf Server, die bereit sind, allen offenstehen und am meisten Platz haben. Ein Server, der keine neuen nimmt, behält die seinen.",
+		text: "Eine neue Website kommt auf den bereiten Server mit den wenigsten Websites: auf einen eigenen der Organisation, wenn sie welche hat, sonst auf einen für alle. Ein Server, der keine neuen nimmt, behält die seinen.",
 		draining: "nimmt keine neuen Websites",
 		sites_one: "{{count}} Website",
 		sites_other: "{{count}} Websites",

@@ -263,6 +263,8 @@ export const en = {
 	},
 	operator: {
 		title: "Platform",
+		only: "This is for those who run the platform",
+		onlyText: "If you need something of it, ask them.",
 		organizations: "Organizations",
 		search: "Name, owner or id",
 		closed: "Closed ones too",
@@ -284,7 +286,7 @@ export const en = {
 	},
 	placement: {
 		title: "Placement",
-		text: "New sites go to the servers that are ready, shared, and have the most room. A server that takes no new sites keeps those that it has.",
+		text: "A new site goes to the server that is ready and has the fewest sites: one of the organization’s own if it has any, else one for all. A server that takes no new sites keeps those that it has.",
 		draining: "takes no new sites",
 		sites_one: "{{count}} site",
 		sites_other: "{{count}} sites",
