@@ -3,10 +3,14 @@ import { createRootRoute, createRoute, createRouter, lazyRouteComponent, Outlet,
 import { toFilter } from "./audit/filter.js";
 import { Crashed, NoPage } from "./frame/Lost.js";
 import { State as SiteState } from "./gen/chom/site/v1/site_pb.js";
+import { speakMore } from "./language/language.js";
 
 const root = createRootRoute({ component: Outlet, notFoundComponent: NoPage, errorComponent: Crashed });
 
 const text = (value: unknown) => (typeof value === "string" && value !== "" ? value : undefined);
+
+/** A page that says more than the first one knows. */
+const wordy = <Page,>(page: Promise<Page>) => Promise.all([page, speakMore()]).then(([page]) => page);
 
 // Before somebody is signed in.
 const open = createRoute({ getParentRoute: () => root, id: "open", component: lazyRouteComponent(() => import("./account/Door.js"), "Door") });
@@ -70,12 +74,12 @@ const sessions = createRoute({
 const tokens = createRoute({
 	getParentRoute: () => frame,
 	path: "/account/tokens",
-	component: lazyRouteComponent(() => import("./token/Tokens.js"), "Tokens"),
+	component: lazyRouteComponent(() => wordy(import("./token/Tokens.js")), "Tokens"),
 });
 const myEvents = createRoute({
 	getParentRoute: () => frame,
 	path: "/account/events",
-	component: lazyRouteComponent(() => import("./audit/AuditLog.js"), "MyEvents"),
+	component: lazyRouteComponent(() => wordy(import("./audit/AuditLog.js")), "MyEvents"),
 });
 
 const servers = createRoute({ getParentRoute: () => frame, path: "/servers", component: lazyRouteComponent(() => import("./server/Servers.js"), "Servers") });
@@ -91,7 +95,7 @@ const server = createRoute({
 });
 
 // The operators' area.
-const area = createRoute({ getParentRoute: () => frame, id: "operator", component: lazyRouteComponent(() => import("./operator/Area.js"), "Area") });
+const area = createRoute({ getParentRoute: () => frame, id: "operator", component: lazyRouteComponent(() => wordy(import("./operator/Area.js")), "Area") });
 const organizations = createRoute({
 	getParentRoute: () => area,
 	path: "/operator/organizations",
@@ -111,7 +115,7 @@ const platformLog = createRoute({
 	getParentRoute: () => area,
 	path: "/operator/audit",
 	validateSearch: toFilter,
-	component: lazyRouteComponent(() => import("./audit/AuditLog.js"), "PlatformLog"),
+	component: lazyRouteComponent(() => wordy(import("./audit/AuditLog.js")), "PlatformLog"),
 });
 
 const organization = createRoute({ getParentRoute: () => frame, path: "/o/$organization", component: Outlet });
@@ -151,22 +155,26 @@ const task = createRoute({
 	component: lazyRouteComponent(() => import("./task/Task.js"), "TaskPage"),
 });
 
-const team = createRoute({ getParentRoute: () => organization, path: "/team", component: lazyRouteComponent(() => import("./organization/Team.js"), "Team") });
+const team = createRoute({
+	getParentRoute: () => organization,
+	path: "/team",
+	component: lazyRouteComponent(() => wordy(import("./organization/Team.js")), "Team"),
+});
 const organizationTokens = createRoute({
 	getParentRoute: () => organization,
 	path: "/tokens",
-	component: lazyRouteComponent(() => import("./token/Tokens.js"), "OrganizationTokens"),
+	component: lazyRouteComponent(() => wordy(import("./token/Tokens.js")), "OrganizationTokens"),
 });
 const auditLog = createRoute({
 	getParentRoute: () => organization,
 	path: "/audit",
 	validateSearch: toFilter,
-	component: lazyRouteComponent(() => import("./audit/AuditLog.js"), "AuditLog"),
+	component: lazyRouteComponent(() => wordy(import("./audit/AuditLog.js")), "AuditLog"),
 });
 const settings = createRoute({
 	getParentRoute: () => organization,
 	path: "/settings",
-	component: lazyRouteComponent(() => import("./organization/Settings.js"), "OrganizationSettings"),
+	component: lazyRouteComponent(() => wordy(import("./organization/Settings.js")), "OrganizationSettings"),
 });
 
 // Where mails lead.

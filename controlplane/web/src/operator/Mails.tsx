@@ -64,6 +64,7 @@ export function Mails() {
 			<Group gap="sm" role="search">
 				<SegmentedControl
 					size="xs"
+					transitionDuration={0}
 					aria-label={t("mails.filter")}
 					value={filter}
 					onChange={(value) => setFilter(value as keyof typeof filters)}
