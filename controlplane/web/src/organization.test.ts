@@ -41,6 +41,7 @@ async function link(email: string, page: string) {
 }
 
 async function signUp(person: Person, email: string) {
+	await person.title("Sign up"); // the login before it has an address too
 	await person.fill("E-mail address", email);
 	await person.fill("New password", password);
 	await person.press("Sign up");
