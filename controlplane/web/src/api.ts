@@ -64,7 +64,33 @@ const prove: Interceptor = (next) => async (request) => {
 	}
 };
 
-export const transport = createConnectTransport({ baseUrl: globalThis.location.origin, useBinaryFormat: true, interceptors: [prove, listen] });
+/** Whom an operator acts as, in this page alone: the secret is nowhere else, and gone with the page. */
+export interface Acting {
+	secret: string;
+	tokenId: string;
+	email: string;
+	organizationId: string;
+	organization: string;
+	/** When its hour is over, in milliseconds. */
+	until: number;
+}
+
+export const acting = store<Acting | undefined>(undefined);
+
+const act: Interceptor = (next) => async (request) => {
+	const as = acting.get();
+	if (!as || request.method.name === "EndImpersonation") return next(request); // to end it is the operator's own
+	request.header.set("Authorization", `Bearer ${as.secret}`);
+	try {
+		return await next(request);
+	} catch (error) {
+		// Its hour is over. The operator goes on as themselves, in a page that knows nothing of it.
+		if (isCode(error, Code.Unauthenticated)) location.assign(`/o/${as.organizationId}/team`);
+		throw error;
+	}
+};
+
+export const transport = createConnectTransport({ baseUrl: globalThis.location.origin, useBinaryFormat: true, interceptors: [prove, act, listen] });
 
 /** How often what is shown is asked for again. */
 export const every = 5_000;

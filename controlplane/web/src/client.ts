@@ -7,6 +7,9 @@ import { SecondFactorService } from "./gen/chom/account/v1/second_factor_service
 import { SessionService } from "./gen/chom/account/v1/session_service_pb.js";
 import { AuditService } from "./gen/chom/audit/v1/audit_service_pb.js";
 import { BackupService } from "./gen/chom/backup/v1/backup_service_pb.js";
+import { ImportService } from "./gen/chom/backup/v1/import_service_pb.js";
+import { PolicyService } from "./gen/chom/backup/v1/policy_service_pb.js";
+import { TargetService } from "./gen/chom/backup/v1/target_service_pb.js";
 import { CertificateService } from "./gen/chom/certificate/v1/certificate_service_pb.js";
 import { ClaimService } from "./gen/chom/domain/v1/claim_service_pb.js";
 import { DnsProviderService } from "./gen/chom/domain/v1/provider_service_pb.js";
@@ -30,13 +33,16 @@ const services = {
 	webhooks: WebhookService,
 	claims: ClaimService,
 	certificates: CertificateService,
+	backups: BackupService,
+	backupPolicies: PolicyService,
+	backupTargets: TargetService,
+	imports: ImportService,
+	metrics: MetricService,
 	dnsProviders: DnsProviderService,
 	mails: MailService,
 	servers: ServerService,
 	sites: SiteService,
 	tasks: TaskService,
-	metrics: MetricService,
-	backups: BackupService,
 } as const;
 
 export type Client = { readonly [Name in keyof typeof services]: ServiceClient<(typeof services)[Name]> };

@@ -1,12 +1,17 @@
 // Where everything is. Each page comes in a piece of its own when it is first gone to.
-import { createRootRoute, createRoute, createRouter, lazyRouteComponent, Outlet } from "@tanstack/react-router";
+import { createRootRoute, createRoute, createRouter, lazyRouteComponent, Outlet, redirect } from "@tanstack/react-router";
+import { toFilter } from "./audit/filter.js";
 import { Crashed, NoPage } from "./frame/Lost.js";
 import { State as SiteState } from "./gen/chom/site/v1/site_pb.js";
+import { speakMore } from "./language/language.js";
 import { type Range, rangeOf } from "./metric/range.js";
 
 const root = createRootRoute({ component: Outlet, notFoundComponent: NoPage, errorComponent: Crashed });
 
 const text = (value: unknown) => (typeof value === "string" && value !== "" ? value : undefined);
+
+/** A page that says more than the first one knows. */
+const wordy = <Page,>(page: Promise<Page>) => Promise.all([page, speakMore()]).then(([page]) => page);
 
 // Before somebody is signed in.
 const open = createRoute({ getParentRoute: () => root, id: "open", component: lazyRouteComponent(() => import("./account/Door.js"), "Door") });
@@ -67,6 +72,17 @@ const sessions = createRoute({
 	component: lazyRouteComponent(() => import("./account/Sessions.js"), "Sessions"),
 });
 
+const tokens = createRoute({
+	getParentRoute: () => frame,
+	path: "/account/tokens",
+	component: lazyRouteComponent(() => wordy(import("./token/Tokens.js")), "Tokens"),
+});
+const myEvents = createRoute({
+	getParentRoute: () => frame,
+	path: "/account/events",
+	component: lazyRouteComponent(() => wordy(import("./audit/AuditLog.js")), "MyEvents"),
+});
+
 const servers = createRoute({ getParentRoute: () => frame, path: "/servers", component: lazyRouteComponent(() => import("./server/Servers.js"), "Servers") });
 const addServer = createRoute({
 	getParentRoute: () => frame,
@@ -78,6 +94,30 @@ const server = createRoute({
 	path: "/servers/$server",
 	validateSearch: rangeOf,
 	component: lazyRouteComponent(() => import("./server/Server.js"), "ServerPage"),
+});
+
+// The operators' area.
+const area = createRoute({ getParentRoute: () => frame, id: "operator", component: lazyRouteComponent(() => wordy(import("./operator/Area.js")), "Area") });
+const organizations = createRoute({
+	getParentRoute: () => area,
+	path: "/operator/organizations",
+	component: lazyRouteComponent(() => import("./operator/Organizations.js"), "Organizations"),
+});
+const placement = createRoute({
+	getParentRoute: () => area,
+	path: "/operator/placement",
+	component: lazyRouteComponent(() => import("./operator/Placement.js"), "Placement"),
+});
+const mails = createRoute({
+	getParentRoute: () => area,
+	path: "/operator/mails",
+	component: lazyRouteComponent(() => import("./operator/Mails.js"), "Mails"),
+});
+const platformLog = createRoute({
+	getParentRoute: () => area,
+	path: "/operator/audit",
+	validateSearch: toFilter,
+	component: lazyRouteComponent(() => wordy(import("./audit/AuditLog.js")), "PlatformLog"),
 });
 
 const organization = createRoute({ getParentRoute: () => frame, path: "/o/$organization", component: Outlet });
@@ -117,8 +157,48 @@ const task = createRoute({
 	component: lazyRouteComponent(() => import("./task/Task.js"), "TaskPage"),
 });
 
+const team = createRoute({
+	getParentRoute: () => organization,
+	path: "/team",
+	component: lazyRouteComponent(() => wordy(import("./organization/Team.js")), "Team"),
+});
+const organizationTokens = createRoute({
+	getParentRoute: () => organization,
+	path: "/tokens",
+	component: lazyRouteComponent(() => wordy(import("./token/Tokens.js")), "OrganizationTokens"),
+});
+const auditLog = createRoute({
+	getParentRoute: () => organization,
+	path: "/audit",
+	validateSearch: toFilter,
+	component: lazyRouteComponent(() => wordy(import("./audit/AuditLog.js")), "AuditLog"),
+});
+const settings = createRoute({
+	getParentRoute: () => organization,
+	path: "/settings",
+	component: lazyRouteComponent(() => wordy(import("./organization/Settings.js")), "OrganizationSettings"),
+});
+
+// Where mails lead.
+const mailed = createRoute({
+	getParentRoute: () => root,
+	path: "/organizations/$organization",
+	beforeLoad: ({ params }) => {
+		throw redirect({ to: "/o/$organization/settings", params, replace: true });
+	},
+});
+const mailedSite = createRoute({
+	getParentRoute: () => root,
+	path: "/organizations/$organization/sites/$site",
+	beforeLoad: ({ params }) => {
+		throw redirect({ to: "/o/$organization/sites/$site", params, replace: true });
+	},
+});
+
 export const router = createRouter({
 	routeTree: root.addChildren([
+		mailed,
+		mailedSite,
 		open.addChildren([login, signUp, verify, reset, confirm, first, invitation, device]),
 		frame.addChildren([
 			home,
@@ -126,10 +206,13 @@ export const router = createRouter({
 			account,
 			factors,
 			sessions,
+			tokens,
+			myEvents,
 			servers,
 			addServer,
 			server,
-			organization.addChildren([overview, sitesRoute, createSite, site, tasks, task]),
+			area.addChildren([organizations, placement, mails, platformLog]),
+			organization.addChildren([overview, sitesRoute, createSite, site, tasks, task, team, organizationTokens, auditLog, settings]),
 		]),
 	]),
 	// Addresses are read by people: words are words there, and no JSON.

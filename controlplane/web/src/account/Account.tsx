@@ -30,6 +30,12 @@ export function Account() {
 					<Text>
 						<Link to="/account/sessions">{t("sessions.title")}</Link>
 					</Text>
+					<Text>
+						<Link to="/account/tokens">{t("tokens.title")}</Link>
+					</Text>
+					<Text>
+						<Link to="/account/events">{t("audit.mine")}</Link>
+					</Text>
 				</Stack>
 			</Card>
 		</Page>

@@ -6,7 +6,7 @@ import { type Backup, type Drill, DrillState, Reason, type Restore, State } from
 import { BackupService } from "../gen/chom/backup/v1/backup_service_pb.js";
 import type { Site } from "../gen/chom/site/v1/site_pb.js";
 import { TaskWatch } from "../task/TaskWatch.js";
-import { Act, Confirmed } from "../ui/Act.js";
+import { Act, Confirmed, Permitted } from "../ui/Act.js";
 import { useNow } from "../ui/clock.js";
 import { bytes, milliseconds } from "../ui/format.js";
 import { Card, Dot, Empty, Facts, Failure, Notice, type Tone, Waiting } from "../ui/parts.js";
@@ -168,7 +168,9 @@ function Doing({ site, backup, onTask }: { site: Site; backup: Backup; onTask: (
 			>
 				{t("backup.drill.go")}
 			</Confirmed>
-			<RestoreDialog site={site} backup={backup} onDone={onTask} />
+			<Permitted method={BackupService.method.restoreBackup}>
+				<RestoreDialog site={site} backup={backup} onDone={onTask} />
+			</Permitted>
 		</Group>
 	);
 }

@@ -3,7 +3,10 @@ import { Spotlight, spotlight } from "@mantine/spotlight";
 import { useNavigate } from "@tanstack/react-router";
 import { useEffect, useRef } from "react";
 import { useTranslation } from "react-i18next";
+import { acting } from "../api.js";
+import { Role } from "../gen/chom/organization/v1/organization_pb.js";
 import { useHere } from "../organization/here.js";
+import { useRights } from "../organization/rights.js";
 import { useSites } from "../site/queries.js";
 import { SearchIcon, ServerIcon, SiteIcon } from "../ui/icons.js";
 
@@ -13,6 +16,8 @@ export function Commands({ times, operator }: { times: number; operator: boolean
 	const navigate = useNavigate();
 	const here = useHere();
 	const organization = here?.id ?? "";
+	const rights = useRights(organization);
+	const as = acting.use();
 	const sites = useSites(organization, { enabled: organization !== "" });
 	// Enter goes to the first one that is there after a key: what comes later would not be it.
 	const known = !sites.isLoading;
@@ -27,18 +32,39 @@ export function Commands({ times, operator }: { times: number; operator: boolean
 			? [
 					{ id: "overview", label: t("overview.title"), onClick: () => navigate({ to: "/o/$organization", params: { organization } }) },
 					{ id: "sites", label: t("sites.title"), onClick: () => navigate({ to: "/o/$organization/sites", params: { organization } }) },
-					{ id: "create", label: t("sites.create"), onClick: () => navigate({ to: "/o/$organization/sites/new", params: { organization } }) },
+					...(rights.may(Role.MEMBER)
+						? [{ id: "create", label: t("sites.create"), onClick: () => navigate({ to: "/o/$organization/sites/new", params: { organization } }) }]
+						: []),
 					{ id: "tasks", label: t("tasks.title"), onClick: () => navigate({ to: "/o/$organization/tasks", params: { organization } }) },
+					{ id: "team", label: t("team.title"), onClick: () => navigate({ to: "/o/$organization/team", params: { organization } }) },
+					...(rights.may(Role.ADMIN)
+						? [
+								{ id: "tokens", label: t("tokens.ofOrganization"), onClick: () => navigate({ to: "/o/$organization/tokens", params: { organization } }) },
+								{ id: "audit", label: t("audit.title"), onClick: () => navigate({ to: "/o/$organization/audit", params: { organization } }) },
+							]
+						: []),
+					{ id: "settings", label: t("settings.title"), onClick: () => navigate({ to: "/o/$organization/settings", params: { organization } }) },
 				]
 			: []),
 		...(operator
 			? [
 					{ id: "servers", label: t("servers.title"), leftSection: <ServerIcon />, onClick: () => navigate({ to: "/servers" }) },
 					{ id: "add", label: t("servers.add"), leftSection: <ServerIcon />, onClick: () => navigate({ to: "/servers/new" }) },
+					{ id: "placement", label: t("placement.title"), onClick: () => navigate({ to: "/operator/placement" }) },
+					{ id: "organizations", label: t("operator.organizations"), onClick: () => navigate({ to: "/operator/organizations" }) },
+					{ id: "mails", label: t("mails.title"), onClick: () => navigate({ to: "/operator/mails" }) },
+					{ id: "platform", label: t("audit.ofPlatform"), onClick: () => navigate({ to: "/operator/audit" }) },
 				]
 			: []),
-		{ id: "account", label: t("account.title"), onClick: () => navigate({ to: "/account" }) },
-		{ id: "factors", label: t("factors.title"), onClick: () => navigate({ to: "/account/second-factors" }) },
+		...(as
+			? []
+			: [
+					{ id: "account", label: t("account.title"), onClick: () => navigate({ to: "/account" }) },
+					{ id: "factors", label: t("factors.title"), onClick: () => navigate({ to: "/account/second-factors" }) },
+					{ id: "sessions", label: t("sessions.title"), onClick: () => navigate({ to: "/account/sessions" }) },
+					{ id: "own tokens", label: t("tokens.title"), onClick: () => navigate({ to: "/account/tokens" }) },
+					{ id: "own events", label: t("audit.mine"), onClick: () => navigate({ to: "/account/events" }) },
+				]),
 	];
 	const found = (sites.data ?? []).map((site) => ({
 		id: site.id,

@@ -1,16 +1,36 @@
 import { Code } from "@connectrpc/connect";
 import { ActionIcon, AppShell, Box, Burger, Button, Group, Menu, Select, Text, useMantineColorScheme } from "@mantine/core";
 import { useDisclosure, useHotkeys } from "@mantine/hooks";
-import { Link, Outlet, useLocation, useNavigate, useRouterState } from "@tanstack/react-router";
-import { lazy, Suspense, useEffect, useRef, useState } from "react";
+import { Link, type LinkProps, Outlet, useLocation, useNavigate, useRouterState } from "@tanstack/react-router";
+import { lazy, type ReactNode, Suspense, useCallback, useEffect, useRef, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { useCaller } from "../account/caller.js";
-import { isCode } from "../api.js";
+import { acting, isCode } from "../api.js";
+import { Role } from "../gen/chom/organization/v1/organization_pb.js";
 import { choose, type Language, languages } from "../language/language.js";
 import { useHere, useOrganizations } from "../organization/here.js";
-import { HomeIcon, LightIcon, PersonIcon, SearchIcon, ServerIcon, SiteIcon, TaskIcon } from "../ui/icons.js";
+import { permits } from "../organization/permits.js";
+import { useRights } from "../organization/rights.js";
+import { Permit } from "../ui/Act.js";
+import {
+	HomeIcon,
+	KeyIcon,
+	LightIcon,
+	LogIcon,
+	MailIcon,
+	OrganizationIcon,
+	PersonIcon,
+	PlacementIcon,
+	SearchIcon,
+	ServerIcon,
+	SettingsIcon,
+	SiteIcon,
+	TaskIcon,
+	TeamIcon,
+} from "../ui/icons.js";
 import { Logo } from "../ui/Logo.js";
 import { Failure, Waiting } from "../ui/parts.js";
+import { Acting } from "./Acting.js";
 import { Connection } from "./Connection.js";
 import classes from "./Frame.module.css";
 import { StepUp } from "./StepUp.js";
@@ -26,9 +46,19 @@ export function Frame() {
 	const [commands, setCommands] = useState(0); // how often they were called for
 	useHotkeys([["mod+K", () => setCommands((times) => times + 1)]], []);
 	const arrive = useArrive(close);
+	const as = acting.use();
+	const rights = useRights(useHere()?.id ?? "");
+	const permit = useCallback(({ name }: { name: string }) => permits({ role: rights.role, inPerson: rights.inPerson }, name), [rights.role, rights.inPerson]);
 	if (isCode(caller.error, Code.Unauthenticated)) return <ToLogin next={href} />;
 	return (
-		<AppShell header={{ height: 56 }} navbar={{ width: 232, breakpoint: "sm", collapsed: { mobile: !opened } }} padding="lg" transitionDuration={0}>
+		<AppShell
+			header={{ height: 56 }}
+			navbar={{ width: 232, breakpoint: "sm", collapsed: { mobile: !opened } }}
+			padding="lg"
+			transitionDuration={0}
+			className={classes.frame}
+			data-acting={as ? true : undefined}
+		>
 			<a href="#main" className={classes.skip}>
 				{t("frame.skip")}
 			</a>
@@ -56,10 +86,13 @@ export function Frame() {
 			</AppShell.Navbar>
 			<AppShell.Main id="main" tabIndex={-1} ref={arrive}>
 				<Box className={classes.main}>
+					<Acting />
 					<Connection />
 					{caller.data ? (
 						<Suspense fallback={<Waiting />}>
-							<Outlet />
+							<Permit value={permit}>
+								<Outlet />
+							</Permit>
 						</Suspense>
 					) : caller.error ? (
 						<Failure error={caller.error} retry={() => void caller.refetch()} />
@@ -104,40 +137,68 @@ function Places({ operator }: { operator: boolean }) {
 	const { t } = useTranslation();
 	const here = useHere();
 	const organization = here?.id ?? "";
+	const rights = useRights(organization);
+	const as = acting.use();
 	return (
 		<Box component="ul" m={0} p={0} style={{ listStyle: "none", display: "grid", gap: 2 }}>
 			{here && (
 				<>
-					<li>
-						<Link className={classes.link} to="/o/$organization" params={{ organization }} activeOptions={{ exact: true }}>
-							<HomeIcon /> {t("overview.title")}
-						</Link>
-					</li>
-					<li>
-						<Link className={classes.link} to="/o/$organization/sites" params={{ organization }}>
-							<SiteIcon /> {t("sites.title")}
-						</Link>
-					</li>
-					<li>
-						<Link className={classes.link} to="/o/$organization/tasks" params={{ organization }}>
-							<TaskIcon /> {t("tasks.title")}
-						</Link>
-					</li>
+					<Place to="/o/$organization" organization={organization} icon={<HomeIcon />} name={t("overview.title")} exact />
+					<Place to="/o/$organization/sites" organization={organization} icon={<SiteIcon />} name={t("sites.title")} />
+					<Place to="/o/$organization/tasks" organization={organization} icon={<TaskIcon />} name={t("tasks.title")} />
+					<Place to="/o/$organization/team" organization={organization} icon={<TeamIcon />} name={t("team.title")} />
+					{rights.may(Role.ADMIN) && (
+						<>
+							<Place to="/o/$organization/tokens" organization={organization} icon={<KeyIcon />} name={t("tokens.place")} />
+							<Place to="/o/$organization/audit" organization={organization} icon={<LogIcon />} name={t("audit.title")} />
+						</>
+					)}
+					<Place to="/o/$organization/settings" organization={organization} icon={<SettingsIcon />} name={t("settings.place")} />
 				</>
 			)}
 			{operator && (
-				<li>
-					<Link className={classes.link} to="/servers">
-						<ServerIcon /> {t("servers.title")}
-					</Link>
-				</li>
+				<>
+					<li className={classes.group}>{t("operator.title")}</li>
+					<Place to="/servers" icon={<ServerIcon />} name={t("servers.title")} />
+					<Place to="/operator/placement" icon={<PlacementIcon />} name={t("placement.title")} />
+					<Place to="/operator/organizations" icon={<OrganizationIcon />} name={t("operator.organizations")} />
+					<Place to="/operator/mails" icon={<MailIcon />} name={t("mails.title")} />
+					<Place to="/operator/audit" icon={<LogIcon />} name={t("audit.platform")} />
+				</>
 			)}
-			<li>
-				<Link className={classes.link} to="/account">
-					<PersonIcon /> {t("account.title")}
-				</Link>
-			</li>
+			{!as && (
+				<>
+					<li className={classes.group}>{t("frame.own")}</li>
+					<Place to="/account" icon={<PersonIcon />} name={t("account.title")} />
+				</>
+			)}
 		</Box>
+	);
+}
+
+function Place({
+	to,
+	organization,
+	icon,
+	name,
+	exact = false,
+}: {
+	to: NonNullable<LinkProps["to"]>;
+	organization?: string;
+	icon: ReactNode;
+	name: string;
+	exact?: boolean;
+}) {
+	return (
+		<li>
+			<Link
+				className={classes.link ?? ""}
+				{...({ to, ...(organization && { params: { organization } }) } as { to: "/" })}
+				activeOptions={{ exact, includeSearch: false }}
+			>
+				{icon} {name}
+			</Link>
+		</li>
 	);
 }
 
@@ -148,13 +209,14 @@ function Organizations() {
 	const navigate = useNavigate();
 	const { data } = useOrganizations();
 	const here = useHere();
+	const as = acting.use();
 	if (!here || !data) return null;
 	return (
 		<Select
 			aria-label={t("organization.switch")}
 			size="xs"
 			w={190}
-			data={[...data.organizations.map(({ id, name }) => ({ value: id, label: name })), { value: fresh, label: t("organization.other") }]}
+			data={[...data.organizations.map(({ id, name }) => ({ value: id, label: name })), ...(as ? [] : [{ value: fresh, label: t("organization.other") }])]}
 			value={here.id}
 			allowDeselect={false}
 			searchable={data.organizations.length > 8}

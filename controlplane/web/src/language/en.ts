@@ -20,12 +20,13 @@ export const en = {
 	rule: {
 		name: "Lower-case letters, digits and -, beginning with a letter.",
 		domain: "A name such as www.example.com, without http:// and without a path.",
+		token: "Letters, digits, spaces and . _ @ / -, beginning with a letter or digit.",
 		tag: "Lower-case letters, digits and -, up to 31 characters.",
 	},
 	lost: { title: "There is no such page", text: "The address leads nowhere. It may be old, or mistyped.", home: "To the overview" },
 	crashed: { title: "This page failed", text: "It is a fault of CHOM: {{what}}. Loading the page again may help." },
 	connection: { lost: "No connection to the control plane.", text: "What you see is as of {{when}}. It goes on by itself." },
-	frame: { skip: "Skip to the page", menu: "Menu", navigation: "Places" },
+	frame: { skip: "Skip to the page", menu: "Menu", navigation: "Places", own: "You" },
 	commands: { open: "Find", go: "Go to", nothing: "Nothing has that name", placeholder: "A site, or a page" },
 	look: { title: "Appearance", auto: "As the system", light: "Light", dark: "Dark", language: "Language" },
 	stepUp: { title: "Confirm that it is you", text: "What you are about to do needs a fresh proof. It is asked for once in 5 minutes.", go: "Confirm" },
@@ -103,6 +104,40 @@ export const en = {
 		go: "Join",
 	},
 	role: { viewer: "viewer", member: "member", admin: "admin", owner: "owner" },
+	team: {
+		title: "Team",
+	},
+	tokens: {
+		place: "Tokens",
+		title: "Your tokens",
+		ofOrganization: "Tokens of the organization",
+	},
+	audit: {
+		title: "Audit log",
+		platform: "Platform log",
+		ofPlatform: "Audit log of the platform",
+		mine: "What you did, and what was done to your account",
+	},
+	settings: {
+		place: "Settings",
+		title: "Settings of the organization",
+	},
+	operator: {
+		title: "Platform",
+		organizations: "Organizations",
+	},
+	placement: {
+		title: "Placement",
+	},
+	mails: {
+		title: "Mail",
+	},
+	acting: {
+		title: "You act as somebody else",
+		banner: "You act as {{email}} in {{organization}}",
+		recorded: "Each step is recorded under your name. It ends {{when}}, or when you leave this page.",
+		end: "End it",
+	},
 	account: {
 		title: "Account",
 		email: "E-mail address",

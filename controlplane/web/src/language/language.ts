@@ -2,16 +2,19 @@
 import i18next from "i18next";
 import { initReactI18next } from "react-i18next";
 import { en } from "./en.js";
+import type { more } from "./en.more.js";
+
+type English = typeof en & typeof more;
 
 type Words<T> = { readonly [Key in keyof T]: T[Key] extends string ? string : Words<T[Key]> };
 
 /** What each language must say. */
-export type Catalog = Words<typeof en>;
+export type Catalog = Words<English>;
 
 declare module "i18next" {
 	interface CustomTypeOptions {
 		defaultNS: "translation";
-		resources: { translation: typeof en };
+		resources: { translation: English };
 	}
 }
 
@@ -28,6 +31,12 @@ const kept = "chom-language";
 export function wanted(): Language {
 	const names = [localStorage.getItem(kept) ?? "", ...navigator.languages].map((name) => name.slice(0, 2));
 	return names.find((name): name is Language => name in languages) ?? "en";
+}
+
+/** Fetches the texts that a page needs beside those of the first one. */
+export async function speakMore() {
+	const { more } = await import("./en.more.js");
+	i18next.addResourceBundle("en", "translation", more, true, true);
 }
 
 export async function speak(language: Language) {

@@ -10,6 +10,7 @@ import { Role } from "../gen/chom/organization/v1/organization_pb.js";
 import { OrganizationService } from "../gen/chom/organization/v1/organization_service_pb.js";
 import { Form } from "../ui/Act.js";
 import { Failure, Waiting } from "../ui/parts.js";
+import { roleKey } from "./roles.js";
 
 /** Where the mail of an invitation leads. */
 export function Invited() {
@@ -26,14 +27,11 @@ export function Invited() {
 	if (!invited.data || caller.isPending) return <Waiting />;
 	const { invitation, organizationName: name } = invited.data;
 	if (!caller.data || caller.error) return <SignIn why={t("invitation.why", { name, email: invitation?.email ?? "" })} onDone={() => void caller.refetch()} />;
-	const roles: Record<number, string> = {
-		[Role.VIEWER]: t("role.viewer"),
-		[Role.MEMBER]: t("role.member"),
-		[Role.ADMIN]: t("role.admin"),
-		[Role.OWNER]: t("role.owner"),
-	};
 	return (
-		<Step title={t("invitation.title", { name })} text={t("invitation.text", { email: invitation?.email ?? "", role: roles[invitation?.role ?? 0] ?? "" })}>
+		<Step
+			title={t("invitation.title", { name })}
+			text={t("invitation.text", { email: invitation?.email ?? "", role: t(roleKey(invitation?.role ?? Role.UNSPECIFIED)) })}
+		>
 			<Form label={t("invitation.go")} pending={accept.isPending} error={accept.error} onSend={() => accept.mutate({ token })}>
 				{null}
 			</Form>

@@ -6,6 +6,7 @@ import { useTranslation } from "react-i18next";
 import { useCaller } from "../account/caller.js";
 import { CertificateService } from "../gen/chom/certificate/v1/certificate_service_pb.js";
 import { State as SiteState } from "../gen/chom/site/v1/site_pb.js";
+import { SiteService } from "../gen/chom/site/v1/site_service_pb.js";
 import { State as TaskState } from "../gen/chom/task/v1/task_pb.js";
 import { TaskService } from "../gen/chom/task/v1/task_service_pb.js";
 import { useHere, useOrganizationId } from "../organization/here.js";
@@ -13,6 +14,7 @@ import { useServers } from "../server/queries.js";
 import { trashed } from "../site/filter.js";
 import { useSites } from "../site/queries.js";
 import { kindKey } from "../task/TaskState.js";
+import { Permitted } from "../ui/Act.js";
 import { Card, Dot, Empty, Failure, Link, LinkButton, Page, Waiting } from "../ui/parts.js";
 import { Time } from "../ui/Time.js";
 import { sentence } from "../ui/words.js";
@@ -171,9 +173,11 @@ function Begin({ organization, operator, name }: { organization: string; operato
 				<Empty
 					title={t("sites.none.title")}
 					action={
-						<LinkButton to="/o/$organization/sites/new" params={{ organization }}>
-							{t("sites.create")}
-						</LinkButton>
+						<Permitted method={SiteService.method.createSite}>
+							<LinkButton to="/o/$organization/sites/new" params={{ organization }}>
+								{t("sites.create")}
+							</LinkButton>
+						</Permitted>
 					}
 				>
 					{t("sites.none.text")}

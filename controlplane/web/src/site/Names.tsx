@@ -6,7 +6,7 @@ import { useTranslation } from "react-i18next";
 import { ClaimService } from "../gen/chom/domain/v1/claim_service_pb.js";
 import { NameRole, NameState, type Site, type SiteName } from "../gen/chom/site/v1/site_pb.js";
 import { SiteService } from "../gen/chom/site/v1/site_service_pb.js";
-import { Act, Confirmed, Form } from "../ui/Act.js";
+import { Act, Confirmed, Form, Permitted } from "../ui/Act.js";
 import { Card, Copy } from "../ui/parts.js";
 import { isDomain } from "../ui/rules.js";
 import { Sheet } from "../ui/Sheet.js";
@@ -35,7 +35,9 @@ export function Names({ site }: { site: Site }) {
 			{site.names.map((name) => (
 				<Name key={name.name} site={site} name={name} />
 			))}
-			<Add site={site} />
+			<Permitted method={SiteService.method.updateSite}>
+				<Add site={site} />
+			</Permitted>
 		</Stack>
 	);
 }

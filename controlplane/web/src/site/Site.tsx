@@ -1,6 +1,6 @@
 import { Anchor, Group, Stack, Tabs } from "@mantine/core";
 import { useNavigate, useParams, useSearch } from "@tanstack/react-router";
-import { lazy, Suspense } from "react";
+import { lazy, Suspense, useContext } from "react";
 import { useTranslation } from "react-i18next";
 import { type Site, State } from "../gen/chom/site/v1/site_pb.js";
 import { SiteService } from "../gen/chom/site/v1/site_service_pb.js";
@@ -8,7 +8,7 @@ import { useOrganizationId } from "../organization/here.js";
 import { tabs } from "../router.js";
 import { TaskTable } from "../task/TaskTable.js";
 import { TaskWatch } from "../task/TaskWatch.js";
-import { Act, Confirmed } from "../ui/Act.js";
+import { Act, Confirmed, Permit, Permitted } from "../ui/Act.js";
 import { Card, Facts, Failure, Link, Notice, Page, Waiting } from "../ui/parts.js";
 import { Time } from "../ui/Time.js";
 import { sentence } from "../ui/words.js";
@@ -35,6 +35,8 @@ export function SitePage() {
 			{t("sites.title")}
 		</Link>
 	);
+	const permit = useContext(Permit);
+	const offered = (name: string) => name !== "settings" || permit(SiteService.method.updateSite);
 	const site = data?.site;
 	if (!site) {
 		return (
@@ -66,7 +68,7 @@ export function SitePage() {
 				keepMounted={false}
 			>
 				<Tabs.List mb="lg">
-					{tabs.map((name) => (
+					{tabs.filter(offered).map((name) => (
 						<Tabs.Tab key={name} value={name}>
 							{t(`site.tab.${name}`)}
 						</Tabs.Tab>
@@ -158,7 +160,11 @@ function Doing({ site }: { site: Site }) {
 	}
 	return (
 		<>
-			{site.type === "wordpress" && site.state === State.ACTIVE && <AdminLogin site={site} />}
+			{site.type === "wordpress" && site.state === State.ACTIVE && (
+				<Permitted method={SiteService.method.createSiteLogin}>
+					<AdminLogin site={site} />
+				</Permitted>
+			)}
 			{site.state === State.SUSPENDED ? (
 				<Act method={SiteService.method.resumeSite} request={request}>
 					{t("site.resume")}

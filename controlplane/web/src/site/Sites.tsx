@@ -6,8 +6,10 @@ import { memo, useCallback, useDeferredValue, useEffect, useLayoutEffect, useMem
 import { useTranslation } from "react-i18next";
 import { BackupFeed, BackupMark } from "../backup/statuses.js";
 import type { Site, State } from "../gen/chom/site/v1/site_pb.js";
+import { SiteService } from "../gen/chom/site/v1/site_service_pb.js";
 import { Feed, SparkOf } from "../metric/Sparks.js";
 import { useOrganizationId } from "../organization/here.js";
+import { Permitted } from "../ui/Act.js";
 import { SearchIcon } from "../ui/icons.js";
 import { Empty, Failure, LinkButton, Page, Waiting } from "../ui/parts.js";
 import { Time } from "../ui/Time.js";
@@ -43,9 +45,11 @@ export function Sites() {
 	const used = useDeferredValue(filter);
 	const shown = useMemo(() => filterSites(data ?? [], used), [data, used]);
 	const create = (
-		<LinkButton to="/o/$organization/sites/new" params={{ organization }}>
-			{t("sites.create")}
-		</LinkButton>
+		<Permitted method={SiteService.method.createSite}>
+			<LinkButton to="/o/$organization/sites/new" params={{ organization }}>
+				{t("sites.create")}
+			</LinkButton>
+		</Permitted>
 	);
 	return (
 		<Page title={t("sites.title")} aside={sites.length > 0 && create}>

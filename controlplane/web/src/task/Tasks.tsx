@@ -23,6 +23,7 @@ export function Tasks() {
 			aside={
 				<SegmentedControl
 					size="xs"
+					transitionDuration={0}
 					aria-label={t("tasks.filter")}
 					value={filter}
 					onChange={(value) => setFilter(value as keyof typeof filters)}

@@ -9,7 +9,7 @@ import type { ReactNode } from "react";
 import { afterEach, beforeAll, expect, test } from "vitest";
 import { SiteService } from "../gen/chom/site/v1/site_service_pb.js";
 import { start } from "../language/language.js";
-import { Act, Confirmed } from "./Act.js";
+import { Act, Confirmed, Permit, Permitted } from "./Act.js";
 
 beforeAll(async () => {
 	// What jsdom lacks and Mantine asks for.
@@ -89,4 +89,23 @@ test("what is hard to take back happens only when its name was typed", async () 
 	await userEvent.click(yes);
 	await waitFor(() => expect(calls).toBe(1));
 	await waitFor(() => expect(screen.queryByRole("dialog")).toBeNull());
+});
+
+test("what somebody may not do is not offered", () => {
+	const method = SiteService.method.suspendSite;
+	show(
+		<Permit value={({ name }) => name !== "SuspendSite"}>
+			<Act method={method} request={request}>
+				Suspend
+			</Act>
+			<Confirmed method={method} request={request} title="Really?" explain="It stops." confirm="Yes">
+				Suspend
+			</Confirmed>
+			<Permitted method={method}>Suspend</Permitted>
+			<Permitted method={SiteService.method.getSite}>Look</Permitted>
+		</Permit>,
+		async () => ({}),
+	);
+	expect(screen.queryByText("Suspend")).toBeNull();
+	expect(screen.getByText("Look")).toBeTruthy();
 });

@@ -1,12 +1,20 @@
 // What acts: a button, or a form. While it does it shows that it does; what goes wrong stands beside it in words, and stays.
-import type { DescMessage, DescMethodUnary, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
+import type { DescMessage, DescMethod, DescMethodUnary, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import { useMutation } from "@connectrpc/connect-query";
 import { Box, Button, type ButtonProps, Group, Stack, Text, TextInput } from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
-import { type ReactNode, useState } from "react";
+import { createContext, type ReactNode, useContext, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { Dialog } from "./Dialog.js";
 import { Failure } from "./parts.js";
+
+/** Whether the reader may make a call, as the frame says. */
+export const Permit = createContext<(method: DescMethod) => boolean>(() => true);
+
+/** What is only there for who may make a call. Buttons below ask by themselves. */
+export function Permitted({ method, children }: { method: DescMethod; children: ReactNode }) {
+	return useContext(Permit)(method) ? children : null;
+}
 
 interface ActProps<I extends DescMessage, O extends DescMessage> extends ButtonProps {
 	method: DescMethodUnary<I, O>;
@@ -18,6 +26,7 @@ interface ActProps<I extends DescMessage, O extends DescMessage> extends ButtonP
 /** A button that makes one call. */
 export function Act<I extends DescMessage, O extends DescMessage>({ method, request, onDone, children, ...look }: ActProps<I, O>) {
 	const act = useMutation(method, { onSuccess: (answer) => onDone?.(answer as MessageShape<O>) });
+	if (!useContext(Permit)(method)) return null;
 	return (
 		<Box>
 			<Button variant="default" {...look} loading={act.isPending} aria-busy={act.isPending} onClick={() => act.mutate(request)}>
@@ -103,6 +112,7 @@ export function Confirmed<I extends DescMessage, O extends DescMessage>({
 			onDone?.(answer as MessageShape<O>);
 		},
 	});
+	if (!useContext(Permit)(method)) return null;
 	return (
 		<>
 			<Button

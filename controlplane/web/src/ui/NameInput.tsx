@@ -2,7 +2,7 @@ import { TextInput, type TextInputProps } from "@mantine/core";
 import { useTranslation } from "react-i18next";
 import { nameRule } from "./rules.js";
 
-interface NameInputProps extends Pick<TextInputProps, "label" | "description" | "maw"> {
+interface NameInputProps extends Pick<TextInputProps, "label" | "description" | "maw" | "autoFocus"> {
 	value: string;
 	onName: (name: string) => void;
 }

@@ -19,11 +19,12 @@ export function relative(at: number, now: number, language: string): string {
 	return new Intl.RelativeTimeFormat(language, { numeric: "auto" }).format(Math.trunc(seconds / length), unit);
 }
 
+/** The moment in a zone, to the second. */
+export const moment = (at: number, language: string, timeZone: string) =>
+	new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium", timeZone }).format(at);
+
 /** The moment in the reader's zone and in UTC. */
-export function precise(at: number, language: string, zone: string): string {
-	const form = (timeZone: string) => new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium", timeZone }).format(at);
-	return `${form(zone)} ${zone} · ${form("UTC")} UTC`;
-}
+export const precise = (at: number, language: string, zone: string) => `${moment(at, language, zone)} ${zone} · ${moment(at, language, "UTC")} UTC`;
 
 /** "850 ms", "12.3 s", "4 min 10 s". */
 export function span(took: number): string {

@@ -43,6 +43,50 @@ export const PersonIcon = icon(
 		<path d="M4.5 20c1-3.8 4-5.6 7.5-5.6s6.5 1.8 7.5 5.6" />
 	</>,
 );
+export const TeamIcon = icon(
+	<>
+		<circle cx="9" cy="8.5" r="3.3" />
+		<path d="M2.8 19c.8-3.2 3.2-4.8 6.2-4.8s5.4 1.6 6.2 4.8M15.5 5.4a3.3 3.3 0 0 1 0 6.2M17.8 14.8c1.8.7 3 2.1 3.5 4.2" />
+	</>,
+);
+export const KeyIcon = icon(
+	<>
+		<circle cx="8" cy="14.5" r="3.8" />
+		<path d="M10.8 11.8L19 3.6M15.5 7.1l2.8 2.8" />
+	</>,
+);
+export const LogIcon = icon(
+	<>
+		<path d="M6 3.5h9l4 4v13H6z" />
+		<path d="M9.5 11h6M9.5 14.5h6M9.5 18h3.5" />
+	</>,
+);
+export const SettingsIcon = icon(
+	<>
+		<path d="M4 7h9M17 7h3M4 12h3M11 12h9M4 17h11M19 17h1" />
+		<circle cx="15" cy="7" r="2" />
+		<circle cx="9" cy="12" r="2" />
+		<circle cx="17" cy="17" r="2" />
+	</>,
+);
+export const OrganizationIcon = icon(
+	<>
+		<rect x="5" y="3.5" width="9" height="17" rx="1" />
+		<path d="M14 9.5h5v11h-5M8 7.5h3M8 11h3M8 14.5h3" />
+	</>,
+);
+export const PlacementIcon = icon(
+	<>
+		<path d="M12 21c4-4.6 6-8 6-11a6 6 0 0 0-12 0c0 3 2 6.4 6 11z" />
+		<circle cx="12" cy="10" r="2.2" />
+	</>,
+);
+export const MailIcon = icon(
+	<>
+		<rect x="3.5" y="5.5" width="17" height="13" rx="2" />
+		<path d="M4 7.5l8 5.5 8-5.5" />
+	</>,
+);
 export const SearchIcon = icon(
 	<>
 		<circle cx="10.5" cy="10.5" r="6" />

@@ -8,3 +8,6 @@ export const tagRule = /^[a-z0-9][a-z0-9-]{0,30}$/;
 
 /** Whether this can be a name in the DNS; the control plane looks closer. */
 export const isDomain = (text: string) => /^(\*\.)?([^\s./:@]{1,63}\.)+[^\s./:@]{2,63}$/.test(text);
+
+/** What people call a token. */
+export const tokenNameRule = /^[A-Za-z0-9](?:[A-Za-z0-9 ._@]|\/|-){0,62}$/;
