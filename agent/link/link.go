@@ -67,6 +67,8 @@ type Config struct {
 	Dial    func(context.Context, string, string) (net.Conn, error) // nil dials TCP
 
 	Issuance func(*linkv1.Issuance) error // takes in where certificates come from; nil for nobody who asks
+
+	Logs Logs // of sites, for who looks at them; nil shows none
 }
 
 // Link keeps the connection. Make it with New.
