@@ -24,11 +24,11 @@ type Bookmark struct {
 	Former Position `json:"former"`
 }
 
-// maxRead is how much of one log is read at a time; a site with more to log than that in a minute is read more of the next time.
-const maxRead = 16 << 20
+// MaxRead is how much of one log is read at a time; a site with more to log than that in a minute is read more of the next time.
+const MaxRead = 16 << 20
 
-// maxLine is what of a line is looked at; longer ones are passed over. nginx takes requests of up to 8 KiB a line.
-const maxLine = 64 << 10
+// MaxLine is what of a line is looked at; longer ones are passed over. nginx takes requests of up to 8 KiB a line.
+const MaxLine = 64 << 10
 
 // Read calls take for each new line of a log, path or, once rotated, path.1, and moves the bookmark behind it. A log that was never
 // read before is read from its end: what is in it happened before anybody counted. What was rotated twice since the last time, or
@@ -66,6 +66,9 @@ const tailBytes = 128 << 10
 func Tail(path string, most int) (lines [][]byte, b Bookmark, err error) {
 	if lines, b.Now, err = tail(path, most); err != nil || b.Now.Inode == 0 {
 		return nil, Bookmark{}, err
+	}
+	if b.Now.Offset > tailBytes {
+		most = 0 // there are lines in between
 	}
 	former, at, err := tail(path+".1", most-len(lines))
 	if err != nil {
@@ -116,7 +119,7 @@ func inode(path string) (Position, error) {
 	return Position{stat.Ino, info.Size()}, nil
 }
 
-// read goes on in a file, up to maxRead and the last whole line.
+// read goes on in a file, up to MaxRead and the last whole line.
 func (p *Position) read(path string, take func([]byte)) error {
 	file, err := os.Open(path)
 	if err != nil {
@@ -136,7 +139,7 @@ func (p *Position) read(path string, take func([]byte)) error {
 	if _, err := file.Seek(p.Offset, io.SeekStart); err != nil {
 		return err
 	}
-	lines := bufio.NewReaderSize(io.LimitReader(file, maxRead), maxLine)
+	lines := bufio.NewReaderSize(io.LimitReader(file, MaxRead), MaxLine)
 	long := int64(0) // bytes of a line that is too long
 	for {
 		line, err := lines.ReadSlice('\n')
@@ -144,8 +147,8 @@ func (p *Position) read(path string, take func([]byte)) error {
 		case errors.Is(err, bufio.ErrBufferFull):
 			long += int64(len(line))
 		case errors.Is(err, io.EOF):
-			if long+int64(len(line)) >= maxRead {
-				p.Offset += maxRead // one endless line: it is passed over in parts
+			if long+int64(len(line)) >= MaxRead {
+				p.Offset += MaxRead // one endless line: it is passed over in parts
 			}
 			return nil
 		case err != nil:

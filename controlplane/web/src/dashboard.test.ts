@@ -35,7 +35,9 @@ test("the first operator begins, and makes an organization", async () => {
 test("the session is in a cookie that no script reads", async () => {
 	const session = (await here.context.cookies()).find(({ name }) => name === "chom_session");
 	expect(session).toMatchObject({ httpOnly: true, sameSite: "Strict", path: "/" });
-	expect(await here.page.evaluate(() => document.cookie + JSON.stringify(localStorage) + JSON.stringify(sessionStorage))).not.toMatch(/chom[a-z]+_[0-9A-Za-z]{20}/);
+	expect(await here.page.evaluate(() => document.cookie + JSON.stringify(localStorage) + JSON.stringify(sessionStorage))).not.toMatch(
+		/chom[a-z]+_[0-9A-Za-z]{20}/,
+	);
 });
 
 let server = "";

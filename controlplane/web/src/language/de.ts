@@ -236,7 +236,7 @@ export const de: Catalog = {
 	site: {
 		title: "Website",
 		problem: "Sie weicht ab von dem, was gewollt ist",
-		tab: { state: "Zustand", names: "Namen und Zertifikate", backups: "Sicherungen", tasks: "Aufgaben", settings: "Einstellungen" },
+		tab: { state: "Zustand", names: "Namen und Zertifikate", backups: "Sicherungen", logs: "Protokolle", tasks: "Aufgaben", settings: "Einstellungen" },
 		state: {
 			unknown: "Unbekannt",
 			creating: "Wird angelegt",
@@ -269,6 +269,28 @@ export const de: Catalog = {
 		admin: "Als Administrator anmelden",
 		adminText: "Dieser Link gilt einmal, für 60 Sekunden.",
 		adminOpen: "Verwaltung öffnen",
+	},
+	logs: {
+		title: "Was die Website protokolliert",
+		which: "Welche Protokolle",
+		source: { access: "Zugriff", error: "Fehler", php: "PHP" },
+		filter: "Nur Zeilen mit",
+		pause: "Anhalten",
+		resume: "Weiter",
+		newest: "Zum Neuesten",
+		opening: "Der Server wird gefragt …",
+		live: "Live: jede Zeile erscheint, sobald sie geschrieben ist.",
+		lost: "Die Verbindung ist abgerissen; sie wird wieder aufgebaut.",
+		paused_one: "Angehalten. {{count}} neue Zeile seitdem.",
+		paused_other: "Angehalten. {{count}} neue Zeilen seitdem.",
+		leftOut_one: "… {{count}} Zeile ausgelassen: es waren zu viele auf einmal",
+		leftOut_other: "… {{count}} Zeilen ausgelassen: es waren zu viele auf einmal",
+		away: "Der Server der Website ist nicht verbunden",
+		awayText: "Die Protokolle liegen nur auf dem Server. Sie gehen hier von selbst weiter, sobald er zurück ist.",
+		full: "Zu viele sehen gerade Protokolle auf diesem Server an",
+		fullText: "Es wird wieder versucht, bis Platz ist. Vielleicht haben Sie selbst noch eine Seite mit Protokollen offen.",
+		none: { title: "Noch nichts protokolliert", text: "Öffnen Sie die Website: jeder Besuch erscheint hier binnen einer Sekunde." },
+		noMatch: { title: "Keine Zeile passt", text: "Wählen Sie mehr Protokolle oder suchen Sie weniger. Neue Zeilen, die passen, erscheinen von selbst." },
 	},
 	name: {
 		state: {
