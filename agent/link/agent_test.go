@@ -30,6 +30,7 @@ type agent struct {
 	id     string // of the server that it is
 	log    *slog.Logger
 	dial   func(context.Context, string, string) (net.Conn, error)
+	logs   link.Logs
 
 	clock   *clock.Clock
 	store   *identity.Store
@@ -89,7 +90,7 @@ func (a *agent) start() *agent {
 		a.t.Fatal(err)
 	}
 	a.link = link.New(link.Config{
-		Address: a.server.Address, Identity: a.store, Tasks: a.engine, Clock: a.clock, Log: a.log, Facts: facts, Dial: a.dial,
+		Address: a.server.Address, Identity: a.store, Tasks: a.engine, Clock: a.clock, Log: a.log, Facts: facts, Dial: a.dial, Logs: a.logs,
 		Samples: func(context.Context) []*linkv1.Sample { return []*linkv1.Sample{{Series: "node_load1", Value: 1}} },
 	})
 	ctx, stop := context.WithCancel(context.Background())

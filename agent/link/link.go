@@ -69,6 +69,8 @@ type Config struct {
 	SampleEvery time.Duration // between two gatherings of samples; 0 means a minute
 
 	Issuance func(*linkv1.Issuance) error // takes in where certificates come from; nil for nobody who asks
+
+	Logs Logs // of sites, for who looks at them; nil shows none
 }
 
 // Link keeps the connection. Make it with New.

@@ -124,6 +124,8 @@ func (s *session) handle(m *linkv1.LinkMessage) error {
 		s.cfg.Tasks.Cancel(m.Cancel.GetTaskId(), m.Cancel.GetAttempt())
 	case *linkv1.LinkMessage_Drain:
 		return drained{m.Drain.GetWindow().AsDuration()}
+	case *linkv1.LinkMessage_ShowLogs:
+		s.show(m.ShowLogs)
 	}
 	return nil
 }

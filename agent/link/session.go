@@ -30,6 +30,7 @@ type session struct {
 	epoch     uint64
 	heartbeat time.Duration
 	samples   chan []*linkv1.Sample
+	shows     chan *linkv1.ShowLogs
 }
 
 // session connects, says Hello, and stays until something ends it, which is
@@ -41,7 +42,7 @@ func (l *Link) session(ctx context.Context) error {
 	}
 	l.set(State{Phase: Connecting})
 	l.progress(dialFor + callFor + slack)
-	s := &session{Link: l, id: id, samples: make(chan []*linkv1.Sample, 1)}
+	s := &session{Link: l, id: id, samples: make(chan []*linkv1.Sample, 1), shows: make(chan *linkv1.ShowLogs, maxLooks)}
 	s.conn = open(id.TLS(l.cfg.Clock.Time), l.cfg.Dial)
 	defer s.conn.close()
 	s.bulk = open(id.TLS(l.cfg.Clock.Time), l.cfg.Dial).letGoAfter(bulkIdle)
@@ -67,6 +68,9 @@ func (l *Link) session(ctx context.Context) error {
 	g.Go(func() error { return s.receive(ctx) })
 	g.Go(func() error { return s.report(ctx) })
 	g.Go(func() error { return s.renew(ctx) })
+	if l.cfg.Logs != nil {
+		g.Go(func() error { return s.showLogs(ctx) })
+	}
 	if l.cfg.Samples != nil {
 		g.Go(func() error { return s.measure(ctx) })
 	}

@@ -52,6 +52,9 @@ const logsDir = "/var/log/chom/sites"
 // AccessLog is where a site's requests are logged, in the format chom.
 func AccessLog(h contract.Handle) string { return paths{logs: logsDir}.logDir(h) + "/access.log" }
 
+// ErrorLog is where nginx says what it finds wrong with a site.
+func ErrorLog(h contract.Handle) string { return paths{logs: logsDir}.logDir(h) + "/error.log" }
+
 // logDir holds a site's access.log and error.log: root's, so that a tenant
 // can't put links in their place.
 func (p paths) logDir(h contract.Handle) string { return p.logs + "/" + h.String() }

@@ -122,7 +122,7 @@ func (a *agent) live(ctx context.Context, store *identity.Store) error {
 	}
 	l.link = link.New(link.Config{
 		Address: a.swarm.cfg.Server, Identity: store, Tasks: l.engine, Clock: now, Log: a.swarm.cfg.Log,
-		Facts: a.facts, Samples: a.samples(), Dial: l.dial, SampleEvery: a.swarm.cfg.SampleEvery,
+		Facts: a.facts, Samples: a.samples(), Dial: l.dial, SampleEvery: a.swarm.cfg.SampleEvery, Logs: logs{},
 	})
 	running, stop := context.WithCancel(context.Background())
 	l.stop = stop

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"chom.dev/agent/atomicfile"
+	"chom.dev/agent/logfile"
 	"chom.dev/agent/task"
 	"chom.dev/proto/contract"
 	linkv1 "chom.dev/proto/gen/chom/link/v1"
@@ -42,11 +43,11 @@ type Sites struct {
 
 // count is what was counted of a site since the agent has known it.
 type count struct {
-	Log      bookmark  `json:"log"`
-	Statuses [5]uint64 `json:"statuses"` // 1xx to 5xx
-	Bytes    uint64    `json:"bytes"`
-	Seconds  float64   `json:"seconds"`
-	Within   []uint64  `json:"within"` // as buckets: how many took no longer, and no less than the former
+	Log      logfile.Bookmark `json:"log"`
+	Statuses [5]uint64        `json:"statuses"` // 1xx to 5xx
+	Bytes    uint64           `json:"bytes"`
+	Seconds  float64          `json:"seconds"`
+	Within   []uint64         `json:"within"` // as buckets: how many took no longer, and no less than the former
 }
 
 // buckets are in seconds; another one behind them holds the rest.
@@ -79,7 +80,7 @@ func (s *Sites) Gather(ctx context.Context) []*linkv1.Sample {
 			c = &count{Within: make([]uint64, len(buckets)+1)}
 			s.counts[site.ID] = c
 		}
-		if err := c.Log.read(s.access(site.Handle), c.line); err != nil {
+		if err := c.Log.Read(s.access(site.Handle), c.line); err != nil {
 			s.log.Warn("an access log could not be read", "site", site.ID, "err", err)
 		}
 		out = append(out, c.samples(site.ID)...)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"chom.dev/agent/logfile"
 	"chom.dev/agent/task"
 	"chom.dev/proto/contract"
 )
@@ -201,17 +202,17 @@ func TestSitesGoOnCounting(t *testing.T) {
 			l.counts(2)
 		},
 		"behind a line that is too long": func(l *logged) {
-			l.write(0, strings.Repeat("x", 3*maxLine)+"\n"+line)
+			l.write(0, strings.Repeat("x", 3*logfile.MaxLine)+"\n"+line)
 			l.counts(2)
 		},
 		"behind a line without end": func(l *logged) {
-			l.write(0, strings.Repeat("x", maxRead+100))
+			l.write(0, strings.Repeat("x", logfile.MaxRead+100))
 			l.counts(1)
 			l.write(0, "\n"+line)
 			l.counts(2)
 		},
 		"with more than is read at a time": func(l *logged) {
-			n := maxRead/len(line) + 10
+			n := logfile.MaxRead/len(line) + 10
 			l.write(0, strings.Repeat(line, n))
 			l.gather()
 			l.counts(1 + n)

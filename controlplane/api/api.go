@@ -50,6 +50,7 @@ import (
 	"chom.dev/controlplane/repeat"
 	"chom.dev/controlplane/rest"
 	"chom.dev/controlplane/site"
+	"chom.dev/controlplane/sitelog"
 	"chom.dev/controlplane/task"
 	"chom.dev/controlplane/token"
 	"chom.dev/controlplane/web"
@@ -74,6 +75,7 @@ type Config struct {
 	Backups       *backup.Backups
 	Targets       *target.Targets
 	History       *history.Metrics // of hosts and sites
+	Logs          *sitelog.Hub
 	Providers     *domain.Providers
 	Packages      *install.Packages
 	// Limits count calls; nil counts them in this process, at the default rates.
@@ -142,7 +144,7 @@ func New(c Config) (http.Handler, error) {
 	mount(mailv1connect.NewMailServiceHandler(&mailService{c.Mails}, guarded...))
 	mount(organizationv1connect.NewOrganizationServiceHandler(&organizationService{c.Organizations}, guarded...))
 	mount(fleetv1connect.NewServerServiceHandler(&serverService{c.DB, c.Fleet, c.Tasks, c.Packages, c.Address, c.Pin}, guarded...))
-	mount(sitev1connect.NewSiteServiceHandler(&siteService{c.Sites}, guarded...))
+	mount(sitev1connect.NewSiteServiceHandler(&siteService{c.Sites, c.Logs}, guarded...))
 	mount(tokenv1connect.NewTokenServiceHandler(&tokenService{c.Tokens}, guarded...))
 	mount(taskv1connect.NewTaskServiceHandler(&taskService{c.DB, c.Tasks}, guarded...))
 	mount(domainv1connect.NewClaimServiceHandler(&claimService{c.Domains}, guarded...))

@@ -240,6 +240,7 @@ var rules = map[string]rule{
 	sitev1connect.SiteServiceCheckSiteProcedure:       members(organization.Member, account.Deploy, ofSite),                                    // an organization checks one site at a time
 	sitev1connect.SiteServiceCreateSiteLoginProcedure: members(organization.Admin, account.Manage, ofSite).justProved().seldom().showsSecret(), // makes its bearer the site's administrator
 
+	sitev1connect.SiteServiceWatchLogsProcedure:      members(organization.Member, account.Read, ofSite), // addresses of visitors
 	sitev1connect.SiteServiceListSiteEventsProcedure: members(organization.Viewer, account.Read, ofSite),
 
 	metricv1connect.MetricServiceQueryProcedure:      members(organization.Viewer, account.Read, asReached),

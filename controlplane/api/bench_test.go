@@ -79,7 +79,7 @@ func BenchmarkDoor(b *testing.B) {
 			router, err := rest.New(methods())
 			must(b, err)
 			mux := http.NewServeMux()
-			mux.Handle(sitev1connect.NewSiteServiceHandler(&siteService{w.config.Sites}, restCodec))
+			mux.Handle(sitev1connect.NewSiteServiceHandler(&siteService{w.config.Sites, w.config.Logs}, restCodec))
 			get(b, withReach(router.Handler(mux)), path, "")
 		})
 		b.Run("door", func(b *testing.B) { get(b, handler, path, w.ours.owner) })

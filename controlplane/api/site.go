@@ -12,11 +12,15 @@ import (
 	taskv1 "chom.dev/proto/gen/chom/task/v1"
 
 	"chom.dev/controlplane/site"
+	"chom.dev/controlplane/sitelog"
 	"chom.dev/controlplane/task"
 	"chom.dev/proto/contract"
 )
 
-type siteService struct{ sites *site.Sites }
+type siteService struct {
+	sites *site.Sites
+	logs  *sitelog.Hub
+}
 
 // siteIDs parses the two ids that every request about a site has.
 func siteIDs(r interface {

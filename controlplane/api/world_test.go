@@ -44,6 +44,7 @@ import (
 	"chom.dev/controlplane/repeat"
 	"chom.dev/controlplane/secret/secrettest"
 	"chom.dev/controlplane/site"
+	"chom.dev/controlplane/sitelog"
 	"chom.dev/controlplane/task"
 	"chom.dev/controlplane/token"
 	"chom.dev/proto/contract"
@@ -129,7 +130,7 @@ func newWorld(t testing.TB, d *db.DB) *world {
 	w.config = Config{
 		DB: d, Log: log, Accounts: accounts, Tokens: w.tokens, Organizations: w.organizations, Fleet: servers, Sites: sites,
 		Tasks: tasks, Domains: domains, Providers: providers, Certificates: certificates, Backups: backups, Targets: targets, History: kept, Mails: mails, Webhooks: webhooks, Packages: install.NewPackages(""), Address: install.Address{URL: publicURL, Agents: "127.0.0.1:8443"},
-		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing, Limits: limit.New(plenty), Repeats: repeat.New(d, log),
+		Pin: strings.Repeat("0", 64), Ready: d.Ping, Closing: closing, Limits: limit.New(plenty), Repeats: repeat.New(d, log), Logs: sitelog.New(),
 	}
 	t.Cleanup(func() {
 		cancel()

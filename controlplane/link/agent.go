@@ -31,7 +31,7 @@ type agent struct {
 	epoch    uint64
 	renewed  time.Time            // when its leases were last looked at
 	since    time.Time            // when epoch was opened here; zero when elsewhere
-	told     map[string]time.Time // cancels that were sent, by task and attempt
+	told     map[string]time.Time // what was sent that may have to be repeated, by what it is about
 	foreign  int                  // events about tasks of others since flaggedAt
 	flagged  time.Time
 	usedAt   time.Time
@@ -110,6 +110,12 @@ func (a *agent) connect(c *guest) {
 	if oldest != nil {
 		_ = oldest.Close() // its agent has others
 	}
+}
+
+func (a *agent) connected() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.conns) > 0
 }
 
 func (a *agent) disconnect(c *guest) {
@@ -270,7 +276,7 @@ const (
 	flagAgain = time.Hour
 )
 
-// tell says whether a cancel should be sent now.
+// tell says whether a cancel, or a look at logs, should be sent now.
 func (a *agent) tell(key string, now time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()

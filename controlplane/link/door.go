@@ -51,6 +51,8 @@ var maxBody = map[string]int{
 	linkv1connect.LinkServiceReportProcedure: 4 << 20,
 	// A backup names its database's tables, ten thousand at most.
 	linkv1connect.LinkServiceReportBackupProcedure: 1 << 20,
+	// 200 lines of 4 KiB, and what is around them.
+	linkv1connect.LinkServiceReportLogsProcedure: 1 << 20,
 }
 
 // answerFor is how long the methods may take that wait for somebody else.
@@ -448,7 +450,8 @@ func isProcedure(path string) bool {
 		linkv1connect.LinkServiceReportProcedure, linkv1connect.LinkServiceRenewProcedure,
 		linkv1connect.LinkServiceIssuePlatformCertificateProcedure, linkv1connect.LinkServiceFetchCertificateProcedure,
 		linkv1connect.LinkServicePresentChallengeProcedure, linkv1connect.LinkServiceRemoveChallengeProcedure,
-		linkv1connect.LinkServiceFetchRepositoryKeyProcedure, linkv1connect.LinkServiceReportBackupProcedure:
+		linkv1connect.LinkServiceFetchRepositoryKeyProcedure, linkv1connect.LinkServiceReportBackupProcedure,
+		linkv1connect.LinkServiceReportLogsProcedure:
 		return true
 	}
 	return false

@@ -42,6 +42,9 @@ func (s *Server) Hello(ctx context.Context, req *linkv1.HelloRequest) (*linkv1.H
 	}
 	fail.Point("link.hello")
 	c.agent.opened(epoch, now)
+	if s.logs != nil {
+		s.logs.Lost(c.agent.id)
+	}
 	if _, err := s.sites.Hold(ctx, c.agent.id, req.GetSites()); err != nil {
 		return nil, err // the agent says Hello again
 	}

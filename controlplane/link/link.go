@@ -43,6 +43,7 @@ import (
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/pki"
 	"chom.dev/controlplane/site"
+	"chom.dev/controlplane/sitelog"
 	"chom.dev/controlplane/task"
 	"chom.dev/proto/contract"
 	"chom.dev/proto/gen/chom/link/v1/linkv1connect"
@@ -65,6 +66,8 @@ type Config struct {
 	Repositories Repositories
 	// History keeps what hosts measure; nil for a control plane that keeps none of it.
 	History History
+	// Logs are passed on to who looks at them; nil for a control plane that shows none.
+	Logs *sitelog.Hub
 
 	// ConnectionsPerSecond is how many handshakes are begun at most; half of it
 	// from one address. 0 means 500, which takes a core's quarter.
@@ -93,6 +96,7 @@ type Server struct {
 	backups      Backups
 	repositories Repositories
 	history      History
+	logs         *sitelog.Hub
 
 	validator protovalidate.Validator
 	errors    *connect.ErrorWriter
@@ -112,7 +116,7 @@ type Server struct {
 func New(c Config) (*Server, error) {
 	s := &Server{
 		db: c.DB, log: c.Log, authority: c.Authority, fleet: c.Fleet, tasks: c.Tasks, sites: c.Sites, certificates: c.Certificates, backups: c.Backups,
-		repositories: c.Repositories, history: c.History,
+		repositories: c.Repositories, history: c.History, logs: c.Logs,
 		noisy:     rate.NewLimiter(5, 50),
 		agents:    agents{byID: map[contract.ServerID]*agent{}},
 		strangers: newStrangers(orElse(c.EnrollmentsPerMinute, defaultEnrollments)),
@@ -133,6 +137,9 @@ func New(c Config) (*Server, error) {
 	mux := http.NewServeMux()
 	mux.Handle(linkv1connect.NewLinkServiceHandler(s, options...))
 	mux.Handle(linkv1connect.NewEnrollmentServiceHandler(s, options...))
+	if s.logs != nil {
+		s.logs.Connect(s.hears)
+	}
 	s.gate = newGate(s.warned(listener.Config()), orElse(c.ConnectionsPerSecond, defaultConnections), s.metrics)
 	s.http = s.newHTTP(mux)
 	return s, nil

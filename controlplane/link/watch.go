@@ -156,6 +156,7 @@ func (s *Server) messages(c *caller, box task.Outbox, now time.Time) ([]*linkv1.
 		messages = append(messages, &linkv1.LinkMessage{Message: &linkv1.LinkMessage_Offer{Offer: offer}})
 	}
 	s.metrics.offers.Add(float64(len(box.Offers)))
+	messages = append(messages, asked(s.logs, c.agent, now)...)
 	if box.Lost {
 		return messages, errLost
 	}

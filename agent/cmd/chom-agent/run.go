@@ -19,6 +19,7 @@ import (
 	"chom.dev/agent/journal"
 	"chom.dev/agent/link"
 	"chom.dev/agent/nginx"
+	"chom.dev/agent/sitelog"
 	"chom.dev/agent/task"
 	"chom.dev/agent/telemetry"
 	"chom.dev/proto/contract"
@@ -130,6 +131,7 @@ func runAgent(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 			return append(metrics.Gather(ctx), sites.Gather(ctx)...)
 		},
 		Issuance: certs.SetIssuance,
+		Logs:     sitelog.New(sitelog.Config{Registry: engine, Access: nginx.AccessLog, Error: nginx.ErrorLog, Log: log}),
 	})
 	later = parts{engine, lnk}
 	status := &reporter{cfg: cfg, store: store, journal: jrnl, engine: engine, link: lnk, clock: &now, log: log}

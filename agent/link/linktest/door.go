@@ -260,6 +260,22 @@ func (d *door) Renew(ctx context.Context, req *linkv1.RenewRequest) (*linkv1.Ren
 	return &linkv1.RenewResponse{Identity: id}, nil
 }
 
+func (d *door) ReportLogs(ctx context.Context, req *linkv1.ReportLogsRequest) (*linkv1.ReportLogsResponse, error) {
+	d.s.mu.Lock()
+	defer d.s.mu.Unlock()
+	_, a, err := d.enter(ctx, &req.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	if a.Logs == nil {
+		a.Logs = map[string][]string{}
+	}
+	for _, line := range req.Lines {
+		a.Logs[req.WatchId] = append(a.Logs[req.WatchId], line.Text)
+	}
+	return &linkv1.ReportLogsResponse{Wanted: !a.Unwanted[req.WatchId]}, nil
+}
+
 func attemptKey(task string, attempt uint32) string { return fmt.Sprintf("%s/%d", task, attempt) }
 
 // Sign fills in what an order leaves out, the next fence above all, and signs it.

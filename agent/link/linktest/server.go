@@ -89,6 +89,8 @@ type Agent struct {
 	Watches      int
 	Beats        int // reports without events
 	Resend       []*linkv1.JournalEntry
+	Logs         map[string][]string // lines that were reported, by watch
+	Unwanted     map[string]bool     // watches that nobody wants
 
 	queue  []*linkv1.LinkMessage
 	wake   chan struct{} // closed and replaced when queue, epoch or Refuse change

@@ -97,6 +97,9 @@ func (a *fakeAgent) session(ctx context.Context, behave string) error {
 	}
 	defer stream.Close()
 	for stream.Receive() {
+		if show := stream.Msg().GetMessage().GetShowLogs(); show != nil && behave != "silent" {
+			go a.show(ctx, hello.GetEpoch(), show)
+		}
 		offer := stream.Msg().GetMessage().GetOffer()
 		if offer == nil {
 			continue
@@ -113,6 +116,30 @@ func (a *fakeAgent) session(ctx context.Context, behave string) error {
 		}
 	}
 	return stream.Err()
+}
+
+// show reports two visits and a fault, then a visit after the other until nobody looks.
+func (a *fakeAgent) show(ctx context.Context, epoch uint64, wanted *linkv1.ShowLogs) {
+	line := func(source sitev1.LogSource, text string) *sitev1.LogLine {
+		return &sitev1.LogLine{Source: source, Time: timestamppb.Now(), Text: text}
+	}
+	lines := []*sitev1.LogLine{
+		line(sitev1.LogSource_LOG_SOURCE_ACCESS, "visit 1"), line(sitev1.LogSource_LOG_SOURCE_ACCESS, "visit 2 by \x1b[31mred"),
+		line(sitev1.LogSource_LOG_SOURCE_ERROR, "fault 1"),
+	}
+	for visit := 3; ; visit++ {
+		res, err := a.link.ReportLogs(ctx, &linkv1.ReportLogsRequest{Epoch: epoch, WatchId: wanted.GetWatchId(), Lines: lines})
+		if err != nil || !res.GetWanted() {
+			return
+		}
+		lines = nil
+		if visit > 3 {
+			time.Sleep(time.Second)
+			lines = append(lines, line(sitev1.LogSource_LOG_SOURCE_ACCESS, fmt.Sprintf("visit %d", visit-1)))
+		} else {
+			time.Sleep(2 * time.Second)
+		}
+	}
 }
 
 // do reports two steps and a result.

@@ -34,7 +34,7 @@ func (p *program) siteCommand() *cobra.Command {
 			func(ctx context.Context, c *client, organization, id string) (changed, error) {
 				return c.Sites.RestoreSite(ctx, &sitev1.RestoreSiteRequest{OrganizationId: organization, SiteId: id})
 			}),
-		p.siteCheck(), p.siteEvents(), p.siteLogin(), p.siteImport())
+		p.siteCheck(), p.siteEvents(), p.siteLogs(), p.siteLogin(), p.siteImport())
 }
 
 // wanted is what flags say of a site.

@@ -42,6 +42,7 @@ import (
 	"chom.dev/controlplane/repeat"
 	"chom.dev/controlplane/secret"
 	"chom.dev/controlplane/site"
+	"chom.dev/controlplane/sitelog"
 	"chom.dev/controlplane/task"
 	"chom.dev/controlplane/token"
 	"chom.dev/proto/contract"
@@ -217,10 +218,11 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	}
 
 	// The doors.
+	logs := sitelog.New()
 	agentsDoor, err := link.New(link.Config{
 		DB: d, Log: log, Metrics: registry, Authority: authority, Fleet: servers, Tasks: tasks, Sites: sites,
 		Certificates: &handouts{config: c.issuersConfig, issuance: issuers.message, platform: platform, uploads: certificates, challenges: providers},
-		Backups:      repositories, Repositories: backups, History: history,
+		Backups:      repositories, Repositories: backups, History: history, Logs: logs,
 	})
 	if err != nil {
 		return err
@@ -240,7 +242,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	handler, err := api.New(api.Config{
 		DB: d, Log: log, Metrics: registry, Accounts: accounts, Organizations: organizations, Tokens: tokens, Fleet: servers, Sites: sites, Tasks: tasks,
 		Domains: domains, Providers: providers, Certificates: certificates, Backups: backups, Targets: targets, History: history, Mails: mails, Webhooks: webhooks, Packages: packages, Address: address, Pin: authority.Pin(), PreviewCA: c.previewCA(platform), Ready: d.Ping, TLS: c.tls(), Closing: closing,
-		Limits: limits, Repeats: repeats, Proxies: proxies, Origins: origins,
+		Limits: limits, Repeats: repeats, Proxies: proxies, Origins: origins, Logs: logs,
 	})
 	if err != nil {
 		return err

@@ -140,7 +140,7 @@ const createSite = createRoute({
 	path: "/sites/new",
 	component: lazyRouteComponent(() => import("./site/CreateSite.js"), "CreateSite"),
 });
-export const tabs = ["state", "graphs", "names", "backups", "tasks", "settings"] as const;
+export const tabs = ["state", "graphs", "names", "backups", "logs", "tasks", "settings"] as const;
 const site = createRoute({
 	getParentRoute: () => organization,
 	path: "/sites/$site",

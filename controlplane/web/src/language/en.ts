@@ -265,7 +265,7 @@ export const en = {
 	site: {
 		title: "Site",
 		problem: "It differs from what is wanted",
-		tab: { state: "State", graphs: "Graphs", names: "Names and certificates", backups: "Backups", tasks: "Tasks", settings: "Settings" },
+		tab: { state: "State", graphs: "Graphs", names: "Names and certificates", backups: "Backups", logs: "Logs", tasks: "Tasks", settings: "Settings" },
 		state: {
 			unknown: "Unknown",
 			creating: "Being created",
@@ -300,6 +300,28 @@ export const en = {
 		admin: "Log in as administrator",
 		adminText: "This link works once, for 60 seconds.",
 		adminOpen: "Open the administration",
+	},
+	logs: {
+		title: "What the site logs",
+		which: "Which logs",
+		source: { access: "access", error: "error", php: "PHP" },
+		filter: "Only lines with",
+		pause: "Pause",
+		resume: "Go on",
+		newest: "To the newest",
+		opening: "Asking the server …",
+		live: "Live: each line shows as it is written.",
+		lost: "The connection is lost; trying to come back to it.",
+		paused_one: "Paused. {{count}} new line since.",
+		paused_other: "Paused. {{count}} new lines since.",
+		leftOut_one: "… {{count}} line left out: there were too many at once",
+		leftOut_other: "… {{count}} lines left out: there were too many at once",
+		away: "The site's server is not connected",
+		awayText: "Its logs lie on the server alone. They go on here by themselves as soon as it is back.",
+		full: "Too many people look at logs on this server",
+		fullText: "It is tried again until there is room. Another page with logs that you have open may be one of them.",
+		none: { title: "Nothing was logged yet", text: "Open the site: each visit shows here within a second." },
+		noMatch: { title: "No line has that", text: "Choose more logs, or look for less. New lines that match show by themselves." },
 	},
 	name: {
 		state: {

@@ -21,6 +21,7 @@ import { Timeline } from "./Timeline.js";
 
 const SiteGraphs = lazy(() => import("./SiteGraphs.js").then(({ SiteGraphs }) => ({ default: SiteGraphs })));
 const Backups = lazy(() => import("../backup/Backups.js").then(({ Backups }) => ({ default: Backups })));
+const Logs = lazy(() => import("./Logs.js").then(({ Logs }) => ({ default: Logs })));
 
 /** One site: what was measured of it, and all that can be done with it. */
 export function SitePage() {
@@ -88,6 +89,11 @@ export function SitePage() {
 				<Tabs.Panel value="backups">
 					<Suspense fallback={<Waiting />}>
 						<Backups site={site} />
+					</Suspense>
+				</Tabs.Panel>
+				<Tabs.Panel value="logs">
+					<Suspense fallback={<Waiting />}>
+						<Logs site={site} />
 					</Suspense>
 				</Tabs.Panel>
 				<Tabs.Panel value="tasks">

@@ -835,6 +835,7 @@ type LinkMessage struct {
 	//	*LinkMessage_Cancel
 	//	*LinkMessage_Drain
 	//	*LinkMessage_KeepAlive
+	//	*LinkMessage_ShowLogs
 	Message       isLinkMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -913,6 +914,15 @@ func (x *LinkMessage) GetKeepAlive() *KeepAlive {
 	return nil
 }
 
+func (x *LinkMessage) GetShowLogs() *ShowLogs {
+	if x != nil {
+		if x, ok := x.Message.(*LinkMessage_ShowLogs); ok {
+			return x.ShowLogs
+		}
+	}
+	return nil
+}
+
 type isLinkMessage_Message interface {
 	isLinkMessage_Message()
 }
@@ -937,6 +947,11 @@ type LinkMessage_KeepAlive struct {
 	KeepAlive *KeepAlive `protobuf:"bytes,4,opt,name=keep_alive,json=keepAlive,proto3,oneof"`
 }
 
+type LinkMessage_ShowLogs struct {
+	// Somebody looks at a site's logs. An older agent passes this over, and the one who looks hears that nothing came.
+	ShowLogs *ShowLogs `protobuf:"bytes,5,opt,name=show_logs,json=showLogs,proto3,oneof"`
+}
+
 func (*LinkMessage_Offer) isLinkMessage_Message() {}
 
 func (*LinkMessage_Cancel) isLinkMessage_Message() {}
@@ -944,6 +959,191 @@ func (*LinkMessage_Cancel) isLinkMessage_Message() {}
 func (*LinkMessage_Drain) isLinkMessage_Message() {}
 
 func (*LinkMessage_KeepAlive) isLinkMessage_Message() {}
+
+func (*LinkMessage_ShowLogs) isLinkMessage_Message() {}
+
+// ShowLogs asks the agent to report a site's logs, by ReportLogs, until nobody wants them any more. It may come twice.
+type ShowLogs struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A UUID that names this look at them.
+	WatchId string `protobuf:"bytes,1,opt,name=watch_id,json=watchId,proto3" json:"watch_id,omitempty"`
+	// The site. What is not on the host is not answered.
+	SiteId string `protobuf:"bytes,2,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	// Which of its logs.
+	Sources []v11.LogSource `protobuf:"varint,3,rep,packed,name=sources,proto3,enum=chom.site.v1.LogSource" json:"sources,omitempty"`
+	// How many of the last lines to begin with, of each.
+	Lines         uint32 `protobuf:"varint,4,opt,name=lines,proto3" json:"lines,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShowLogs) Reset() {
+	*x = ShowLogs{}
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShowLogs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShowLogs) ProtoMessage() {}
+
+func (x *ShowLogs) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShowLogs.ProtoReflect.Descriptor instead.
+func (*ShowLogs) Descriptor() ([]byte, []int) {
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ShowLogs) GetWatchId() string {
+	if x != nil {
+		return x.WatchId
+	}
+	return ""
+}
+
+func (x *ShowLogs) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+func (x *ShowLogs) GetSources() []v11.LogSource {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *ShowLogs) GetLines() uint32 {
+	if x != nil {
+		return x.Lines
+	}
+	return 0
+}
+
+// ReportLogsRequest holds lines of a site's logs.
+type ReportLogsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From HelloResponse.
+	Epoch uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// From ShowLogs.
+	WatchId string `protobuf:"bytes,2,opt,name=watch_id,json=watchId,proto3" json:"watch_id,omitempty"`
+	// What is new, of each log in order.
+	Lines         []*v11.LogLine `protobuf:"bytes,3,rep,name=lines,proto3" json:"lines,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportLogsRequest) Reset() {
+	*x = ReportLogsRequest{}
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportLogsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportLogsRequest) ProtoMessage() {}
+
+func (x *ReportLogsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportLogsRequest.ProtoReflect.Descriptor instead.
+func (*ReportLogsRequest) Descriptor() ([]byte, []int) {
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ReportLogsRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *ReportLogsRequest) GetWatchId() string {
+	if x != nil {
+		return x.WatchId
+	}
+	return ""
+}
+
+func (x *ReportLogsRequest) GetLines() []*v11.LogLine {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
+// ReportLogsResponse says whether to go on.
+type ReportLogsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Somebody still looks.
+	Wanted        bool `protobuf:"varint,1,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportLogsResponse) Reset() {
+	*x = ReportLogsResponse{}
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportLogsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportLogsResponse) ProtoMessage() {}
+
+func (x *ReportLogsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportLogsResponse.ProtoReflect.Descriptor instead.
+func (*ReportLogsResponse) Descriptor() ([]byte, []int) {
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ReportLogsResponse) GetWanted() bool {
+	if x != nil {
+		return x.Wanted
+	}
+	return false
+}
 
 // Cancel asks the agent to stop an attempt between two steps.
 type Cancel struct {
@@ -958,7 +1158,7 @@ type Cancel struct {
 
 func (x *Cancel) Reset() {
 	*x = Cancel{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[13]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -970,7 +1170,7 @@ func (x *Cancel) String() string {
 func (*Cancel) ProtoMessage() {}
 
 func (x *Cancel) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[13]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -983,7 +1183,7 @@ func (x *Cancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cancel.ProtoReflect.Descriptor instead.
 func (*Cancel) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{13}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Cancel) GetTaskId() string {
@@ -1011,7 +1211,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[14]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1023,7 +1223,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[14]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1036,7 +1236,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{14}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Drain) GetWindow() *durationpb.Duration {
@@ -1055,7 +1255,7 @@ type KeepAlive struct {
 
 func (x *KeepAlive) Reset() {
 	*x = KeepAlive{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[15]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +1267,7 @@ func (x *KeepAlive) String() string {
 func (*KeepAlive) ProtoMessage() {}
 
 func (x *KeepAlive) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[15]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1280,7 @@ func (x *KeepAlive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeepAlive.ProtoReflect.Descriptor instead.
 func (*KeepAlive) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{15}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{18}
 }
 
 // PollRequest waits for messages.
@@ -1094,7 +1294,7 @@ type PollRequest struct {
 
 func (x *PollRequest) Reset() {
 	*x = PollRequest{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[16]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1106,7 +1306,7 @@ func (x *PollRequest) String() string {
 func (*PollRequest) ProtoMessage() {}
 
 func (x *PollRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[16]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1119,7 +1319,7 @@ func (x *PollRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PollRequest.ProtoReflect.Descriptor instead.
 func (*PollRequest) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{16}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PollRequest) GetEpoch() uint64 {
@@ -1140,7 +1340,7 @@ type PollResponse struct {
 
 func (x *PollResponse) Reset() {
 	*x = PollResponse{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[17]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1152,7 +1352,7 @@ func (x *PollResponse) String() string {
 func (*PollResponse) ProtoMessage() {}
 
 func (x *PollResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[17]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1165,7 +1365,7 @@ func (x *PollResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PollResponse.ProtoReflect.Descriptor instead.
 func (*PollResponse) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{17}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PollResponse) GetMessages() []*LinkMessage {
@@ -1205,7 +1405,7 @@ type TaskEvent struct {
 
 func (x *TaskEvent) Reset() {
 	*x = TaskEvent{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[18]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1217,7 +1417,7 @@ func (x *TaskEvent) String() string {
 func (*TaskEvent) ProtoMessage() {}
 
 func (x *TaskEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[18]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1230,7 +1430,7 @@ func (x *TaskEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskEvent.ProtoReflect.Descriptor instead.
 func (*TaskEvent) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{18}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TaskEvent) GetTaskId() string {
@@ -1370,7 +1570,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[19]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1382,7 +1582,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[19]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1395,7 +1595,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{19}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Accepted) GetStepCount() uint32 {
@@ -1416,7 +1616,7 @@ type StepStarted struct {
 
 func (x *StepStarted) Reset() {
 	*x = StepStarted{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[20]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1628,7 @@ func (x *StepStarted) String() string {
 func (*StepStarted) ProtoMessage() {}
 
 func (x *StepStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[20]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1641,7 @@ func (x *StepStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepStarted.ProtoReflect.Descriptor instead.
 func (*StepStarted) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{20}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *StepStarted) GetName() string {
@@ -1466,7 +1666,7 @@ type StepEnded struct {
 
 func (x *StepEnded) Reset() {
 	*x = StepEnded{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[21]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1478,7 +1678,7 @@ func (x *StepEnded) String() string {
 func (*StepEnded) ProtoMessage() {}
 
 func (x *StepEnded) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[21]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1491,7 +1691,7 @@ func (x *StepEnded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepEnded.ProtoReflect.Descriptor instead.
 func (*StepEnded) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{21}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *StepEnded) GetName() string {
@@ -1526,7 +1726,7 @@ type LogText struct {
 
 func (x *LogText) Reset() {
 	*x = LogText{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[22]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1538,7 +1738,7 @@ func (x *LogText) String() string {
 func (*LogText) ProtoMessage() {}
 
 func (x *LogText) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[22]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1551,7 +1751,7 @@ func (x *LogText) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogText.ProtoReflect.Descriptor instead.
 func (*LogText) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{22}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LogText) GetText() string {
@@ -1584,7 +1784,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[23]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1596,7 +1796,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[23]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1609,7 +1809,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{23}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReportRequest) GetEpoch() uint64 {
@@ -1678,7 +1878,7 @@ type TaskProgress struct {
 
 func (x *TaskProgress) Reset() {
 	*x = TaskProgress{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[24]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1690,7 +1890,7 @@ func (x *TaskProgress) String() string {
 func (*TaskProgress) ProtoMessage() {}
 
 func (x *TaskProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[24]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1703,7 +1903,7 @@ func (x *TaskProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskProgress.ProtoReflect.Descriptor instead.
 func (*TaskProgress) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{24}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *TaskProgress) GetTaskId() string {
@@ -1751,7 +1951,7 @@ type Sample struct {
 
 func (x *Sample) Reset() {
 	*x = Sample{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[25]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1763,7 +1963,7 @@ func (x *Sample) String() string {
 func (*Sample) ProtoMessage() {}
 
 func (x *Sample) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[25]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1776,7 +1976,7 @@ func (x *Sample) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sample.ProtoReflect.Descriptor instead.
 func (*Sample) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{25}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Sample) GetSeries() string {
@@ -1815,7 +2015,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[26]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1827,7 +2027,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[26]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1840,7 +2040,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{26}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ReportResponse) GetRefused() []*RefusedEvent {
@@ -1874,7 +2074,7 @@ type RefusedEvent struct {
 
 func (x *RefusedEvent) Reset() {
 	*x = RefusedEvent{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[27]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1886,7 +2086,7 @@ func (x *RefusedEvent) String() string {
 func (*RefusedEvent) ProtoMessage() {}
 
 func (x *RefusedEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[27]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1899,7 +2099,7 @@ func (x *RefusedEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusedEvent.ProtoReflect.Descriptor instead.
 func (*RefusedEvent) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{27}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RefusedEvent) GetTaskId() string {
@@ -1943,7 +2143,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[28]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +2155,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[28]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2168,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{28}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RenewRequest) GetEpoch() uint64 {
@@ -1996,7 +2196,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[29]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2008,7 +2208,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[29]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2021,7 +2221,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{29}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RenewResponse) GetIdentity() *Identity {
@@ -2048,7 +2248,7 @@ type IssuePlatformCertificateRequest struct {
 
 func (x *IssuePlatformCertificateRequest) Reset() {
 	*x = IssuePlatformCertificateRequest{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[30]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2060,7 +2260,7 @@ func (x *IssuePlatformCertificateRequest) String() string {
 func (*IssuePlatformCertificateRequest) ProtoMessage() {}
 
 func (x *IssuePlatformCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[30]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2073,7 +2273,7 @@ func (x *IssuePlatformCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuePlatformCertificateRequest.ProtoReflect.Descriptor instead.
 func (*IssuePlatformCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{30}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *IssuePlatformCertificateRequest) GetEpoch() uint64 {
@@ -2118,7 +2318,7 @@ type IssuePlatformCertificateResponse struct {
 
 func (x *IssuePlatformCertificateResponse) Reset() {
 	*x = IssuePlatformCertificateResponse{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[31]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2130,7 +2330,7 @@ func (x *IssuePlatformCertificateResponse) String() string {
 func (*IssuePlatformCertificateResponse) ProtoMessage() {}
 
 func (x *IssuePlatformCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[31]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2143,7 +2343,7 @@ func (x *IssuePlatformCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuePlatformCertificateResponse.ProtoReflect.Descriptor instead.
 func (*IssuePlatformCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{31}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *IssuePlatformCertificateResponse) GetChain() []byte {
@@ -2175,7 +2375,7 @@ type FetchCertificateRequest struct {
 
 func (x *FetchCertificateRequest) Reset() {
 	*x = FetchCertificateRequest{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[32]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2187,7 +2387,7 @@ func (x *FetchCertificateRequest) String() string {
 func (*FetchCertificateRequest) ProtoMessage() {}
 
 func (x *FetchCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[32]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2200,7 +2400,7 @@ func (x *FetchCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchCertificateRequest.ProtoReflect.Descriptor instead.
 func (*FetchCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{32}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *FetchCertificateRequest) GetEpoch() uint64 {
@@ -2237,7 +2437,7 @@ type FetchCertificateResponse struct {
 
 func (x *FetchCertificateResponse) Reset() {
 	*x = FetchCertificateResponse{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[33]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2249,7 +2449,7 @@ func (x *FetchCertificateResponse) String() string {
 func (*FetchCertificateResponse) ProtoMessage() {}
 
 func (x *FetchCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[33]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2262,7 +2462,7 @@ func (x *FetchCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchCertificateResponse.ProtoReflect.Descriptor instead.
 func (*FetchCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{33}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *FetchCertificateResponse) GetChain() []byte {
@@ -2297,7 +2497,7 @@ type PresentChallengeRequest struct {
 
 func (x *PresentChallengeRequest) Reset() {
 	*x = PresentChallengeRequest{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[34]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2309,7 +2509,7 @@ func (x *PresentChallengeRequest) String() string {
 func (*PresentChallengeRequest) ProtoMessage() {}
 
 func (x *PresentChallengeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[34]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2322,7 +2522,7 @@ func (x *PresentChallengeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PresentChallengeRequest.ProtoReflect.Descriptor instead.
 func (*PresentChallengeRequest) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{34}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PresentChallengeRequest) GetEpoch() uint64 {
@@ -2362,7 +2562,7 @@ type PresentChallengeResponse struct {
 
 func (x *PresentChallengeResponse) Reset() {
 	*x = PresentChallengeResponse{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[35]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2374,7 +2574,7 @@ func (x *PresentChallengeResponse) String() string {
 func (*PresentChallengeResponse) ProtoMessage() {}
 
 func (x *PresentChallengeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[35]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2387,7 +2587,7 @@ func (x *PresentChallengeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PresentChallengeResponse.ProtoReflect.Descriptor instead.
 func (*PresentChallengeResponse) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{35}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{38}
 }
 
 // RemoveChallengeRequest says what to take away.
@@ -2407,7 +2607,7 @@ type RemoveChallengeRequest struct {
 
 func (x *RemoveChallengeRequest) Reset() {
 	*x = RemoveChallengeRequest{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[36]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2419,7 +2619,7 @@ func (x *RemoveChallengeRequest) String() string {
 func (*RemoveChallengeRequest) ProtoMessage() {}
 
 func (x *RemoveChallengeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[36]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2432,7 +2632,7 @@ func (x *RemoveChallengeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveChallengeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveChallengeRequest) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{36}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RemoveChallengeRequest) GetEpoch() uint64 {
@@ -2472,7 +2672,7 @@ type RemoveChallengeResponse struct {
 
 func (x *RemoveChallengeResponse) Reset() {
 	*x = RemoveChallengeResponse{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[37]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2484,7 +2684,7 @@ func (x *RemoveChallengeResponse) String() string {
 func (*RemoveChallengeResponse) ProtoMessage() {}
 
 func (x *RemoveChallengeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[37]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2497,7 +2697,7 @@ func (x *RemoveChallengeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveChallengeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveChallengeResponse) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{37}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{40}
 }
 
 // FetchRepositoryKeyRequest names the site.
@@ -2513,7 +2713,7 @@ type FetchRepositoryKeyRequest struct {
 
 func (x *FetchRepositoryKeyRequest) Reset() {
 	*x = FetchRepositoryKeyRequest{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[38]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2525,7 +2725,7 @@ func (x *FetchRepositoryKeyRequest) String() string {
 func (*FetchRepositoryKeyRequest) ProtoMessage() {}
 
 func (x *FetchRepositoryKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[38]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2538,7 +2738,7 @@ func (x *FetchRepositoryKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRepositoryKeyRequest.ProtoReflect.Descriptor instead.
 func (*FetchRepositoryKeyRequest) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{38}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *FetchRepositoryKeyRequest) GetEpoch() uint64 {
@@ -2566,7 +2766,7 @@ type FetchRepositoryKeyResponse struct {
 
 func (x *FetchRepositoryKeyResponse) Reset() {
 	*x = FetchRepositoryKeyResponse{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[39]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2578,7 +2778,7 @@ func (x *FetchRepositoryKeyResponse) String() string {
 func (*FetchRepositoryKeyResponse) ProtoMessage() {}
 
 func (x *FetchRepositoryKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[39]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2591,7 +2791,7 @@ func (x *FetchRepositoryKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRepositoryKeyResponse.ProtoReflect.Descriptor instead.
 func (*FetchRepositoryKeyResponse) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{39}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *FetchRepositoryKeyResponse) GetKey() string {
@@ -2624,7 +2824,7 @@ type ReportBackupRequest struct {
 
 func (x *ReportBackupRequest) Reset() {
 	*x = ReportBackupRequest{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[40]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2636,7 +2836,7 @@ func (x *ReportBackupRequest) String() string {
 func (*ReportBackupRequest) ProtoMessage() {}
 
 func (x *ReportBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[40]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2649,7 +2849,7 @@ func (x *ReportBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportBackupRequest.ProtoReflect.Descriptor instead.
 func (*ReportBackupRequest) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{40}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReportBackupRequest) GetEpoch() uint64 {
@@ -2710,7 +2910,7 @@ type ReportBackupResponse struct {
 
 func (x *ReportBackupResponse) Reset() {
 	*x = ReportBackupResponse{}
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[41]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2722,7 +2922,7 @@ func (x *ReportBackupResponse) String() string {
 func (*ReportBackupResponse) ProtoMessage() {}
 
 func (x *ReportBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_link_v1_link_service_proto_msgTypes[41]
+	mi := &file_chom_link_v1_link_service_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2735,14 +2935,14 @@ func (x *ReportBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportBackupResponse.ProtoReflect.Descriptor instead.
 func (*ReportBackupResponse) Descriptor() ([]byte, []int) {
-	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{41}
+	return file_chom_link_v1_link_service_proto_rawDescGZIP(), []int{44}
 }
 
 var File_chom_link_v1_link_service_proto protoreflect.FileDescriptor
 
 const file_chom_link_v1_link_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1fchom/link/v1/link_service.proto\x12\fchom.link.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1bchom/backup/v1/backup.proto\x1a\x1achom/fleet/v1/server.proto\x1a\x19chom/order/v1/order.proto\x1a\x1achom/site/v1/desired.proto\x1a\x17chom/task/v1/task.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x01\n" +
+	"\x1fchom/link/v1/link_service.proto\x12\fchom.link.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1bchom/backup/v1/backup.proto\x1a\x1achom/fleet/v1/server.proto\x1a\x19chom/order/v1/order.proto\x1a\x1achom/site/v1/desired.proto\x1a\x17chom/site/v1/site.proto\x1a\x17chom/task/v1/task.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x01\n" +
 	"\rEnrollRequest\x12 \n" +
 	"\x05token\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x05token\x12-\n" +
@@ -2804,14 +3004,26 @@ const file_chom_link_v1_link_service_proto_rawDesc = "" +
 	"\fWatchRequest\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"D\n" +
 	"\rWatchResponse\x123\n" +
-	"\amessage\x18\x01 \x01(\v2\x19.chom.link.v1.LinkMessageR\amessage\"\xe3\x01\n" +
+	"\amessage\x18\x01 \x01(\v2\x19.chom.link.v1.LinkMessageR\amessage\"\x9a\x02\n" +
 	"\vLinkMessage\x122\n" +
 	"\x05offer\x18\x01 \x01(\v2\x1a.chom.order.v1.SignedOrderH\x00R\x05offer\x12.\n" +
 	"\x06cancel\x18\x02 \x01(\v2\x14.chom.link.v1.CancelH\x00R\x06cancel\x12+\n" +
 	"\x05drain\x18\x03 \x01(\v2\x13.chom.link.v1.DrainH\x00R\x05drain\x128\n" +
 	"\n" +
-	"keep_alive\x18\x04 \x01(\v2\x17.chom.link.v1.KeepAliveH\x00R\tkeepAliveB\t\n" +
-	"\amessage\";\n" +
+	"keep_alive\x18\x04 \x01(\v2\x17.chom.link.v1.KeepAliveH\x00R\tkeepAlive\x125\n" +
+	"\tshow_logs\x18\x05 \x01(\v2\x16.chom.link.v1.ShowLogsH\x00R\bshowLogsB\t\n" +
+	"\amessage\"\x87\x01\n" +
+	"\bShowLogs\x12\x19\n" +
+	"\bwatch_id\x18\x01 \x01(\tR\awatchId\x12\x17\n" +
+	"\asite_id\x18\x02 \x01(\tR\x06siteId\x121\n" +
+	"\asources\x18\x03 \x03(\x0e2\x17.chom.site.v1.LogSourceR\asources\x12\x14\n" +
+	"\x05lines\x18\x04 \x01(\rR\x05lines\"\x86\x01\n" +
+	"\x11ReportLogsRequest\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12#\n" +
+	"\bwatch_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\awatchId\x126\n" +
+	"\x05lines\x18\x03 \x03(\v2\x15.chom.site.v1.LogLineB\t\xbaH\x06\x92\x01\x03\x10\xc8\x01R\x05lines\",\n" +
+	"\x12ReportLogsResponse\x12\x16\n" +
+	"\x06wanted\x18\x01 \x01(\bR\x06wanted\";\n" +
 	"\x06Cancel\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\":\n" +
@@ -2929,7 +3141,7 @@ const file_chom_link_v1_link_service_proto_rawDesc = "" +
 	"\x14ReportBackupResponse2\xa0\x01\n" +
 	"\x11EnrollmentService\x12C\n" +
 	"\x06Enroll\x12\x1b.chom.link.v1.EnrollRequest\x1a\x1c.chom.link.v1.EnrollResponse\x12F\n" +
-	"\aRecover\x12\x1c.chom.link.v1.RecoverRequest\x1a\x1d.chom.link.v1.RecoverResponse2\xba\a\n" +
+	"\aRecover\x12\x1c.chom.link.v1.RecoverRequest\x1a\x1d.chom.link.v1.RecoverResponse2\x8b\b\n" +
 	"\vLinkService\x12@\n" +
 	"\x05Hello\x12\x1a.chom.link.v1.HelloRequest\x1a\x1b.chom.link.v1.HelloResponse\x12B\n" +
 	"\x05Watch\x12\x1a.chom.link.v1.WatchRequest\x1a\x1b.chom.link.v1.WatchResponse0\x01\x12=\n" +
@@ -2941,7 +3153,9 @@ const file_chom_link_v1_link_service_proto_rawDesc = "" +
 	"\x10PresentChallenge\x12%.chom.link.v1.PresentChallengeRequest\x1a&.chom.link.v1.PresentChallengeResponse\x12^\n" +
 	"\x0fRemoveChallenge\x12$.chom.link.v1.RemoveChallengeRequest\x1a%.chom.link.v1.RemoveChallengeResponse\x12g\n" +
 	"\x12FetchRepositoryKey\x12'.chom.link.v1.FetchRepositoryKeyRequest\x1a(.chom.link.v1.FetchRepositoryKeyResponse\x12U\n" +
-	"\fReportBackup\x12!.chom.link.v1.ReportBackupRequest\x1a\".chom.link.v1.ReportBackupResponseB\x9e\x01\n" +
+	"\fReportBackup\x12!.chom.link.v1.ReportBackupRequest\x1a\".chom.link.v1.ReportBackupResponse\x12O\n" +
+	"\n" +
+	"ReportLogs\x12\x1f.chom.link.v1.ReportLogsRequest\x1a .chom.link.v1.ReportLogsResponseB\x9e\x01\n" +
 	"\x10com.chom.link.v1B\x10LinkServiceProtoP\x01Z&chom.dev/proto/gen/chom/link/v1;linkv1\xa2\x02\x03CLX\xaa\x02\fChom.Link.V1\xca\x02\fChom\\Link\\V1\xe2\x02\x18Chom\\Link\\V1\\GPBMetadata\xea\x02\x0eChom::Link::V1b\x06proto3"
 
 var (
@@ -2956,7 +3170,7 @@ func file_chom_link_v1_link_service_proto_rawDescGZIP() []byte {
 	return file_chom_link_v1_link_service_proto_rawDescData
 }
 
-var file_chom_link_v1_link_service_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_chom_link_v1_link_service_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_chom_link_v1_link_service_proto_goTypes = []any{
 	(*EnrollRequest)(nil),                    // 0: chom.link.v1.EnrollRequest
 	(*Identity)(nil),                         // 1: chom.link.v1.Identity
@@ -2971,114 +3185,124 @@ var file_chom_link_v1_link_service_proto_goTypes = []any{
 	(*WatchRequest)(nil),                     // 10: chom.link.v1.WatchRequest
 	(*WatchResponse)(nil),                    // 11: chom.link.v1.WatchResponse
 	(*LinkMessage)(nil),                      // 12: chom.link.v1.LinkMessage
-	(*Cancel)(nil),                           // 13: chom.link.v1.Cancel
-	(*Drain)(nil),                            // 14: chom.link.v1.Drain
-	(*KeepAlive)(nil),                        // 15: chom.link.v1.KeepAlive
-	(*PollRequest)(nil),                      // 16: chom.link.v1.PollRequest
-	(*PollResponse)(nil),                     // 17: chom.link.v1.PollResponse
-	(*TaskEvent)(nil),                        // 18: chom.link.v1.TaskEvent
-	(*Accepted)(nil),                         // 19: chom.link.v1.Accepted
-	(*StepStarted)(nil),                      // 20: chom.link.v1.StepStarted
-	(*StepEnded)(nil),                        // 21: chom.link.v1.StepEnded
-	(*LogText)(nil),                          // 22: chom.link.v1.LogText
-	(*ReportRequest)(nil),                    // 23: chom.link.v1.ReportRequest
-	(*TaskProgress)(nil),                     // 24: chom.link.v1.TaskProgress
-	(*Sample)(nil),                           // 25: chom.link.v1.Sample
-	(*ReportResponse)(nil),                   // 26: chom.link.v1.ReportResponse
-	(*RefusedEvent)(nil),                     // 27: chom.link.v1.RefusedEvent
-	(*RenewRequest)(nil),                     // 28: chom.link.v1.RenewRequest
-	(*RenewResponse)(nil),                    // 29: chom.link.v1.RenewResponse
-	(*IssuePlatformCertificateRequest)(nil),  // 30: chom.link.v1.IssuePlatformCertificateRequest
-	(*IssuePlatformCertificateResponse)(nil), // 31: chom.link.v1.IssuePlatformCertificateResponse
-	(*FetchCertificateRequest)(nil),          // 32: chom.link.v1.FetchCertificateRequest
-	(*FetchCertificateResponse)(nil),         // 33: chom.link.v1.FetchCertificateResponse
-	(*PresentChallengeRequest)(nil),          // 34: chom.link.v1.PresentChallengeRequest
-	(*PresentChallengeResponse)(nil),         // 35: chom.link.v1.PresentChallengeResponse
-	(*RemoveChallengeRequest)(nil),           // 36: chom.link.v1.RemoveChallengeRequest
-	(*RemoveChallengeResponse)(nil),          // 37: chom.link.v1.RemoveChallengeResponse
-	(*FetchRepositoryKeyRequest)(nil),        // 38: chom.link.v1.FetchRepositoryKeyRequest
-	(*FetchRepositoryKeyResponse)(nil),       // 39: chom.link.v1.FetchRepositoryKeyResponse
-	(*ReportBackupRequest)(nil),              // 40: chom.link.v1.ReportBackupRequest
-	(*ReportBackupResponse)(nil),             // 41: chom.link.v1.ReportBackupResponse
-	(*v1.Facts)(nil),                         // 42: chom.fleet.v1.Facts
-	(*v11.ObservedState)(nil),                // 43: chom.site.v1.ObservedState
-	(*durationpb.Duration)(nil),              // 44: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),            // 45: google.protobuf.Timestamp
-	(*v12.SignedOrder)(nil),                  // 46: chom.order.v1.SignedOrder
-	(*v12.Result)(nil),                       // 47: chom.order.v1.Result
-	(v13.StepState)(0),                       // 48: chom.task.v1.StepState
-	(*v13.Progress)(nil),                     // 49: chom.task.v1.Progress
-	(*v14.Report)(nil),                       // 50: chom.backup.v1.Report
+	(*ShowLogs)(nil),                         // 13: chom.link.v1.ShowLogs
+	(*ReportLogsRequest)(nil),                // 14: chom.link.v1.ReportLogsRequest
+	(*ReportLogsResponse)(nil),               // 15: chom.link.v1.ReportLogsResponse
+	(*Cancel)(nil),                           // 16: chom.link.v1.Cancel
+	(*Drain)(nil),                            // 17: chom.link.v1.Drain
+	(*KeepAlive)(nil),                        // 18: chom.link.v1.KeepAlive
+	(*PollRequest)(nil),                      // 19: chom.link.v1.PollRequest
+	(*PollResponse)(nil),                     // 20: chom.link.v1.PollResponse
+	(*TaskEvent)(nil),                        // 21: chom.link.v1.TaskEvent
+	(*Accepted)(nil),                         // 22: chom.link.v1.Accepted
+	(*StepStarted)(nil),                      // 23: chom.link.v1.StepStarted
+	(*StepEnded)(nil),                        // 24: chom.link.v1.StepEnded
+	(*LogText)(nil),                          // 25: chom.link.v1.LogText
+	(*ReportRequest)(nil),                    // 26: chom.link.v1.ReportRequest
+	(*TaskProgress)(nil),                     // 27: chom.link.v1.TaskProgress
+	(*Sample)(nil),                           // 28: chom.link.v1.Sample
+	(*ReportResponse)(nil),                   // 29: chom.link.v1.ReportResponse
+	(*RefusedEvent)(nil),                     // 30: chom.link.v1.RefusedEvent
+	(*RenewRequest)(nil),                     // 31: chom.link.v1.RenewRequest
+	(*RenewResponse)(nil),                    // 32: chom.link.v1.RenewResponse
+	(*IssuePlatformCertificateRequest)(nil),  // 33: chom.link.v1.IssuePlatformCertificateRequest
+	(*IssuePlatformCertificateResponse)(nil), // 34: chom.link.v1.IssuePlatformCertificateResponse
+	(*FetchCertificateRequest)(nil),          // 35: chom.link.v1.FetchCertificateRequest
+	(*FetchCertificateResponse)(nil),         // 36: chom.link.v1.FetchCertificateResponse
+	(*PresentChallengeRequest)(nil),          // 37: chom.link.v1.PresentChallengeRequest
+	(*PresentChallengeResponse)(nil),         // 38: chom.link.v1.PresentChallengeResponse
+	(*RemoveChallengeRequest)(nil),           // 39: chom.link.v1.RemoveChallengeRequest
+	(*RemoveChallengeResponse)(nil),          // 40: chom.link.v1.RemoveChallengeResponse
+	(*FetchRepositoryKeyRequest)(nil),        // 41: chom.link.v1.FetchRepositoryKeyRequest
+	(*FetchRepositoryKeyResponse)(nil),       // 42: chom.link.v1.FetchRepositoryKeyResponse
+	(*ReportBackupRequest)(nil),              // 43: chom.link.v1.ReportBackupRequest
+	(*ReportBackupResponse)(nil),             // 44: chom.link.v1.ReportBackupResponse
+	(*v1.Facts)(nil),                         // 45: chom.fleet.v1.Facts
+	(*v11.ObservedState)(nil),                // 46: chom.site.v1.ObservedState
+	(*durationpb.Duration)(nil),              // 47: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),            // 48: google.protobuf.Timestamp
+	(*v12.SignedOrder)(nil),                  // 49: chom.order.v1.SignedOrder
+	(v11.LogSource)(0),                       // 50: chom.site.v1.LogSource
+	(*v11.LogLine)(nil),                      // 51: chom.site.v1.LogLine
+	(*v12.Result)(nil),                       // 52: chom.order.v1.Result
+	(v13.StepState)(0),                       // 53: chom.task.v1.StepState
+	(*v13.Progress)(nil),                     // 54: chom.task.v1.Progress
+	(*v14.Report)(nil),                       // 55: chom.backup.v1.Report
 }
 var file_chom_link_v1_link_service_proto_depIdxs = []int32{
-	42, // 0: chom.link.v1.EnrollRequest.facts:type_name -> chom.fleet.v1.Facts
+	45, // 0: chom.link.v1.EnrollRequest.facts:type_name -> chom.fleet.v1.Facts
 	1,  // 1: chom.link.v1.EnrollResponse.identity:type_name -> chom.link.v1.Identity
 	1,  // 2: chom.link.v1.RecoverResponse.identity:type_name -> chom.link.v1.Identity
-	42, // 3: chom.link.v1.HelloRequest.facts:type_name -> chom.fleet.v1.Facts
+	45, // 3: chom.link.v1.HelloRequest.facts:type_name -> chom.fleet.v1.Facts
 	5,  // 4: chom.link.v1.HelloRequest.journal:type_name -> chom.link.v1.JournalEntry
-	43, // 5: chom.link.v1.HelloRequest.sites:type_name -> chom.site.v1.ObservedState
-	44, // 6: chom.link.v1.HelloResponse.heartbeat_interval:type_name -> google.protobuf.Duration
-	45, // 7: chom.link.v1.HelloResponse.server_time:type_name -> google.protobuf.Timestamp
+	46, // 5: chom.link.v1.HelloRequest.sites:type_name -> chom.site.v1.ObservedState
+	47, // 6: chom.link.v1.HelloResponse.heartbeat_interval:type_name -> google.protobuf.Duration
+	48, // 7: chom.link.v1.HelloResponse.server_time:type_name -> google.protobuf.Timestamp
 	5,  // 8: chom.link.v1.HelloResponse.resend:type_name -> chom.link.v1.JournalEntry
 	8,  // 9: chom.link.v1.HelloResponse.issuance:type_name -> chom.link.v1.Issuance
 	9,  // 10: chom.link.v1.Issuance.issuers:type_name -> chom.link.v1.Issuer
 	12, // 11: chom.link.v1.WatchResponse.message:type_name -> chom.link.v1.LinkMessage
-	46, // 12: chom.link.v1.LinkMessage.offer:type_name -> chom.order.v1.SignedOrder
-	13, // 13: chom.link.v1.LinkMessage.cancel:type_name -> chom.link.v1.Cancel
-	14, // 14: chom.link.v1.LinkMessage.drain:type_name -> chom.link.v1.Drain
-	15, // 15: chom.link.v1.LinkMessage.keep_alive:type_name -> chom.link.v1.KeepAlive
-	44, // 16: chom.link.v1.Drain.window:type_name -> google.protobuf.Duration
-	12, // 17: chom.link.v1.PollResponse.messages:type_name -> chom.link.v1.LinkMessage
-	45, // 18: chom.link.v1.TaskEvent.time:type_name -> google.protobuf.Timestamp
-	19, // 19: chom.link.v1.TaskEvent.accepted:type_name -> chom.link.v1.Accepted
-	20, // 20: chom.link.v1.TaskEvent.step_started:type_name -> chom.link.v1.StepStarted
-	21, // 21: chom.link.v1.TaskEvent.step_ended:type_name -> chom.link.v1.StepEnded
-	22, // 22: chom.link.v1.TaskEvent.log:type_name -> chom.link.v1.LogText
-	47, // 23: chom.link.v1.TaskEvent.result:type_name -> chom.order.v1.Result
-	48, // 24: chom.link.v1.StepEnded.state:type_name -> chom.task.v1.StepState
-	5,  // 25: chom.link.v1.ReportRequest.running:type_name -> chom.link.v1.JournalEntry
-	18, // 26: chom.link.v1.ReportRequest.events:type_name -> chom.link.v1.TaskEvent
-	42, // 27: chom.link.v1.ReportRequest.facts:type_name -> chom.fleet.v1.Facts
-	43, // 28: chom.link.v1.ReportRequest.sites:type_name -> chom.site.v1.ObservedState
-	25, // 29: chom.link.v1.ReportRequest.samples:type_name -> chom.link.v1.Sample
-	24, // 30: chom.link.v1.ReportRequest.progress:type_name -> chom.link.v1.TaskProgress
-	49, // 31: chom.link.v1.TaskProgress.progress:type_name -> chom.task.v1.Progress
-	27, // 32: chom.link.v1.ReportResponse.refused:type_name -> chom.link.v1.RefusedEvent
-	45, // 33: chom.link.v1.ReportResponse.server_time:type_name -> google.protobuf.Timestamp
-	1,  // 34: chom.link.v1.RenewResponse.identity:type_name -> chom.link.v1.Identity
-	45, // 35: chom.link.v1.ReportBackupRequest.due_time:type_name -> google.protobuf.Timestamp
-	50, // 36: chom.link.v1.ReportBackupRequest.report:type_name -> chom.backup.v1.Report
-	0,  // 37: chom.link.v1.EnrollmentService.Enroll:input_type -> chom.link.v1.EnrollRequest
-	3,  // 38: chom.link.v1.EnrollmentService.Recover:input_type -> chom.link.v1.RecoverRequest
-	6,  // 39: chom.link.v1.LinkService.Hello:input_type -> chom.link.v1.HelloRequest
-	10, // 40: chom.link.v1.LinkService.Watch:input_type -> chom.link.v1.WatchRequest
-	16, // 41: chom.link.v1.LinkService.Poll:input_type -> chom.link.v1.PollRequest
-	23, // 42: chom.link.v1.LinkService.Report:input_type -> chom.link.v1.ReportRequest
-	28, // 43: chom.link.v1.LinkService.Renew:input_type -> chom.link.v1.RenewRequest
-	30, // 44: chom.link.v1.LinkService.IssuePlatformCertificate:input_type -> chom.link.v1.IssuePlatformCertificateRequest
-	32, // 45: chom.link.v1.LinkService.FetchCertificate:input_type -> chom.link.v1.FetchCertificateRequest
-	34, // 46: chom.link.v1.LinkService.PresentChallenge:input_type -> chom.link.v1.PresentChallengeRequest
-	36, // 47: chom.link.v1.LinkService.RemoveChallenge:input_type -> chom.link.v1.RemoveChallengeRequest
-	38, // 48: chom.link.v1.LinkService.FetchRepositoryKey:input_type -> chom.link.v1.FetchRepositoryKeyRequest
-	40, // 49: chom.link.v1.LinkService.ReportBackup:input_type -> chom.link.v1.ReportBackupRequest
-	2,  // 50: chom.link.v1.EnrollmentService.Enroll:output_type -> chom.link.v1.EnrollResponse
-	4,  // 51: chom.link.v1.EnrollmentService.Recover:output_type -> chom.link.v1.RecoverResponse
-	7,  // 52: chom.link.v1.LinkService.Hello:output_type -> chom.link.v1.HelloResponse
-	11, // 53: chom.link.v1.LinkService.Watch:output_type -> chom.link.v1.WatchResponse
-	17, // 54: chom.link.v1.LinkService.Poll:output_type -> chom.link.v1.PollResponse
-	26, // 55: chom.link.v1.LinkService.Report:output_type -> chom.link.v1.ReportResponse
-	29, // 56: chom.link.v1.LinkService.Renew:output_type -> chom.link.v1.RenewResponse
-	31, // 57: chom.link.v1.LinkService.IssuePlatformCertificate:output_type -> chom.link.v1.IssuePlatformCertificateResponse
-	33, // 58: chom.link.v1.LinkService.FetchCertificate:output_type -> chom.link.v1.FetchCertificateResponse
-	35, // 59: chom.link.v1.LinkService.PresentChallenge:output_type -> chom.link.v1.PresentChallengeResponse
-	37, // 60: chom.link.v1.LinkService.RemoveChallenge:output_type -> chom.link.v1.RemoveChallengeResponse
-	39, // 61: chom.link.v1.LinkService.FetchRepositoryKey:output_type -> chom.link.v1.FetchRepositoryKeyResponse
-	41, // 62: chom.link.v1.LinkService.ReportBackup:output_type -> chom.link.v1.ReportBackupResponse
-	50, // [50:63] is the sub-list for method output_type
-	37, // [37:50] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	49, // 12: chom.link.v1.LinkMessage.offer:type_name -> chom.order.v1.SignedOrder
+	16, // 13: chom.link.v1.LinkMessage.cancel:type_name -> chom.link.v1.Cancel
+	17, // 14: chom.link.v1.LinkMessage.drain:type_name -> chom.link.v1.Drain
+	18, // 15: chom.link.v1.LinkMessage.keep_alive:type_name -> chom.link.v1.KeepAlive
+	13, // 16: chom.link.v1.LinkMessage.show_logs:type_name -> chom.link.v1.ShowLogs
+	50, // 17: chom.link.v1.ShowLogs.sources:type_name -> chom.site.v1.LogSource
+	51, // 18: chom.link.v1.ReportLogsRequest.lines:type_name -> chom.site.v1.LogLine
+	47, // 19: chom.link.v1.Drain.window:type_name -> google.protobuf.Duration
+	12, // 20: chom.link.v1.PollResponse.messages:type_name -> chom.link.v1.LinkMessage
+	48, // 21: chom.link.v1.TaskEvent.time:type_name -> google.protobuf.Timestamp
+	22, // 22: chom.link.v1.TaskEvent.accepted:type_name -> chom.link.v1.Accepted
+	23, // 23: chom.link.v1.TaskEvent.step_started:type_name -> chom.link.v1.StepStarted
+	24, // 24: chom.link.v1.TaskEvent.step_ended:type_name -> chom.link.v1.StepEnded
+	25, // 25: chom.link.v1.TaskEvent.log:type_name -> chom.link.v1.LogText
+	52, // 26: chom.link.v1.TaskEvent.result:type_name -> chom.order.v1.Result
+	53, // 27: chom.link.v1.StepEnded.state:type_name -> chom.task.v1.StepState
+	5,  // 28: chom.link.v1.ReportRequest.running:type_name -> chom.link.v1.JournalEntry
+	21, // 29: chom.link.v1.ReportRequest.events:type_name -> chom.link.v1.TaskEvent
+	45, // 30: chom.link.v1.ReportRequest.facts:type_name -> chom.fleet.v1.Facts
+	46, // 31: chom.link.v1.ReportRequest.sites:type_name -> chom.site.v1.ObservedState
+	28, // 32: chom.link.v1.ReportRequest.samples:type_name -> chom.link.v1.Sample
+	27, // 33: chom.link.v1.ReportRequest.progress:type_name -> chom.link.v1.TaskProgress
+	54, // 34: chom.link.v1.TaskProgress.progress:type_name -> chom.task.v1.Progress
+	30, // 35: chom.link.v1.ReportResponse.refused:type_name -> chom.link.v1.RefusedEvent
+	48, // 36: chom.link.v1.ReportResponse.server_time:type_name -> google.protobuf.Timestamp
+	1,  // 37: chom.link.v1.RenewResponse.identity:type_name -> chom.link.v1.Identity
+	48, // 38: chom.link.v1.ReportBackupRequest.due_time:type_name -> google.protobuf.Timestamp
+	55, // 39: chom.link.v1.ReportBackupRequest.report:type_name -> chom.backup.v1.Report
+	0,  // 40: chom.link.v1.EnrollmentService.Enroll:input_type -> chom.link.v1.EnrollRequest
+	3,  // 41: chom.link.v1.EnrollmentService.Recover:input_type -> chom.link.v1.RecoverRequest
+	6,  // 42: chom.link.v1.LinkService.Hello:input_type -> chom.link.v1.HelloRequest
+	10, // 43: chom.link.v1.LinkService.Watch:input_type -> chom.link.v1.WatchRequest
+	19, // 44: chom.link.v1.LinkService.Poll:input_type -> chom.link.v1.PollRequest
+	26, // 45: chom.link.v1.LinkService.Report:input_type -> chom.link.v1.ReportRequest
+	31, // 46: chom.link.v1.LinkService.Renew:input_type -> chom.link.v1.RenewRequest
+	33, // 47: chom.link.v1.LinkService.IssuePlatformCertificate:input_type -> chom.link.v1.IssuePlatformCertificateRequest
+	35, // 48: chom.link.v1.LinkService.FetchCertificate:input_type -> chom.link.v1.FetchCertificateRequest
+	37, // 49: chom.link.v1.LinkService.PresentChallenge:input_type -> chom.link.v1.PresentChallengeRequest
+	39, // 50: chom.link.v1.LinkService.RemoveChallenge:input_type -> chom.link.v1.RemoveChallengeRequest
+	41, // 51: chom.link.v1.LinkService.FetchRepositoryKey:input_type -> chom.link.v1.FetchRepositoryKeyRequest
+	43, // 52: chom.link.v1.LinkService.ReportBackup:input_type -> chom.link.v1.ReportBackupRequest
+	14, // 53: chom.link.v1.LinkService.ReportLogs:input_type -> chom.link.v1.ReportLogsRequest
+	2,  // 54: chom.link.v1.EnrollmentService.Enroll:output_type -> chom.link.v1.EnrollResponse
+	4,  // 55: chom.link.v1.EnrollmentService.Recover:output_type -> chom.link.v1.RecoverResponse
+	7,  // 56: chom.link.v1.LinkService.Hello:output_type -> chom.link.v1.HelloResponse
+	11, // 57: chom.link.v1.LinkService.Watch:output_type -> chom.link.v1.WatchResponse
+	20, // 58: chom.link.v1.LinkService.Poll:output_type -> chom.link.v1.PollResponse
+	29, // 59: chom.link.v1.LinkService.Report:output_type -> chom.link.v1.ReportResponse
+	32, // 60: chom.link.v1.LinkService.Renew:output_type -> chom.link.v1.RenewResponse
+	34, // 61: chom.link.v1.LinkService.IssuePlatformCertificate:output_type -> chom.link.v1.IssuePlatformCertificateResponse
+	36, // 62: chom.link.v1.LinkService.FetchCertificate:output_type -> chom.link.v1.FetchCertificateResponse
+	38, // 63: chom.link.v1.LinkService.PresentChallenge:output_type -> chom.link.v1.PresentChallengeResponse
+	40, // 64: chom.link.v1.LinkService.RemoveChallenge:output_type -> chom.link.v1.RemoveChallengeResponse
+	42, // 65: chom.link.v1.LinkService.FetchRepositoryKey:output_type -> chom.link.v1.FetchRepositoryKeyResponse
+	44, // 66: chom.link.v1.LinkService.ReportBackup:output_type -> chom.link.v1.ReportBackupResponse
+	15, // 67: chom.link.v1.LinkService.ReportLogs:output_type -> chom.link.v1.ReportLogsResponse
+	54, // [54:68] is the sub-list for method output_type
+	40, // [40:54] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_chom_link_v1_link_service_proto_init() }
@@ -3091,8 +3315,9 @@ func file_chom_link_v1_link_service_proto_init() {
 		(*LinkMessage_Cancel)(nil),
 		(*LinkMessage_Drain)(nil),
 		(*LinkMessage_KeepAlive)(nil),
+		(*LinkMessage_ShowLogs)(nil),
 	}
-	file_chom_link_v1_link_service_proto_msgTypes[18].OneofWrappers = []any{
+	file_chom_link_v1_link_service_proto_msgTypes[21].OneofWrappers = []any{
 		(*TaskEvent_Accepted)(nil),
 		(*TaskEvent_StepStarted)(nil),
 		(*TaskEvent_StepEnded)(nil),
@@ -3105,7 +3330,7 @@ func file_chom_link_v1_link_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_link_v1_link_service_proto_rawDesc), len(file_chom_link_v1_link_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   42,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

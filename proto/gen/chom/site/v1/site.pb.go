@@ -237,6 +237,63 @@ func (NameState) EnumDescriptor() ([]byte, []int) {
 	return file_chom_site_v1_site_proto_rawDescGZIP(), []int{2}
 }
 
+// LogSource is one of a site's logs.
+type LogSource int32
+
+const (
+	// Not set.
+	LogSource_LOG_SOURCE_UNSPECIFIED LogSource = 0
+	// Requests that nginx answered, a line for each.
+	LogSource_LOG_SOURCE_ACCESS LogSource = 1
+	// What nginx found wrong.
+	LogSource_LOG_SOURCE_ERROR LogSource = 2
+	// What PHP and the site's own code said.
+	LogSource_LOG_SOURCE_PHP LogSource = 3
+)
+
+// Enum value maps for LogSource.
+var (
+	LogSource_name = map[int32]string{
+		0: "LOG_SOURCE_UNSPECIFIED",
+		1: "LOG_SOURCE_ACCESS",
+		2: "LOG_SOURCE_ERROR",
+		3: "LOG_SOURCE_PHP",
+	}
+	LogSource_value = map[string]int32{
+		"LOG_SOURCE_UNSPECIFIED": 0,
+		"LOG_SOURCE_ACCESS":      1,
+		"LOG_SOURCE_ERROR":       2,
+		"LOG_SOURCE_PHP":         3,
+	}
+)
+
+func (x LogSource) Enum() *LogSource {
+	p := new(LogSource)
+	*p = x
+	return p
+}
+
+func (x LogSource) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LogSource) Descriptor() protoreflect.EnumDescriptor {
+	return file_chom_site_v1_site_proto_enumTypes[3].Descriptor()
+}
+
+func (LogSource) Type() protoreflect.EnumType {
+	return &file_chom_site_v1_site_proto_enumTypes[3]
+}
+
+func (x LogSource) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LogSource.Descriptor instead.
+func (LogSource) EnumDescriptor() ([]byte, []int) {
+	return file_chom_site_v1_site_proto_rawDescGZIP(), []int{3}
+}
+
 // Site is one hosted website of an organization.
 type Site struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -702,6 +759,79 @@ func (x *SiteName) GetOutsideTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// LogLine is one line of a site's logs.
+type LogLine struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which log.
+	Source LogSource `protobuf:"varint,1,opt,name=source,proto3,enum=chom.site.v1.LogSource" json:"source,omitempty"`
+	// When, by the server's clock: of the line itself where it says so, else when it was read.
+	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// The line, valid UTF-8 without control characters, at most 4 KiB. Visitors choose much of it: escape it where it is shown.
+	Text string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	// How many lines before this one were left out, since there were too many at once.
+	LeftOut       uint32 `protobuf:"varint,4,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogLine) Reset() {
+	*x = LogLine{}
+	mi := &file_chom_site_v1_site_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogLine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogLine) ProtoMessage() {}
+
+func (x *LogLine) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_site_v1_site_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
+func (*LogLine) Descriptor() ([]byte, []int) {
+	return file_chom_site_v1_site_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *LogLine) GetSource() LogSource {
+	if x != nil {
+		return x.Source
+	}
+	return LogSource_LOG_SOURCE_UNSPECIFIED
+}
+
+func (x *LogLine) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *LogLine) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *LogLine) GetLeftOut() uint32 {
+	if x != nil {
+		return x.LeftOut
+	}
+	return 0
+}
+
 var File_chom_site_v1_site_proto protoreflect.FileDescriptor
 
 const file_chom_site_v1_site_proto_rawDesc = "" +
@@ -762,7 +892,12 @@ const file_chom_site_v1_site_proto_rawDesc = "" +
 	"\vcertificate\x18\b \x01(\v2!.chom.site.v1.ObservedCertificateR\vcertificate\x12;\n" +
 	"\aoutside\x18\t \x01(\v2!.chom.site.v1.ObservedCertificateR\aoutside\x12=\n" +
 	"\foutside_time\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\voutsideTime*\xa6\x01\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\voutsideTime\"\xa3\x01\n" +
+	"\aLogLine\x12/\n" +
+	"\x06source\x18\x01 \x01(\x0e2\x17.chom.site.v1.LogSourceR\x06source\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1c\n" +
+	"\x04text\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x04text\x12\x19\n" +
+	"\bleft_out\x18\x04 \x01(\rR\aleftOut*\xa6\x01\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSTATE_CREATING\x10\x01\x12\x10\n" +
@@ -785,7 +920,12 @@ const file_chom_site_v1_site_proto_rawDesc = "" +
 	"\x12NAME_STATE_ISSUING\x10\x03\x12\x15\n" +
 	"\x11NAME_STATE_SECURE\x10\x04\x12\x17\n" +
 	"\x13NAME_STATE_EXPIRING\x10\x05\x12\x16\n" +
-	"\x12NAME_STATE_EXPIRED\x10\x06B\x97\x01\n" +
+	"\x12NAME_STATE_EXPIRED\x10\x06*h\n" +
+	"\tLogSource\x12\x1a\n" +
+	"\x16LOG_SOURCE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11LOG_SOURCE_ACCESS\x10\x01\x12\x14\n" +
+	"\x10LOG_SOURCE_ERROR\x10\x02\x12\x12\n" +
+	"\x0eLOG_SOURCE_PHP\x10\x03B\x97\x01\n" +
 	"\x10com.chom.site.v1B\tSiteProtoP\x01Z&chom.dev/proto/gen/chom/site/v1;sitev1\xa2\x02\x03CSX\xaa\x02\fChom.Site.V1\xca\x02\fChom\\Site\\V1\xe2\x02\x18Chom\\Site\\V1\\GPBMetadata\xea\x02\x0eChom::Site::V1b\x06proto3"
 
 var (
@@ -800,46 +940,50 @@ func file_chom_site_v1_site_proto_rawDescGZIP() []byte {
 	return file_chom_site_v1_site_proto_rawDescData
 }
 
-var file_chom_site_v1_site_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_chom_site_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_chom_site_v1_site_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_chom_site_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_chom_site_v1_site_proto_goTypes = []any{
 	(State)(0),                    // 0: chom.site.v1.State
 	(NameRole)(0),                 // 1: chom.site.v1.NameRole
 	(NameState)(0),                // 2: chom.site.v1.NameState
-	(*Site)(nil),                  // 3: chom.site.v1.Site
-	(*HttpsOptions)(nil),          // 4: chom.site.v1.HttpsOptions
-	(*SiteName)(nil),              // 5: chom.site.v1.SiteName
-	nil,                           // 6: chom.site.v1.Site.SettingsEntry
-	(*Limits)(nil),                // 7: chom.site.v1.Limits
-	(*ObservedState)(nil),         // 8: chom.site.v1.ObservedState
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
-	(*v1.DnsRecord)(nil),          // 10: chom.domain.v1.DnsRecord
-	(*ObservedCertificate)(nil),   // 11: chom.site.v1.ObservedCertificate
+	(LogSource)(0),                // 3: chom.site.v1.LogSource
+	(*Site)(nil),                  // 4: chom.site.v1.Site
+	(*HttpsOptions)(nil),          // 5: chom.site.v1.HttpsOptions
+	(*SiteName)(nil),              // 6: chom.site.v1.SiteName
+	(*LogLine)(nil),               // 7: chom.site.v1.LogLine
+	nil,                           // 8: chom.site.v1.Site.SettingsEntry
+	(*Limits)(nil),                // 9: chom.site.v1.Limits
+	(*ObservedState)(nil),         // 10: chom.site.v1.ObservedState
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*v1.DnsRecord)(nil),          // 12: chom.domain.v1.DnsRecord
+	(*ObservedCertificate)(nil),   // 13: chom.site.v1.ObservedCertificate
 }
 var file_chom_site_v1_site_proto_depIdxs = []int32{
-	6,  // 0: chom.site.v1.Site.settings:type_name -> chom.site.v1.Site.SettingsEntry
-	7,  // 1: chom.site.v1.Site.limits:type_name -> chom.site.v1.Limits
+	8,  // 0: chom.site.v1.Site.settings:type_name -> chom.site.v1.Site.SettingsEntry
+	9,  // 1: chom.site.v1.Site.limits:type_name -> chom.site.v1.Limits
 	0,  // 2: chom.site.v1.Site.state:type_name -> chom.site.v1.State
-	8,  // 3: chom.site.v1.Site.observed:type_name -> chom.site.v1.ObservedState
-	9,  // 4: chom.site.v1.Site.create_time:type_name -> google.protobuf.Timestamp
-	9,  // 5: chom.site.v1.Site.update_time:type_name -> google.protobuf.Timestamp
-	9,  // 6: chom.site.v1.Site.delete_time:type_name -> google.protobuf.Timestamp
-	9,  // 7: chom.site.v1.Site.purge_time:type_name -> google.protobuf.Timestamp
-	4,  // 8: chom.site.v1.Site.https:type_name -> chom.site.v1.HttpsOptions
-	5,  // 9: chom.site.v1.Site.names:type_name -> chom.site.v1.SiteName
+	10, // 3: chom.site.v1.Site.observed:type_name -> chom.site.v1.ObservedState
+	11, // 4: chom.site.v1.Site.create_time:type_name -> google.protobuf.Timestamp
+	11, // 5: chom.site.v1.Site.update_time:type_name -> google.protobuf.Timestamp
+	11, // 6: chom.site.v1.Site.delete_time:type_name -> google.protobuf.Timestamp
+	11, // 7: chom.site.v1.Site.purge_time:type_name -> google.protobuf.Timestamp
+	5,  // 8: chom.site.v1.Site.https:type_name -> chom.site.v1.HttpsOptions
+	6,  // 9: chom.site.v1.Site.names:type_name -> chom.site.v1.SiteName
 	1,  // 10: chom.site.v1.SiteName.role:type_name -> chom.site.v1.NameRole
 	2,  // 11: chom.site.v1.SiteName.state:type_name -> chom.site.v1.NameState
-	10, // 12: chom.site.v1.SiteName.records:type_name -> chom.domain.v1.DnsRecord
-	9,  // 13: chom.site.v1.SiteName.check_time:type_name -> google.protobuf.Timestamp
-	9,  // 14: chom.site.v1.SiteName.next_check_time:type_name -> google.protobuf.Timestamp
-	11, // 15: chom.site.v1.SiteName.certificate:type_name -> chom.site.v1.ObservedCertificate
-	11, // 16: chom.site.v1.SiteName.outside:type_name -> chom.site.v1.ObservedCertificate
-	9,  // 17: chom.site.v1.SiteName.outside_time:type_name -> google.protobuf.Timestamp
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	12, // 12: chom.site.v1.SiteName.records:type_name -> chom.domain.v1.DnsRecord
+	11, // 13: chom.site.v1.SiteName.check_time:type_name -> google.protobuf.Timestamp
+	11, // 14: chom.site.v1.SiteName.next_check_time:type_name -> google.protobuf.Timestamp
+	13, // 15: chom.site.v1.SiteName.certificate:type_name -> chom.site.v1.ObservedCertificate
+	13, // 16: chom.site.v1.SiteName.outside:type_name -> chom.site.v1.ObservedCertificate
+	11, // 17: chom.site.v1.SiteName.outside_time:type_name -> google.protobuf.Timestamp
+	3,  // 18: chom.site.v1.LogLine.source:type_name -> chom.site.v1.LogSource
+	11, // 19: chom.site.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_chom_site_v1_site_proto_init() }
@@ -853,8 +997,8 @@ func file_chom_site_v1_site_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_site_v1_site_proto_rawDesc), len(file_chom_site_v1_site_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   4,
+			NumEnums:      4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

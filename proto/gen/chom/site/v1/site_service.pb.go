@@ -1713,6 +1713,126 @@ func (x *ListSiteEventsResponse) GetNextPageToken() string {
 	return ""
 }
 
+// WatchLogsRequest names a site and which of its logs.
+type WatchLogsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization that owns the site.
+	OrganizationId string `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// The site.
+	SiteId string `protobuf:"bytes,2,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	// Which; empty means all.
+	Sources []LogSource `protobuf:"varint,3,rep,packed,name=sources,proto3,enum=chom.site.v1.LogSource" json:"sources,omitempty"`
+	// How many of the last lines to begin with, of each log, up to 500; 0 means 50.
+	Lines         int32 `protobuf:"varint,4,opt,name=lines,proto3" json:"lines,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchLogsRequest) Reset() {
+	*x = WatchLogsRequest{}
+	mi := &file_chom_site_v1_site_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchLogsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchLogsRequest) ProtoMessage() {}
+
+func (x *WatchLogsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_site_v1_site_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchLogsRequest.ProtoReflect.Descriptor instead.
+func (*WatchLogsRequest) Descriptor() ([]byte, []int) {
+	return file_chom_site_v1_site_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *WatchLogsRequest) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *WatchLogsRequest) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+func (x *WatchLogsRequest) GetSources() []LogSource {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *WatchLogsRequest) GetLines() int32 {
+	if x != nil {
+		return x.Lines
+	}
+	return 0
+}
+
+// WatchLogsResponse holds new lines. The first one comes as soon as the site's server has answered; one without lines comes every
+// 15 s where there is nothing new.
+type WatchLogsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The lines: of each log in order, oldest first.
+	Lines         []*LogLine `protobuf:"bytes,1,rep,name=lines,proto3" json:"lines,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchLogsResponse) Reset() {
+	*x = WatchLogsResponse{}
+	mi := &file_chom_site_v1_site_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchLogsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchLogsResponse) ProtoMessage() {}
+
+func (x *WatchLogsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_site_v1_site_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchLogsResponse.ProtoReflect.Descriptor instead.
+func (*WatchLogsResponse) Descriptor() ([]byte, []int) {
+	return file_chom_site_v1_site_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *WatchLogsResponse) GetLines() []*LogLine {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
 var File_chom_site_v1_site_service_proto protoreflect.FileDescriptor
 
 const file_chom_site_v1_site_service_proto_rawDesc = "" +
@@ -1833,7 +1953,15 @@ const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"page_token\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x90\x03R\tpageToken\"q\n" +
 	"\x16ListSiteEventsResponse\x12/\n" +
 	"\x06events\x18\x01 \x03(\v2\x17.chom.site.v1.SiteEventR\x06events\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*\xd5\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd2\x01\n" +
+	"\x10WatchLogsRequest\x121\n" +
+	"\x0forganization_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0eorganizationId\x12!\n" +
+	"\asite_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06siteId\x12F\n" +
+	"\asources\x18\x03 \x03(\x0e2\x17.chom.site.v1.LogSourceB\x13\xbaH\x10\x92\x01\r\x10\x03\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\asources\x12 \n" +
+	"\x05lines\x18\x04 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\x05lines\"@\n" +
+	"\x11WatchLogsResponse\x12+\n" +
+	"\x05lines\x18\x01 \x03(\v2\x15.chom.site.v1.LogLineR\x05lines*\xd5\x01\n" +
 	"\tEventKind\x12\x1a\n" +
 	"\x16EVENT_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11EVENT_KIND_CHANGE\x10\x01\x12\x15\n" +
@@ -1847,7 +1975,7 @@ const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"\x19EVENT_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15EVENT_OUTCOME_RUNNING\x10\x01\x12\x16\n" +
 	"\x12EVENT_OUTCOME_DONE\x10\x02\x12\x18\n" +
-	"\x14EVENT_OUTCOME_FAILED\x10\x032\xac\r\n" +
+	"\x14EVENT_OUTCOME_FAILED\x10\x032\xc3\x0e\n" +
 	"\vSiteService\x12\x89\x01\n" +
 	"\n" +
 	"CreateSite\x12\x1f.chom.site.v1.CreateSiteRequest\x1a .chom.site.v1.CreateSiteResponse\"8\x82\xd3\xe4\x93\x022:\x01*\"-/api/v1/organizations/{organization_id}/sites\x12\x87\x01\n" +
@@ -1862,7 +1990,8 @@ const file_chom_site_v1_site_service_proto_rawDesc = "" +
 	"DeleteSite\x12\x1f.chom.site.v1.DeleteSiteRequest\x1a .chom.site.v1.DeleteSiteResponse\"?\x82\xd3\xe4\x93\x029*7/api/v1/organizations/{organization_id}/sites/{site_id}\x12\x9e\x01\n" +
 	"\vRestoreSite\x12 .chom.site.v1.RestoreSiteRequest\x1a!.chom.site.v1.RestoreSiteResponse\"J\x82\xd3\xe4\x93\x02D:\x01*\"?/api/v1/organizations/{organization_id}/sites/{site_id}:restore\x12\x96\x01\n" +
 	"\tCheckSite\x12\x1e.chom.site.v1.CheckSiteRequest\x1a\x1f.chom.site.v1.CheckSiteResponse\"H\x82\xd3\xe4\x93\x02B:\x01*\"=/api/v1/organizations/{organization_id}/sites/{site_id}:check\x12\xa3\x01\n" +
-	"\x0eListSiteEvents\x12#.chom.site.v1.ListSiteEventsRequest\x1a$.chom.site.v1.ListSiteEventsResponse\"F\x82\xd3\xe4\x93\x02@\x12>/api/v1/organizations/{organization_id}/sites/{site_id}/events\x12\xa8\x01\n" +
+	"\x0eListSiteEvents\x12#.chom.site.v1.ListSiteEventsRequest\x1a$.chom.site.v1.ListSiteEventsResponse\"F\x82\xd3\xe4\x93\x02@\x12>/api/v1/organizations/{organization_id}/sites/{site_id}/events\x12\x94\x01\n" +
+	"\tWatchLogs\x12\x1e.chom.site.v1.WatchLogsRequest\x1a\x1f.chom.site.v1.WatchLogsResponse\"D\x82\xd3\xe4\x93\x02>\x12</api/v1/organizations/{organization_id}/sites/{site_id}/logs0\x01\x12\xa8\x01\n" +
 	"\x0fCreateSiteLogin\x12$.chom.site.v1.CreateSiteLoginRequest\x1a%.chom.site.v1.CreateSiteLoginResponse\"H\x82\xd3\xe4\x93\x02B:\x01*\"=/api/v1/organizations/{organization_id}/sites/{site_id}:loginB\x9e\x01\n" +
 	"\x10com.chom.site.v1B\x10SiteServiceProtoP\x01Z&chom.dev/proto/gen/chom/site/v1;sitev1\xa2\x02\x03CSX\xaa\x02\fChom.Site.V1\xca\x02\fChom\\Site\\V1\xe2\x02\x18Chom\\Site\\V1\\GPBMetadata\xea\x02\x0eChom::Site::V1b\x06proto3"
 
@@ -1879,7 +2008,7 @@ func file_chom_site_v1_site_service_proto_rawDescGZIP() []byte {
 }
 
 var file_chom_site_v1_site_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_chom_site_v1_site_service_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_chom_site_v1_site_service_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_chom_site_v1_site_service_proto_goTypes = []any{
 	(EventKind)(0),                  // 0: chom.site.v1.EventKind
 	(EventOutcome)(0),               // 1: chom.site.v1.EventOutcome
@@ -1906,73 +2035,81 @@ var file_chom_site_v1_site_service_proto_goTypes = []any{
 	(*SiteEvent)(nil),               // 22: chom.site.v1.SiteEvent
 	(*ListSiteEventsRequest)(nil),   // 23: chom.site.v1.ListSiteEventsRequest
 	(*ListSiteEventsResponse)(nil),  // 24: chom.site.v1.ListSiteEventsResponse
-	nil,                             // 25: chom.site.v1.CreateSiteRequest.SettingsEntry
-	nil,                             // 26: chom.site.v1.UpdateSiteRequest.SettingsEntry
-	(*Limits)(nil),                  // 27: chom.site.v1.Limits
-	(*HttpsOptions)(nil),            // 28: chom.site.v1.HttpsOptions
-	(*Site)(nil),                    // 29: chom.site.v1.Site
-	(*v1.Task)(nil),                 // 30: chom.task.v1.Task
-	(State)(0),                      // 31: chom.site.v1.State
-	(*fieldmaskpb.FieldMask)(nil),   // 32: google.protobuf.FieldMask
-	(*timestamppb.Timestamp)(nil),   // 33: google.protobuf.Timestamp
+	(*WatchLogsRequest)(nil),        // 25: chom.site.v1.WatchLogsRequest
+	(*WatchLogsResponse)(nil),       // 26: chom.site.v1.WatchLogsResponse
+	nil,                             // 27: chom.site.v1.CreateSiteRequest.SettingsEntry
+	nil,                             // 28: chom.site.v1.UpdateSiteRequest.SettingsEntry
+	(*Limits)(nil),                  // 29: chom.site.v1.Limits
+	(*HttpsOptions)(nil),            // 30: chom.site.v1.HttpsOptions
+	(*Site)(nil),                    // 31: chom.site.v1.Site
+	(*v1.Task)(nil),                 // 32: chom.task.v1.Task
+	(State)(0),                      // 33: chom.site.v1.State
+	(*fieldmaskpb.FieldMask)(nil),   // 34: google.protobuf.FieldMask
+	(*timestamppb.Timestamp)(nil),   // 35: google.protobuf.Timestamp
+	(LogSource)(0),                  // 36: chom.site.v1.LogSource
+	(*LogLine)(nil),                 // 37: chom.site.v1.LogLine
 }
 var file_chom_site_v1_site_service_proto_depIdxs = []int32{
-	25, // 0: chom.site.v1.CreateSiteRequest.settings:type_name -> chom.site.v1.CreateSiteRequest.SettingsEntry
-	27, // 1: chom.site.v1.CreateSiteRequest.limits:type_name -> chom.site.v1.Limits
-	28, // 2: chom.site.v1.CreateSiteRequest.https:type_name -> chom.site.v1.HttpsOptions
-	29, // 3: chom.site.v1.CreateSiteResponse.site:type_name -> chom.site.v1.Site
-	30, // 4: chom.site.v1.CreateSiteResponse.task:type_name -> chom.task.v1.Task
-	29, // 5: chom.site.v1.GetSiteResponse.site:type_name -> chom.site.v1.Site
-	31, // 6: chom.site.v1.ListSitesRequest.states:type_name -> chom.site.v1.State
-	29, // 7: chom.site.v1.ListSitesResponse.sites:type_name -> chom.site.v1.Site
-	32, // 8: chom.site.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
-	26, // 9: chom.site.v1.UpdateSiteRequest.settings:type_name -> chom.site.v1.UpdateSiteRequest.SettingsEntry
-	27, // 10: chom.site.v1.UpdateSiteRequest.limits:type_name -> chom.site.v1.Limits
-	28, // 11: chom.site.v1.UpdateSiteRequest.https:type_name -> chom.site.v1.HttpsOptions
-	29, // 12: chom.site.v1.UpdateSiteResponse.site:type_name -> chom.site.v1.Site
-	30, // 13: chom.site.v1.UpdateSiteResponse.task:type_name -> chom.task.v1.Task
-	29, // 14: chom.site.v1.SuspendSiteResponse.site:type_name -> chom.site.v1.Site
-	30, // 15: chom.site.v1.SuspendSiteResponse.task:type_name -> chom.task.v1.Task
-	29, // 16: chom.site.v1.ResumeSiteResponse.site:type_name -> chom.site.v1.Site
-	30, // 17: chom.site.v1.ResumeSiteResponse.task:type_name -> chom.task.v1.Task
-	29, // 18: chom.site.v1.DeleteSiteResponse.site:type_name -> chom.site.v1.Site
-	30, // 19: chom.site.v1.DeleteSiteResponse.task:type_name -> chom.task.v1.Task
-	29, // 20: chom.site.v1.RestoreSiteResponse.site:type_name -> chom.site.v1.Site
-	30, // 21: chom.site.v1.RestoreSiteResponse.task:type_name -> chom.task.v1.Task
-	33, // 22: chom.site.v1.CreateSiteLoginResponse.expire_time:type_name -> google.protobuf.Timestamp
-	29, // 23: chom.site.v1.CheckSiteResponse.site:type_name -> chom.site.v1.Site
-	33, // 24: chom.site.v1.SiteEvent.time:type_name -> google.protobuf.Timestamp
-	33, // 25: chom.site.v1.SiteEvent.end_time:type_name -> google.protobuf.Timestamp
+	27, // 0: chom.site.v1.CreateSiteRequest.settings:type_name -> chom.site.v1.CreateSiteRequest.SettingsEntry
+	29, // 1: chom.site.v1.CreateSiteRequest.limits:type_name -> chom.site.v1.Limits
+	30, // 2: chom.site.v1.CreateSiteRequest.https:type_name -> chom.site.v1.HttpsOptions
+	31, // 3: chom.site.v1.CreateSiteResponse.site:type_name -> chom.site.v1.Site
+	32, // 4: chom.site.v1.CreateSiteResponse.task:type_name -> chom.task.v1.Task
+	31, // 5: chom.site.v1.GetSiteResponse.site:type_name -> chom.site.v1.Site
+	33, // 6: chom.site.v1.ListSitesRequest.states:type_name -> chom.site.v1.State
+	31, // 7: chom.site.v1.ListSitesResponse.sites:type_name -> chom.site.v1.Site
+	34, // 8: chom.site.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
+	28, // 9: chom.site.v1.UpdateSiteRequest.settings:type_name -> chom.site.v1.UpdateSiteRequest.SettingsEntry
+	29, // 10: chom.site.v1.UpdateSiteRequest.limits:type_name -> chom.site.v1.Limits
+	30, // 11: chom.site.v1.UpdateSiteRequest.https:type_name -> chom.site.v1.HttpsOptions
+	31, // 12: chom.site.v1.UpdateSiteResponse.site:type_name -> chom.site.v1.Site
+	32, // 13: chom.site.v1.UpdateSiteResponse.task:type_name -> chom.task.v1.Task
+	31, // 14: chom.site.v1.SuspendSiteResponse.site:type_name -> chom.site.v1.Site
+	32, // 15: chom.site.v1.SuspendSiteResponse.task:type_name -> chom.task.v1.Task
+	31, // 16: chom.site.v1.ResumeSiteResponse.site:type_name -> chom.site.v1.Site
+	32, // 17: chom.site.v1.ResumeSiteResponse.task:type_name -> chom.task.v1.Task
+	31, // 18: chom.site.v1.DeleteSiteResponse.site:type_name -> chom.site.v1.Site
+	32, // 19: chom.site.v1.DeleteSiteResponse.task:type_name -> chom.task.v1.Task
+	31, // 20: chom.site.v1.RestoreSiteResponse.site:type_name -> chom.site.v1.Site
+	32, // 21: chom.site.v1.RestoreSiteResponse.task:type_name -> chom.task.v1.Task
+	35, // 22: chom.site.v1.CreateSiteLoginResponse.expire_time:type_name -> google.protobuf.Timestamp
+	31, // 23: chom.site.v1.CheckSiteResponse.site:type_name -> chom.site.v1.Site
+	35, // 24: chom.site.v1.SiteEvent.time:type_name -> google.protobuf.Timestamp
+	35, // 25: chom.site.v1.SiteEvent.end_time:type_name -> google.protobuf.Timestamp
 	0,  // 26: chom.site.v1.SiteEvent.kind:type_name -> chom.site.v1.EventKind
 	1,  // 27: chom.site.v1.SiteEvent.outcome:type_name -> chom.site.v1.EventOutcome
 	22, // 28: chom.site.v1.ListSiteEventsResponse.events:type_name -> chom.site.v1.SiteEvent
-	2,  // 29: chom.site.v1.SiteService.CreateSite:input_type -> chom.site.v1.CreateSiteRequest
-	4,  // 30: chom.site.v1.SiteService.GetSite:input_type -> chom.site.v1.GetSiteRequest
-	6,  // 31: chom.site.v1.SiteService.ListSites:input_type -> chom.site.v1.ListSitesRequest
-	8,  // 32: chom.site.v1.SiteService.UpdateSite:input_type -> chom.site.v1.UpdateSiteRequest
-	10, // 33: chom.site.v1.SiteService.SuspendSite:input_type -> chom.site.v1.SuspendSiteRequest
-	12, // 34: chom.site.v1.SiteService.ResumeSite:input_type -> chom.site.v1.ResumeSiteRequest
-	14, // 35: chom.site.v1.SiteService.DeleteSite:input_type -> chom.site.v1.DeleteSiteRequest
-	16, // 36: chom.site.v1.SiteService.RestoreSite:input_type -> chom.site.v1.RestoreSiteRequest
-	20, // 37: chom.site.v1.SiteService.CheckSite:input_type -> chom.site.v1.CheckSiteRequest
-	23, // 38: chom.site.v1.SiteService.ListSiteEvents:input_type -> chom.site.v1.ListSiteEventsRequest
-	18, // 39: chom.site.v1.SiteService.CreateSiteLogin:input_type -> chom.site.v1.CreateSiteLoginRequest
-	3,  // 40: chom.site.v1.SiteService.CreateSite:output_type -> chom.site.v1.CreateSiteResponse
-	5,  // 41: chom.site.v1.SiteService.GetSite:output_type -> chom.site.v1.GetSiteResponse
-	7,  // 42: chom.site.v1.SiteService.ListSites:output_type -> chom.site.v1.ListSitesResponse
-	9,  // 43: chom.site.v1.SiteService.UpdateSite:output_type -> chom.site.v1.UpdateSiteResponse
-	11, // 44: chom.site.v1.SiteService.SuspendSite:output_type -> chom.site.v1.SuspendSiteResponse
-	13, // 45: chom.site.v1.SiteService.ResumeSite:output_type -> chom.site.v1.ResumeSiteResponse
-	15, // 46: chom.site.v1.SiteService.DeleteSite:output_type -> chom.site.v1.DeleteSiteResponse
-	17, // 47: chom.site.v1.SiteService.RestoreSite:output_type -> chom.site.v1.RestoreSiteResponse
-	21, // 48: chom.site.v1.SiteService.CheckSite:output_type -> chom.site.v1.CheckSiteResponse
-	24, // 49: chom.site.v1.SiteService.ListSiteEvents:output_type -> chom.site.v1.ListSiteEventsResponse
-	19, // 50: chom.site.v1.SiteService.CreateSiteLogin:output_type -> chom.site.v1.CreateSiteLoginResponse
-	40, // [40:51] is the sub-list for method output_type
-	29, // [29:40] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	36, // 29: chom.site.v1.WatchLogsRequest.sources:type_name -> chom.site.v1.LogSource
+	37, // 30: chom.site.v1.WatchLogsResponse.lines:type_name -> chom.site.v1.LogLine
+	2,  // 31: chom.site.v1.SiteService.CreateSite:input_type -> chom.site.v1.CreateSiteRequest
+	4,  // 32: chom.site.v1.SiteService.GetSite:input_type -> chom.site.v1.GetSiteRequest
+	6,  // 33: chom.site.v1.SiteService.ListSites:input_type -> chom.site.v1.ListSitesRequest
+	8,  // 34: chom.site.v1.SiteService.UpdateSite:input_type -> chom.site.v1.UpdateSiteRequest
+	10, // 35: chom.site.v1.SiteService.SuspendSite:input_type -> chom.site.v1.SuspendSiteRequest
+	12, // 36: chom.site.v1.SiteService.ResumeSite:input_type -> chom.site.v1.ResumeSiteRequest
+	14, // 37: chom.site.v1.SiteService.DeleteSite:input_type -> chom.site.v1.DeleteSiteRequest
+	16, // 38: chom.site.v1.SiteService.RestoreSite:input_type -> chom.site.v1.RestoreSiteRequest
+	20, // 39: chom.site.v1.SiteService.CheckSite:input_type -> chom.site.v1.CheckSiteRequest
+	23, // 40: chom.site.v1.SiteService.ListSiteEvents:input_type -> chom.site.v1.ListSiteEventsRequest
+	25, // 41: chom.site.v1.SiteService.WatchLogs:input_type -> chom.site.v1.WatchLogsRequest
+	18, // 42: chom.site.v1.SiteService.CreateSiteLogin:input_type -> chom.site.v1.CreateSiteLoginRequest
+	3,  // 43: chom.site.v1.SiteService.CreateSite:output_type -> chom.site.v1.CreateSiteResponse
+	5,  // 44: chom.site.v1.SiteService.GetSite:output_type -> chom.site.v1.GetSiteResponse
+	7,  // 45: chom.site.v1.SiteService.ListSites:output_type -> chom.site.v1.ListSitesResponse
+	9,  // 46: chom.site.v1.SiteService.UpdateSite:output_type -> chom.site.v1.UpdateSiteResponse
+	11, // 47: chom.site.v1.SiteService.SuspendSite:output_type -> chom.site.v1.SuspendSiteResponse
+	13, // 48: chom.site.v1.SiteService.ResumeSite:output_type -> chom.site.v1.ResumeSiteResponse
+	15, // 49: chom.site.v1.SiteService.DeleteSite:output_type -> chom.site.v1.DeleteSiteResponse
+	17, // 50: chom.site.v1.SiteService.RestoreSite:output_type -> chom.site.v1.RestoreSiteResponse
+	21, // 51: chom.site.v1.SiteService.CheckSite:output_type -> chom.site.v1.CheckSiteResponse
+	24, // 52: chom.site.v1.SiteService.ListSiteEvents:output_type -> chom.site.v1.ListSiteEventsResponse
+	26, // 53: chom.site.v1.SiteService.WatchLogs:output_type -> chom.site.v1.WatchLogsResponse
+	19, // 54: chom.site.v1.SiteService.CreateSiteLogin:output_type -> chom.site.v1.CreateSiteLoginResponse
+	43, // [43:55] is the sub-list for method output_type
+	31, // [31:43] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_chom_site_v1_site_service_proto_init() }
@@ -1988,7 +2125,7 @@ func file_chom_site_v1_site_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_site_v1_site_service_proto_rawDesc), len(file_chom_site_v1_site_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -69,6 +69,8 @@ const (
 	// LinkServiceReportBackupProcedure is the fully-qualified name of the LinkService's ReportBackup
 	// RPC.
 	LinkServiceReportBackupProcedure = "/chom.link.v1.LinkService/ReportBackup"
+	// LinkServiceReportLogsProcedure is the fully-qualified name of the LinkService's ReportLogs RPC.
+	LinkServiceReportLogsProcedure = "/chom.link.v1.LinkService/ReportLogs"
 )
 
 // EnrollmentServiceClient is a client for the chom.link.v1.EnrollmentService service.
@@ -211,6 +213,9 @@ type LinkServiceClient interface {
 	// ReportBackup tells what came of a backup that a host began by itself, as the site's schedule has it. The agent repeats it until it
 	// is answered; said twice, it has no further effect. ABORTED means that another backup of the site is under way: come again.
 	ReportBackup(context.Context, *v1.ReportBackupRequest) (*v1.ReportBackupResponse, error)
+	// ReportLogs answers ShowLogs: first with the last lines, then with new ones, and without any every few seconds. NOT_FOUND means that
+	// this server was not asked for them: the agent stops.
+	ReportLogs(context.Context, *v1.ReportLogsRequest) (*v1.ReportLogsResponse, error)
 }
 
 // NewLinkServiceClient constructs a client for the chom.link.v1.LinkService service. By default, it
@@ -290,6 +295,12 @@ func NewLinkServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(linkServiceMethods.ByName("ReportBackup")),
 			connect.WithClientOptions(opts...),
 		),
+		reportLogs: connect.NewClient[v1.ReportLogsRequest, v1.ReportLogsResponse](
+			httpClient,
+			baseURL+LinkServiceReportLogsProcedure,
+			connect.WithSchema(linkServiceMethods.ByName("ReportLogs")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -306,6 +317,7 @@ type linkServiceClient struct {
 	removeChallenge          *connect.Client[v1.RemoveChallengeRequest, v1.RemoveChallengeResponse]
 	fetchRepositoryKey       *connect.Client[v1.FetchRepositoryKeyRequest, v1.FetchRepositoryKeyResponse]
 	reportBackup             *connect.Client[v1.ReportBackupRequest, v1.ReportBackupResponse]
+	reportLogs               *connect.Client[v1.ReportLogsRequest, v1.ReportLogsResponse]
 }
 
 // Hello calls chom.link.v1.LinkService.Hello.
@@ -403,6 +415,15 @@ func (c *linkServiceClient) ReportBackup(ctx context.Context, req *v1.ReportBack
 	return nil, err
 }
 
+// ReportLogs calls chom.link.v1.LinkService.ReportLogs.
+func (c *linkServiceClient) ReportLogs(ctx context.Context, req *v1.ReportLogsRequest) (*v1.ReportLogsResponse, error) {
+	response, err := c.reportLogs.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // LinkServiceHandler is an implementation of the chom.link.v1.LinkService service.
 type LinkServiceHandler interface {
 	// Hello opens a new epoch and compares the agent's journal with the control plane's rows.
@@ -431,6 +452,9 @@ type LinkServiceHandler interface {
 	// ReportBackup tells what came of a backup that a host began by itself, as the site's schedule has it. The agent repeats it until it
 	// is answered; said twice, it has no further effect. ABORTED means that another backup of the site is under way: come again.
 	ReportBackup(context.Context, *v1.ReportBackupRequest) (*v1.ReportBackupResponse, error)
+	// ReportLogs answers ShowLogs: first with the last lines, then with new ones, and without any every few seconds. NOT_FOUND means that
+	// this server was not asked for them: the agent stops.
+	ReportLogs(context.Context, *v1.ReportLogsRequest) (*v1.ReportLogsResponse, error)
 }
 
 // NewLinkServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -506,6 +530,12 @@ func NewLinkServiceHandler(svc LinkServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(linkServiceMethods.ByName("ReportBackup")),
 		connect.WithHandlerOptions(opts...),
 	)
+	linkServiceReportLogsHandler := connect.NewUnaryHandlerSimple(
+		LinkServiceReportLogsProcedure,
+		svc.ReportLogs,
+		connect.WithSchema(linkServiceMethods.ByName("ReportLogs")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/chom.link.v1.LinkService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case LinkServiceHelloProcedure:
@@ -530,6 +560,8 @@ func NewLinkServiceHandler(svc LinkServiceHandler, opts ...connect.HandlerOption
 			linkServiceFetchRepositoryKeyHandler.ServeHTTP(w, r)
 		case LinkServiceReportBackupProcedure:
 			linkServiceReportBackupHandler.ServeHTTP(w, r)
+		case LinkServiceReportLogsProcedure:
+			linkServiceReportLogsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -581,4 +613,8 @@ func (UnimplementedLinkServiceHandler) FetchRepositoryKey(context.Context, *v1.F
 
 func (UnimplementedLinkServiceHandler) ReportBackup(context.Context, *v1.ReportBackupRequest) (*v1.ReportBackupResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.link.v1.LinkService.ReportBackup is not implemented"))
+}
+
+func (UnimplementedLinkServiceHandler) ReportLogs(context.Context, *v1.ReportLogsRequest) (*v1.ReportLogsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.link.v1.LinkService.ReportLogs is not implemented"))
 }

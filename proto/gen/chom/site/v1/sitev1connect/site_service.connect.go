@@ -54,6 +54,8 @@ const (
 	// SiteServiceListSiteEventsProcedure is the fully-qualified name of the SiteService's
 	// ListSiteEvents RPC.
 	SiteServiceListSiteEventsProcedure = "/chom.site.v1.SiteService/ListSiteEvents"
+	// SiteServiceWatchLogsProcedure is the fully-qualified name of the SiteService's WatchLogs RPC.
+	SiteServiceWatchLogsProcedure = "/chom.site.v1.SiteService/WatchLogs"
 	// SiteServiceCreateSiteLoginProcedure is the fully-qualified name of the SiteService's
 	// CreateSiteLogin RPC.
 	SiteServiceCreateSiteLoginProcedure = "/chom.site.v1.SiteService/CreateSiteLogin"
@@ -83,6 +85,10 @@ type SiteServiceClient interface {
 	// ListSiteEvents returns what happened to a site, newest first: what was changed, backups, drills, restores, certificates, and
 	// when it was down.
 	ListSiteEvents(context.Context, *v1.ListSiteEventsRequest) (*v1.ListSiteEventsResponse, error)
+	// WatchLogs streams the last lines of a site's logs, and then each new one, within a second, until the caller leaves. They hold the
+	// addresses of the site's visitors: who may only look at the organization is not shown them. They lie on the site's server and are
+	// kept nowhere else: UNAVAILABLE says that it is not connected, or is not any more. Call again then, and leave out what was shown.
+	WatchLogs(context.Context, *v1.WatchLogsRequest) (*connect.ServerStreamForClient[v1.WatchLogsResponse], error)
 	// CreateSiteLogin makes a link that signs its bearer in as the site's administrator: one use, 60 seconds. It is audited.
 	CreateSiteLogin(context.Context, *v1.CreateSiteLoginRequest) (*v1.CreateSiteLoginResponse, error)
 }
@@ -158,6 +164,12 @@ func NewSiteServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(siteServiceMethods.ByName("ListSiteEvents")),
 			connect.WithClientOptions(opts...),
 		),
+		watchLogs: connect.NewClient[v1.WatchLogsRequest, v1.WatchLogsResponse](
+			httpClient,
+			baseURL+SiteServiceWatchLogsProcedure,
+			connect.WithSchema(siteServiceMethods.ByName("WatchLogs")),
+			connect.WithClientOptions(opts...),
+		),
 		createSiteLogin: connect.NewClient[v1.CreateSiteLoginRequest, v1.CreateSiteLoginResponse](
 			httpClient,
 			baseURL+SiteServiceCreateSiteLoginProcedure,
@@ -179,6 +191,7 @@ type siteServiceClient struct {
 	restoreSite     *connect.Client[v1.RestoreSiteRequest, v1.RestoreSiteResponse]
 	checkSite       *connect.Client[v1.CheckSiteRequest, v1.CheckSiteResponse]
 	listSiteEvents  *connect.Client[v1.ListSiteEventsRequest, v1.ListSiteEventsResponse]
+	watchLogs       *connect.Client[v1.WatchLogsRequest, v1.WatchLogsResponse]
 	createSiteLogin *connect.Client[v1.CreateSiteLoginRequest, v1.CreateSiteLoginResponse]
 }
 
@@ -272,6 +285,11 @@ func (c *siteServiceClient) ListSiteEvents(ctx context.Context, req *v1.ListSite
 	return nil, err
 }
 
+// WatchLogs calls chom.site.v1.SiteService.WatchLogs.
+func (c *siteServiceClient) WatchLogs(ctx context.Context, req *v1.WatchLogsRequest) (*connect.ServerStreamForClient[v1.WatchLogsResponse], error) {
+	return c.watchLogs.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // CreateSiteLogin calls chom.site.v1.SiteService.CreateSiteLogin.
 func (c *siteServiceClient) CreateSiteLogin(ctx context.Context, req *v1.CreateSiteLoginRequest) (*v1.CreateSiteLoginResponse, error) {
 	response, err := c.createSiteLogin.CallUnary(ctx, connect.NewRequest(req))
@@ -305,6 +323,10 @@ type SiteServiceHandler interface {
 	// ListSiteEvents returns what happened to a site, newest first: what was changed, backups, drills, restores, certificates, and
 	// when it was down.
 	ListSiteEvents(context.Context, *v1.ListSiteEventsRequest) (*v1.ListSiteEventsResponse, error)
+	// WatchLogs streams the last lines of a site's logs, and then each new one, within a second, until the caller leaves. They hold the
+	// addresses of the site's visitors: who may only look at the organization is not shown them. They lie on the site's server and are
+	// kept nowhere else: UNAVAILABLE says that it is not connected, or is not any more. Call again then, and leave out what was shown.
+	WatchLogs(context.Context, *v1.WatchLogsRequest, *connect.ServerStream[v1.WatchLogsResponse]) error
 	// CreateSiteLogin makes a link that signs its bearer in as the site's administrator: one use, 60 seconds. It is audited.
 	CreateSiteLogin(context.Context, *v1.CreateSiteLoginRequest) (*v1.CreateSiteLoginResponse, error)
 }
@@ -376,6 +398,12 @@ func NewSiteServiceHandler(svc SiteServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(siteServiceMethods.ByName("ListSiteEvents")),
 		connect.WithHandlerOptions(opts...),
 	)
+	siteServiceWatchLogsHandler := connect.NewServerStreamHandlerSimple(
+		SiteServiceWatchLogsProcedure,
+		svc.WatchLogs,
+		connect.WithSchema(siteServiceMethods.ByName("WatchLogs")),
+		connect.WithHandlerOptions(opts...),
+	)
 	siteServiceCreateSiteLoginHandler := connect.NewUnaryHandlerSimple(
 		SiteServiceCreateSiteLoginProcedure,
 		svc.CreateSiteLogin,
@@ -404,6 +432,8 @@ func NewSiteServiceHandler(svc SiteServiceHandler, opts ...connect.HandlerOption
 			siteServiceCheckSiteHandler.ServeHTTP(w, r)
 		case SiteServiceListSiteEventsProcedure:
 			siteServiceListSiteEventsHandler.ServeHTTP(w, r)
+		case SiteServiceWatchLogsProcedure:
+			siteServiceWatchLogsHandler.ServeHTTP(w, r)
 		case SiteServiceCreateSiteLoginProcedure:
 			siteServiceCreateSiteLoginHandler.ServeHTTP(w, r)
 		default:
@@ -453,6 +483,10 @@ func (UnimplementedSiteServiceHandler) CheckSite(context.Context, *v1.CheckSiteR
 
 func (UnimplementedSiteServiceHandler) ListSiteEvents(context.Context, *v1.ListSiteEventsRequest) (*v1.ListSiteEventsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.site.v1.SiteService.ListSiteEvents is not implemented"))
+}
+
+func (UnimplementedSiteServiceHandler) WatchLogs(context.Context, *v1.WatchLogsRequest, *connect.ServerStream[v1.WatchLogsResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("chom.site.v1.SiteService.WatchLogs is not implemented"))
 }
 
 func (UnimplementedSiteServiceHandler) CreateSiteLogin(context.Context, *v1.CreateSiteLoginRequest) (*v1.CreateSiteLoginResponse, error) {

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chom/site/v1/site.proto.
  */
 export const file_chom_site_v1_site: GenFile = /*@__PURE__*/
-  fileDesc("ChdjaG9tL3NpdGUvdjEvc2l0ZS5wcm90bxIMY2hvbS5zaXRlLnYxIrcGCgRTaXRlEgoKAmlkGAEgASgJEhcKD29yZ2FuaXphdGlvbl9pZBgCIAEoCRIRCglzZXJ2ZXJfaWQYAyABKAkSDAoEbmFtZRgEIAEoCRIMCgR0eXBlGAUgASgJEg8KB2RvbWFpbnMYBiADKAkSMgoIc2V0dGluZ3MYByADKAsyIC5jaG9tLnNpdGUudjEuU2l0ZS5TZXR0aW5nc0VudHJ5EiQKBmxpbWl0cxgIIAEoCzIULmNob20uc2l0ZS52MS5MaW1pdHMSIgoFc3RhdGUYCSABKA4yEy5jaG9tLnNpdGUudjEuU3RhdGUSDwoHcHJvYmxlbRgKIAEoCRISCgpnZW5lcmF0aW9uGAsgASgEEi0KCG9ic2VydmVkGAwgASgLMhsuY2hvbS5zaXRlLnYxLk9ic2VydmVkU3RhdGUSCwoDdXJsGA0gASgJEi8KC2NyZWF0ZV90aW1lGA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZGVsZXRlX3RpbWUYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnB1cmdlX3RpbWUYESABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhQKDGxhc3RfdGFza19pZBgSIAEoCRIOCgZoYW5kbGUYEyABKAkSDAoEZXRhZxgUIAEoCRIXCg9wZW5kaW5nX2RvbWFpbnMYFSADKAkSFgoOcHJldmlld19kb21haW4YFiABKAkSGAoQcmVkaXJlY3RfZG9tYWlucxgXIAMoCRIpCgVodHRwcxgYIAEoCzIaLmNob20uc2l0ZS52MS5IdHRwc09wdGlvbnMSJQoFbmFtZXMYGSADKAsyFi5jaG9tLnNpdGUudjEuU2l0ZU5hbWUSDAoEdGFncxgaIAMoCRIYChBiYWNrdXBfcG9saWN5X2lkGBsgASgJGi8KDVNldHRpbmdzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASI/CgxIdHRwc09wdGlvbnMSHAoUaHN0c19tYXhfYWdlX3NlY29uZHMYASABKA0SEQoJa2VlcF9odHRwGAIgASgIIqYDCghTaXRlTmFtZRIMCgRuYW1lGAEgASgJEiQKBHJvbGUYAiABKA4yFi5jaG9tLnNpdGUudjEuTmFtZVJvbGUSJgoFc3RhdGUYAyABKA4yFy5jaG9tLnNpdGUudjEuTmFtZVN0YXRlEg8KB3Byb2JsZW0YBCABKAkSKgoHcmVjb3JkcxgFIAMoCzIZLmNob20uZG9tYWluLnYxLkRuc1JlY29yZBIuCgpjaGVja190aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIzCg9uZXh0X2NoZWNrX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjYKC2NlcnRpZmljYXRlGAggASgLMiEuY2hvbS5zaXRlLnYxLk9ic2VydmVkQ2VydGlmaWNhdGUSMgoHb3V0c2lkZRgJIAEoCzIhLmNob20uc2l0ZS52MS5PYnNlcnZlZENlcnRpZmljYXRlEjAKDG91dHNpZGVfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAqpgEKBVN0YXRlEhUKEVNUQVRFX1VOU1BFQ0lGSUVEEAASEgoOU1RBVEVfQ1JFQVRJTkcQARIQCgxTVEFURV9BQ1RJVkUQAhISCg5TVEFURV9VUERBVElORxADEhMKD1NUQVRFX1NVU1BFTkRFRBAEEhEKDVNUQVRFX1RSQVNIRUQQBRISCg5TVEFURV9ERUxFVElORxAGEhAKDFNUQVRFX0ZBSUxFRBAHKoABCghOYW1lUm9sZRIZChVOQU1FX1JPTEVfVU5TUEVDSUZJRUQQABIVChFOQU1FX1JPTEVfUFJJTUFSWRABEhMKD05BTUVfUk9MRV9BTElBUxACEhYKEk5BTUVfUk9MRV9SRURJUkVDVBADEhUKEU5BTUVfUk9MRV9QUkVWSUVXEAQquQEKCU5hbWVTdGF0ZRIaChZOQU1FX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoUTkFNRV9TVEFURV9VTkNMQUlNRUQQARIWChJOQU1FX1NUQVRFX1BFTkRJTkcQAhIWChJOQU1FX1NUQVRFX0lTU1VJTkcQAxIVChFOQU1FX1NUQVRFX1NFQ1VSRRAEEhcKE05BTUVfU1RBVEVfRVhQSVJJTkcQBRIWChJOQU1FX1NUQVRFX0VYUElSRUQQBmIGcHJvdG8z", [file_chom_domain_v1_claim, file_chom_site_v1_desired, file_google_protobuf_timestamp]);
+  fileDesc("ChdjaG9tL3NpdGUvdjEvc2l0ZS5wcm90bxIMY2hvbS5zaXRlLnYxIrcGCgRTaXRlEgoKAmlkGAEgASgJEhcKD29yZ2FuaXphdGlvbl9pZBgCIAEoCRIRCglzZXJ2ZXJfaWQYAyABKAkSDAoEbmFtZRgEIAEoCRIMCgR0eXBlGAUgASgJEg8KB2RvbWFpbnMYBiADKAkSMgoIc2V0dGluZ3MYByADKAsyIC5jaG9tLnNpdGUudjEuU2l0ZS5TZXR0aW5nc0VudHJ5EiQKBmxpbWl0cxgIIAEoCzIULmNob20uc2l0ZS52MS5MaW1pdHMSIgoFc3RhdGUYCSABKA4yEy5jaG9tLnNpdGUudjEuU3RhdGUSDwoHcHJvYmxlbRgKIAEoCRISCgpnZW5lcmF0aW9uGAsgASgEEi0KCG9ic2VydmVkGAwgASgLMhsuY2hvbS5zaXRlLnYxLk9ic2VydmVkU3RhdGUSCwoDdXJsGA0gASgJEi8KC2NyZWF0ZV90aW1lGA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZGVsZXRlX3RpbWUYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnB1cmdlX3RpbWUYESABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhQKDGxhc3RfdGFza19pZBgSIAEoCRIOCgZoYW5kbGUYEyABKAkSDAoEZXRhZxgUIAEoCRIXCg9wZW5kaW5nX2RvbWFpbnMYFSADKAkSFgoOcHJldmlld19kb21haW4YFiABKAkSGAoQcmVkaXJlY3RfZG9tYWlucxgXIAMoCRIpCgVodHRwcxgYIAEoCzIaLmNob20uc2l0ZS52MS5IdHRwc09wdGlvbnMSJQoFbmFtZXMYGSADKAsyFi5jaG9tLnNpdGUudjEuU2l0ZU5hbWUSDAoEdGFncxgaIAMoCRIYChBiYWNrdXBfcG9saWN5X2lkGBsgASgJGi8KDVNldHRpbmdzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASI/CgxIdHRwc09wdGlvbnMSHAoUaHN0c19tYXhfYWdlX3NlY29uZHMYASABKA0SEQoJa2VlcF9odHRwGAIgASgIIqYDCghTaXRlTmFtZRIMCgRuYW1lGAEgASgJEiQKBHJvbGUYAiABKA4yFi5jaG9tLnNpdGUudjEuTmFtZVJvbGUSJgoFc3RhdGUYAyABKA4yFy5jaG9tLnNpdGUudjEuTmFtZVN0YXRlEg8KB3Byb2JsZW0YBCABKAkSKgoHcmVjb3JkcxgFIAMoCzIZLmNob20uZG9tYWluLnYxLkRuc1JlY29yZBIuCgpjaGVja190aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIzCg9uZXh0X2NoZWNrX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjYKC2NlcnRpZmljYXRlGAggASgLMiEuY2hvbS5zaXRlLnYxLk9ic2VydmVkQ2VydGlmaWNhdGUSMgoHb3V0c2lkZRgJIAEoCzIhLmNob20uc2l0ZS52MS5PYnNlcnZlZENlcnRpZmljYXRlEjAKDG91dHNpZGVfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAifAoHTG9nTGluZRInCgZzb3VyY2UYASABKA4yFy5jaG9tLnNpdGUudjEuTG9nU291cmNlEigKBHRpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBHRleHQYAyABKAkSEAoIbGVmdF9vdXQYBCABKA0qpgEKBVN0YXRlEhUKEVNUQVRFX1VOU1BFQ0lGSUVEEAASEgoOU1RBVEVfQ1JFQVRJTkcQARIQCgxTVEFURV9BQ1RJVkUQAhISCg5TVEFURV9VUERBVElORxADEhMKD1NUQVRFX1NVU1BFTkRFRBAEEhEKDVNUQVRFX1RSQVNIRUQQBRISCg5TVEFURV9ERUxFVElORxAGEhAKDFNUQVRFX0ZBSUxFRBAHKoABCghOYW1lUm9sZRIZChVOQU1FX1JPTEVfVU5TUEVDSUZJRUQQABIVChFOQU1FX1JPTEVfUFJJTUFSWRABEhMKD05BTUVfUk9MRV9BTElBUxACEhYKEk5BTUVfUk9MRV9SRURJUkVDVBADEhUKEU5BTUVfUk9MRV9QUkVWSUVXEAQquQEKCU5hbWVTdGF0ZRIaChZOQU1FX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoUTkFNRV9TVEFURV9VTkNMQUlNRUQQARIWChJOQU1FX1NUQVRFX1BFTkRJTkcQAhIWChJOQU1FX1NUQVRFX0lTU1VJTkcQAxIVChFOQU1FX1NUQVRFX1NFQ1VSRRAEEhcKE05BTUVfU1RBVEVfRVhQSVJJTkcQBRIWChJOQU1FX1NUQVRFX0VYUElSRUQQBipoCglMb2dTb3VyY2USGgoWTE9HX1NPVVJDRV9VTlNQRUNJRklFRBAAEhUKEUxPR19TT1VSQ0VfQUNDRVNTEAESFAoQTE9HX1NPVVJDRV9FUlJPUhACEhIKDkxPR19TT1VSQ0VfUEhQEANiBnByb3RvMw", [file_chom_domain_v1_claim, file_chom_site_v1_desired, file_google_protobuf_timestamp]);
 
 /**
  * Site is one hosted website of an organization.
@@ -337,6 +337,48 @@ export const SiteNameSchema: GenMessage<SiteName> = /*@__PURE__*/
   messageDesc(file_chom_site_v1_site, 2);
 
 /**
+ * LogLine is one line of a site's logs.
+ *
+ * @generated from message chom.site.v1.LogLine
+ */
+export type LogLine = Message<"chom.site.v1.LogLine"> & {
+  /**
+   * Which log.
+   *
+   * @generated from field: chom.site.v1.LogSource source = 1;
+   */
+  source: LogSource;
+
+  /**
+   * When, by the server's clock: of the line itself where it says so, else when it was read.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 2;
+   */
+  time?: Timestamp;
+
+  /**
+   * The line, valid UTF-8 without control characters, at most 4 KiB. Visitors choose much of it: escape it where it is shown.
+   *
+   * @generated from field: string text = 3;
+   */
+  text: string;
+
+  /**
+   * How many lines before this one were left out, since there were too many at once.
+   *
+   * @generated from field: uint32 left_out = 4;
+   */
+  leftOut: number;
+};
+
+/**
+ * Describes the message chom.site.v1.LogLine.
+ * Use `create(LogLineSchema)` to create a new message.
+ */
+export const LogLineSchema: GenMessage<LogLine> = /*@__PURE__*/
+  messageDesc(file_chom_site_v1_site, 3);
+
+/**
  * State is a site's life as a person sees it.
  *
  * 	CREATING -> ACTIVE <-> SUSPENDED
@@ -524,4 +566,45 @@ export enum NameState {
  */
 export const NameStateSchema: GenEnum<NameState> = /*@__PURE__*/
   enumDesc(file_chom_site_v1_site, 2);
+
+/**
+ * LogSource is one of a site's logs.
+ *
+ * @generated from enum chom.site.v1.LogSource
+ */
+export enum LogSource {
+  /**
+   * Not set.
+   *
+   * @generated from enum value: LOG_SOURCE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Requests that nginx answered, a line for each.
+   *
+   * @generated from enum value: LOG_SOURCE_ACCESS = 1;
+   */
+  ACCESS = 1,
+
+  /**
+   * What nginx found wrong.
+   *
+   * @generated from enum value: LOG_SOURCE_ERROR = 2;
+   */
+  ERROR = 2,
+
+  /**
+   * What PHP and the site's own code said.
+   *
+   * @generated from enum value: LOG_SOURCE_PHP = 3;
+   */
+  PHP = 3,
+}
+
+/**
+ * Describes the enum chom.site.v1.LogSource.
+ */
+export const LogSourceSchema: GenEnum<LogSource> = /*@__PURE__*/
+  enumDesc(file_chom_site_v1_site, 3);
 
