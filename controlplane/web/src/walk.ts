@@ -109,6 +109,8 @@ async function sound(page: Page, name: string) {
 	for (const colorScheme of ["light", "dark"] as const) {
 		await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
 		await page.locator(`html[data-mantine-color-scheme=${colorScheme}]`).waitFor();
+		// Colours on their way are nobody's to read.
+		await page.evaluate(() => Promise.allSettled(document.getAnimations().flatMap((one) => (one instanceof CSSTransition ? [one.finished] : []))));
 		await page.evaluate(axe.source);
 		const { violations } = await page.evaluate(
 			(rules) => (globalThis as unknown as { axe: typeof axe }).axe.run({ resultTypes: ["violations"], ...(rules && { runOnly: rules }) }),
