@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -268,7 +269,8 @@ func (a *agent) await(id string) (*orderv1.Result, string, error) {
 		}
 		a.engine.Delivered(b)
 	}
-	return nil, log.String(), errors.New("the order did not end")
+	all := make([]byte, 1<<20)
+	return nil, log.String(), fmt.Errorf("the order did not end:\n%s%s", log.String(), all[:runtime.Stack(all, true)])
 }
 
 // doOrder is the process that is killed. Started again, it goes on.
