@@ -12,14 +12,14 @@ import (
 	"chom.dev/proto/contract"
 )
 
-// followJournal takes what a site's PHP said: the last lines, then each new one, until the context ends. The unit is journald's own word,
-// for anybody may log under any name.
+// followJournal takes what a site's PHP said: the last lines, then each new one, until the context ends. The unit is journald's own word;
+// a name anybody may take, and PHP's requests have another one than their master.
 func followJournal(ctx context.Context, h contract.Handle, lines int, take func(time.Time, string)) error {
 	_, err := run.Cmd{
 		Path: "/usr/bin/journalctl",
 		Args: []string{
 			"--output=json", "--output-fields=MESSAGE", "--all", "--no-pager", "--quiet", "--follow", "--lines=" + strconv.Itoa(lines),
-			"_SYSTEMD_UNIT=" + h.PHPUnit(), "SYSLOG_IDENTIFIER=php-" + h.String(),
+			"_SYSTEMD_UNIT=" + h.PHPUnit(),
 		},
 		Stdout:  &entries{take: take},
 		Timeout: lookFor,
