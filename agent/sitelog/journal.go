@@ -12,15 +12,24 @@ import (
 	"chom.dev/proto/contract"
 )
 
-// followJournal takes what a site's PHP said: the last lines, then each new one, until the context ends. The unit is journald's own word,
-// for anybody may log under any name.
+// followJournal takes what a site's PHP said: the last lines, then each new one, until the context ends. The unit is journald's own word;
+// a name anybody may take, and PHP's requests have another one than their master. These are two calls, since one that follows and finds
+// nothing to begin with misses what comes first, or all of it (systemd 252).
+// Merged, it does not go by the boot's id, of which the agent's sandbox sees another one than journald where the host is a container.
 func followJournal(ctx context.Context, h contract.Handle, lines int, take func(time.Time, string)) error {
+	now := "@" + strconv.FormatInt(time.Now().Unix(), 10)
+	if lines > 0 {
+		if err := readJournal(ctx, h, take, "--until="+now, "--lines="+strconv.Itoa(lines)); err != nil {
+			return err
+		}
+	}
+	return readJournal(ctx, h, take, "--since="+now, "--no-tail", "--follow", "--merge")
+}
+
+func readJournal(ctx context.Context, h contract.Handle, take func(time.Time, string), which ...string) error {
 	_, err := run.Cmd{
-		Path: "/usr/bin/journalctl",
-		Args: []string{
-			"--output=json", "--output-fields=MESSAGE", "--all", "--no-pager", "--quiet", "--follow", "--lines=" + strconv.Itoa(lines),
-			"_SYSTEMD_UNIT=" + h.PHPUnit(), "SYSLOG_IDENTIFIER=php-" + h.String(),
-		},
+		Path:    "/usr/bin/journalctl",
+		Args:    append(which, "--output=json", "--output-fields=MESSAGE", "--all", "--no-pager", "--quiet", "_SYSTEMD_UNIT="+h.PHPUnit()),
 		Stdout:  &entries{take: take},
 		Timeout: lookFor,
 	}.Run(ctx)

@@ -42,7 +42,9 @@ const (
 // What Watch says where there is nothing to see.
 var (
 	ErrAway = fault.Unavailable("the site's server is not connected, and its logs are there", 2*time.Second, nil)
-	ErrMany = fault.Limited("too many people look at logs on this server", 10*time.Second)
+	// ErrSilent is also for agents that are older than this.
+	ErrSilent = fault.Unavailable("the site's server is connected, but does not show its logs; its agent may be too old for it", 10*time.Second, nil)
+	ErrMany   = fault.Limited("too many people look at logs on this server", 10*time.Second)
 )
 
 // Wanted is what somebody looks at.
@@ -251,7 +253,9 @@ func (h *Hub) still(l *look, now time.Time) error {
 	heard := l.heard
 	h.mu.Unlock()
 	switch {
-	case heard.IsZero() && now.Sub(l.begun) >= awayAfter, !heard.IsZero() && now.Sub(heard) >= awayAfter:
+	case heard.IsZero() && now.Sub(l.begun) >= awayAfter:
+		return ErrSilent
+	case !heard.IsZero() && now.Sub(heard) >= awayAfter:
 		return ErrAway
 	case heard.IsZero() && !h.tell(l.Server):
 		return ErrAway

@@ -111,12 +111,13 @@ func TestWatchEnds(t *testing.T) {
 		here   bool
 		after  time.Duration
 		happen func(h *Hub)
+		want   error
 	}{
-		"at once, where the server is not here": {false, 0, func(*Hub) {}},
-		"where the server never answers":        {true, awayAfter, func(*Hub) {}},
-		"where the server falls silent":         {true, awayAfter, func(h *Hub) { answer(h) }},
-		"where the server goes away unheard":    {true, askAgain, func(h *Hub) { h.Connect(func(contract.ServerID) bool { return false }) }},
-		"where the server begins anew":          {true, 0, func(h *Hub) { answer(h); h.Lost(server) }},
+		"at once, where the server is not here": {false, 0, func(*Hub) {}, ErrAway},
+		"where the server never answers":        {true, awayAfter, func(*Hub) {}, ErrSilent},
+		"where the server falls silent":         {true, awayAfter, func(h *Hub) { answer(h) }, ErrAway},
+		"where the server goes away unheard":    {true, askAgain, func(h *Hub) { h.Connect(func(contract.ServerID) bool { return false }) }, ErrAway},
+		"where the server begins anew":          {true, 0, func(h *Hub) { answer(h); h.Lost(server) }, ErrAway},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -127,7 +128,7 @@ func TestWatchEnds(t *testing.T) {
 					test.happen(h)
 				}
 				began := time.Now()
-				if err := <-s.ended; !errors.Is(err, ErrAway) {
+				if err := <-s.ended; !errors.Is(err, test.want) {
 					t.Error(err)
 				}
 				if took := time.Since(began); took < test.after || took > test.after+askAgain {

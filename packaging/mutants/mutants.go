@@ -73,6 +73,12 @@ var mutants = []mutant{
 	{"authz: a stream outlives the rights of its caller", "controlplane/api/order.go",
 		`		again{d}, `, `		`, "controlplane/api ^TestStreamsOutliveNoRights$"},
 
+	// Who sees a site's logs, and who is believed about them.
+	{"logs: who may only look sees the addresses of visitors", authz,
+		`SiteServiceWatchLogsProcedure:       members(organization.Member,`, `SiteServiceWatchLogsProcedure:       members(organization.Viewer,`, "controlplane/api ^TestWatchLogs$"},
+	{"logs: another server speaks of a site", "controlplane/sitelog/sitelog.go",
+		`if l == nil || l.Server != server {`, `if l == nil {`, "controlplane/sitelog ^TestWatch$"},
+
 	// What a browser is made to send.
 	{"csrf: a foreign page acts", "controlplane/api/headers.go",
 		`err != nil && !listed {`, `err != nil && listed {`, "controlplane/api ^TestForeignPages$"},

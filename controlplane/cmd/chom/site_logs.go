@@ -100,8 +100,8 @@ func (l *logPrinter) last(ctx context.Context) error {
 	return l.p.print(list(lines), nil, func() error { return l.print(lines) })
 }
 
-// quietAfter is twice what a server takes to look at its logs again.
-const quietAfter = 500 * time.Millisecond
+// quietAfter leaves the server's journal time to be asked, while a server looks at its other logs four times a second.
+const quietAfter = time.Second
 
 // follow prints until ctx ends. A broken stream is taken up again where it was.
 func (l *logPrinter) follow(ctx context.Context) error {

@@ -96,7 +96,7 @@ test("a server that goes away shows", async () => {
 	const before = await newest();
 	await swarm?.stop();
 	swarm = undefined;
-	await says("The site's server is not connected");
+	await says("The site's server does not answer");
 	expect(await newest()).toBeGreaterThanOrEqual(before); // what was there stays
 	await sound("logs-away");
 });
@@ -107,7 +107,7 @@ test("it speaks German, too", async () => {
 	const page = await german.newPage();
 	await page.goto(here.page.url());
 	await page.getByRole("tab", { name: "Protokolle" }).waitFor();
-	await page.getByText("Der Server der Website ist nicht verbunden").first().waitFor();
+	await page.getByText("Der Server der Website antwortet nicht").first().waitFor();
 	await german.close();
 });
 

@@ -522,7 +522,7 @@ export const de: Catalog = {
 		paused_other: "Angehalten. {{count}} neue Zeilen seitdem.",
 		leftOut_one: "… {{count}} Zeile ausgelassen: es waren zu viele auf einmal",
 		leftOut_other: "… {{count}} Zeilen ausgelassen: es waren zu viele auf einmal",
-		away: "Der Server der Website ist nicht verbunden",
+		away: "Der Server der Website antwortet nicht",
 		awayText: "Die Protokolle liegen nur auf dem Server. Sie gehen hier von selbst weiter, sobald er zurück ist.",
 		full: "Zu viele sehen gerade Protokolle auf diesem Server an",
 		fullText: "Es wird wieder versucht, bis Platz ist. Vielleicht haben Sie selbst noch eine Seite mit Protokollen offen.",

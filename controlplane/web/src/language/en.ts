@@ -316,7 +316,7 @@ export const en = {
 		paused_other: "Paused. {{count}} new lines since.",
 		leftOut_one: "… {{count}} line left out: there were too many at once",
 		leftOut_other: "… {{count}} lines left out: there were too many at once",
-		away: "The site's server is not connected",
+		away: "The site's server does not answer",
 		awayText: "Its logs lie on the server alone. They go on here by themselves as soon as it is back.",
 		full: "Too many people look at logs on this server",
 		fullText: "It is tried again until there is room. Another page with logs that you have open may be one of them.",
