@@ -75,7 +75,7 @@ var mutants = []mutant{
 
 	// Who sees a site's logs, and who is believed about them.
 	{"logs: who may only look sees the addresses of visitors", authz,
-		`SiteServiceWatchLogsProcedure:       members(organization.Member,`, `SiteServiceWatchLogsProcedure:       members(organization.Viewer,`, "controlplane/api ^TestWatchLogs$"},
+		`SiteServiceWatchLogsProcedure:      members(organization.Member,`, `SiteServiceWatchLogsProcedure:      members(organization.Viewer,`, "controlplane/api ^TestWatchLogs$"},
 	{"logs: another server speaks of a site", "controlplane/sitelog/sitelog.go",
 		`if l == nil || l.Server != server {`, `if l == nil {`, "controlplane/sitelog ^TestWatch$"},
 
