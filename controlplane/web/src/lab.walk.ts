@@ -199,6 +199,7 @@ test("who is invited by mail joins, and sees what a viewer may", async () => {
 	await lena.follow("blog");
 	await lena.title("blog");
 	await lena.says("Active");
+	expect(await lena.page.getByRole("tab", { name: "Logs" }).count()).toBe(0);
 	await lena.page.getByRole("tab", { name: "Backups" }).click();
 	await lena.page.getByRole("cell", { name: "Ready", exact: true }).first().waitFor();
 	expect(await call(lena.page, "backup.v1.BackupService/CreateBackup", { siteId: /\/sites\/([^/?]+)/.exec(lena.page.url())?.[1] })).toBe(403);

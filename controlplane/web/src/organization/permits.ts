@@ -2,15 +2,15 @@
 import { Role } from "../gen/chom/organization/v1/organization_pb.js";
 import type { Rights } from "./rights.js";
 
-/** Calls that change something of an organization, by the least role that they need. */
+/** Calls about an organization that not every viewer may make, by the least role that they need. */
 export const byRole = {
-	[Role.MEMBER]: "CreateSite UpdateSite SuspendSite ResumeSite CheckSite CreateBackup BrowseBackup DrillBackup CancelTask CheckClaim",
+	[Role.MEMBER]: "WatchLogs CreateSite UpdateSite SuspendSite ResumeSite CheckSite CreateBackup BrowseBackup DrillBackup CancelTask CheckClaim",
 	[Role.ADMIN]:
 		"UpdateMember RemoveMember CreateInvitation RevokeInvitation CreateOrganizationToken RevokeOrganizationToken DeleteSite RestoreSite " +
 		"CreateSiteLogin RestoreBackup DownloadBackup CopyBackup CancelBackup UndoRestore ExportBackup CreateImport UploadImport BeginImport " +
 		"CreatePolicy UpdatePolicy DeletePolicy CreateTarget UpdateTarget DeleteTarget CheckTarget CreateClaim ReleaseClaim UploadCertificate " +
 		"DeleteUploadedCertificate CreateDnsProvider DeleteDnsProvider CreateWebhook UpdateWebhook DeleteWebhook RotateWebhookSecret TestWebhook " +
-		"ReplayDelivery",
+		"ReplayDelivery ExportAuditEvents ListAuditEvents GetImport ListInvitations ListOrganizationTokens GetDelivery GetWebhook ListDeliveries ListWebhooks",
 	[Role.OWNER]: "UpdateOrganization CloseOrganization ReopenOrganization TransferOwnership",
 } as const;
 

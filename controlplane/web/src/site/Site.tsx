@@ -37,7 +37,8 @@ export function SitePage() {
 		</Link>
 	);
 	const permit = useContext(Permit);
-	const offered = (name: string) => name !== "settings" || permit(SiteService.method.updateSite);
+	const needs: { [tab: string]: Parameters<typeof permit>[0] } = { settings: SiteService.method.updateSite, logs: SiteService.method.watchLogs };
+	const offered = (name: string) => needs[name] === undefined || permit(needs[name]);
 	const site = data?.site;
 	if (!site) {
 		return (
