@@ -143,7 +143,7 @@ func New(c Config) (http.Handler, error) {
 	mount(auditv1connect.NewAuditServiceHandler(&auditService{c.DB, audit.New(c.DB)}, guarded...))
 	mount(mailv1connect.NewMailServiceHandler(&mailService{c.Mails}, guarded...))
 	mount(organizationv1connect.NewOrganizationServiceHandler(&organizationService{c.Organizations}, guarded...))
-	mount(fleetv1connect.NewServerServiceHandler(&serverService{c.DB, c.Fleet, c.Tasks, c.Packages, c.Address, c.Pin}, guarded...))
+	mount(fleetv1connect.NewServerServiceHandler(&serverService{c.DB, c.Fleet, c.Sites, c.Tasks, c.Packages, c.Address, c.Pin}, guarded...))
 	mount(sitev1connect.NewSiteServiceHandler(&siteService{c.Sites, c.Logs}, guarded...))
 	mount(tokenv1connect.NewTokenServiceHandler(&tokenService{c.Tokens}, guarded...))
 	mount(taskv1connect.NewTaskServiceHandler(&taskService{c.DB, c.Tasks}, guarded...))

@@ -16,6 +16,7 @@ import (
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fleet"
 	"chom.dev/controlplane/install"
+	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
 	"chom.dev/proto/contract"
 )
@@ -23,6 +24,7 @@ import (
 type serverService struct {
 	db       *db.DB
 	fleet    *fleet.Fleet
+	sites    *site.Sites
 	tasks    *task.Tasks
 	packages *install.Packages
 	address  install.Address
@@ -114,6 +116,28 @@ func (s *serverService) ListServers(ctx context.Context, r *fleetv1.ListServersR
 	answer := &fleetv1.ListServersResponse{NextPageToken: next}
 	for _, one := range found {
 		answer.Servers = append(answer.Servers, serverMessage(one))
+	}
+	return answer, nil
+}
+
+func (s *serverService) ListServerSites(ctx context.Context, r *fleetv1.ListServerSitesRequest) (*fleetv1.ListServerSitesResponse, error) {
+	server, err := contract.ParseServerID(r.GetServerId())
+	if err != nil {
+		return nil, invalid("server_id", err)
+	}
+	if _, err := s.fleet.Get(ctx, server); err != nil {
+		return nil, err
+	}
+	found, next, err := s.sites.HeldBy(ctx, server, r.GetPageSize(), r.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	answer := &fleetv1.ListServerSitesResponse{NextPageToken: next}
+	for _, one := range found {
+		answer.Sites = append(answer.Sites, &fleetv1.ServerSite{
+			SiteId: one.ID.String(), Name: one.Name, OrganizationId: one.Organization.String(), OrganizationName: one.OrganizationName,
+			Type: one.Wanted.Type.String(), Domain: one.Wanted.Domains[0].String(), State: siteStates[one.State],
+		})
 	}
 	return answer, nil
 }

@@ -82,6 +82,62 @@ func (s *Sites) List(ctx context.Context, organization contract.OrganizationID, 
 	return found, query.Token(after), nil
 }
 
+// Held is a site of a server, whosever it is.
+type Held struct {
+	*Site
+	OrganizationName string
+}
+
+// HeldBy returns a page of the sites that a server holds, oldest first, those in the trash too, and the token of the next page. It
+// asks for no organization: whoever calls is an operator.
+func (s *Sites) HeldBy(ctx context.Context, server contract.ServerID, size int32, token string) ([]Held, string, error) {
+	limit, err := page.Size(size)
+	if err != nil {
+		return nil, "", err
+	}
+	query := page.Query{"sites of a server", server.String()}
+	after, err := query.After(token)
+	if err != nil {
+		return nil, "", err
+	}
+	rows, err := s.db.Reader().Query(ctx, selected+`,
+		       o.name
+		FROM (
+			SELECT *
+			FROM sites
+			WHERE server_id = $1
+			  AND id > $2
+			ORDER BY id
+			LIMIT $3
+		) s`+around+`
+		ORDER BY s.id`, server, after, limit+1)
+	if err != nil {
+		return nil, "", fmt.Errorf("list the sites of server %s: %w", server, err)
+	}
+	defer rows.Close()
+	var all []Held
+	for rows.Next() {
+		var one Held
+		if one.Site, err = scan(beside{rows, &one.OrganizationName}); err != nil {
+			return nil, "", fmt.Errorf("list the sites of server %s: %w", server, err)
+		}
+		all = append(all, one)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, "", fmt.Errorf("list the sites of server %s: %w", server, err)
+	}
+	next := query.Next(len(all), limit, func() string { return all[limit-1].ID.String() })
+	return all[:min(len(all), limit)], next, nil
+}
+
+// beside reads one more column than whoever scans a site knows.
+type beside struct {
+	row  interface{ Scan(...any) error }
+	more any
+}
+
+func (b beside) Scan(into ...any) error { return b.row.Scan(append(into, b.more)...) }
+
 // read gives the sites after one, by all of a filter but its states and tags.
 func (s *Sites) read(ctx context.Context, organization contract.OrganizationID, after string, filter Filter, limit int) ([]*Site, error) {
 	// What is around a site is looked up for those of the page only, whatever the planner thinks that there are.

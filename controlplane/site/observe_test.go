@@ -215,6 +215,28 @@ func TestList(t *testing.T) {
 				t.Errorf("got %s, want %s", got, test.want)
 			}
 		}
+		theirs := w.request("theirs")
+		theirs.Organization = w.stranger
+		w.create(t, theirs)
+		var held []string
+		for token := ""; ; {
+			found, next, err := w.sites.HeldBy(ctx, w.server, 2, token)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range found {
+				held = append(held, s.OrganizationName+"/"+s.Name)
+			}
+			if token = next; token == "" {
+				break
+			}
+		}
+		if got, want := fmt.Sprint(held), "[acme/s0 acme/s1 acme/s2 acme/s3 acme/s4 acme/trashed other/theirs]"; got != want {
+			t.Errorf("the server holds %s, not %s", got, want)
+		}
+		if found, _, err := w.sites.HeldBy(ctx, addServer(t, d, "web2"), 2, ""); err != nil || len(found) > 0 {
+			t.Errorf("an empty server holds %v, %v", found, err)
+		}
 		_, next, err := w.sites.List(ctx, w.organization, 2, "", site.Filter{})
 		if err != nil {
 			t.Fatal(err)

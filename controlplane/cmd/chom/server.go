@@ -14,7 +14,7 @@ import (
 
 func (p *program) serverCommand() *cobra.Command {
 	return group("server", "Servers: the fleet that websites run on", []string{"servers"},
-		p.serverAdd(), p.serverToken(), p.serverWait(), p.serverList(), p.serverShow(),
+		p.serverAdd(), p.serverToken(), p.serverWait(), p.serverList(), p.serverShow(), p.serverSites(),
 		p.serverChange("drain NAME", "Keep new sites away from a server", "Drain keeps new sites away; those on the server stay and are served.",
 			func(ctx context.Context, c *client, id string) (*fleetv1.Server, error) {
 				answer, err := c.Servers.DrainServer(ctx, &fleetv1.DrainServerRequest{ServerId: id})
@@ -169,6 +169,35 @@ func (p *program) serverShow() *cobra.Command {
 				return err
 			}
 			return p.showServer(got.GetServer(), []string{got.GetServer().GetName()})
+		}),
+	}
+}
+
+func (p *program) serverSites() *cobra.Command {
+	return &cobra.Command{
+		Use:               "sites NAME",
+		Short:             "List the sites that a server holds, whosever they are",
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.serverNames),
+		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			id, err := c.serverID(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			all, err := pages(func(token string) ([]*fleetv1.ServerSite, string, error) {
+				page, err := c.Servers.ListServerSites(ctx, &fleetv1.ListServerSitesRequest{ServerId: id, PageSize: largestPage, PageToken: token})
+				return page.GetSites(), page.GetNextPageToken(), err
+			})
+			if err != nil {
+				return err
+			}
+			var rows [][]string
+			for _, s := range all {
+				rows = append(rows, []string{s.GetName(), s.GetOrganizationName(), short(s.GetState(), "STATE_"), s.GetType(), s.GetDomain(), s.GetSiteId()})
+			}
+			return p.print(list(all), column(rows, 0), func() error {
+				return printTable(p.out, []string{"NAME", "ORGANIZATION", "STATE", "TYPE", "DOMAIN", "ID"}, rows)
+			})
 		}),
 	}
 }

@@ -172,6 +172,14 @@ test("the overview tells what needs somebody", async () => {
 	expect(await here.page.getByRole("main").innerText()).toContain("1 / 1");
 });
 
+test("a server's page tells whose sites it holds", async () => {
+	await go(new URL(server).pathname);
+	await here.page.getByRole("row", { name: /^blog acme Active/ }).waitFor();
+	await sound("server-sites");
+	await follow("blog");
+	await title("blog");
+});
+
 test("a step on a host shows within a second", async ({ annotate }) => {
 	await go(new URL(server).pathname);
 	await here.page.evaluate(() => {

@@ -792,6 +792,9 @@ export const de: Catalog = {
 	},
 	server: {
 		title: "Server",
+		noSites: "Noch hält er keine.",
+		owner: "Organisation",
+		moreSites: "Mehr zeigen",
 		problem: "Etwas stimmt nicht",
 		findings: "Er nimmt keine Websites, bis dies behoben ist",
 		state: {

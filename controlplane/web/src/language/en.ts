@@ -566,6 +566,9 @@ export const en = {
 	},
 	server: {
 		title: "Server",
+		noSites: "It holds none yet.",
+		owner: "Organization",
+		moreSites: "Show more",
 		problem: "Something is wrong",
 		findings: "It takes no sites until this is mended",
 		state: {

@@ -13,6 +13,7 @@ import { Time } from "../ui/Time.js";
 import { sentence } from "../ui/words.js";
 import { Arrival } from "./AddServer.js";
 import { platform, useServer } from "./queries.js";
+import { ServerSites } from "./ServerSites.js";
 import { ServerState } from "./ServerState.js";
 import { Disk } from "./Servers.js";
 
@@ -139,6 +140,7 @@ export function ServerPage() {
 					/>
 				</Card>
 			)}
+			{server.state !== State.PENDING && <ServerSites server={server.id} />}
 			<Card title={t("tasks.title")}>
 				<TaskTable organization={platform} server={server.id} />
 			</Card>

@@ -8,7 +8,8 @@ package fleetv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
-	v1 "chom.dev/proto/gen/chom/task/v1"
+	v1 "chom.dev/proto/gen/chom/site/v1"
+	v11 "chom.dev/proto/gen/chom/task/v1"
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -512,6 +513,225 @@ func (x *ListServersResponse) GetNextPageToken() string {
 	return ""
 }
 
+// ListServerSitesRequest names a server and a page.
+type ListServerSitesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The server.
+	ServerId string `protobuf:"bytes,1,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	// Most sites to return, 1 to 500; 0 means 50.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before; empty for the first.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListServerSitesRequest) Reset() {
+	*x = ListServerSitesRequest{}
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListServerSitesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListServerSitesRequest) ProtoMessage() {}
+
+func (x *ListServerSitesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListServerSitesRequest.ProtoReflect.Descriptor instead.
+func (*ListServerSitesRequest) Descriptor() ([]byte, []int) {
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ListServerSitesRequest) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *ListServerSitesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListServerSitesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListServerSitesResponse is one page of sites.
+type ListServerSitesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The sites, oldest first.
+	Sites []*ServerSite `protobuf:"bytes,1,rep,name=sites,proto3" json:"sites,omitempty"`
+	// Token of the next page; empty on the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListServerSitesResponse) Reset() {
+	*x = ListServerSitesResponse{}
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListServerSitesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListServerSitesResponse) ProtoMessage() {}
+
+func (x *ListServerSitesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListServerSitesResponse.ProtoReflect.Descriptor instead.
+func (*ListServerSitesResponse) Descriptor() ([]byte, []int) {
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ListServerSitesResponse) GetSites() []*ServerSite {
+	if x != nil {
+		return x.Sites
+	}
+	return nil
+}
+
+func (x *ListServerSitesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// ServerSite is a site, in short, for those who look after its server.
+type ServerSite struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The site, a UUID.
+	SiteId string `protobuf:"bytes,1,opt,name=site_id,json=siteId,proto3" json:"site_id,omitempty"`
+	// Its name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The organization that owns it, a UUID.
+	OrganizationId string `protobuf:"bytes,3,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	// That one's name.
+	OrganizationName string `protobuf:"bytes,4,opt,name=organization_name,json=organizationName,proto3" json:"organization_name,omitempty"`
+	// Site type, for example "wordpress" or "static".
+	Type string `protobuf:"bytes,5,opt,name=type,proto3" json:"type,omitempty"`
+	// The main name that it answers to.
+	Domain string `protobuf:"bytes,6,opt,name=domain,proto3" json:"domain,omitempty"`
+	// Its life.
+	State         v1.State `protobuf:"varint,7,opt,name=state,proto3,enum=chom.site.v1.State" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServerSite) Reset() {
+	*x = ServerSite{}
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServerSite) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServerSite) ProtoMessage() {}
+
+func (x *ServerSite) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServerSite.ProtoReflect.Descriptor instead.
+func (*ServerSite) Descriptor() ([]byte, []int) {
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ServerSite) GetSiteId() string {
+	if x != nil {
+		return x.SiteId
+	}
+	return ""
+}
+
+func (x *ServerSite) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ServerSite) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *ServerSite) GetOrganizationName() string {
+	if x != nil {
+		return x.OrganizationName
+	}
+	return ""
+}
+
+func (x *ServerSite) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *ServerSite) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *ServerSite) GetState() v1.State {
+	if x != nil {
+		return x.State
+	}
+	return v1.State(0)
+}
+
 // DrainServerRequest names a server.
 type DrainServerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -523,7 +743,7 @@ type DrainServerRequest struct {
 
 func (x *DrainServerRequest) Reset() {
 	*x = DrainServerRequest{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[9]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -535,7 +755,7 @@ func (x *DrainServerRequest) String() string {
 func (*DrainServerRequest) ProtoMessage() {}
 
 func (x *DrainServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[9]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -548,7 +768,7 @@ func (x *DrainServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainServerRequest.ProtoReflect.Descriptor instead.
 func (*DrainServerRequest) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{9}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DrainServerRequest) GetServerId() string {
@@ -569,7 +789,7 @@ type DrainServerResponse struct {
 
 func (x *DrainServerResponse) Reset() {
 	*x = DrainServerResponse{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[10]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -581,7 +801,7 @@ func (x *DrainServerResponse) String() string {
 func (*DrainServerResponse) ProtoMessage() {}
 
 func (x *DrainServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[10]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -594,7 +814,7 @@ func (x *DrainServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainServerResponse.ProtoReflect.Descriptor instead.
 func (*DrainServerResponse) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{10}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DrainServerResponse) GetServer() *Server {
@@ -615,7 +835,7 @@ type UndrainServerRequest struct {
 
 func (x *UndrainServerRequest) Reset() {
 	*x = UndrainServerRequest{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[11]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -627,7 +847,7 @@ func (x *UndrainServerRequest) String() string {
 func (*UndrainServerRequest) ProtoMessage() {}
 
 func (x *UndrainServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[11]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -640,7 +860,7 @@ func (x *UndrainServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainServerRequest.ProtoReflect.Descriptor instead.
 func (*UndrainServerRequest) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{11}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UndrainServerRequest) GetServerId() string {
@@ -661,7 +881,7 @@ type UndrainServerResponse struct {
 
 func (x *UndrainServerResponse) Reset() {
 	*x = UndrainServerResponse{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[12]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -673,7 +893,7 @@ func (x *UndrainServerResponse) String() string {
 func (*UndrainServerResponse) ProtoMessage() {}
 
 func (x *UndrainServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[12]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -686,7 +906,7 @@ func (x *UndrainServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainServerResponse.ProtoReflect.Descriptor instead.
 func (*UndrainServerResponse) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{12}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *UndrainServerResponse) GetServer() *Server {
@@ -707,7 +927,7 @@ type ReadmitServerRequest struct {
 
 func (x *ReadmitServerRequest) Reset() {
 	*x = ReadmitServerRequest{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[13]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -719,7 +939,7 @@ func (x *ReadmitServerRequest) String() string {
 func (*ReadmitServerRequest) ProtoMessage() {}
 
 func (x *ReadmitServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[13]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -732,7 +952,7 @@ func (x *ReadmitServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadmitServerRequest.ProtoReflect.Descriptor instead.
 func (*ReadmitServerRequest) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{13}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ReadmitServerRequest) GetServerId() string {
@@ -753,7 +973,7 @@ type ReadmitServerResponse struct {
 
 func (x *ReadmitServerResponse) Reset() {
 	*x = ReadmitServerResponse{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[14]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +985,7 @@ func (x *ReadmitServerResponse) String() string {
 func (*ReadmitServerResponse) ProtoMessage() {}
 
 func (x *ReadmitServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[14]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +998,7 @@ func (x *ReadmitServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadmitServerResponse.ProtoReflect.Descriptor instead.
 func (*ReadmitServerResponse) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{14}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ReadmitServerResponse) GetServer() *Server {
@@ -799,7 +1019,7 @@ type RemoveServerRequest struct {
 
 func (x *RemoveServerRequest) Reset() {
 	*x = RemoveServerRequest{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[15]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -811,7 +1031,7 @@ func (x *RemoveServerRequest) String() string {
 func (*RemoveServerRequest) ProtoMessage() {}
 
 func (x *RemoveServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[15]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -824,7 +1044,7 @@ func (x *RemoveServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServerRequest.ProtoReflect.Descriptor instead.
 func (*RemoveServerRequest) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{15}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RemoveServerRequest) GetServerId() string {
@@ -845,7 +1065,7 @@ type RemoveServerResponse struct {
 
 func (x *RemoveServerResponse) Reset() {
 	*x = RemoveServerResponse{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[16]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -857,7 +1077,7 @@ func (x *RemoveServerResponse) String() string {
 func (*RemoveServerResponse) ProtoMessage() {}
 
 func (x *RemoveServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[16]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -870,7 +1090,7 @@ func (x *RemoveServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServerResponse.ProtoReflect.Descriptor instead.
 func (*RemoveServerResponse) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{16}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RemoveServerResponse) GetServer() *Server {
@@ -891,7 +1111,7 @@ type PrepareServerRequest struct {
 
 func (x *PrepareServerRequest) Reset() {
 	*x = PrepareServerRequest{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[17]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +1123,7 @@ func (x *PrepareServerRequest) String() string {
 func (*PrepareServerRequest) ProtoMessage() {}
 
 func (x *PrepareServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[17]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +1136,7 @@ func (x *PrepareServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareServerRequest.ProtoReflect.Descriptor instead.
 func (*PrepareServerRequest) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{17}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PrepareServerRequest) GetServerId() string {
@@ -930,14 +1150,14 @@ func (x *PrepareServerRequest) GetServerId() string {
 type PrepareServerResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The task.
-	Task          *v1.Task `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
+	Task          *v11.Task `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PrepareServerResponse) Reset() {
 	*x = PrepareServerResponse{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[18]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -949,7 +1169,7 @@ func (x *PrepareServerResponse) String() string {
 func (*PrepareServerResponse) ProtoMessage() {}
 
 func (x *PrepareServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[18]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -962,10 +1182,10 @@ func (x *PrepareServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareServerResponse.ProtoReflect.Descriptor instead.
 func (*PrepareServerResponse) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{18}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{21}
 }
 
-func (x *PrepareServerResponse) GetTask() *v1.Task {
+func (x *PrepareServerResponse) GetTask() *v11.Task {
 	if x != nil {
 		return x.Task
 	}
@@ -990,7 +1210,7 @@ type PingServerRequest struct {
 
 func (x *PingServerRequest) Reset() {
 	*x = PingServerRequest{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[19]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1002,7 +1222,7 @@ func (x *PingServerRequest) String() string {
 func (*PingServerRequest) ProtoMessage() {}
 
 func (x *PingServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[19]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1015,7 +1235,7 @@ func (x *PingServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingServerRequest.ProtoReflect.Descriptor instead.
 func (*PingServerRequest) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{19}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PingServerRequest) GetServerId() string {
@@ -1050,14 +1270,14 @@ func (x *PingServerRequest) GetTimeout() *durationpb.Duration {
 type PingServerResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The task.
-	Task          *v1.Task `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
+	Task          *v11.Task `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PingServerResponse) Reset() {
 	*x = PingServerResponse{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[20]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1289,7 @@ func (x *PingServerResponse) String() string {
 func (*PingServerResponse) ProtoMessage() {}
 
 func (x *PingServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[20]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,10 +1302,10 @@ func (x *PingServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingServerResponse.ProtoReflect.Descriptor instead.
 func (*PingServerResponse) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{20}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{23}
 }
 
-func (x *PingServerResponse) GetTask() *v1.Task {
+func (x *PingServerResponse) GetTask() *v11.Task {
 	if x != nil {
 		return x.Task
 	}
@@ -1096,7 +1316,7 @@ var File_chom_fleet_v1_server_service_proto protoreflect.FileDescriptor
 
 const file_chom_fleet_v1_server_service_proto_rawDesc = "" +
 	"\n" +
-	"\"chom/fleet/v1/server_service.proto\x12\rchom.fleet.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/fleet/v1/server.proto\x1a\x17chom/task/v1/task.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\x01\n" +
+	"\"chom/fleet/v1/server_service.proto\x12\rchom.fleet.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1achom/fleet/v1/server.proto\x1a\x17chom/site/v1/site.proto\x1a\x17chom/task/v1/task.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\x01\n" +
 	"\x13CreateServerRequest\x121\n" +
 	"\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x182\x16^[a-z][a-z0-9-]{0,62}$R\x04name\x12:\n" +
 	"\atenancy\x18\x02 \x01(\x0e2\x16.chom.fleet.v1.TenancyB\b\xbaH\x05\x82\x01\x02\x10\x01R\atenancy\x124\n" +
@@ -1127,7 +1347,25 @@ const file_chom_fleet_v1_server_service_proto_rawDesc = "" +
 	"\x06states\x18\x03 \x03(\x0e2\x14.chom.fleet.v1.StateB\x13\xbaH\x10\x92\x01\r\x10\b\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x06states\"n\n" +
 	"\x13ListServersResponse\x12/\n" +
 	"\aservers\x18\x01 \x03(\v2\x15.chom.fleet.v1.ServerR\aservers\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\";\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x91\x01\n" +
+	"\x16ListServerSitesRequest\x12%\n" +
+	"\tserver_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bserverId\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"r\n" +
+	"\x17ListServerSitesResponse\x12/\n" +
+	"\x05sites\x18\x01 \x03(\v2\x19.chom.fleet.v1.ServerSiteR\x05sites\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xe6\x01\n" +
+	"\n" +
+	"ServerSite\x12\x17\n" +
+	"\asite_id\x18\x01 \x01(\tR\x06siteId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12'\n" +
+	"\x0forganization_id\x18\x03 \x01(\tR\x0eorganizationId\x12+\n" +
+	"\x11organization_name\x18\x04 \x01(\tR\x10organizationName\x12\x12\n" +
+	"\x04type\x18\x05 \x01(\tR\x04type\x12\x16\n" +
+	"\x06domain\x18\x06 \x01(\tR\x06domain\x12)\n" +
+	"\x05state\x18\a \x01(\x0e2\x13.chom.site.v1.StateR\x05state\";\n" +
 	"\x12DrainServerRequest\x12%\n" +
 	"\tserver_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bserverId\"D\n" +
 	"\x13DrainServerResponse\x12-\n" +
@@ -1155,13 +1393,13 @@ const file_chom_fleet_v1_server_service_proto_rawDesc = "" +
 	"\xbaH\a\xaa\x01\x04\"\x02\b<R\fstepDuration\x12D\n" +
 	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\atimeout\"<\n" +
 	"\x12PingServerResponse\x12&\n" +
-	"\x04task\x18\x01 \x01(\v2\x12.chom.task.v1.TaskR\x04task2\xa9\n" +
-	"\n" +
+	"\x04task\x18\x01 \x01(\v2\x12.chom.task.v1.TaskR\x04task2\xb7\v\n" +
 	"\rServerService\x12s\n" +
 	"\fCreateServer\x12\".chom.fleet.v1.CreateServerRequest\x1a#.chom.fleet.v1.CreateServerResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/api/v1/servers\x12\x94\x01\n" +
 	"\x0fCreateJoinToken\x12%.chom.fleet.v1.CreateJoinTokenRequest\x1a&.chom.fleet.v1.CreateJoinTokenResponse\"2\x82\xd3\xe4\x93\x02,:\x01*\"'/api/v1/servers/{server_id}/join-tokens\x12s\n" +
 	"\tGetServer\x12\x1f.chom.fleet.v1.GetServerRequest\x1a .chom.fleet.v1.GetServerResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/api/v1/servers/{server_id}\x12m\n" +
-	"\vListServers\x12!.chom.fleet.v1.ListServersRequest\x1a\".chom.fleet.v1.ListServersResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/servers\x12\x82\x01\n" +
+	"\vListServers\x12!.chom.fleet.v1.ListServersRequest\x1a\".chom.fleet.v1.ListServersResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/servers\x12\x8b\x01\n" +
+	"\x0fListServerSites\x12%.chom.fleet.v1.ListServerSitesRequest\x1a&.chom.fleet.v1.ListServerSitesResponse\")\x82\xd3\xe4\x93\x02#\x12!/api/v1/servers/{server_id}/sites\x12\x82\x01\n" +
 	"\vDrainServer\x12!.chom.fleet.v1.DrainServerRequest\x1a\".chom.fleet.v1.DrainServerResponse\",\x82\xd3\xe4\x93\x02&:\x01*\"!/api/v1/servers/{server_id}:drain\x12\x8a\x01\n" +
 	"\rUndrainServer\x12#.chom.fleet.v1.UndrainServerRequest\x1a$.chom.fleet.v1.UndrainServerResponse\".\x82\xd3\xe4\x93\x02(:\x01*\"#/api/v1/servers/{server_id}:undrain\x12\x8a\x01\n" +
 	"\rReadmitServer\x12#.chom.fleet.v1.ReadmitServerRequest\x1a$.chom.fleet.v1.ReadmitServerResponse\".\x82\xd3\xe4\x93\x02(:\x01*\"#/api/v1/servers/{server_id}:readmit\x12|\n" +
@@ -1183,7 +1421,7 @@ func file_chom_fleet_v1_server_service_proto_rawDescGZIP() []byte {
 	return file_chom_fleet_v1_server_service_proto_rawDescData
 }
 
-var file_chom_fleet_v1_server_service_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_chom_fleet_v1_server_service_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_chom_fleet_v1_server_service_proto_goTypes = []any{
 	(*CreateServerRequest)(nil),     // 0: chom.fleet.v1.CreateServerRequest
 	(*JoinToken)(nil),               // 1: chom.fleet.v1.JoinToken
@@ -1194,67 +1432,75 @@ var file_chom_fleet_v1_server_service_proto_goTypes = []any{
 	(*GetServerResponse)(nil),       // 6: chom.fleet.v1.GetServerResponse
 	(*ListServersRequest)(nil),      // 7: chom.fleet.v1.ListServersRequest
 	(*ListServersResponse)(nil),     // 8: chom.fleet.v1.ListServersResponse
-	(*DrainServerRequest)(nil),      // 9: chom.fleet.v1.DrainServerRequest
-	(*DrainServerResponse)(nil),     // 10: chom.fleet.v1.DrainServerResponse
-	(*UndrainServerRequest)(nil),    // 11: chom.fleet.v1.UndrainServerRequest
-	(*UndrainServerResponse)(nil),   // 12: chom.fleet.v1.UndrainServerResponse
-	(*ReadmitServerRequest)(nil),    // 13: chom.fleet.v1.ReadmitServerRequest
-	(*ReadmitServerResponse)(nil),   // 14: chom.fleet.v1.ReadmitServerResponse
-	(*RemoveServerRequest)(nil),     // 15: chom.fleet.v1.RemoveServerRequest
-	(*RemoveServerResponse)(nil),    // 16: chom.fleet.v1.RemoveServerResponse
-	(*PrepareServerRequest)(nil),    // 17: chom.fleet.v1.PrepareServerRequest
-	(*PrepareServerResponse)(nil),   // 18: chom.fleet.v1.PrepareServerResponse
-	(*PingServerRequest)(nil),       // 19: chom.fleet.v1.PingServerRequest
-	(*PingServerResponse)(nil),      // 20: chom.fleet.v1.PingServerResponse
-	(Tenancy)(0),                    // 21: chom.fleet.v1.Tenancy
-	(*timestamppb.Timestamp)(nil),   // 22: google.protobuf.Timestamp
-	(*Server)(nil),                  // 23: chom.fleet.v1.Server
-	(State)(0),                      // 24: chom.fleet.v1.State
-	(*v1.Task)(nil),                 // 25: chom.task.v1.Task
-	(*durationpb.Duration)(nil),     // 26: google.protobuf.Duration
+	(*ListServerSitesRequest)(nil),  // 9: chom.fleet.v1.ListServerSitesRequest
+	(*ListServerSitesResponse)(nil), // 10: chom.fleet.v1.ListServerSitesResponse
+	(*ServerSite)(nil),              // 11: chom.fleet.v1.ServerSite
+	(*DrainServerRequest)(nil),      // 12: chom.fleet.v1.DrainServerRequest
+	(*DrainServerResponse)(nil),     // 13: chom.fleet.v1.DrainServerResponse
+	(*UndrainServerRequest)(nil),    // 14: chom.fleet.v1.UndrainServerRequest
+	(*UndrainServerResponse)(nil),   // 15: chom.fleet.v1.UndrainServerResponse
+	(*ReadmitServerRequest)(nil),    // 16: chom.fleet.v1.ReadmitServerRequest
+	(*ReadmitServerResponse)(nil),   // 17: chom.fleet.v1.ReadmitServerResponse
+	(*RemoveServerRequest)(nil),     // 18: chom.fleet.v1.RemoveServerRequest
+	(*RemoveServerResponse)(nil),    // 19: chom.fleet.v1.RemoveServerResponse
+	(*PrepareServerRequest)(nil),    // 20: chom.fleet.v1.PrepareServerRequest
+	(*PrepareServerResponse)(nil),   // 21: chom.fleet.v1.PrepareServerResponse
+	(*PingServerRequest)(nil),       // 22: chom.fleet.v1.PingServerRequest
+	(*PingServerResponse)(nil),      // 23: chom.fleet.v1.PingServerResponse
+	(Tenancy)(0),                    // 24: chom.fleet.v1.Tenancy
+	(*timestamppb.Timestamp)(nil),   // 25: google.protobuf.Timestamp
+	(*Server)(nil),                  // 26: chom.fleet.v1.Server
+	(State)(0),                      // 27: chom.fleet.v1.State
+	(v1.State)(0),                   // 28: chom.site.v1.State
+	(*v11.Task)(nil),                // 29: chom.task.v1.Task
+	(*durationpb.Duration)(nil),     // 30: google.protobuf.Duration
 }
 var file_chom_fleet_v1_server_service_proto_depIdxs = []int32{
-	21, // 0: chom.fleet.v1.CreateServerRequest.tenancy:type_name -> chom.fleet.v1.Tenancy
-	22, // 1: chom.fleet.v1.JoinToken.expire_time:type_name -> google.protobuf.Timestamp
-	23, // 2: chom.fleet.v1.CreateServerResponse.server:type_name -> chom.fleet.v1.Server
+	24, // 0: chom.fleet.v1.CreateServerRequest.tenancy:type_name -> chom.fleet.v1.Tenancy
+	25, // 1: chom.fleet.v1.JoinToken.expire_time:type_name -> google.protobuf.Timestamp
+	26, // 2: chom.fleet.v1.CreateServerResponse.server:type_name -> chom.fleet.v1.Server
 	1,  // 3: chom.fleet.v1.CreateServerResponse.join_token:type_name -> chom.fleet.v1.JoinToken
 	1,  // 4: chom.fleet.v1.CreateJoinTokenResponse.join_token:type_name -> chom.fleet.v1.JoinToken
-	23, // 5: chom.fleet.v1.GetServerResponse.server:type_name -> chom.fleet.v1.Server
-	24, // 6: chom.fleet.v1.ListServersRequest.states:type_name -> chom.fleet.v1.State
-	23, // 7: chom.fleet.v1.ListServersResponse.servers:type_name -> chom.fleet.v1.Server
-	23, // 8: chom.fleet.v1.DrainServerResponse.server:type_name -> chom.fleet.v1.Server
-	23, // 9: chom.fleet.v1.UndrainServerResponse.server:type_name -> chom.fleet.v1.Server
-	23, // 10: chom.fleet.v1.ReadmitServerResponse.server:type_name -> chom.fleet.v1.Server
-	23, // 11: chom.fleet.v1.RemoveServerResponse.server:type_name -> chom.fleet.v1.Server
-	25, // 12: chom.fleet.v1.PrepareServerResponse.task:type_name -> chom.task.v1.Task
-	26, // 13: chom.fleet.v1.PingServerRequest.step_duration:type_name -> google.protobuf.Duration
-	26, // 14: chom.fleet.v1.PingServerRequest.timeout:type_name -> google.protobuf.Duration
-	25, // 15: chom.fleet.v1.PingServerResponse.task:type_name -> chom.task.v1.Task
-	0,  // 16: chom.fleet.v1.ServerService.CreateServer:input_type -> chom.fleet.v1.CreateServerRequest
-	3,  // 17: chom.fleet.v1.ServerService.CreateJoinToken:input_type -> chom.fleet.v1.CreateJoinTokenRequest
-	5,  // 18: chom.fleet.v1.ServerService.GetServer:input_type -> chom.fleet.v1.GetServerRequest
-	7,  // 19: chom.fleet.v1.ServerService.ListServers:input_type -> chom.fleet.v1.ListServersRequest
-	9,  // 20: chom.fleet.v1.ServerService.DrainServer:input_type -> chom.fleet.v1.DrainServerRequest
-	11, // 21: chom.fleet.v1.ServerService.UndrainServer:input_type -> chom.fleet.v1.UndrainServerRequest
-	13, // 22: chom.fleet.v1.ServerService.ReadmitServer:input_type -> chom.fleet.v1.ReadmitServerRequest
-	15, // 23: chom.fleet.v1.ServerService.RemoveServer:input_type -> chom.fleet.v1.RemoveServerRequest
-	17, // 24: chom.fleet.v1.ServerService.PrepareServer:input_type -> chom.fleet.v1.PrepareServerRequest
-	19, // 25: chom.fleet.v1.ServerService.PingServer:input_type -> chom.fleet.v1.PingServerRequest
-	2,  // 26: chom.fleet.v1.ServerService.CreateServer:output_type -> chom.fleet.v1.CreateServerResponse
-	4,  // 27: chom.fleet.v1.ServerService.CreateJoinToken:output_type -> chom.fleet.v1.CreateJoinTokenResponse
-	6,  // 28: chom.fleet.v1.ServerService.GetServer:output_type -> chom.fleet.v1.GetServerResponse
-	8,  // 29: chom.fleet.v1.ServerService.ListServers:output_type -> chom.fleet.v1.ListServersResponse
-	10, // 30: chom.fleet.v1.ServerService.DrainServer:output_type -> chom.fleet.v1.DrainServerResponse
-	12, // 31: chom.fleet.v1.ServerService.UndrainServer:output_type -> chom.fleet.v1.UndrainServerResponse
-	14, // 32: chom.fleet.v1.ServerService.ReadmitServer:output_type -> chom.fleet.v1.ReadmitServerResponse
-	16, // 33: chom.fleet.v1.ServerService.RemoveServer:output_type -> chom.fleet.v1.RemoveServerResponse
-	18, // 34: chom.fleet.v1.ServerService.PrepareServer:output_type -> chom.fleet.v1.PrepareServerResponse
-	20, // 35: chom.fleet.v1.ServerService.PingServer:output_type -> chom.fleet.v1.PingServerResponse
-	26, // [26:36] is the sub-list for method output_type
-	16, // [16:26] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	26, // 5: chom.fleet.v1.GetServerResponse.server:type_name -> chom.fleet.v1.Server
+	27, // 6: chom.fleet.v1.ListServersRequest.states:type_name -> chom.fleet.v1.State
+	26, // 7: chom.fleet.v1.ListServersResponse.servers:type_name -> chom.fleet.v1.Server
+	11, // 8: chom.fleet.v1.ListServerSitesResponse.sites:type_name -> chom.fleet.v1.ServerSite
+	28, // 9: chom.fleet.v1.ServerSite.state:type_name -> chom.site.v1.State
+	26, // 10: chom.fleet.v1.DrainServerResponse.server:type_name -> chom.fleet.v1.Server
+	26, // 11: chom.fleet.v1.UndrainServerResponse.server:type_name -> chom.fleet.v1.Server
+	26, // 12: chom.fleet.v1.ReadmitServerResponse.server:type_name -> chom.fleet.v1.Server
+	26, // 13: chom.fleet.v1.RemoveServerResponse.server:type_name -> chom.fleet.v1.Server
+	29, // 14: chom.fleet.v1.PrepareServerResponse.task:type_name -> chom.task.v1.Task
+	30, // 15: chom.fleet.v1.PingServerRequest.step_duration:type_name -> google.protobuf.Duration
+	30, // 16: chom.fleet.v1.PingServerRequest.timeout:type_name -> google.protobuf.Duration
+	29, // 17: chom.fleet.v1.PingServerResponse.task:type_name -> chom.task.v1.Task
+	0,  // 18: chom.fleet.v1.ServerService.CreateServer:input_type -> chom.fleet.v1.CreateServerRequest
+	3,  // 19: chom.fleet.v1.ServerService.CreateJoinToken:input_type -> chom.fleet.v1.CreateJoinTokenRequest
+	5,  // 20: chom.fleet.v1.ServerService.GetServer:input_type -> chom.fleet.v1.GetServerRequest
+	7,  // 21: chom.fleet.v1.ServerService.ListServers:input_type -> chom.fleet.v1.ListServersRequest
+	9,  // 22: chom.fleet.v1.ServerService.ListServerSites:input_type -> chom.fleet.v1.ListServerSitesRequest
+	12, // 23: chom.fleet.v1.ServerService.DrainServer:input_type -> chom.fleet.v1.DrainServerRequest
+	14, // 24: chom.fleet.v1.ServerService.UndrainServer:input_type -> chom.fleet.v1.UndrainServerRequest
+	16, // 25: chom.fleet.v1.ServerService.ReadmitServer:input_type -> chom.fleet.v1.ReadmitServerRequest
+	18, // 26: chom.fleet.v1.ServerService.RemoveServer:input_type -> chom.fleet.v1.RemoveServerRequest
+	20, // 27: chom.fleet.v1.ServerService.PrepareServer:input_type -> chom.fleet.v1.PrepareServerRequest
+	22, // 28: chom.fleet.v1.ServerService.PingServer:input_type -> chom.fleet.v1.PingServerRequest
+	2,  // 29: chom.fleet.v1.ServerService.CreateServer:output_type -> chom.fleet.v1.CreateServerResponse
+	4,  // 30: chom.fleet.v1.ServerService.CreateJoinToken:output_type -> chom.fleet.v1.CreateJoinTokenResponse
+	6,  // 31: chom.fleet.v1.ServerService.GetServer:output_type -> chom.fleet.v1.GetServerResponse
+	8,  // 32: chom.fleet.v1.ServerService.ListServers:output_type -> chom.fleet.v1.ListServersResponse
+	10, // 33: chom.fleet.v1.ServerService.ListServerSites:output_type -> chom.fleet.v1.ListServerSitesResponse
+	13, // 34: chom.fleet.v1.ServerService.DrainServer:output_type -> chom.fleet.v1.DrainServerResponse
+	15, // 35: chom.fleet.v1.ServerService.UndrainServer:output_type -> chom.fleet.v1.UndrainServerResponse
+	17, // 36: chom.fleet.v1.ServerService.ReadmitServer:output_type -> chom.fleet.v1.ReadmitServerResponse
+	19, // 37: chom.fleet.v1.ServerService.RemoveServer:output_type -> chom.fleet.v1.RemoveServerResponse
+	21, // 38: chom.fleet.v1.ServerService.PrepareServer:output_type -> chom.fleet.v1.PrepareServerResponse
+	23, // 39: chom.fleet.v1.ServerService.PingServer:output_type -> chom.fleet.v1.PingServerResponse
+	29, // [29:40] is the sub-list for method output_type
+	18, // [18:29] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_chom_fleet_v1_server_service_proto_init() }
@@ -1269,7 +1515,7 @@ func file_chom_fleet_v1_server_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_fleet_v1_server_service_proto_rawDesc), len(file_chom_fleet_v1_server_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

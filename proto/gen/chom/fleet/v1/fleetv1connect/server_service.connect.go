@@ -44,6 +44,9 @@ const (
 	// ServerServiceListServersProcedure is the fully-qualified name of the ServerService's ListServers
 	// RPC.
 	ServerServiceListServersProcedure = "/chom.fleet.v1.ServerService/ListServers"
+	// ServerServiceListServerSitesProcedure is the fully-qualified name of the ServerService's
+	// ListServerSites RPC.
+	ServerServiceListServerSitesProcedure = "/chom.fleet.v1.ServerService/ListServerSites"
 	// ServerServiceDrainServerProcedure is the fully-qualified name of the ServerService's DrainServer
 	// RPC.
 	ServerServiceDrainServerProcedure = "/chom.fleet.v1.ServerService/DrainServer"
@@ -74,6 +77,8 @@ type ServerServiceClient interface {
 	GetServer(context.Context, *v1.GetServerRequest) (*v1.GetServerResponse, error)
 	// ListServers returns servers, oldest first.
 	ListServers(context.Context, *v1.ListServersRequest) (*v1.ListServersResponse, error)
+	// ListServerSites returns the sites that a server holds, of whatever organization, oldest first; those in the trash too.
+	ListServerSites(context.Context, *v1.ListServerSitesRequest) (*v1.ListServerSitesResponse, error)
 	// DrainServer keeps new sites away from a server; those on it stay and are served.
 	DrainServer(context.Context, *v1.DrainServerRequest) (*v1.DrainServerResponse, error)
 	// UndrainServer lets a drained server take new sites again.
@@ -124,6 +129,12 @@ func NewServerServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(serverServiceMethods.ByName("ListServers")),
 			connect.WithClientOptions(opts...),
 		),
+		listServerSites: connect.NewClient[v1.ListServerSitesRequest, v1.ListServerSitesResponse](
+			httpClient,
+			baseURL+ServerServiceListServerSitesProcedure,
+			connect.WithSchema(serverServiceMethods.ByName("ListServerSites")),
+			connect.WithClientOptions(opts...),
+		),
 		drainServer: connect.NewClient[v1.DrainServerRequest, v1.DrainServerResponse](
 			httpClient,
 			baseURL+ServerServiceDrainServerProcedure,
@@ -169,6 +180,7 @@ type serverServiceClient struct {
 	createJoinToken *connect.Client[v1.CreateJoinTokenRequest, v1.CreateJoinTokenResponse]
 	getServer       *connect.Client[v1.GetServerRequest, v1.GetServerResponse]
 	listServers     *connect.Client[v1.ListServersRequest, v1.ListServersResponse]
+	listServerSites *connect.Client[v1.ListServerSitesRequest, v1.ListServerSitesResponse]
 	drainServer     *connect.Client[v1.DrainServerRequest, v1.DrainServerResponse]
 	undrainServer   *connect.Client[v1.UndrainServerRequest, v1.UndrainServerResponse]
 	readmitServer   *connect.Client[v1.ReadmitServerRequest, v1.ReadmitServerResponse]
@@ -207,6 +219,15 @@ func (c *serverServiceClient) GetServer(ctx context.Context, req *v1.GetServerRe
 // ListServers calls chom.fleet.v1.ServerService.ListServers.
 func (c *serverServiceClient) ListServers(ctx context.Context, req *v1.ListServersRequest) (*v1.ListServersResponse, error) {
 	response, err := c.listServers.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListServerSites calls chom.fleet.v1.ServerService.ListServerSites.
+func (c *serverServiceClient) ListServerSites(ctx context.Context, req *v1.ListServerSitesRequest) (*v1.ListServerSitesResponse, error) {
+	response, err := c.listServerSites.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -277,6 +298,8 @@ type ServerServiceHandler interface {
 	GetServer(context.Context, *v1.GetServerRequest) (*v1.GetServerResponse, error)
 	// ListServers returns servers, oldest first.
 	ListServers(context.Context, *v1.ListServersRequest) (*v1.ListServersResponse, error)
+	// ListServerSites returns the sites that a server holds, of whatever organization, oldest first; those in the trash too.
+	ListServerSites(context.Context, *v1.ListServerSitesRequest) (*v1.ListServerSitesResponse, error)
 	// DrainServer keeps new sites away from a server; those on it stay and are served.
 	DrainServer(context.Context, *v1.DrainServerRequest) (*v1.DrainServerResponse, error)
 	// UndrainServer lets a drained server take new sites again.
@@ -321,6 +344,12 @@ func NewServerServiceHandler(svc ServerServiceHandler, opts ...connect.HandlerOp
 		ServerServiceListServersProcedure,
 		svc.ListServers,
 		connect.WithSchema(serverServiceMethods.ByName("ListServers")),
+		connect.WithHandlerOptions(opts...),
+	)
+	serverServiceListServerSitesHandler := connect.NewUnaryHandlerSimple(
+		ServerServiceListServerSitesProcedure,
+		svc.ListServerSites,
+		connect.WithSchema(serverServiceMethods.ByName("ListServerSites")),
 		connect.WithHandlerOptions(opts...),
 	)
 	serverServiceDrainServerHandler := connect.NewUnaryHandlerSimple(
@@ -369,6 +398,8 @@ func NewServerServiceHandler(svc ServerServiceHandler, opts ...connect.HandlerOp
 			serverServiceGetServerHandler.ServeHTTP(w, r)
 		case ServerServiceListServersProcedure:
 			serverServiceListServersHandler.ServeHTTP(w, r)
+		case ServerServiceListServerSitesProcedure:
+			serverServiceListServerSitesHandler.ServeHTTP(w, r)
 		case ServerServiceDrainServerProcedure:
 			serverServiceDrainServerHandler.ServeHTTP(w, r)
 		case ServerServiceUndrainServerProcedure:
@@ -404,6 +435,10 @@ func (UnimplementedServerServiceHandler) GetServer(context.Context, *v1.GetServe
 
 func (UnimplementedServerServiceHandler) ListServers(context.Context, *v1.ListServersRequest) (*v1.ListServersResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.fleet.v1.ServerService.ListServers is not implemented"))
+}
+
+func (UnimplementedServerServiceHandler) ListServerSites(context.Context, *v1.ListServerSitesRequest) (*v1.ListServerSitesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.fleet.v1.ServerService.ListServerSites is not implemented"))
 }
 
 func (UnimplementedServerServiceHandler) DrainServer(context.Context, *v1.DrainServerRequest) (*v1.DrainServerResponse, error) {

@@ -6,6 +6,8 @@ import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegen
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Server, State, Tenancy } from "./server_pb.js";
 import { file_chom_fleet_v1_server } from "./server_pb.js";
+import type { State as State$1 } from "../../site/v1/site_pb.js";
+import { file_chom_site_v1_site } from "../../site/v1/site_pb.js";
 import type { Task } from "../../task/v1/task_pb.js";
 import { file_chom_task_v1_task } from "../../task/v1/task_pb.js";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
@@ -16,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chom/fleet/v1/server_service.proto.
  */
 export const file_chom_fleet_v1_server_service: GenFile = /*@__PURE__*/
-  fileDesc("CiJjaG9tL2ZsZWV0L3YxL3NlcnZlcl9zZXJ2aWNlLnByb3RvEg1jaG9tLmZsZWV0LnYxImUKE0NyZWF0ZVNlcnZlclJlcXVlc3QSDAoEbmFtZRgBIAEoCRInCgd0ZW5hbmN5GAIgASgOMhYuY2hvbS5mbGVldC52MS5UZW5hbmN5EhcKD29yZ2FuaXphdGlvbl9pZBgDIAEoCSJkCglKb2luVG9rZW4SDQoFdG9rZW4YASABKAkSFwoPaW5zdGFsbF9jb21tYW5kGAIgASgJEi8KC2V4cGlyZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJrChRDcmVhdGVTZXJ2ZXJSZXNwb25zZRIlCgZzZXJ2ZXIYASABKAsyFS5jaG9tLmZsZWV0LnYxLlNlcnZlchIsCgpqb2luX3Rva2VuGAIgASgLMhguY2hvbS5mbGVldC52MS5Kb2luVG9rZW4iKwoWQ3JlYXRlSm9pblRva2VuUmVxdWVzdBIRCglzZXJ2ZXJfaWQYASABKAkiRwoXQ3JlYXRlSm9pblRva2VuUmVzcG9uc2USLAoKam9pbl90b2tlbhgBIAEoCzIYLmNob20uZmxlZXQudjEuSm9pblRva2VuIiUKEEdldFNlcnZlclJlcXVlc3QSEQoJc2VydmVyX2lkGAEgASgJIjoKEUdldFNlcnZlclJlc3BvbnNlEiUKBnNlcnZlchgBIAEoCzIVLmNob20uZmxlZXQudjEuU2VydmVyImEKEkxpc3RTZXJ2ZXJzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIkCgZzdGF0ZXMYAyADKA4yFC5jaG9tLmZsZWV0LnYxLlN0YXRlIlYKE0xpc3RTZXJ2ZXJzUmVzcG9uc2USJgoHc2VydmVycxgBIAMoCzIVLmNob20uZmxlZXQudjEuU2VydmVyEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSInChJEcmFpblNlcnZlclJlcXVlc3QSEQoJc2VydmVyX2lkGAEgASgJIjwKE0RyYWluU2VydmVyUmVzcG9uc2USJQoGc2VydmVyGAEgASgLMhUuY2hvbS5mbGVldC52MS5TZXJ2ZXIiKQoUVW5kcmFpblNlcnZlclJlcXVlc3QSEQoJc2VydmVyX2lkGAEgASgJIj4KFVVuZHJhaW5TZXJ2ZXJSZXNwb25zZRIlCgZzZXJ2ZXIYASABKAsyFS5jaG9tLmZsZWV0LnYxLlNlcnZlciIpChRSZWFkbWl0U2VydmVyUmVxdWVzdBIRCglzZXJ2ZXJfaWQYASABKAkiPgoVUmVhZG1pdFNlcnZlclJlc3BvbnNlEiUKBnNlcnZlchgBIAEoCzIVLmNob20uZmxlZXQudjEuU2VydmVyIigKE1JlbW92ZVNlcnZlclJlcXVlc3QSEQoJc2VydmVyX2lkGAEgASgJIj0KFFJlbW92ZVNlcnZlclJlc3BvbnNlEiUKBnNlcnZlchgBIAEoCzIVLmNob20uZmxlZXQudjEuU2VydmVyIikKFFByZXBhcmVTZXJ2ZXJSZXF1ZXN0EhEKCXNlcnZlcl9pZBgBIAEoCSI5ChVQcmVwYXJlU2VydmVyUmVzcG9uc2USIAoEdGFzaxgBIAEoCzISLmNob20udGFzay52MS5UYXNrIpMBChFQaW5nU2VydmVyUmVxdWVzdBIRCglzZXJ2ZXJfaWQYASABKAkSDQoFc3RlcHMYAiABKA0SMAoNc3RlcF9kdXJhdGlvbhgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIqCgd0aW1lb3V0GAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIjYKElBpbmdTZXJ2ZXJSZXNwb25zZRIgCgR0YXNrGAEgASgLMhIuY2hvbS50YXNrLnYxLlRhc2syhgcKDVNlcnZlclNlcnZpY2USVwoMQ3JlYXRlU2VydmVyEiIuY2hvbS5mbGVldC52MS5DcmVhdGVTZXJ2ZXJSZXF1ZXN0GiMuY2hvbS5mbGVldC52MS5DcmVhdGVTZXJ2ZXJSZXNwb25zZRJgCg9DcmVhdGVKb2luVG9rZW4SJS5jaG9tLmZsZWV0LnYxLkNyZWF0ZUpvaW5Ub2tlblJlcXVlc3QaJi5jaG9tLmZsZWV0LnYxLkNyZWF0ZUpvaW5Ub2tlblJlc3BvbnNlEk4KCUdldFNlcnZlchIfLmNob20uZmxlZXQudjEuR2V0U2VydmVyUmVxdWVzdBogLmNob20uZmxlZXQudjEuR2V0U2VydmVyUmVzcG9uc2USVAoLTGlzdFNlcnZlcnMSIS5jaG9tLmZsZWV0LnYxLkxpc3RTZXJ2ZXJzUmVxdWVzdBoiLmNob20uZmxlZXQudjEuTGlzdFNlcnZlcnNSZXNwb25zZRJUCgtEcmFpblNlcnZlchIhLmNob20uZmxlZXQudjEuRHJhaW5TZXJ2ZXJSZXF1ZXN0GiIuY2hvbS5mbGVldC52MS5EcmFpblNlcnZlclJlc3BvbnNlEloKDVVuZHJhaW5TZXJ2ZXISIy5jaG9tLmZsZWV0LnYxLlVuZHJhaW5TZXJ2ZXJSZXF1ZXN0GiQuY2hvbS5mbGVldC52MS5VbmRyYWluU2VydmVyUmVzcG9uc2USWgoNUmVhZG1pdFNlcnZlchIjLmNob20uZmxlZXQudjEuUmVhZG1pdFNlcnZlclJlcXVlc3QaJC5jaG9tLmZsZWV0LnYxLlJlYWRtaXRTZXJ2ZXJSZXNwb25zZRJXCgxSZW1vdmVTZXJ2ZXISIi5jaG9tLmZsZWV0LnYxLlJlbW92ZVNlcnZlclJlcXVlc3QaIy5jaG9tLmZsZWV0LnYxLlJlbW92ZVNlcnZlclJlc3BvbnNlEloKDVByZXBhcmVTZXJ2ZXISIy5jaG9tLmZsZWV0LnYxLlByZXBhcmVTZXJ2ZXJSZXF1ZXN0GiQuY2hvbS5mbGVldC52MS5QcmVwYXJlU2VydmVyUmVzcG9uc2USUQoKUGluZ1NlcnZlchIgLmNob20uZmxlZXQudjEuUGluZ1NlcnZlclJlcXVlc3QaIS5jaG9tLmZsZWV0LnYxLlBpbmdTZXJ2ZXJSZXNwb25zZWIGcHJvdG8z", [file_chom_fleet_v1_server, file_chom_task_v1_task, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("CiJjaG9tL2ZsZWV0L3YxL3NlcnZlcl9zZXJ2aWNlLnByb3RvEg1jaG9tLmZsZWV0LnYxImUKE0NyZWF0ZVNlcnZlclJlcXVlc3QSDAoEbmFtZRgBIAEoCRInCgd0ZW5hbmN5GAIgASgOMhYuY2hvbS5mbGVldC52MS5UZW5hbmN5EhcKD29yZ2FuaXphdGlvbl9pZBgDIAEoCSJkCglKb2luVG9rZW4SDQoFdG9rZW4YASABKAkSFwoPaW5zdGFsbF9jb21tYW5kGAIgASgJEi8KC2V4cGlyZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJrChRDcmVhdGVTZXJ2ZXJSZXNwb25zZRIlCgZzZXJ2ZXIYASABKAsyFS5jaG9tLmZsZWV0LnYxLlNlcnZlchIsCgpqb2luX3Rva2VuGAIgASgLMhguY2hvbS5mbGVldC52MS5Kb2luVG9rZW4iKwoWQ3JlYXRlSm9pblRva2VuUmVxdWVzdBIRCglzZXJ2ZXJfaWQYASABKAkiRwoXQ3JlYXRlSm9pblRva2VuUmVzcG9uc2USLAoKam9pbl90b2tlbhgBIAEoCzIYLmNob20uZmxlZXQudjEuSm9pblRva2VuIiUKEEdldFNlcnZlclJlcXVlc3QSEQoJc2VydmVyX2lkGAEgASgJIjoKEUdldFNlcnZlclJlc3BvbnNlEiUKBnNlcnZlchgBIAEoCzIVLmNob20uZmxlZXQudjEuU2VydmVyImEKEkxpc3RTZXJ2ZXJzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIkCgZzdGF0ZXMYAyADKA4yFC5jaG9tLmZsZWV0LnYxLlN0YXRlIlYKE0xpc3RTZXJ2ZXJzUmVzcG9uc2USJgoHc2VydmVycxgBIAMoCzIVLmNob20uZmxlZXQudjEuU2VydmVyEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJSChZMaXN0U2VydmVyU2l0ZXNSZXF1ZXN0EhEKCXNlcnZlcl9pZBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJcChdMaXN0U2VydmVyU2l0ZXNSZXNwb25zZRIoCgVzaXRlcxgBIAMoCzIZLmNob20uZmxlZXQudjEuU2VydmVyU2l0ZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkioQEKClNlcnZlclNpdGUSDwoHc2l0ZV9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEhcKD29yZ2FuaXphdGlvbl9pZBgDIAEoCRIZChFvcmdhbml6YXRpb25fbmFtZRgEIAEoCRIMCgR0eXBlGAUgASgJEg4KBmRvbWFpbhgGIAEoCRIiCgVzdGF0ZRgHIAEoDjITLmNob20uc2l0ZS52MS5TdGF0ZSInChJEcmFpblNlcnZlclJlcXVlc3QSEQoJc2VydmVyX2lkGAEgASgJIjwKE0RyYWluU2VydmVyUmVzcG9uc2USJQoGc2VydmVyGAEgASgLMhUuY2hvbS5mbGVldC52MS5TZXJ2ZXIiKQoUVW5kcmFpblNlcnZlclJlcXVlc3QSEQoJc2VydmVyX2lkGAEgASgJIj4KFVVuZHJhaW5TZXJ2ZXJSZXNwb25zZRIlCgZzZXJ2ZXIYASABKAsyFS5jaG9tLmZsZWV0LnYxLlNlcnZlciIpChRSZWFkbWl0U2VydmVyUmVxdWVzdBIRCglzZXJ2ZXJfaWQYASABKAkiPgoVUmVhZG1pdFNlcnZlclJlc3BvbnNlEiUKBnNlcnZlchgBIAEoCzIVLmNob20uZmxlZXQudjEuU2VydmVyIigKE1JlbW92ZVNlcnZlclJlcXVlc3QSEQoJc2VydmVyX2lkGAEgASgJIj0KFFJlbW92ZVNlcnZlclJlc3BvbnNlEiUKBnNlcnZlchgBIAEoCzIVLmNob20uZmxlZXQudjEuU2VydmVyIikKFFByZXBhcmVTZXJ2ZXJSZXF1ZXN0EhEKCXNlcnZlcl9pZBgBIAEoCSI5ChVQcmVwYXJlU2VydmVyUmVzcG9uc2USIAoEdGFzaxgBIAEoCzISLmNob20udGFzay52MS5UYXNrIpMBChFQaW5nU2VydmVyUmVxdWVzdBIRCglzZXJ2ZXJfaWQYASABKAkSDQoFc3RlcHMYAiABKA0SMAoNc3RlcF9kdXJhdGlvbhgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIqCgd0aW1lb3V0GAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIjYKElBpbmdTZXJ2ZXJSZXNwb25zZRIgCgR0YXNrGAEgASgLMhIuY2hvbS50YXNrLnYxLlRhc2sy6AcKDVNlcnZlclNlcnZpY2USVwoMQ3JlYXRlU2VydmVyEiIuY2hvbS5mbGVldC52MS5DcmVhdGVTZXJ2ZXJSZXF1ZXN0GiMuY2hvbS5mbGVldC52MS5DcmVhdGVTZXJ2ZXJSZXNwb25zZRJgCg9DcmVhdGVKb2luVG9rZW4SJS5jaG9tLmZsZWV0LnYxLkNyZWF0ZUpvaW5Ub2tlblJlcXVlc3QaJi5jaG9tLmZsZWV0LnYxLkNyZWF0ZUpvaW5Ub2tlblJlc3BvbnNlEk4KCUdldFNlcnZlchIfLmNob20uZmxlZXQudjEuR2V0U2VydmVyUmVxdWVzdBogLmNob20uZmxlZXQudjEuR2V0U2VydmVyUmVzcG9uc2USVAoLTGlzdFNlcnZlcnMSIS5jaG9tLmZsZWV0LnYxLkxpc3RTZXJ2ZXJzUmVxdWVzdBoiLmNob20uZmxlZXQudjEuTGlzdFNlcnZlcnNSZXNwb25zZRJgCg9MaXN0U2VydmVyU2l0ZXMSJS5jaG9tLmZsZWV0LnYxLkxpc3RTZXJ2ZXJTaXRlc1JlcXVlc3QaJi5jaG9tLmZsZWV0LnYxLkxpc3RTZXJ2ZXJTaXRlc1Jlc3BvbnNlElQKC0RyYWluU2VydmVyEiEuY2hvbS5mbGVldC52MS5EcmFpblNlcnZlclJlcXVlc3QaIi5jaG9tLmZsZWV0LnYxLkRyYWluU2VydmVyUmVzcG9uc2USWgoNVW5kcmFpblNlcnZlchIjLmNob20uZmxlZXQudjEuVW5kcmFpblNlcnZlclJlcXVlc3QaJC5jaG9tLmZsZWV0LnYxLlVuZHJhaW5TZXJ2ZXJSZXNwb25zZRJaCg1SZWFkbWl0U2VydmVyEiMuY2hvbS5mbGVldC52MS5SZWFkbWl0U2VydmVyUmVxdWVzdBokLmNob20uZmxlZXQudjEuUmVhZG1pdFNlcnZlclJlc3BvbnNlElcKDFJlbW92ZVNlcnZlchIiLmNob20uZmxlZXQudjEuUmVtb3ZlU2VydmVyUmVxdWVzdBojLmNob20uZmxlZXQudjEuUmVtb3ZlU2VydmVyUmVzcG9uc2USWgoNUHJlcGFyZVNlcnZlchIjLmNob20uZmxlZXQudjEuUHJlcGFyZVNlcnZlclJlcXVlc3QaJC5jaG9tLmZsZWV0LnYxLlByZXBhcmVTZXJ2ZXJSZXNwb25zZRJRCgpQaW5nU2VydmVyEiAuY2hvbS5mbGVldC52MS5QaW5nU2VydmVyUmVxdWVzdBohLmNob20uZmxlZXQudjEuUGluZ1NlcnZlclJlc3BvbnNlYgZwcm90bzM", [file_chom_fleet_v1_server, file_chom_site_v1_site, file_chom_task_v1_task, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * CreateServerRequest describes the server.
@@ -264,6 +266,132 @@ export const ListServersResponseSchema: GenMessage<ListServersResponse> = /*@__P
   messageDesc(file_chom_fleet_v1_server_service, 8);
 
 /**
+ * ListServerSitesRequest names a server and a page.
+ *
+ * @generated from message chom.fleet.v1.ListServerSitesRequest
+ */
+export type ListServerSitesRequest = Message<"chom.fleet.v1.ListServerSitesRequest"> & {
+  /**
+   * The server.
+   *
+   * @generated from field: string server_id = 1;
+   */
+  serverId: string;
+
+  /**
+   * Most sites to return, 1 to 500; 0 means 50.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the page before; empty for the first.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message chom.fleet.v1.ListServerSitesRequest.
+ * Use `create(ListServerSitesRequestSchema)` to create a new message.
+ */
+export const ListServerSitesRequestSchema: GenMessage<ListServerSitesRequest> = /*@__PURE__*/
+  messageDesc(file_chom_fleet_v1_server_service, 9);
+
+/**
+ * ListServerSitesResponse is one page of sites.
+ *
+ * @generated from message chom.fleet.v1.ListServerSitesResponse
+ */
+export type ListServerSitesResponse = Message<"chom.fleet.v1.ListServerSitesResponse"> & {
+  /**
+   * The sites, oldest first.
+   *
+   * @generated from field: repeated chom.fleet.v1.ServerSite sites = 1;
+   */
+  sites: ServerSite[];
+
+  /**
+   * Token of the next page; empty on the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message chom.fleet.v1.ListServerSitesResponse.
+ * Use `create(ListServerSitesResponseSchema)` to create a new message.
+ */
+export const ListServerSitesResponseSchema: GenMessage<ListServerSitesResponse> = /*@__PURE__*/
+  messageDesc(file_chom_fleet_v1_server_service, 10);
+
+/**
+ * ServerSite is a site, in short, for those who look after its server.
+ *
+ * @generated from message chom.fleet.v1.ServerSite
+ */
+export type ServerSite = Message<"chom.fleet.v1.ServerSite"> & {
+  /**
+   * The site, a UUID.
+   *
+   * @generated from field: string site_id = 1;
+   */
+  siteId: string;
+
+  /**
+   * Its name.
+   *
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * The organization that owns it, a UUID.
+   *
+   * @generated from field: string organization_id = 3;
+   */
+  organizationId: string;
+
+  /**
+   * That one's name.
+   *
+   * @generated from field: string organization_name = 4;
+   */
+  organizationName: string;
+
+  /**
+   * Site type, for example "wordpress" or "static".
+   *
+   * @generated from field: string type = 5;
+   */
+  type: string;
+
+  /**
+   * The main name that it answers to.
+   *
+   * @generated from field: string domain = 6;
+   */
+  domain: string;
+
+  /**
+   * Its life.
+   *
+   * @generated from field: chom.site.v1.State state = 7;
+   */
+  state: State$1;
+};
+
+/**
+ * Describes the message chom.fleet.v1.ServerSite.
+ * Use `create(ServerSiteSchema)` to create a new message.
+ */
+export const ServerSiteSchema: GenMessage<ServerSite> = /*@__PURE__*/
+  messageDesc(file_chom_fleet_v1_server_service, 11);
+
+/**
  * DrainServerRequest names a server.
  *
  * @generated from message chom.fleet.v1.DrainServerRequest
@@ -282,7 +410,7 @@ export type DrainServerRequest = Message<"chom.fleet.v1.DrainServerRequest"> & {
  * Use `create(DrainServerRequestSchema)` to create a new message.
  */
 export const DrainServerRequestSchema: GenMessage<DrainServerRequest> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 9);
+  messageDesc(file_chom_fleet_v1_server_service, 12);
 
 /**
  * DrainServerResponse holds the server, DRAINING.
@@ -303,7 +431,7 @@ export type DrainServerResponse = Message<"chom.fleet.v1.DrainServerResponse"> &
  * Use `create(DrainServerResponseSchema)` to create a new message.
  */
 export const DrainServerResponseSchema: GenMessage<DrainServerResponse> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 10);
+  messageDesc(file_chom_fleet_v1_server_service, 13);
 
 /**
  * UndrainServerRequest names a server.
@@ -324,7 +452,7 @@ export type UndrainServerRequest = Message<"chom.fleet.v1.UndrainServerRequest">
  * Use `create(UndrainServerRequestSchema)` to create a new message.
  */
 export const UndrainServerRequestSchema: GenMessage<UndrainServerRequest> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 11);
+  messageDesc(file_chom_fleet_v1_server_service, 14);
 
 /**
  * UndrainServerResponse holds the server, ACTIVE.
@@ -345,7 +473,7 @@ export type UndrainServerResponse = Message<"chom.fleet.v1.UndrainServerResponse
  * Use `create(UndrainServerResponseSchema)` to create a new message.
  */
 export const UndrainServerResponseSchema: GenMessage<UndrainServerResponse> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 12);
+  messageDesc(file_chom_fleet_v1_server_service, 15);
 
 /**
  * ReadmitServerRequest names a server.
@@ -366,7 +494,7 @@ export type ReadmitServerRequest = Message<"chom.fleet.v1.ReadmitServerRequest">
  * Use `create(ReadmitServerRequestSchema)` to create a new message.
  */
 export const ReadmitServerRequestSchema: GenMessage<ReadmitServerRequest> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 13);
+  messageDesc(file_chom_fleet_v1_server_service, 16);
 
 /**
  * ReadmitServerResponse holds the server, ACTIVE.
@@ -387,7 +515,7 @@ export type ReadmitServerResponse = Message<"chom.fleet.v1.ReadmitServerResponse
  * Use `create(ReadmitServerResponseSchema)` to create a new message.
  */
 export const ReadmitServerResponseSchema: GenMessage<ReadmitServerResponse> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 14);
+  messageDesc(file_chom_fleet_v1_server_service, 17);
 
 /**
  * RemoveServerRequest names a server.
@@ -408,7 +536,7 @@ export type RemoveServerRequest = Message<"chom.fleet.v1.RemoveServerRequest"> &
  * Use `create(RemoveServerRequestSchema)` to create a new message.
  */
 export const RemoveServerRequestSchema: GenMessage<RemoveServerRequest> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 15);
+  messageDesc(file_chom_fleet_v1_server_service, 18);
 
 /**
  * RemoveServerResponse holds the server, REMOVED.
@@ -429,7 +557,7 @@ export type RemoveServerResponse = Message<"chom.fleet.v1.RemoveServerResponse">
  * Use `create(RemoveServerResponseSchema)` to create a new message.
  */
 export const RemoveServerResponseSchema: GenMessage<RemoveServerResponse> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 16);
+  messageDesc(file_chom_fleet_v1_server_service, 19);
 
 /**
  * PrepareServerRequest names a server.
@@ -450,7 +578,7 @@ export type PrepareServerRequest = Message<"chom.fleet.v1.PrepareServerRequest">
  * Use `create(PrepareServerRequestSchema)` to create a new message.
  */
 export const PrepareServerRequestSchema: GenMessage<PrepareServerRequest> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 17);
+  messageDesc(file_chom_fleet_v1_server_service, 20);
 
 /**
  * PrepareServerResponse holds the task that prepares it.
@@ -471,7 +599,7 @@ export type PrepareServerResponse = Message<"chom.fleet.v1.PrepareServerResponse
  * Use `create(PrepareServerResponseSchema)` to create a new message.
  */
 export const PrepareServerResponseSchema: GenMessage<PrepareServerResponse> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 18);
+  messageDesc(file_chom_fleet_v1_server_service, 21);
 
 /**
  * PingServerRequest names a server.
@@ -514,7 +642,7 @@ export type PingServerRequest = Message<"chom.fleet.v1.PingServerRequest"> & {
  * Use `create(PingServerRequestSchema)` to create a new message.
  */
 export const PingServerRequestSchema: GenMessage<PingServerRequest> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 19);
+  messageDesc(file_chom_fleet_v1_server_service, 22);
 
 /**
  * PingServerResponse holds the task that does nothing.
@@ -535,7 +663,7 @@ export type PingServerResponse = Message<"chom.fleet.v1.PingServerResponse"> & {
  * Use `create(PingServerResponseSchema)` to create a new message.
  */
 export const PingServerResponseSchema: GenMessage<PingServerResponse> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 20);
+  messageDesc(file_chom_fleet_v1_server_service, 23);
 
 /**
  * ServerService is the operators' view of the fleet.
@@ -582,6 +710,16 @@ export const ServerService: GenService<{
     methodKind: "unary";
     input: typeof ListServersRequestSchema;
     output: typeof ListServersResponseSchema;
+  },
+  /**
+   * ListServerSites returns the sites that a server holds, of whatever organization, oldest first; those in the trash too.
+   *
+   * @generated from rpc chom.fleet.v1.ServerService.ListServerSites
+   */
+  listServerSites: {
+    methodKind: "unary";
+    input: typeof ListServerSitesRequestSchema;
+    output: typeof ListServerSitesResponseSchema;
   },
   /**
    * DrainServer keeps new sites away from a server; those on it stay and are served.
