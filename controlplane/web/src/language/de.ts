@@ -793,6 +793,9 @@ export const de: Catalog = {
 	server: {
 		title: "Server",
 		noSites: "Noch hält er keine.",
+		services: "nginx, PHP, MariaDB",
+		answering: "antworten",
+		notAnswering: "antworten nicht alle",
 		owner: "Organisation",
 		moreSites: "Mehr zeigen",
 		problem: "Etwas stimmt nicht",

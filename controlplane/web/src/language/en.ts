@@ -567,6 +567,9 @@ export const en = {
 	server: {
 		title: "Server",
 		noSites: "It holds none yet.",
+		services: "nginx, PHP, MariaDB",
+		answering: "answer",
+		notAnswering: "do not all answer",
 		owner: "Organization",
 		moreSites: "Show more",
 		problem: "Something is wrong",

@@ -130,6 +130,7 @@ export function ServerPage() {
 							[t("server.memory"), bytes(facts.memoryBytes, i18n.language)],
 							[t("servers.column.disk"), <Disk key="disk" facts={facts} />],
 							[t("server.agent"), facts.agentVersion || "–"],
+							[t("server.services"), facts.prepared ? t("server.answering") : t("server.notAnswering")],
 							facts.phpVersion !== "" && ["PHP", facts.phpVersion],
 							facts.nginxVersion !== "" && ["nginx", facts.nginxVersion],
 							facts.mariadbVersion !== "" && ["MariaDB", facts.mariadbVersion],
