@@ -1,4 +1,5 @@
-// How pages reach the control plane: by the session's cookie, and nothing else. What every call goes through is here.
+// How pages reach the control plane: by the session's cookie, or while an operator acts as somebody by a token. What every call goes through
+// is here.
 import { Code, ConnectError, type Interceptor } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-web";
 import { MutationCache, QueryClient } from "@tanstack/react-query";
