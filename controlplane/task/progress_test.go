@@ -84,6 +84,16 @@ func TestProgress(t *testing.T) {
 			running := make(chan error, 1)
 			go func() { running <- w.ts.Run(ctx) }()
 			defer func() { stop(); <-running }()
+			listening, over := w.ts.subscribe("listening")
+			for waiting := true; waiting; {
+				w.ts.db.Notify(TopicTask, "listening")
+				select {
+				case <-listening:
+					waiting = false
+				case <-time.After(time.Millisecond):
+				}
+			}
+			over()
 			server, o := begun(t)
 			seen := make(chan uint64, 100)
 			watching := make(chan error, 1)
