@@ -49,6 +49,10 @@ export async function startChomd(): Promise<Chomd> {
 		mails,
 		"--limit-auth",
 		"1000",
+		"--limit-session", // one walk is a day's work in minutes
+		"6000",
+		"--limit-operator",
+		"6000",
 		"--limit-sensitive",
 		"1000",
 	];
