@@ -2,7 +2,6 @@
 import { readFile } from "node:fs/promises";
 import { create, type DescMessage, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { timestampNow } from "@bufbuild/protobuf/wkt";
-import type { Locator } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { connect } from "./client.js";
 import { MailState } from "./gen/chom/mail/v1/mail_pb.js";
@@ -15,7 +14,7 @@ import {
 } from "./gen/chom/organization/v1/organization_service_pb.js";
 import { ListOrganizationTokensResponseSchema } from "./gen/chom/token/v1/token_service_pb.js";
 import { type Swarm, startSwarm } from "./swarm.js";
-import { type Person, password, walk } from "./walk.js";
+import { type Person, password, through, walk } from "./walk.js";
 
 const here = walk();
 const { fill, press, follow, title, says, go, sound, wrong } = here;
@@ -53,17 +52,6 @@ async function signUp(person: Person, email: string) {
 }
 
 const item = (at: Person, text: RegExp | string) => at.page.getByRole("listitem").filter({ hasText: text });
-
-/** Waits for what follows something that may ask for a proof of who sits there, and gives it. */
-async function through(person: Person, then: Locator) {
-	const asked = person.page.getByRole("dialog", { name: "Confirm that it is you" });
-	await asked.or(then).first().waitFor();
-	if (await asked.isVisible()) {
-		await asked.getByLabel("Password", { exact: true }).fill(password);
-		await asked.getByRole("button", { name: "Confirm" }).click();
-	}
-	await then.waitFor();
-}
 
 test("a new organization has its owner, and says how others come", async () => {
 	await go("/sign-up");

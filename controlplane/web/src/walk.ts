@@ -2,7 +2,7 @@
 // each page, in both schemes, on a desk and on a phone; PICTURES one for those of the README.
 import { writeFile } from "node:fs/promises";
 import axe from "axe-core";
-import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
+import { type Browser, type BrowserContext, chromium, type Locator, type Page } from "playwright-core";
 import { afterEach, beforeAll, expect } from "vitest";
 import { type Chomd, startChomd } from "./chomd.js";
 
@@ -145,4 +145,15 @@ async function picture(page: Page, file: string) {
 	const { data } = await devtools.send("Page.captureScreenshot", { format: "webp", quality: 75 });
 	await writeFile(file, Buffer.from(data, "base64"));
 	await devtools.detach();
+}
+
+/** Waits for what follows something that may ask for a proof of who sits there, and gives it. */
+export async function through(person: Person, then: Locator) {
+	const asked = person.page.getByRole("dialog", { name: "Confirm that it is you" });
+	await asked.or(then).first().waitFor();
+	if (await asked.isVisible()) {
+		await asked.getByLabel("Password", { exact: true }).fill(password);
+		await asked.getByRole("button", { name: "Confirm" }).click();
+	}
+	await then.waitFor();
 }
