@@ -7,6 +7,7 @@ import lighthouse from "lighthouse";
 import { type BrowserContext, chromium, type Page } from "playwright-core";
 import { afterAll, beforeAll, test } from "vitest";
 import { freePort } from "./chomd.js";
+import { keysToPaint, stepLags } from "./measure.js";
 
 interface Place {
 	baseUrl: string;
@@ -125,55 +126,15 @@ test("a thousand sites, from a key to its paint", async () => {
 	await page.goto(`${place.baseUrl}${home}/sites`);
 	await page.getByText("1000 of 1000").waitFor();
 	await page.getByLabel("Name, domain or tag").focus();
-	await page.evaluate(() => {
-		const took: number[] = [];
-		Object.assign(globalThis, { took });
-		let pressed = 0;
-		addEventListener("keydown", () => (pressed = performance.now()), { capture: true });
-		new MutationObserver(() => {
-			const since = pressed;
-			requestAnimationFrame(() => setTimeout(() => took.push(performance.now() - since)));
-		}).observe(document.querySelector("[role=search] [role=status]") as Node, { subtree: true, characterData: true, childList: true });
-	});
 	// Each of them changes how many there are.
 	const keys = ["9", "7", "Backspace", "1", "Backspace", "Backspace"];
-	for (const [n, key] of Array.from({ length: 8 }, () => keys)
-		.flat()
-		.entries()) {
-		await page.keyboard.press(key);
-		// Looked for seldom: in each frame it would be a part of what is measured.
-		await page.waitForFunction((count) => (globalThis as unknown as { took: number[] }).took.length >= count, n + 1, { polling: 100 });
-	}
-	figures.keys = await page.evaluate(() => (globalThis as unknown as { took: number[] }).took);
+	figures.keys = await keysToPaint(page, Array.from({ length: 8 }, () => keys).flat());
 });
 
 test("a step on a host, from its beginning or end to the page", async () => {
 	for (let n = 0; n < 10; n++) {
 		await page.goto(`${place.baseUrl}/servers/${place.server}`);
-		await page.evaluate(() => {
-			const seen: Record<string, number> = {};
-			Object.assign(globalThis, { seen });
-			new MutationObserver(() => {
-				for (const [at, step] of document.querySelectorAll("main ol li").entries()) seen[`${at} ${step.textContent?.includes("Done")}`] ??= Date.now();
-			}).observe(document.body, { subtree: true, childList: true, characterData: true });
-		});
-		await page.getByRole("button", { name: "Try whether tasks get through" }).click();
-		await page.getByText("3 of 3 steps").waitFor();
-		// Hosts of the lab have this machine's clock.
-		const lags = await page.evaluate(async () => {
-			const { seen } = globalThis as unknown as { seen: Record<string, number> };
-			const [, organizationId, taskId] = /\/o\/([^/]+)\/tasks\/([^/]+)/.exec(location.pathname) ?? [];
-			const answer = await fetch("/chom.task.v1.TaskService/GetTask", {
-				method: "POST",
-				headers: { "Content-Type": "application/json" },
-				body: JSON.stringify({ organizationId, taskId }),
-			});
-			const { task } = (await answer.json()) as { task: { steps: { startTime: string; endTime: string }[] } };
-			return task.steps.flatMap(({ startTime, endTime }, at) => {
-				const ended = seen[`${at} true`] ?? Number.POSITIVE_INFINITY;
-				return [(seen[`${at} false`] ?? ended) - Date.parse(startTime), ended - Date.parse(endTime)];
-			});
-		});
+		const lags = await stepLags(page);
 		if (lags.length !== 6 || !lags.every(Number.isFinite)) throw new Error(`not every step was seen: ${lags.join(", ")}`);
 		figures.steps.push(...lags);
 	}
