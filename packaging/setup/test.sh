@@ -52,4 +52,5 @@ hosts=
 
 web=()
 for report in "$logs"/web.*; do web+=(--web "$report"); done
-go run ./packaging/setup/counts $failed "${web[@]}" "$logs/hosts" "$logs/units"
+go build -o "$logs/counts" ./packaging/setup/counts
+"$logs/counts" $failed "${web[@]}" "$logs/hosts" "$logs/units"

@@ -72,8 +72,8 @@ SIGQUIT: quit
 		{name: "a run that failed without a test that did", log: good, flags: []string{"--failed"}, fails: true, last: "1 passed, 1 failed"},
 		{
 			name: "the dashboard's are counted too", log: good, fails: true,
-			web:  `{"testResults":[{"name":"/x/walk.test.ts","status":"failed","message":"","assertionResults":[{"fullName":"it goes","status":"passed","duration":30000},{"fullName":"it heals","status":"failed","failureMessages":["Error: no heading"]}]}]}`,
-			says: []string{"walk.test.ts it goes 30s", "walk.test.ts it heals failed:\n    Error: no heading"}, last: "2 passed, 1 failed",
+			web:  `{"testResults":[{"name":"/x/walk.test.ts","status":"failed","message":"","assertionResults":[{"fullName":"it goes","status":"passed","duration":30000},{"fullName":"it heals","status":"failed","failureMessages":["Error: no heading\n    at file:///x/node_modules/y.js:1:1"]}]}]}`,
+			says: []string{"walk.test.ts it goes 30s", "walk.test.ts it heals failed:\n    Error: no heading\n2 passed"}, last: "2 passed, 1 failed",
 		},
 		{
 			name: "what a walk could not begin with is told", log: good, fails: true,
@@ -96,8 +96,8 @@ SIGQUIT: quit
 				}
 			}
 			var out strings.Builder
-			if err := run(args, &out); (err != nil) != c.fails {
-				t.Errorf("the end is %v", err)
+			if well := run(args, &out); well == c.fails {
+				t.Errorf("all is well: %v", well)
 			}
 			for _, text := range c.says {
 				if !strings.Contains(out.String(), text) {
@@ -122,8 +122,9 @@ func TestUnreadable(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"--web", file}, {file + "-away"}} {
-		if err := run(args, &strings.Builder{}); err == nil || !strings.Contains(err.Error(), file) {
-			t.Errorf("%v: %v", args, err)
+		var out strings.Builder
+		if well := run(args, &out); well || !strings.Contains(out.String(), file) || !strings.HasSuffix(out.String(), "\n0 passed, 1 failed\n") {
+			t.Errorf("%v: %v, %s", args, well, &out)
 		}
 	}
 }

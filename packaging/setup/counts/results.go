@@ -6,11 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"time"
 )
-
-var errFailed = errors.New("the run failed")
 
 // outcome is how a test ended, in the words of go test.
 type outcome string
@@ -43,9 +42,13 @@ func (r *result) partOf(other *result) bool {
 	return r != other && r.where == other.where && (other.name == "" || strings.HasPrefix(r.name, other.name+"/"))
 }
 
+// noise is what go test and vitest say about every test, or every failure.
+var noise = regexp.MustCompile(`^(=== |--- FAIL|at .*/node_modules/|at new Promise)`)
+
 func (r *result) say(text string) {
 	for row := range strings.Lines(text) {
-		if row = strings.TrimRight(row, "\n"); strings.TrimSpace(row) != "" && !strings.HasPrefix(row, "=== ") {
+		row = strings.TrimRight(row, "\n")
+		if words := strings.TrimSpace(row); words != "" && !noise.MatchString(words) {
 			r.words = append(r.words, row)
 		}
 	}
@@ -97,6 +100,7 @@ func (rs results) goEvents(in io.Reader) error {
 		took := time.Duration(e.Elapsed * float64(time.Second))
 		switch e.Action {
 		case "run", "start":
+			r.words = nil
 			if r.outcome != failed {
 				r.outcome = endless
 			}
@@ -131,6 +135,7 @@ func (rs results) webReport(in io.Reader) error {
 	for _, file := range report.TestResults {
 		where := file.Name[strings.LastIndexByte(file.Name, '/')+1:]
 		whole := rs.of(where, "")
+		whole.words = nil
 		whole.say(file.Message)
 		how, known := outcomes[file.Status]
 		if !known {
@@ -143,6 +148,7 @@ func (rs results) webReport(in io.Reader) error {
 				return fmt.Errorf("%s: %s: a test's status %q", file.Name, one.FullName, one.Status)
 			}
 			r := rs.of(where, one.FullName)
+			r.words = nil
 			r.say(strings.Join(one.FailureMessages, "\n"))
 			rs.ended(r, how, time.Duration(one.Duration*float64(time.Millisecond)))
 		}
