@@ -137,9 +137,6 @@ func (f *Fleet) Remove(ctx context.Context, id contract.ServerID,
 		if err := forgetInstances(ctx, tx, id); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, `DELETE FROM server_samples WHERE server_id = $1`, id); err != nil {
-			return err
-		}
 		return move(ctx, tx, id, Removed, now)
 	})
 }

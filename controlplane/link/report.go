@@ -52,30 +52,19 @@ func (s *Server) Report(ctx context.Context, req *linkv1.ReportRequest) (*linkv1
 	return &linkv1.ReportResponse{Refused: applied.Refused, ServerTime: timestamppb.New(now)}, nil
 }
 
-// apply writes events, facts and samples in one transaction. A heartbeat has
-// none of them and writes nothing here.
+// apply writes events and facts in one transaction. A heartbeat has none of
+// them and writes nothing here; what was measured is not the database's.
 func (s *Server) apply(ctx context.Context, c *caller, req *linkv1.ReportRequest, now time.Time) (task.Applied, error) {
 	var applied task.Applied
-	if len(req.GetEvents()) == 0 && req.GetFacts() == nil && len(req.GetSamples()) == 0 {
+	if len(req.GetEvents()) == 0 && req.GetFacts() == nil {
 		return applied, nil
-	}
-	var samples []fleet.Sample // of the host itself: its sites' are history alone
-	for _, sample := range req.GetSamples() {
-		if sample.GetSiteId() == "" {
-			samples = append(samples, fleet.Sample{Series: sample.GetSeries(), Value: sample.GetValue()})
-		}
 	}
 	err := db.InTx(ctx, s.db, func(tx *db.Tx) (err error) {
 		if applied, err = s.tasks.Apply(ctx, tx, c.peer.Server, req.GetEvents(), now); err != nil {
 			return err
 		}
 		if req.GetFacts() != nil {
-			if err := fleet.SaveFacts(ctx, tx, c.agent.id, fleet.FactsFrom(req.GetFacts())); err != nil {
-				return err
-			}
-		}
-		if len(samples) > 0 {
-			return fleet.SaveSamples(ctx, tx, c.agent.id, samples, now)
+			return fleet.SaveFacts(ctx, tx, c.agent.id, fleet.FactsFrom(req.GetFacts()))
 		}
 		return nil
 	}, db.ReadCommitted())

@@ -145,14 +145,6 @@ CREATE TABLE join_tokens (
     certificate    BYTEA
 );
 
-CREATE TABLE server_samples (
-    server_id  TEXT NOT NULL REFERENCES servers (id),
-    series     TEXT NOT NULL,
-    value      DOUBLE PRECISION NOT NULL,
-    sampled_at BIGINT NOT NULL,
-    PRIMARY KEY (server_id, series)
-);
-
 CREATE TABLE sites (
     organization_id     TEXT NOT NULL REFERENCES organizations (id),
     id                  TEXT NOT NULL UNIQUE,
