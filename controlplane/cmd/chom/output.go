@@ -56,6 +56,27 @@ func (p *program) printData(value any) error {
 	return p.printRaw(text)
 }
 
+// printOne writes a message of a stream that has no end as -o says: a line of JSON, or a document of YAML.
+func (p *program) printOne(value proto.Message) error {
+	text, err := marshal(value)
+	if err != nil {
+		return fmt.Errorf("print as %s: %w", p.format, err)
+	}
+	if p.format == "yaml" {
+		if _, err := fmt.Fprintln(p.out, "---"); err != nil {
+			return err
+		}
+		return p.printRaw(text)
+	}
+	var out bytes.Buffer
+	if err := json.Compact(&out, text); err != nil {
+		return fmt.Errorf("print as JSON: %w", err)
+	}
+	out.WriteByte('\n')
+	_, err = p.out.Write(out.Bytes())
+	return err
+}
+
 // printRaw writes JSON as -o says: laid out, or as YAML.
 func (p *program) printRaw(text []byte) error {
 	var out bytes.Buffer

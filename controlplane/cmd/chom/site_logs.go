@@ -30,6 +30,8 @@ func (p *program) siteLogs() *cobra.Command {
 		Short: "Show what a site logs: its requests, what nginx found wrong, and what PHP said",
 		Long: `Logs prints the last lines of a site's logs, oldest first, and with --follow each new one as it is written.
 
+With --follow -o json each is one line of JSON, with -o yaml one document.
+
 They lie on the site's server and are kept nowhere else, so the server must be connected. They hold the addresses of visitors:
 who may only look at an organization is not shown them.`,
 		Example: `  chom site logs blog --follow
@@ -196,6 +198,9 @@ func (l *logPrinter) print(lines []*sitev1.LogLine) error {
 func (l *logPrinter) printLine(line *sitev1.LogLine) error {
 	if n := line.GetLeftOut(); n > 0 {
 		fmt.Fprintf(l.p.err, "... %d lines left out: there were too many at once\n", n)
+	}
+	if l.p.format != "table" {
+		return l.p.printOne(line)
 	}
 	source := strings.TrimPrefix(strings.ToLower(line.GetSource().String()), "log_source_")
 	_, err := fmt.Fprintf(l.p.out, "%-6s %s\n", source, plain(line.GetText()))
