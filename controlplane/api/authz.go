@@ -223,6 +223,7 @@ var rules = map[string]rule{
 	fleetv1connect.ServerServiceGetServerProcedure:       operators(account.Read),
 	fleetv1connect.ServerServiceListServersProcedure:     operators(account.Read),
 	fleetv1connect.ServerServiceListServerSitesProcedure: operators(account.Read),
+	fleetv1connect.ServerServiceListServerTasksProcedure: operators(account.Read),
 	fleetv1connect.ServerServiceDrainServerProcedure:     operators(account.Manage),
 	fleetv1connect.ServerServiceUndrainServerProcedure:   operators(account.Manage),
 	fleetv1connect.ServerServiceReadmitServerProcedure:   operators(account.Manage).justProved().seldom(),

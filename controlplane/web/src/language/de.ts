@@ -798,6 +798,8 @@ export const de: Catalog = {
 		notAnswering: "antworten nicht alle",
 		owner: "Organisation",
 		moreSites: "Mehr zeigen",
+		noTasks: "Er hatte noch nichts zu tun.",
+		moreTasks: "Ältere zeigen",
 		problem: "Etwas stimmt nicht",
 		findings: "Er nimmt keine Websites, bis dies behoben ist",
 		state: {

@@ -572,6 +572,8 @@ export const en = {
 		notAnswering: "do not all answer",
 		owner: "Organization",
 		moreSites: "Show more",
+		noTasks: "Nothing was asked of it yet.",
+		moreTasks: "Show older ones",
 		problem: "Something is wrong",
 		findings: "It takes no sites until this is mended",
 		state: {
