@@ -40,6 +40,7 @@ export function Commands({ times, operator }: { times: number; operator: boolean
 					...(rights.may(Role.ADMIN)
 						? [
 								{ id: "tokens", label: t("tokens.ofOrganization"), onClick: () => navigate({ to: "/o/$organization/tokens", params: { organization } }) },
+								{ id: "webhooks", label: t("webhooks.title"), onClick: () => navigate({ to: "/o/$organization/webhooks", params: { organization } }) },
 								{ id: "audit", label: t("audit.title"), onClick: () => navigate({ to: "/o/$organization/audit", params: { organization } }) },
 							]
 						: []),

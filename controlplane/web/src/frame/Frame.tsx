@@ -14,6 +14,7 @@ import { useRights } from "../organization/rights.js";
 import { Permit } from "../ui/Act.js";
 import {
 	HomeIcon,
+	HookIcon,
 	KeyIcon,
 	LightIcon,
 	LogIcon,
@@ -150,6 +151,7 @@ function Places({ operator }: { operator: boolean }) {
 					{rights.may(Role.ADMIN) && (
 						<>
 							<Place to="/o/$organization/tokens" organization={organization} icon={<KeyIcon />} name={t("tokens.place")} />
+							<Place to="/o/$organization/webhooks" organization={organization} icon={<HookIcon />} name={t("webhooks.title")} />
 							<Place to="/o/$organization/audit" organization={organization} icon={<LogIcon />} name={t("audit.title")} />
 						</>
 					)}

@@ -112,6 +112,9 @@ export const en = {
 		title: "Your tokens",
 		ofOrganization: "Tokens of the organization",
 	},
+	webhooks: {
+		title: "Webhooks",
+	},
 	audit: {
 		title: "Audit log",
 		platform: "Platform log",
