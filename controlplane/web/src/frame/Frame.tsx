@@ -31,7 +31,7 @@ import {
 } from "../ui/icons.js";
 import { Logo } from "../ui/Logo.js";
 import { Failure, Waiting } from "../ui/parts.js";
-import { Acting } from "./Acting.js";
+import { Acting, ActingOver } from "./Acting.js";
 import { Connection } from "./Connection.js";
 import classes from "./Frame.module.css";
 import { StepUp } from "./StepUp.js";
@@ -50,6 +50,7 @@ export function Frame() {
 	const as = acting.use();
 	const rights = useRights(useHere()?.id ?? "");
 	const permit = useCallback(({ name }: { name: string }) => permits({ role: rights.role, inPerson: rights.inPerson }, name), [rights.role, rights.inPerson]);
+	if (as?.over) return <ActingOver as={as} />;
 	if (isCode(caller.error, Code.Unauthenticated)) return <ToLogin next={href} />;
 	return (
 		<AppShell

@@ -285,7 +285,7 @@ export const more = {
 	acting: {
 		open: "Act as",
 		openOf: "Act as {{email}}",
-		text: "For an hour you see and do in this organization what they may. Secrets stay hidden, and no rights can be handed out. The owners are told by mail, with your reason.",
+		text: "For an hour at most you see and do in this organization what they may. Secrets stay hidden, and no rights can be handed out. The owners are told by mail, with your reason.",
 		reason: "Reason",
 		reasonText: "For the owners and the audit log: 10 to 200 characters.",
 		go: "Act as them",

@@ -140,6 +140,10 @@ export const en = {
 		banner: "You act as {{email}} in {{organization}}",
 		recorded: "Each step is recorded under your name. It ends {{when}}, or when you leave this page.",
 		end: "End it",
+		over: "You no longer act as {{email}}",
+		overHour: "The time for it is over.",
+		overText: "What they saw is no longer shown. You go on as yourself; if there is more to do, act as them once more.",
+		back: "Go on as yourself",
 	},
 	account: {
 		title: "Account",
