@@ -49,7 +49,10 @@ export function Frame() {
 	const arrive = useArrive(close);
 	const as = acting.use();
 	const rights = useRights(useHere()?.id ?? "");
-	const permit = useCallback(({ name }: { name: string }) => permits({ role: rights.role, inPerson: rights.inPerson }, name), [rights.role, rights.inPerson]);
+	const permit = useCallback(
+		({ name }: { name: string }) => permits({ role: rights.role, bound: rights.bound, inPerson: rights.inPerson }, name),
+		[rights.role, rights.bound, rights.inPerson],
+	);
 	if (as?.over) return <ActingOver as={as} />;
 	if (isCode(caller.error, Code.Unauthenticated)) return <ToLogin next={href} />;
 	return (
@@ -148,7 +151,7 @@ function Places({ operator }: { operator: boolean }) {
 					<Place to="/o/$organization" organization={organization} icon={<HomeIcon />} name={t("overview.title")} exact />
 					<Place to="/o/$organization/sites" organization={organization} icon={<SiteIcon />} name={t("sites.title")} />
 					<Place to="/o/$organization/tasks" organization={organization} icon={<TaskIcon />} name={t("tasks.title")} />
-					<Place to="/o/$organization/team" organization={organization} icon={<TeamIcon />} name={t("team.title")} />
+					{!rights.bound && <Place to="/o/$organization/team" organization={organization} icon={<TeamIcon />} name={t("team.title")} />}
 					{rights.may(Role.ADMIN) && (
 						<>
 							<Place to="/o/$organization/tokens" organization={organization} icon={<KeyIcon />} name={t("tokens.place")} />
