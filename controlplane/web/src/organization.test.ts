@@ -361,6 +361,9 @@ test("an operator acts as a member, under a banner, and it is told", async () =>
 	await item(ops, /^vera@example\.comyouadmin/).waitFor();
 	expect(await ops.page.getByRole("button", { name: /^Invite|^Leave|^Change|^Act/ }).count()).toBe(0); // what only she can do
 	await ops.sound("acting");
+	await ops.follow("Audit log");
+	await ops.press("Export");
+	await Promise.all([ops.page.waitForEvent("download"), ops.page.getByRole("menuitem", { name: /CSV/ }).click()]);
 	await ops.press("End it");
 	await ops.page.getByText(`You act as ${vera}`).waitFor({ state: "detached" });
 	await ops.title("Team");
@@ -370,7 +373,8 @@ test("an operator acts as a member, under a banner, and it is told", async () =>
 	await item(here, /^impersonation\.start/)
 		.getByText(hostile)
 		.waitFor();
-	await item(here, /^impersonation\.end/).waitFor();
+	await item(here, /^impersonation\.end.*CHOM operator operator@example\.com/).waitFor(); // who is no member of hers
+	await item(here, /^audit\.export.*vera@example\.com.*through the CHOM operator operator@example\.com, who acted as them/).waitFor();
 	expect(await here.page.locator("main img, main script").count()).toBe(0);
 	await sound("audit-hostile");
 });

@@ -319,6 +319,7 @@ export const de: Catalog = {
 		on: "an",
 		open: "öffnen",
 		acting: "durch einen Betreiber an ihrer Stelle",
+		actingBy: "durch den CHOM-Betreiber {{email}} an ihrer Stelle",
 		byToken: "mit einem Token",
 		rule: { action: "Kleine Buchstaben, . und _, wie in site.create.", object: "Buchstaben, Ziffern und : . _ -" },
 		actor: {
@@ -327,6 +328,7 @@ export const de: Catalog = {
 			stranger: "jemand Unbekanntes",
 			organization: "ein Token der Organisation",
 			agent: "der Agent eines Servers",
+			operator: "CHOM-Betreiber {{email}}",
 			person: "Konto …{{id}}",
 		},
 		export: "Exportieren",

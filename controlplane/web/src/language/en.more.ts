@@ -197,6 +197,7 @@ export const more = {
 		on: "on",
 		open: "open",
 		acting: "through an operator who acted as them",
+		actingBy: "through the CHOM operator {{email}}, who acted as them",
 		byToken: "with a token",
 		rule: { action: "Small letters, . and _, as in site.create.", object: "Letters, digits and : . _ -" },
 		actor: {
@@ -205,6 +206,7 @@ export const more = {
 			stranger: "somebody unknown",
 			organization: "a token of the organization",
 			agent: "a server’s agent",
+			operator: "CHOM operator {{email}}",
 			person: "account …{{id}}",
 		},
 		export: "Export",
