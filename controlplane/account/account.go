@@ -161,6 +161,38 @@ func Ensure(ctx context.Context, tx *db.Tx, email contract.Email) (string, error
 	return found, nil
 }
 
+// OperatorsAmong gives the e-mail addresses of those of some accounts, by their ids, who run the platform now.
+func (a *Accounts) OperatorsAmong(ctx context.Context, ids []string) (map[string]string, error) {
+	found := map[string]string{}
+	if len(ids) == 0 {
+		return found, nil
+	}
+	places, args := make([]string, len(ids)), make([]any, len(ids))
+	for i, id := range ids {
+		places[i], args[i] = fmt.Sprintf("$%d", i+1), id
+	}
+	rows, err := a.db.Reader().Query(ctx, `
+		SELECT id, email
+		FROM accounts
+		WHERE id IN (`+strings.Join(places, ", ")+`)
+		  AND operator`, args...)
+	if err != nil {
+		return nil, fmt.Errorf("look up operators: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id, email string
+		if err := rows.Scan(&id, &email); err != nil {
+			return nil, fmt.Errorf("look up operators: %w", err)
+		}
+		found[id] = email
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("look up operators: %w", err)
+	}
+	return found, nil
+}
+
 // address is how an e-mail address is stored and compared.
 func address(e contract.Email) string { return strings.ToLower(e.String()) }
 

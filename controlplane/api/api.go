@@ -140,7 +140,7 @@ func New(c Config) (http.Handler, error) {
 	mount(accountv1connect.NewSessionServiceHandler(&sessionService{c.Accounts, d.cookies}, guarded...))
 	mount(accountv1connect.NewSecondFactorServiceHandler(&secondFactorService{c.Accounts, d.cookies}, guarded...))
 	mount(accountv1connect.NewDeviceLoginServiceHandler(&deviceLoginService{c.Accounts}, guarded...))
-	mount(auditv1connect.NewAuditServiceHandler(&auditService{c.DB, audit.New(c.DB)}, guarded...))
+	mount(auditv1connect.NewAuditServiceHandler(&auditService{c.DB, audit.New(c.DB), c.Accounts}, guarded...))
 	mount(mailv1connect.NewMailServiceHandler(&mailService{c.Mails}, guarded...))
 	mount(organizationv1connect.NewOrganizationServiceHandler(&organizationService{c.Organizations}, guarded...))
 	mount(fleetv1connect.NewServerServiceHandler(&serverService{c.DB, c.Fleet, c.Sites, c.Tasks, c.Packages, c.Address, c.Pin}, guarded...))

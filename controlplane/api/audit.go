@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -10,14 +11,16 @@ import (
 
 	auditv1 "chom.dev/proto/gen/chom/audit/v1"
 
+	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
 )
 
 type auditService struct {
-	db    *db.DB
-	trail *audit.Trail
+	db       *db.DB
+	trail    *audit.Trail
+	accounts *account.Accounts
 }
 
 func (s *auditService) ListAuditEvents(ctx context.Context, r *auditv1.ListAuditEventsRequest) (*auditv1.ListAuditEventsResponse, error) {
@@ -29,7 +32,11 @@ func (s *auditService) ListAuditEvents(ctx context.Context, r *auditv1.ListAudit
 	if err != nil {
 		return nil, err
 	}
-	return &auditv1.ListAuditEventsResponse{Events: auditEvents(found), NextPageToken: next}, nil
+	events, err := s.events(ctx, found)
+	if err != nil {
+		return nil, err
+	}
+	return &auditv1.ListAuditEventsResponse{Events: events, NextPageToken: next}, nil
 }
 
 func (s *auditService) ListMyAuditEvents(ctx context.Context, r *auditv1.ListMyAuditEventsRequest) (*auditv1.ListMyAuditEventsResponse, error) {
@@ -37,7 +44,11 @@ func (s *auditService) ListMyAuditEvents(ctx context.Context, r *auditv1.ListMyA
 	if err != nil {
 		return nil, err
 	}
-	return &auditv1.ListMyAuditEventsResponse{Events: auditEvents(found), NextPageToken: next}, nil
+	events, err := s.events(ctx, found)
+	if err != nil {
+		return nil, err
+	}
+	return &auditv1.ListMyAuditEventsResponse{Events: events, NextPageToken: next}, nil
 }
 
 func (s *auditService) ExportAuditEvents(ctx context.Context, r *auditv1.ExportAuditEventsRequest, stream *connect.ServerStream[auditv1.ExportAuditEventsResponse]) error {
@@ -96,6 +107,28 @@ func auditTime(field string, at *timestamppb.Timestamp) (time.Time, error) {
 		return time.Time{}, fault.Invalid(field, "must be a time between the years 1 and 9999")
 	}
 	return at.AsTime(), nil
+}
+
+// events are entries as they are shown, with who of the platform acted.
+func (s *auditService) events(ctx context.Context, entries []audit.Entry) ([]*auditv1.AuditEvent, error) {
+	var people []string
+	for _, e := range entries {
+		for _, id := range []string{e.Actor.Account(), e.Actor.Impersonator} {
+			if id != "" && !slices.Contains(people, id) {
+				people = append(people, id)
+			}
+		}
+	}
+	operators, err := s.accounts.OperatorsAmong(ctx, people)
+	if err != nil {
+		return nil, err
+	}
+	events := auditEvents(entries)
+	for i, e := range entries {
+		events[i].Actor.OperatorEmail = operators[e.Actor.Account()]
+		events[i].Actor.ImpersonatorEmail = operators[e.Actor.Impersonator]
+	}
+	return events, nil
 }
 
 func auditEvents(entries []audit.Entry) []*auditv1.AuditEvent {

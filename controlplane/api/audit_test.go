@@ -19,6 +19,8 @@ import (
 	"chom.dev/proto/gen/chom/audit/v1/auditv1connect"
 	fleetv1 "chom.dev/proto/gen/chom/fleet/v1"
 	"chom.dev/proto/gen/chom/fleet/v1/fleetv1connect"
+	sitev1 "chom.dev/proto/gen/chom/site/v1"
+	tokenv1 "chom.dev/proto/gen/chom/token/v1"
 
 	"chom.dev/controlplane/audit"
 	"chom.dev/controlplane/db"
@@ -209,4 +211,41 @@ func counted(t *testing.T, counter prometheus.Counter) float64 {
 	var m dto.Metric
 	must(t, counter.Write(&m))
 	return m.GetCounter().GetValue()
+}
+
+// TestWhoOfThePlatform: an organization is told which operator acted upon it, and nobody else's address.
+func TestWhoOfThePlatform(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		ctx := t.Context()
+		w := newWorld(t, d)
+		suspend := func(text string) {
+			t.Helper()
+			_, err := w.as(text).sites.SuspendSite(ctx, &sitev1.SuspendSiteRequest{OrganizationId: w.ours.organization, SiteId: w.ours.site})
+			must(t, err)
+		}
+		suspend(w.operator)
+		suspend(w.ours.member)
+		acting, err := w.as(w.operator).tokens.StartImpersonation(ctx, &tokenv1.StartImpersonationRequest{
+			OrganizationId: w.ours.organization, AccountId: w.caller(t, w.ours.member).ID, Reason: "ticket 4711: it does not answer",
+		})
+		must(t, err)
+		suspend(acting.GetSecret())
+		told := func() (who []string) {
+			t.Helper()
+			audits := auditv1connect.NewAuditServiceClient(http.DefaultClient, w.url, connect.WithInterceptors(bearer(w.ours.admin)))
+			page, err := audits.ListAuditEvents(ctx, &auditv1.ListAuditEventsRequest{OrganizationId: w.ours.organization, Action: "site.suspend"})
+			must(t, err)
+			for _, e := range page.GetEvents() {
+				who = append(who, e.GetActor().GetOperatorEmail()+"/"+e.GetActor().GetImpersonatorEmail())
+			}
+			return who
+		}
+		if got, want := told(), []string{"/" + operatorEmail, "/", operatorEmail + "/"}; !slices.Equal(got, want) {
+			t.Errorf("they are told %q, not %q", got, want)
+		}
+		w.exec(t, `UPDATE accounts SET operator = FALSE WHERE email = $1`, operatorEmail)
+		if got, want := told(), []string{"/", "/", "/"}; !slices.Equal(got, want) {
+			t.Errorf("of somebody who is no operator any more they are told %q, not %q", got, want)
+		}
+	})
 }

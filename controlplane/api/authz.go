@@ -223,6 +223,7 @@ var rules = map[string]rule{
 	fleetv1connect.ServerServiceGetServerProcedure:       operators(account.Read),
 	fleetv1connect.ServerServiceListServersProcedure:     operators(account.Read),
 	fleetv1connect.ServerServiceListServerSitesProcedure: operators(account.Read),
+	fleetv1connect.ServerServiceListServerTasksProcedure: operators(account.Read),
 	fleetv1connect.ServerServiceDrainServerProcedure:     operators(account.Manage),
 	fleetv1connect.ServerServiceUndrainServerProcedure:   operators(account.Manage),
 	fleetv1connect.ServerServiceReadmitServerProcedure:   operators(account.Manage).justProved().seldom(),
@@ -475,10 +476,7 @@ func siteOf(request proto.Message) string {
 // decideMember is the rest of the decision, once the request is known. A stranger gets the same answer for an organization
 // of others as for one that does not exist; so does a member who asks for the platform, or for a site that he is not granted.
 func decideMember(rule rule, caller *account.Caller, id string, platform bool, member organization.Membership, site string) error {
-	has := member.Role
-	if caller.Role != "" && caller.Organization == id {
-		has = organization.Role(caller.Role)
-	}
+	has := roleIn(caller, id, member)
 	switch {
 	case caller.Organization != "" && caller.Organization != id:
 		return organization.ErrNotFound
@@ -492,6 +490,14 @@ func decideMember(rule rule, caller *account.Caller, id string, platform bool, m
 		return fault.Denied(fmt.Sprintf("this needs the role %s in the organization; yours is %s", rule.role, has))
 	}
 	return decideSite(rule, caller, member, site)
+}
+
+// roleIn is what a caller who is no operator has in an organization: as a member, or as a token of its own.
+func roleIn(caller *account.Caller, id string, member organization.Membership) organization.Role {
+	if caller.Role != "" && caller.Organization == id {
+		return organization.Role(caller.Role)
+	}
+	return member.Role
 }
 
 // reach is where both bounds meet: that of the proof and that of the member.

@@ -9,6 +9,7 @@ import (
 
 	organizationv1 "chom.dev/proto/gen/chom/organization/v1"
 
+	"chom.dev/controlplane/account"
 	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/organization"
 	"chom.dev/proto/contract"
@@ -46,15 +47,29 @@ func (s *organizationService) GetOrganization(ctx context.Context, r *organizati
 	if err != nil {
 		return nil, err
 	}
-	return &organizationv1.GetOrganizationResponse{Organization: organizationMessage(found)}, nil
-}
-
-func (s *organizationService) ListOrganizations(ctx context.Context, r *organizationv1.ListOrganizationsRequest) (*organizationv1.ListOrganizationsResponse, error) {
-	found, next, err := s.organizations.List(ctx, callerOf(ctx), r.GetPageSize(), r.GetPageToken(), r.GetShowClosed())
+	caller := callerOf(ctx)
+	member, err := s.organizations.MembershipOf(ctx, id, caller.ID)
 	if err != nil {
 		return nil, err
 	}
-	return &organizationv1.ListOrganizationsResponse{Organizations: each(found, organizationMessage), NextPageToken: next}, nil
+	return &organizationv1.GetOrganizationResponse{Organization: organizationFor(&caller, found, member)}, nil
+}
+
+func (s *organizationService) ListOrganizations(ctx context.Context, r *organizationv1.ListOrganizationsRequest) (*organizationv1.ListOrganizationsResponse, error) {
+	caller := callerOf(ctx)
+	found, next, err := s.organizations.List(ctx, caller, r.GetPageSize(), r.GetPageToken(), r.GetShowClosed())
+	if err != nil {
+		return nil, err
+	}
+	members, err := s.organizations.MembershipsOf(ctx, caller.ID)
+	if err != nil {
+		return nil, err
+	}
+	answer := &organizationv1.ListOrganizationsResponse{NextPageToken: next}
+	for _, one := range found {
+		answer.Organizations = append(answer.Organizations, organizationFor(&caller, one, members[one.ID]))
+	}
+	return answer, nil
 }
 
 func (s *organizationService) UpdateOrganization(ctx context.Context, r *organizationv1.UpdateOrganizationRequest) (*organizationv1.UpdateOrganizationResponse, error) {
@@ -307,6 +322,18 @@ func organizationMessage(o organization.Organization) *organizationv1.Organizati
 	if !o.CloseAt.IsZero() {
 		m.CloseTime = timestamppb.New(o.CloseAt)
 	}
+	return m
+}
+
+// organizationFor is an organization with what a caller may do in it, by the rules of the door.
+func organizationFor(caller *account.Caller, o organization.Organization, member organization.Membership) *organizationv1.Organization {
+	role := roleIn(caller, o.ID.String(), member)
+	if caller.Operator {
+		role, member = organization.Owner, organization.Membership{}
+	}
+	sites := reach(caller, member)
+	m := organizationMessage(o)
+	m.Access = &organizationv1.Access{Role: roleMessages[role], AllSites: sites == nil, SiteIds: sites}
 	return m
 }
 

@@ -119,6 +119,11 @@ func TestBoundToSites(t *testing.T) {
 				if err != nil || len(sites.GetSites()) != 1 || sites.GetSites()[0].GetId() != w.ours.site {
 					t.Errorf("they see the sites %v, %v", sites, err)
 				}
+				seen, err := them.organizations.GetOrganization(t.Context(), &organizationv1.GetOrganizationRequest{OrganizationId: w.ours.organization})
+				must(t, err)
+				if a := seen.GetOrganization().GetAccess(); a.GetRole() != roleMessages[has] || a.GetAllSites() || !slices.Equal(a.GetSiteIds(), []string{w.ours.site}) {
+					t.Errorf("they are told that they may %v", a)
+				}
 				for _, filter := range []string{"", otherSite, w.ours.site} {
 					tasks, err := them.tasks.ListTasks(t.Context(), &taskv1.ListTasksRequest{OrganizationId: w.ours.organization, SiteId: filter})
 					if err != nil || (len(tasks.GetTasks()) == 0) != (filter == otherSite) ||
@@ -130,6 +135,40 @@ func TestBoundToSites(t *testing.T) {
 		}
 		if n := w.count(t, `SELECT COUNT(*) FROM sites WHERE id = $1 AND phase = 'active' AND generation = 1`, otherSite); n != 1 {
 			t.Error("the other site was touched")
+		}
+	})
+}
+
+// TestAccess: everybody is told what they may do themselves, and operators that they may do what owners may.
+func TestAccess(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		ctx := t.Context()
+		w := newWorld(t, d)
+		for text, want := range map[string]organizationv1.Role{
+			w.ours.viewer: organizationv1.Role_ROLE_VIEWER, w.ours.member: organizationv1.Role_ROLE_MEMBER, w.ours.admin: organizationv1.Role_ROLE_ADMIN,
+			w.ours.owner: organizationv1.Role_ROLE_OWNER, w.operator: organizationv1.Role_ROLE_OWNER,
+		} {
+			them := w.as(text).organizations
+			got, err := them.GetOrganization(ctx, &organizationv1.GetOrganizationRequest{OrganizationId: w.ours.organization})
+			must(t, err)
+			all, err := them.ListOrganizations(ctx, &organizationv1.ListOrganizationsRequest{})
+			must(t, err)
+			for _, one := range append(all.GetOrganizations(), got.GetOrganization()) {
+				if a := one.GetAccess(); a.GetRole() != want || !a.GetAllSites() || len(a.GetSiteIds()) > 0 {
+					t.Errorf("the %s is told that they may %v", want, a)
+				}
+			}
+		}
+		// Who is an owner elsewhere is none here.
+		_, both := w.member(t, w.ours.organization, "owner@"+w.theirs.name+".example", organization.Viewer)
+		all, err := w.as(both).organizations.ListOrganizations(ctx, &organizationv1.ListOrganizationsRequest{})
+		must(t, err)
+		told := map[string]organizationv1.Role{}
+		for _, one := range all.GetOrganizations() {
+			told[one.GetName()] = one.GetAccess().GetRole()
+		}
+		if len(told) != 2 || told[w.ours.name] != organizationv1.Role_ROLE_VIEWER || told[w.theirs.name] != organizationv1.Role_ROLE_OWNER {
+			t.Errorf("they are told %v", told)
 		}
 	})
 }

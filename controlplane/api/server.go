@@ -142,6 +142,25 @@ func (s *serverService) ListServerSites(ctx context.Context, r *fleetv1.ListServ
 	return answer, nil
 }
 
+func (s *serverService) ListServerTasks(ctx context.Context, r *fleetv1.ListServerTasksRequest) (*fleetv1.ListServerTasksResponse, error) {
+	server, err := serverID(r)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.fleet.Get(ctx, server); err != nil {
+		return nil, err
+	}
+	found, next, err := s.tasks.AskedOf(ctx, server, r.GetPageSize(), r.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	answer := &fleetv1.ListServerTasksResponse{NextPageToken: next}
+	for _, one := range found {
+		answer.Tasks = append(answer.Tasks, &fleetv1.ServerTask{Task: one.Proto(), OrganizationName: one.OrganizationName, SiteName: one.SiteName})
+	}
+	return answer, nil
+}
+
 func (s *serverService) DrainServer(ctx context.Context, r *fleetv1.DrainServerRequest) (*fleetv1.DrainServerResponse, error) {
 	found, err := s.one(ctx, r, s.fleet.Drain)
 	if err != nil {

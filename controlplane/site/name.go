@@ -89,7 +89,7 @@ func (s *Sites) Names(ctx context.Context, site *Site) ([]Name, error) {
 		all = append(without(all, site.certificates.platform), preview)
 	}
 	awaited := domain.Awaited{}
-	var servers []netip.Addr
+	var servers, public []netip.Addr
 	if len(site.Pending()) > 0 {
 		if awaited, err = domain.ReadAwaited(ctx, q, site.Organization); err != nil {
 			return nil, err
@@ -97,7 +97,7 @@ func (s *Sites) Names(ctx context.Context, site *Site) ([]Name, error) {
 		if servers, err = fleet.Addresses(ctx, q, site.Server); err != nil {
 			return nil, err
 		}
-		servers = s.public(servers)
+		public = s.public(servers)
 	}
 	now := time.Now()
 	var names []Name
@@ -111,27 +111,27 @@ func (s *Sites) Names(ctx context.Context, site *Site) ([]Name, error) {
 			row = rows[i]
 		}
 		n.LookedAt, n.NextLookAt = row.lookedAt, row.lookAt
-		facts := nameFacts{
+		known := nameFacts{
 			preview: n.Role == Preview,
 			held:    slices.Contains(site.Served, name),
 			ready:   !row.readyAt.IsZero() || site.certificates.covers(name),
 		}
 		if site.Observed != nil {
-			facts.heardAt = site.Observed.At
+			known.heardAt = site.Observed.At
 		}
 		if n.Outside != nil && now.Sub(n.Outside.At) < outsideFor {
-			facts.outside = n.Outside
+			known.outside = n.Outside
 		}
-		n.State = nameStateOf(facts, n.Certificate, now)
+		n.State = nameStateOf(known, n.Certificate, now)
 		switch n.State {
 		case NameUnclaimed:
-			n.explain(awaited, servers)
+			n.explain(awaited, facts{name: name, servers: servers, public: public, addresses: s.glances.seen(name, now)})
 		case NamePending:
 			n.Problem, n.Records = row.problem, row.records
 		default:
 			n.Problem, n.Records = row.problem, row.records
-			if facts.outside != nil {
-				n.Problem = cmp.Or(facts.outside.Problem, n.Problem)
+			if known.outside != nil {
+				n.Problem = cmp.Or(known.outside.Problem, n.Problem)
 			}
 			if n.Certificate != nil {
 				n.Problem = cmp.Or(n.Certificate.Problem, n.Problem)
@@ -143,14 +143,18 @@ func (s *Sites) Names(ctx context.Context, site *Site) ([]Name, error) {
 }
 
 // explain says how the organization comes to hold a name, and where to lead it: whoever is at their DNS service need not come back.
-func (n *Name) explain(awaited domain.Awaited, servers []netip.Addr) {
+func (n *Name) explain(awaited domain.Awaited, f facts) {
 	record, claimed := awaited.For(n.Name)
 	if !claimed {
 		n.Problem = fmt.Sprintf("the organization does not hold %s: claim it, or a name above it", n.Name.Base())
 		return
 	}
 	n.Problem = "the organization does not hold it yet: set the record that proves its claim"
-	n.Records = append([]Record{{Name: record.Name, Type: record.Type, Value: record.Value}}, facts{name: n.Name, public: servers}.toSet("A", nil)...)
+	leads := f.instead()
+	if i := slices.IndexFunc(leads, func(r Record) bool { return r.Remove }); i >= 0 {
+		n.Problem += fmt.Sprintf("; it leads to %s so far", leads[i].Value)
+	}
+	n.Records = append([]Record{{Name: record.Name, Type: record.Type, Value: record.Value}}, leads...)
 }
 
 func (s *Site) role(name contract.Domain) Role {

@@ -234,6 +234,12 @@ func (s *Sites) Check(ctx context.Context, organization contract.OrganizationID,
 			return s.lookAt(within, r)
 		})
 	}
+	for _, name := range site.Pending() {
+		all.Go(func() error {
+			s.glanceAt(within, name)
+			return nil
+		})
+	}
 	if err := all.Wait(); err != nil && within.Err() == nil {
 		return nil, fmt.Errorf("check site %s: %w", id, err)
 	}

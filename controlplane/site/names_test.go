@@ -223,6 +223,23 @@ func TestNames(t *testing.T) {
 				t.Errorf("%s: records %+v", name, got)
 			}
 		}
+		// What is there already is said before it is replaced, or left alone.
+		dns.Update(t, "add www.example.com. 1 A "+elsewhere, "add www.example.com. 1 AAAA 2001:db8::7", "add example.com. 1 A "+serverAddress)
+		seen = names()
+		want(seen["www.example.com"], site.NameUnclaimed, "set the record that proves its claim; it leads to "+elsewhere+" so far")
+		want(seen["example.com"], site.NameUnclaimed, "does not hold it yet")
+		for name, leads := range map[string][]site.Record{
+			"example.com": nil,
+			"www.example.com": {
+				{Name: "www.example.com", Type: "A", Value: elsewhere, Remove: true}, {Name: "www.example.com", Type: "A", Value: serverAddress},
+				{Name: "www.example.com", Type: "AAAA", Value: "2001:db8::7", Remove: true},
+			},
+		} {
+			if got := seen[name].Records; !slices.Equal(got[1:], leads) {
+				t.Errorf("%s: records %+v", name, got)
+			}
+		}
+		dns.Update(t, "del www.example.com. A", "del www.example.com. AAAA", "del example.com. A")
 		if _, err := domains.Attest(ctx, w.organization, "example.com"); err != nil {
 			t.Fatal(err)
 		}

@@ -27,6 +27,7 @@ func (s *Sites) Run(ctx context.Context) error {
 	g.Go(func() error { return s.follow(ctx) })
 	g.Go(func() error { return s.followPolicies(ctx) })
 	g.Go(func() error { return s.watchNames(ctx) })
+	g.Go(func() error { return s.watchGlances(ctx) })
 	return g.Wait()
 }
 

@@ -316,6 +316,7 @@ type Sites struct {
 	wake   chan struct{} // names are due now
 
 	checking checks
+	glances  glances
 
 	hints sync.Mutex
 	made  []string // organizations for which records were made since the last look
@@ -328,5 +329,8 @@ func New(d *db.DB, tasks *task.Tasks, log *slog.Logger, c Config) *Sites {
 	if c.PublicAddress == nil {
 		c.PublicAddress = outbound.Public
 	}
-	return &Sites{db: d, tasks: tasks, log: log, config: c, looks: make(chan struct{}, looksAtOnce), wake: make(chan struct{}, 1)}
+	return &Sites{
+		db: d, tasks: tasks, log: log, config: c, looks: make(chan struct{}, looksAtOnce), wake: make(chan struct{}, 1),
+		glances: glances{of: map[contract.Domain]glance{}, wanted: make(chan contract.Domain, glancesAhead)},
+	}
 }

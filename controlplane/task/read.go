@@ -11,6 +11,7 @@ import (
 	"chom.dev/controlplane/db"
 	"chom.dev/controlplane/fault"
 	"chom.dev/controlplane/page"
+	"chom.dev/proto/contract"
 )
 
 // Get gives a task of an organization with the steps of its newest attempt.
@@ -117,6 +118,53 @@ func (ts *Tasks) List(ctx context.Context, query Query) ([]Task, error) {
 		tasks = append(tasks, t)
 	}
 	return tasks, rows.Err()
+}
+
+// Asked is a task of a server, whosever it is.
+type Asked struct {
+	Task
+	OrganizationName, SiteName string // empty for work on the server itself; the latter also once the site is gone
+}
+
+// AskedOf gives a page of what was asked of a server's agent, newest first and without steps, and the token of the next page. It
+// asks for no organization: whoever calls is an operator.
+func (ts *Tasks) AskedOf(ctx context.Context, server contract.ServerID, size int32, token string) ([]Asked, string, error) {
+	limit, err := page.Size(size)
+	if err != nil {
+		return nil, "", err
+	}
+	query := page.Query{"tasks of a server", server.String()}
+	before, err := query.After(token)
+	if err != nil {
+		return nil, "", err
+	}
+	// In the order of the sequence, which a server's tasks are found by.
+	rows, err := ts.db.Reader().Query(ctx, `
+		SELECT `+columns+`,
+			COALESCE((SELECT name FROM organizations WHERE organizations.id = tasks.organization_id), ''),
+			COALESCE((SELECT name FROM sites WHERE sites.organization_id = tasks.organization_id AND sites.id = tasks.site_id), '')
+		FROM tasks
+		WHERE server_id = $1
+		AND ($2 = '' OR sequence < (SELECT sequence FROM tasks WHERE id = $2))
+		ORDER BY sequence DESC
+		LIMIT $3`, server, before, limit+1)
+	if err != nil {
+		return nil, "", fmt.Errorf("list the tasks of server %s: %w", server, err)
+	}
+	defer rows.Close()
+	var all []Asked
+	for rows.Next() {
+		var one Asked
+		if one.Task, err = scan(rows, &one.OrganizationName, &one.SiteName); err != nil {
+			return nil, "", fmt.Errorf("list the tasks of server %s: %w", server, err)
+		}
+		all = append(all, one)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, "", fmt.Errorf("list the tasks of server %s: %w", server, err)
+	}
+	next := query.Next(len(all), limit, func() string { return all[limit-1].ID })
+	return all[:min(len(all), limit)], next, nil
 }
 
 // Cancel asks a task of an organization to stop, in the caller's transaction: a

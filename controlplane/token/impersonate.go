@@ -19,7 +19,7 @@ import (
 
 var reasonPattern = regexp.MustCompile(`^[^\p{C}\p{Zl}\p{Zp}\s-][^\p{C}\p{Zl}\p{Zp}]+$`)
 
-// Impersonate lets an operator act as a member of an organization for an hour, and returns the text of the token, which is shown
+// Impersonate lets an operator act as a member of an organization for an hour at most, and returns the text of the token, which is shown
 // to the operator and stored nowhere. The owners are told by mail. Errors: organization.ErrNotFound and ErrNoMember,
 // ErrOperator, ErrTokens, a fault of kind Invalid that names the field.
 func (t *Tokens) Impersonate(ctx context.Context, operator account.Caller, id contract.OrganizationID, accountID, reason string) (Token, string, error) {
@@ -29,7 +29,7 @@ func (t *Tokens) Impersonate(ctx context.Context, operator account.Caller, id co
 	if !operator.Operator {
 		return Token{}, "", fault.Denied("only operators may do this")
 	}
-	r := Request{Name: reason, Scope: account.Manage, Organization: id, Life: impersonationLife}
+	r := Request{Name: reason, Scope: account.Manage, Organization: id, Life: t.impersonation}
 	var made Token
 	var text string
 	err := db.InTx(ctx, t.db, func(tx *db.Tx) error {

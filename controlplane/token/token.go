@@ -2,7 +2,7 @@
 //
 //	chompat_  personal: does what its person may do at the moment of the call
 //	chomorg_  an organization's own: does what its role allows in that organization
-//	chomimp_  impersonation: an operator acts as a member of one organization for an hour
+//	chomimp_  impersonation: an operator acts as a member of one organization for an hour at most
 //
 // A token's right is the least of its scope, of its bounds (one organization, some sites), and of what its owner may do now.
 // Nothing of that is remembered between two calls: a token that is revoked, whose person was removed or lost a role, whose
@@ -71,10 +71,11 @@ var prefixes = map[Kind]string{
 
 // Lives of tokens.
 const (
-	MinLife           = time.Hour
-	DefaultLife       = 90 * 24 * time.Hour
-	MaxLife           = 366 * 24 * time.Hour
-	impersonationLife = time.Hour
+	MinLife     = time.Hour
+	DefaultLife = 90 * 24 * time.Hour
+	MaxLife     = 366 * 24 * time.Hour
+	// MaxImpersonation is how long an operator acts as somebody else at once, unless ImpersonateFor says less.
+	MaxImpersonation = time.Hour
 )
 
 // maxTokens bounds those of a person that work, and those of an organization.
@@ -96,9 +97,21 @@ type Tokens struct {
 	log           *slog.Logger
 	organizations *organization.Organizations
 	uses          uses
+
+	impersonation time.Duration // how long one lasts
 }
 
+// Option completes New.
+type Option func(*Tokens)
+
+// ImpersonateFor lets impersonations last that long instead of MaxImpersonation.
+func ImpersonateFor(d time.Duration) Option { return func(t *Tokens) { t.impersonation = d } }
+
 // New keeps tokens in a database. Run must run beside it.
-func New(d *db.DB, log *slog.Logger, organizations *organization.Organizations) *Tokens {
-	return &Tokens{db: d, log: log, organizations: organizations, uses: uses{noted: map[string]use{}}}
+func New(d *db.DB, log *slog.Logger, organizations *organization.Organizations, opts ...Option) *Tokens {
+	t := &Tokens{db: d, log: log, organizations: organizations, uses: uses{noted: map[string]use{}}, impersonation: MaxImpersonation}
+	for _, opt := range opts {
+		opt(t)
+	}
+	return t
 }

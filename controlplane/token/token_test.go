@@ -3,6 +3,7 @@ package token_test
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"regexp"
 	"slices"
 	"strings"
@@ -345,6 +346,18 @@ func TestImpersonation(t *testing.T) {
 			}
 			if n := w.count(t, `SELECT COUNT(*) FROM audit_events WHERE organization_id = $1 AND action = 'impersonation.end' AND object = $2`, w.acme, made.ID); n != 1 {
 				t.Errorf("%d events", n)
+			}
+		})
+		t.Run("lives as long as the platform says, and ends by itself", func(t *testing.T) {
+			short := token.New(d, slog.New(slog.DiscardHandler), w.organizations, token.ImpersonateFor(time.Second))
+			made, text, err := short.Impersonate(ctx, w.operator, w.acme, anna.ID, reason)
+			must(t, err)
+			if life := time.Until(made.ExpiresAt); life > time.Second || w.caller(t, text) == nil {
+				t.Errorf("it lives for %s", life)
+			}
+			time.Sleep(time.Until(made.ExpiresAt) + 10*time.Millisecond)
+			if got := w.caller(t, text); got != nil {
+				t.Errorf("stands for %+v", got)
 			}
 		})
 		t.Run("is in nobody's list", func(t *testing.T) {

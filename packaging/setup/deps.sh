@@ -33,6 +33,7 @@ test  mariadb-server          /usr/sbin/mariadbd
 test  mariadb-client          /usr/bin/mariadb
 test  restic                  /usr/bin/restic
 test  openssh-server          /usr/sbin/sshd
+test  openssl                 /usr/bin/openssl
 test  chromium                /usr/bin/chromium
 test  libnss3-tools           /usr/bin/certutil
 test  php-cli                 /usr/bin/php

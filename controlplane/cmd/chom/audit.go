@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -144,11 +145,14 @@ func (p *program) showEvents(all []*auditv1.AuditEvent) error {
 
 func actorText(a *auditv1.Actor) string {
 	text := short(a.GetKind(), "ACTOR_KIND_")
-	if a.GetId() != "" {
+	switch {
+	case a.GetOperatorEmail() != "":
+		text = "operator " + a.GetOperatorEmail()
+	case a.GetId() != "":
 		text += " " + a.GetId()
 	}
 	if a.GetImpersonatorId() != "" {
-		text += " by operator " + a.GetImpersonatorId()
+		text += " by operator " + cmp.Or(a.GetImpersonatorEmail(), a.GetImpersonatorId())
 	}
 	return text
 }

@@ -8,7 +8,7 @@ import (
 )
 
 func (p *program) impersonationCommand() *cobra.Command {
-	return group("impersonation", "Impersonations: operators act as a member for an hour, to help", []string{"impersonations"},
+	return group("impersonation", "Impersonations: operators act as a member for an hour at most, to help", []string{"impersonations"},
 		p.impersonationStart(), p.impersonationEnd())
 }
 
@@ -16,7 +16,7 @@ func (p *program) impersonationStart() *cobra.Command {
 	var reason string
 	cmd := p.organizationFlag(&cobra.Command{
 		Use:   "start MEMBER --reason REASON",
-		Short: "Print a token that acts as a member, for an hour",
+		Short: "Print a token that acts as a member, for an hour at most",
 		Long: `Start prints a token that does at most what the member may do in this organization. It shows no secrets, hands out
 no rights and touches nothing that is the member's alone. The owners are told by mail, and the organization's
 audit log holds it with the reason.

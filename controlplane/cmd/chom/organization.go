@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 
 	"chom.dev/proto/contract"
 	organizationv1 "chom.dev/proto/gen/chom/organization/v1"
@@ -299,12 +300,24 @@ func (p *program) showOrganization(o *organizationv1.Organization) error {
 			{"id", o.GetId()},
 			{"owner", o.GetOwnerEmail()},
 			{"state", short(o.GetState(), "STATE_")},
+			{"your role", accessText(o.GetAccess())},
 			{"closed for good", at(o.GetCloseTime())},
 			{"demands a second factor", yesNo(o.GetRequireSecondFactor())},
 			{"backups", usedText(o.GetBackupBytes(), o.GetQuota())},
 			{"created", at(o.GetCreateTime())},
 		})
 	})
+}
+
+// accessText is what the caller may do, where that was told.
+func accessText(a *organizationv1.Access) string {
+	switch {
+	case a == nil:
+		return ""
+	case a.GetAllSites():
+		return short(a.GetRole(), "ROLE_")
+	}
+	return fmt.Sprintf("%s, of %d of its sites", short(a.GetRole(), "ROLE_"), len(a.GetSiteIds()))
 }
 
 func yesNo(b bool) string {

@@ -14,7 +14,7 @@ import (
 
 func (p *program) serverCommand() *cobra.Command {
 	return group("server", "Servers: the fleet that websites run on", []string{"servers"},
-		p.serverAdd(), p.serverToken(), p.serverWait(), p.serverList(), p.serverShow(), p.serverSites(),
+		p.serverAdd(), p.serverToken(), p.serverWait(), p.serverList(), p.serverShow(), p.serverSites(), p.serverTasks(),
 		p.serverChange("drain NAME", "Keep new sites away from a server", "Drain keeps new sites away; those on the server stay and are served.",
 			func(ctx context.Context, c *client, id string) (*fleetv1.Server, error) {
 				answer, err := c.Servers.DrainServer(ctx, &fleetv1.DrainServerRequest{ServerId: id})
@@ -200,6 +200,41 @@ func (p *program) serverSites() *cobra.Command {
 			})
 		}),
 	}
+}
+
+func (p *program) serverTasks() *cobra.Command {
+	var limit int32
+	cmd := &cobra.Command{
+		Use:   "tasks NAME",
+		Short: "List what a server's agent was asked, whosever it is, newest first",
+		Long: `Tasks shows the newest tasks on a server: those about sites, of whatever organization, and work on the server
+itself. It is for operators; members see what is theirs of it with chom task list --server.`,
+		Args:              exactly(1),
+		ValidArgsFunction: first(p.serverNames),
+		RunE: p.action(func(ctx context.Context, c *client, args []string) error {
+			id, err := c.serverID(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			page, err := c.Servers.ListServerTasks(ctx, &fleetv1.ListServerTasksRequest{ServerId: id, PageSize: limit})
+			if err != nil {
+				return err
+			}
+			var rows [][]string
+			for _, one := range page.GetTasks() {
+				t := one.GetTask()
+				rows = append(rows, []string{
+					t.GetId(), short(t.GetKind(), "KIND_"), short(t.GetState(), "STATE_"), one.GetOrganizationName(), one.GetSiteName(),
+					at(t.GetCreateTime()), at(t.GetEndTime()), t.GetError(),
+				})
+			}
+			return p.print(list(page.GetTasks()), column(rows, 0), func() error {
+				return printTable(p.out, []string{"ID", "KIND", "STATE", "ORGANIZATION", "SITE", "ASKED", "ENDED", "ERROR"}, rows)
+			})
+		}),
+	}
+	cmd.Flags().Int32Var(&limit, "limit", 50, "most tasks to show, up to 500")
+	return cmd
 }
 
 func (p *program) serverChange(use, summary, details string, change func(context.Context, *client, string) (*fleetv1.Server, error)) *cobra.Command {

@@ -31,6 +31,7 @@ import (
 	"chom.dev/controlplane/secret/keycommand"
 	"chom.dev/controlplane/site"
 	"chom.dev/controlplane/task"
+	"chom.dev/controlplane/token"
 )
 
 // config is all that an operator decides. A key is the same word in a flag (--data-dir), in the environment (CHOMD_DATA_DIR) and
@@ -61,6 +62,8 @@ type config struct {
 
 	SecretsKey        string `koanf:"secrets-key"`
 	SecretsKeyCommand string `koanf:"secrets-key-command"`
+
+	ImpersonationPeriod time.Duration `koanf:"impersonation-period"`
 
 	TrashPeriod      time.Duration `koanf:"trash-period"`
 	ClosePeriod      time.Duration `koanf:"close-period"`
@@ -101,6 +104,7 @@ func configFlags(f *pflag.FlagSet) {
 	f.String("metrics-listen", "127.0.0.1:9464", "address of /metrics, in clear and without a token: keep it on loopback or in a closed network; empty for none")
 	f.String("secrets-key", "", "file with the keys that seal secrets in the database (default secrets.key among systemd's credentials, if it is there, else DATA-DIR/keys/secrets.key, which is made at the first start)")
 	f.String("secrets-key-command", "", "program with arguments, without a shell, that prints these keys instead, for example from a KMS; it begins with an absolute path")
+	f.Duration("impersonation-period", token.MaxImpersonation, "how long an operator acts as a member at once, an hour at most")
 	f.Duration("trash-period", site.DefaultTrashPeriod, "how long a deleted site can be restored")
 	f.Duration("close-period", organization.DefaultClosePeriod, "how long a closed organization can be reopened; its sites go to the trash then")
 	f.Duration("task-retention", task.DefaultRetention, "how long a task is remembered after its end, with its steps and its log; the newest of each site and server is for as long as that is there")
@@ -256,6 +260,7 @@ func (c *config) validate() error {
 		_, err := keycommand.New(c.SecretsKeyCommand)
 		rule(err == nil, "secrets-key-command", fmt.Sprint(err))
 	}
+	rule(c.ImpersonationPeriod >= time.Second && c.ImpersonationPeriod <= token.MaxImpersonation, "impersonation-period", "must be 1s to 1h")
 	rule(c.TrashPeriod >= time.Second && c.TrashPeriod <= 365*24*time.Hour, "trash-period", "must be 1s to 8760h")
 	rule(c.ClosePeriod >= time.Second && c.ClosePeriod <= 365*24*time.Hour, "close-period", "must be 1s to 8760h")
 	rule(c.TaskRetention >= 24*time.Hour && c.TaskRetention <= 10*365*24*time.Hour, "task-retention", "must be 24h to 87600h")

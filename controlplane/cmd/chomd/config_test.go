@@ -66,6 +66,7 @@ func TestConfig(t *testing.T) {
 		"a sign-up for some":              {args: []string{"--sign-up", "friends"}, want: "sign-up: must be open or invited"},
 		"a key file that moves":           {args: []string{"--secrets-key", "keys/secrets.key"}, want: "secrets-key: must be an absolute path"},
 		"a key command for a shell":       {args: []string{"--secrets-key-command", "sh -c id"}, want: "secrets-key-command: must begin with the absolute path"},
+		"a day as somebody else":          {args: []string{"--impersonation-period", "24h"}, want: "impersonation-period: must be 1s to 1h"},
 		"a trash period of nothing":       {args: []string{"--trash-period", "0s"}, want: "trash-period: must be"},
 		"a history of an hour":            {args: []string{"--task-retention", "1h"}, want: "task-retention: must be 24h to 87600h"},
 		"a trash period of words":         {file: "trash-period: a week\n", want: "trash-period"},

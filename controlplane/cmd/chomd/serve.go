@@ -124,7 +124,7 @@ func serve(ctx context.Context, c config, log *slog.Logger, console io.Writer) (
 	}
 	outside.Add(mails.Queue())
 	outside.Add(webhooks.Queue())
-	tokens := token.New(d, log, organizations)
+	tokens := token.New(d, log, organizations, token.ImpersonateFor(c.ImpersonationPeriod))
 	limits, err := c.limiter(log)
 	if err != nil {
 		return err

@@ -72,8 +72,10 @@ export interface Acting {
 	email: string;
 	organizationId: string;
 	organization: string;
-	/** When its hour is over, in milliseconds. */
+	/** When its time is over, in milliseconds. */
 	until: number;
+	/** It has ended: nothing is asked in their name any more, and until the page is loaded anew nothing in the operator's own. */
+	over?: true;
 }
 
 export const acting = store<Acting | undefined>(undefined);
@@ -81,12 +83,12 @@ export const acting = store<Acting | undefined>(undefined);
 const act: Interceptor = (next) => async (request) => {
 	const as = acting.get();
 	if (!as || request.method.name === "EndImpersonation") return next(request); // to end it is the operator's own
+	if (as.over) throw new ConnectError("acting for somebody else has ended", Code.Unauthenticated);
 	request.header.set("Authorization", `Bearer ${as.secret}`);
 	try {
 		return await next(request);
 	} catch (error) {
-		// Its hour is over. The operator goes on as themselves, in a page that knows nothing of it.
-		if (isCode(error, Code.Unauthenticated)) location.assign(`/o/${as.organizationId}/team`);
+		if (isCode(error, Code.Unauthenticated)) acting.set({ ...as, over: true });
 		throw error;
 	}
 };

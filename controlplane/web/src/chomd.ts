@@ -17,7 +17,16 @@ export interface Chomd {
 	stop(): Promise<void>;
 }
 
-export async function startChomd(): Promise<Chomd> {
+interface Options {
+	/** Further flags. */
+	flags?: string[];
+	/** Names that lead to an address for this control plane alone. */
+	names?: Record<string, string>;
+	/** A file with the certificates of those whom it trusts. */
+	roots?: string;
+}
+
+export async function startChomd({ flags: more = [], names, roots }: Options = {}): Promise<Chomd> {
 	const folder = await mkdtemp(join(tmpdir(), "chom-web-"));
 	const port = await freePort();
 	const [people, agents] = [`127.0.0.1:${port}`, `127.0.0.1:${await freePort()}`];
@@ -55,8 +64,17 @@ export async function startChomd(): Promise<Chomd> {
 		"6000",
 		"--limit-sensitive",
 		"1000",
+		...more,
 	];
-	const chomd = spawn(process.env.CHOMD ?? "", ["serve", "--data-dir", join(folder, "data"), ...flags], { stdio: ["ignore", "pipe", "ignore"] });
+	const [program = "", ...words] = [
+		...(names ? await within(folder, names) : []),
+		process.env.CHOMD ?? "",
+		"serve",
+		"--data-dir",
+		join(folder, "data"),
+		...flags,
+	];
+	const chomd = spawn(program, words, { stdio: ["ignore", "pipe", "ignore"], env: { ...process.env, ...(roots && { SSL_CERT_FILE: roots }) } });
 	const setupSecret = await firstSecret(chomd);
 	for (let tries = 0; !(await fetch(`${baseUrl}/readyz`).catch(() => undefined))?.ok; tries++) {
 		if (tries === 200) throw new Error("chomd did not start");
@@ -73,6 +91,13 @@ export async function startChomd(): Promise<Chomd> {
 			await rm(folder, { recursive: true });
 		},
 	};
+}
+
+/** The words before a program that make it know names of its own: it sees another /etc/hosts. */
+async function within(folder: string, names: Record<string, string>): Promise<string[]> {
+	const hosts = join(folder, "hosts");
+	await writeFile(hosts, ["127.0.0.1 localhost", ...Object.entries(names).map(([name, address]) => `${address} ${name}`), ""].join("\n"));
+	return ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', hosts];
 }
 
 /** The newest mail of a folder in which this is found, once it is there; its lines unfolded. */

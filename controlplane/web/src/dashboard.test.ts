@@ -173,10 +173,18 @@ test("the overview tells what needs somebody", async () => {
 	expect(await here.page.getByRole("main").innerText()).toContain("1 / 1");
 });
 
-test("a server's page tells whose sites it holds", async () => {
+test("a server's page tells whose sites it holds, and what it does for them", async () => {
 	await go(new URL(server).pathname);
 	await here.page.getByRole("row", { name: /^blog acme Active/ }).waitFor();
+	const tasks = here.page.getByRole("table", { name: "Tasks" });
+	await tasks
+		.getByRole("row", { name: /^Bringing the site to what is wanted blog acme Done/ })
+		.first()
+		.waitFor();
+	await tasks.getByRole("row", { name: /^Preparing the server – – Done/ }).waitFor();
 	await sound("server-sites");
+	await tasks.scrollIntoViewIfNeeded();
+	await sound("server-tasks");
 	await follow("blog");
 	await title("blog");
 });

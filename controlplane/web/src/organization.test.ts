@@ -14,7 +14,7 @@ import {
 } from "./gen/chom/organization/v1/organization_service_pb.js";
 import { ListOrganizationTokensResponseSchema } from "./gen/chom/token/v1/token_service_pb.js";
 import { type Swarm, startSwarm } from "./swarm.js";
-import { type Person, password, through, walk } from "./walk.js";
+import { mailedLink, type Person, password, signUp, through, walk } from "./walk.js";
 
 const here = walk();
 const { fill, press, follow, title, says, go, sound, wrong } = here;
@@ -33,29 +33,11 @@ beforeAll(async () => {
 });
 afterAll(() => swarm?.stop());
 
-/** The address in the newest mail to somebody that leads to a page. */
-async function link(email: string, page: string) {
-	const mail = await here.chomd.mail(new RegExp(`^To: .*${email.replaceAll(".", "\\.")}[^]*/${page}#`, "m"));
-	return new RegExp(`http\\S*/${page}#\\w+`).exec(mail)?.[0] ?? "";
-}
-
-async function signUp(person: Person, email: string) {
-	await person.title("Sign up"); // the login before it has an address too
-	await person.fill("E-mail address", email);
-	await person.fill("New password", password);
-	await person.press("Sign up");
-	await person.title("Look into your mailbox");
-	await person.page.goto(await link(email, "verify-email"));
-	await person.fill("Password", password);
-	await person.press("Go on");
-	await person.title("Make your first organization");
-}
-
 const item = (at: Person, text: RegExp | string) => at.page.getByRole("listitem").filter({ hasText: text });
 
 test("a new organization has its owner, and says how others come", async () => {
 	await go("/sign-up");
-	await signUp(here, "olga@example.com");
+	await signUp(here, here, "olga@example.com");
 	await fill("Name", "acme");
 	await press("Create organization");
 	await title("acme");
@@ -98,14 +80,14 @@ test("the owner invites by mail, and an invitation can be withdrawn", async () =
 });
 
 test("the invited signs up, accepts, and is in the team", async () => {
-	await guest.page.goto(await link(vera, "invitation"));
+	await guest.page.goto(await mailedLink(here, vera, "invitation"));
 	await guest.title("Sign in");
 	await guest.says(`You are invited to acme. Sign in as ${vera}`);
 	expect(guest.page.url()).not.toContain("chominv_");
 	await guest.sound("invitation-stranger");
 	await guest.follow("Sign up");
-	await signUp(guest, vera);
-	await guest.page.goto(await link(vera, "invitation"));
+	await signUp(here, guest, vera);
+	await guest.page.goto(await mailedLink(here, vera, "invitation"));
 	await guest.title("Join acme?");
 	await guest.says(`${vera} is invited as viewer.`);
 	await guest.sound("invitation");
@@ -379,6 +361,9 @@ test("an operator acts as a member, under a banner, and it is told", async () =>
 	await item(ops, /^vera@example\.comyouadmin/).waitFor();
 	expect(await ops.page.getByRole("button", { name: /^Invite|^Leave|^Change|^Act/ }).count()).toBe(0); // what only she can do
 	await ops.sound("acting");
+	await ops.follow("Audit log");
+	await ops.press("Export");
+	await Promise.all([ops.page.waitForEvent("download"), ops.page.getByRole("menuitem", { name: /CSV/ }).click()]);
 	await ops.press("End it");
 	await ops.page.getByText(`You act as ${vera}`).waitFor({ state: "detached" });
 	await ops.title("Team");
@@ -388,7 +373,8 @@ test("an operator acts as a member, under a banner, and it is told", async () =>
 	await item(here, /^impersonation\.start/)
 		.getByText(hostile)
 		.waitFor();
-	await item(here, /^impersonation\.end/).waitFor();
+	await item(here, /^impersonation\.end.*CHOM operator operator@example\.com/).waitFor(); // who is no member of hers
+	await item(here, /^audit\.export.*vera@example\.com.*through the CHOM operator operator@example\.com, who acted as them/).waitFor();
 	expect(await here.page.locator("main img, main script").count()).toBe(0);
 	await sound("audit-hostile");
 });

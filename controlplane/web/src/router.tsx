@@ -167,6 +167,16 @@ const organizationTokens = createRoute({
 	path: "/tokens",
 	component: lazyRouteComponent(() => wordy(import("./token/Tokens.js")), "OrganizationTokens"),
 });
+const webhooks = createRoute({
+	getParentRoute: () => organization,
+	path: "/webhooks",
+	component: lazyRouteComponent(() => wordy(import("./webhook/Webhooks.js")), "Webhooks"),
+});
+const webhook = createRoute({
+	getParentRoute: () => organization,
+	path: "/webhooks/$webhook",
+	component: lazyRouteComponent(() => wordy(import("./webhook/Webhook.js")), "WebhookPage"),
+});
 const auditLog = createRoute({
 	getParentRoute: () => organization,
 	path: "/audit",
@@ -194,11 +204,19 @@ const mailedSite = createRoute({
 		throw redirect({ to: "/o/$organization/sites/$site", params, replace: true });
 	},
 });
+const mailedWebhook = createRoute({
+	getParentRoute: () => root,
+	path: "/organizations/$organization/webhooks/$webhook",
+	beforeLoad: ({ params }) => {
+		throw redirect({ to: "/o/$organization/webhooks/$webhook", params, replace: true });
+	},
+});
 
 export const router = createRouter({
 	routeTree: root.addChildren([
 		mailed,
 		mailedSite,
+		mailedWebhook,
 		open.addChildren([login, signUp, verify, reset, confirm, first, invitation, device]),
 		frame.addChildren([
 			home,
@@ -212,7 +230,7 @@ export const router = createRouter({
 			addServer,
 			server,
 			area.addChildren([organizations, placement, mails, platformLog]),
-			organization.addChildren([overview, sitesRoute, createSite, site, tasks, task, team, organizationTokens, auditLog, settings]),
+			organization.addChildren([overview, sitesRoute, createSite, site, tasks, task, team, organizationTokens, webhooks, webhook, auditLog, settings]),
 		]),
 	]),
 	// Addresses are read by people: words are words there, and no JSON.

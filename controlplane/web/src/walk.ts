@@ -157,3 +157,22 @@ export async function through(person: Person, then: Locator) {
 	}
 	await then.waitFor();
 }
+
+/** The address in the newest mail to somebody that leads to a page. */
+export async function mailedLink({ chomd }: Walk, email: string, page: string) {
+	const mail = await chomd.mail(new RegExp(`^To: .*${email.replaceAll(".", "\\.")}[^]*/${page}#`, "m"));
+	return new RegExp(`http\\S*/${page}#\\w+`).exec(mail)?.[0] ?? "";
+}
+
+/** Signs somebody up who is at the page for that. */
+export async function signUp(walk: Walk, person: Person, email: string) {
+	await person.title("Sign up"); // the login before it has an address too
+	await person.fill("E-mail address", email);
+	await person.fill("New password", password);
+	await person.press("Sign up");
+	await person.title("Look into your mailbox");
+	await person.page.goto(await mailedLink(walk, email, "verify-email"));
+	await person.fill("Password", password);
+	await person.press("Go on");
+	await person.title("Make your first organization");
+}

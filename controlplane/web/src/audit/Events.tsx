@@ -82,7 +82,7 @@ function Event({ of, names, onFilter }: { of: AuditEvent; names: Names; onFilter
 					) : (
 						who
 					),
-					of.actor?.impersonatorId && t("audit.acting"),
+					of.actor?.impersonatorId && (of.actor.impersonatorEmail ? t("audit.actingBy", { email: of.actor.impersonatorEmail }) : t("audit.acting")),
 					of.actor?.tokenId && !of.actor.impersonatorId && t("audit.byToken"),
 					of.actor?.address,
 					of.object !== "" && of.object !== of.actor?.id && <Thing key="object" of={of} names={names} onFilter={onFilter} />,
@@ -161,6 +161,9 @@ function useNames(organization: string): Names {
 	return {
 		people,
 		sites: new Map(sites.data?.map(({ id, name }) => [id, name])),
-		who: (actor) => kinds[actor?.kind ?? 0] ?? people.get(actor?.id ?? "") ?? t("audit.actor.person", { id: actor?.id.slice(-8) ?? "" }),
+		who: (actor) =>
+			kinds[actor?.kind ?? 0] ??
+			people.get(actor?.id ?? "") ??
+			(actor?.operatorEmail ? t("audit.actor.operator", { email: actor.operatorEmail }) : t("audit.actor.person", { id: actor?.id.slice(-8) ?? "" })),
 	};
 }

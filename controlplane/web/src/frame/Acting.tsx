@@ -1,5 +1,6 @@
 import { useMutation } from "@connectrpc/connect-query";
-import { Box, Button, Text } from "@mantine/core";
+import { Box, Button, Center, Stack, Text, Title } from "@mantine/core";
+import { useDocumentTitle } from "@mantine/hooks";
 import { useEffect } from "react";
 import { useTranslation } from "react-i18next";
 import { type Acting as As, acting } from "../api.js";
@@ -13,6 +14,26 @@ import classes from "./Frame.module.css";
 export function Acting() {
 	const as = acting.use();
 	return as ? <Banner as={as} /> : null;
+}
+
+/** In the place of all pages, once it has ended by itself or from elsewhere: what they saw is not the operator's to see. */
+export function ActingOver({ as }: { as: As }) {
+	const { t } = useTranslation();
+	useDocumentTitle(`${t("acting.over", { email: as.email })} · CHOM`);
+	return (
+		<Center component="main" mih="100vh" p="md">
+			<Stack align="center" gap="sm" role="alert">
+				<Title order={1} size="h2" ta="center">
+					{t("acting.over", { email: as.email })}
+				</Title>
+				<Text c="dimmed" maw={480} ta="center">
+					{as.until <= Date.now() && t("acting.overHour")} {t("acting.overText")}
+				</Text>
+				{/* The page is loaded anew: nothing that was seen as somebody else stays in it. */}
+				<Button onClick={() => location.assign(`/o/${as.organizationId}/team`)}>{t("acting.back")}</Button>
+			</Stack>
+		</Center>
+	);
 }
 
 function Banner({ as }: { as: As }) {

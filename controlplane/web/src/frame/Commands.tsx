@@ -6,6 +6,7 @@ import { useTranslation } from "react-i18next";
 import { acting } from "../api.js";
 import { Role } from "../gen/chom/organization/v1/organization_pb.js";
 import { useHere } from "../organization/here.js";
+import { permits } from "../organization/permits.js";
 import { useRights } from "../organization/rights.js";
 import { useSites } from "../site/queries.js";
 import { SearchIcon, ServerIcon, SiteIcon } from "../ui/icons.js";
@@ -32,14 +33,15 @@ export function Commands({ times, operator }: { times: number; operator: boolean
 			? [
 					{ id: "overview", label: t("overview.title"), onClick: () => navigate({ to: "/o/$organization", params: { organization } }) },
 					{ id: "sites", label: t("sites.title"), onClick: () => navigate({ to: "/o/$organization/sites", params: { organization } }) },
-					...(rights.may(Role.MEMBER)
+					...(permits(rights, "CreateSite")
 						? [{ id: "create", label: t("sites.create"), onClick: () => navigate({ to: "/o/$organization/sites/new", params: { organization } }) }]
 						: []),
 					{ id: "tasks", label: t("tasks.title"), onClick: () => navigate({ to: "/o/$organization/tasks", params: { organization } }) },
-					{ id: "team", label: t("team.title"), onClick: () => navigate({ to: "/o/$organization/team", params: { organization } }) },
+					...(rights.bound ? [] : [{ id: "team", label: t("team.title"), onClick: () => navigate({ to: "/o/$organization/team", params: { organization } }) }]),
 					...(rights.may(Role.ADMIN)
 						? [
 								{ id: "tokens", label: t("tokens.ofOrganization"), onClick: () => navigate({ to: "/o/$organization/tokens", params: { organization } }) },
+								{ id: "webhooks", label: t("webhooks.title"), onClick: () => navigate({ to: "/o/$organization/webhooks", params: { organization } }) },
 								{ id: "audit", label: t("audit.title"), onClick: () => navigate({ to: "/o/$organization/audit", params: { organization } }) },
 							]
 						: []),

@@ -14,6 +14,7 @@ import { useRights } from "../organization/rights.js";
 import { Permit } from "../ui/Act.js";
 import {
 	HomeIcon,
+	HookIcon,
 	KeyIcon,
 	LightIcon,
 	LogIcon,
@@ -30,7 +31,7 @@ import {
 } from "../ui/icons.js";
 import { Logo } from "../ui/Logo.js";
 import { Failure, Waiting } from "../ui/parts.js";
-import { Acting } from "./Acting.js";
+import { Acting, ActingOver } from "./Acting.js";
 import { Connection } from "./Connection.js";
 import classes from "./Frame.module.css";
 import { StepUp } from "./StepUp.js";
@@ -48,7 +49,11 @@ export function Frame() {
 	const arrive = useArrive(close);
 	const as = acting.use();
 	const rights = useRights(useHere()?.id ?? "");
-	const permit = useCallback(({ name }: { name: string }) => permits({ role: rights.role, inPerson: rights.inPerson }, name), [rights.role, rights.inPerson]);
+	const permit = useCallback(
+		({ name }: { name: string }) => permits({ role: rights.role, bound: rights.bound, inPerson: rights.inPerson }, name),
+		[rights.role, rights.bound, rights.inPerson],
+	);
+	if (as?.over) return <ActingOver as={as} />;
 	if (isCode(caller.error, Code.Unauthenticated)) return <ToLogin next={href} />;
 	return (
 		<AppShell
@@ -146,10 +151,11 @@ function Places({ operator }: { operator: boolean }) {
 					<Place to="/o/$organization" organization={organization} icon={<HomeIcon />} name={t("overview.title")} exact />
 					<Place to="/o/$organization/sites" organization={organization} icon={<SiteIcon />} name={t("sites.title")} />
 					<Place to="/o/$organization/tasks" organization={organization} icon={<TaskIcon />} name={t("tasks.title")} />
-					<Place to="/o/$organization/team" organization={organization} icon={<TeamIcon />} name={t("team.title")} />
+					{!rights.bound && <Place to="/o/$organization/team" organization={organization} icon={<TeamIcon />} name={t("team.title")} />}
 					{rights.may(Role.ADMIN) && (
 						<>
 							<Place to="/o/$organization/tokens" organization={organization} icon={<KeyIcon />} name={t("tokens.place")} />
+							<Place to="/o/$organization/webhooks" organization={organization} icon={<HookIcon />} name={t("webhooks.title")} />
 							<Place to="/o/$organization/audit" organization={organization} icon={<LogIcon />} name={t("audit.title")} />
 						</>
 					)}

@@ -112,6 +112,9 @@ export const en = {
 		title: "Your tokens",
 		ofOrganization: "Tokens of the organization",
 	},
+	webhooks: {
+		title: "Webhooks",
+	},
 	audit: {
 		title: "Audit log",
 		platform: "Platform log",
@@ -137,6 +140,10 @@ export const en = {
 		banner: "You act as {{email}} in {{organization}}",
 		recorded: "Each step is recorded under your name. It ends {{when}}, or when you leave this page.",
 		end: "End it",
+		over: "You no longer act as {{email}}",
+		overHour: "The time for it is over.",
+		overText: "What they saw is no longer shown. You go on as yourself; if there is more to do, act as them once more.",
+		back: "Go on as yourself",
 	},
 	account: {
 		title: "Account",
@@ -572,6 +579,8 @@ export const en = {
 		notAnswering: "do not all answer",
 		owner: "Organization",
 		moreSites: "Show more",
+		noTasks: "Nothing was asked of it yet.",
+		moreTasks: "Show older ones",
 		problem: "Something is wrong",
 		findings: "It takes no sites until this is mended",
 		state: {

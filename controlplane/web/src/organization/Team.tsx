@@ -26,6 +26,8 @@ export function Team() {
 	const rights = useRights(organization);
 	const { data, error, isPending, refetch } = useMembers(organization);
 	const members = data?.members ?? [];
+	const { data: caller } = useCaller();
+	const own = members.find(({ accountId }) => accountId === caller?.accountId);
 	const admin = rights.may(Role.ADMIN);
 	return (
 		<Page title={t("team.title")} aside={admin && rights.inPerson && <Invite organization={organization} most={rights.role} />}>
@@ -42,7 +44,7 @@ export function Team() {
 			)}
 			{members.length > 0 && <Members organization={organization} members={members} rights={rights} />}
 			{admin && <Invitations organization={organization} />}
-			{rights.member?.role === Role.OWNER && rights.inPerson && <HandOver organization={organization} members={members} own={rights.member} />}
+			{own?.role === Role.OWNER && rights.inPerson && <HandOver organization={organization} members={members} own={own} />}
 		</Page>
 	);
 }

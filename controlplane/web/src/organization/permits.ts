@@ -19,10 +19,20 @@ export const inPerson =
 	"CloseOrganization UpdateMember LeaveOrganization TransferOwnership CreateInvitation CreateOrganizationToken DeleteSite CreateSiteLogin " +
 	"RestoreBackup CopyBackup CreateTarget UpdateTarget UploadCertificate CreateDnsProvider DeleteDnsProvider CreateWebhook RotateWebhookSecret";
 
+/** Calls about the whole organization: who is bound to some of its sites may not make them. */
+export const whole =
+	"ListAuditEvents ExportAuditEvents UpdateOrganization CloseOrganization ReopenOrganization ListMembers UpdateMember RemoveMember " +
+	"TransferOwnership CreateInvitation ListInvitations RevokeInvitation CreateOrganizationToken ListOrganizationTokens " +
+	"RevokeOrganizationToken CreateSite CreatePolicy ListPolicies UpdatePolicy DeletePolicy CreateTarget GetTarget ListTargets UpdateTarget " +
+	"DeleteTarget CheckTarget CreateClaim GetClaim ListClaims CheckClaim ReleaseClaim CreateDnsProvider GetDnsProvider ListDnsProviders " +
+	"ListManagedRecords DeleteDnsProvider CreateWebhook GetWebhook ListWebhooks UpdateWebhook DeleteWebhook RotateWebhookSecret TestWebhook " +
+	"ListDeliveries GetDelivery ReplayDelivery";
+
 const holds = (calls: string, call: string) => calls.split(" ").includes(call);
 
 /** Whether somebody may make a call. What the table does not know is not about roles. */
-export function permits(rights: Pick<Rights, "role" | "inPerson">, call: string): boolean {
+export function permits(rights: Pick<Rights, "role" | "bound" | "inPerson">, call: string): boolean {
+	if (rights.bound && holds(whole, call)) return false;
 	if (!rights.inPerson && holds(inPerson, call)) return false;
 	const least = ([Role.MEMBER, Role.ADMIN, Role.OWNER] as const).find((role) => holds(byRole[role], call));
 	return least === undefined || rights.role >= least;

@@ -1,11 +1,8 @@
-// What the reader may do in an organization. Pages offer that and nothing else; the control plane decides it anew with each call.
-import { Code } from "@connectrpc/connect";
+// What the reader may do in an organization, as the control plane says. Pages offer that and nothing else; it decides anew with each call.
 import { useQuery } from "@connectrpc/connect-query";
 import { useCaller } from "../account/caller.js";
-import { isCode } from "../api.js";
-import type { Member, Role } from "../gen/chom/organization/v1/organization_pb.js";
+import { Role } from "../gen/chom/organization/v1/organization_pb.js";
 import { OrganizationService } from "../gen/chom/organization/v1/organization_service_pb.js";
-import { roleOf } from "./roles.js";
 
 /** All members; an organization has no more than one page of them. */
 export const useMembers = (organizationId: string, { enabled = true, seldom = false } = {}) =>
@@ -16,16 +13,24 @@ export interface Rights {
 	role: Role;
 	/** They may do what this role may. */
 	may: (role: Role) => boolean;
+	/** They reach only some sites, and nothing that is about the whole organization. */
+	bound: boolean;
 	/** They are there themselves, and do not act for somebody else. */
 	inPerson: boolean;
-	/** Their own membership; operators may have none. */
-	member: Member | undefined;
 }
 
 export function useRights(organizationId: string): Rights {
 	const { data: caller } = useCaller();
-	const { data, error } = useMembers(organizationId, { enabled: caller !== undefined && organizationId !== "", seldom: true });
-	const member = data?.members.find(({ accountId }) => accountId === caller?.accountId);
-	const role = roleOf(caller?.operator ?? false, member, isCode(error, Code.PermissionDenied));
-	return { role, may: (least) => role >= least, inPerson: caller !== undefined && caller.impersonatorId === "", member };
+	// Operators may do what owners may, also for the platform, which is no organization.
+	const operator = caller?.operator ?? false;
+	const enabled = caller !== undefined && !operator && organizationId !== "";
+	const { data } = useQuery(OrganizationService.method.getOrganization, { organizationId }, { enabled, refetchInterval: 10_000 });
+	const access = data?.organization?.access;
+	const role = operator ? Role.OWNER : (access?.role ?? Role.UNSPECIFIED);
+	return {
+		role,
+		may: (least) => role >= least,
+		bound: access !== undefined && !access.allSites,
+		inPerson: caller !== undefined && caller.impersonatorId === "",
+	};
 }

@@ -1,11 +1,5 @@
 // Roles, without a question to anybody.
-import { type Member, Role } from "../gen/chom/organization/v1/organization_pb.js";
-
-/** Operators may do what owners may. Who is bound to some sites sees no members, not even themselves: at most they are a member. */
-export function roleOf(operator: boolean, member: Pick<Member, "role"> | undefined, bound: boolean): Role {
-	if (operator) return Role.OWNER;
-	return member?.role ?? (bound ? Role.MEMBER : Role.UNSPECIFIED);
-}
+import { Role } from "../gen/chom/organization/v1/organization_pb.js";
 
 /** Roles by their names, the least one first. */
 export const roleNames = {

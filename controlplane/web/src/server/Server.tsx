@@ -5,7 +5,6 @@ import { useTranslation } from "react-i18next";
 import { State } from "../gen/chom/fleet/v1/server_pb.js";
 import { type JoinToken, ServerService } from "../gen/chom/fleet/v1/server_service_pb.js";
 import { serverGraphs } from "../metric/graphs.js";
-import { TaskTable } from "../task/TaskTable.js";
 import { Act, Confirmed } from "../ui/Act.js";
 import { bytes } from "../ui/format.js";
 import { Card, Facts, Failure, Link, Notice, Page, Waiting } from "../ui/parts.js";
@@ -16,6 +15,7 @@ import { platform, useServer } from "./queries.js";
 import { ServerSites } from "./ServerSites.js";
 import { ServerState } from "./ServerState.js";
 import { Disk } from "./Servers.js";
+import { ServerTasks } from "./ServerTasks.js";
 
 const Graphs = lazy(() => import("../metric/Graphs.js").then(({ Graphs }) => ({ default: Graphs })));
 
@@ -142,9 +142,7 @@ export function ServerPage() {
 				</Card>
 			)}
 			{server.state !== State.PENDING && <ServerSites server={server.id} />}
-			<Card title={t("tasks.title")}>
-				<TaskTable organization={platform} server={server.id} />
-			</Card>
+			<ServerTasks server={server.id} />
 			{server.state !== State.REMOVED && (
 				<Card title={t("danger.title")} tone="danger">
 					<Text size="sm" mb="sm">

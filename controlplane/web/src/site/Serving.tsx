@@ -1,13 +1,13 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { useMutation, useQuery } from "@connectrpc/connect-query";
 import { Checkbox, NumberInput, Select, SimpleGrid } from "@mantine/core";
-import { type ReactNode, useState } from "react";
+import { type ReactNode, useContext, useState } from "react";
 import { useTranslation } from "react-i18next";
 import { PolicyService } from "../gen/chom/backup/v1/policy_service_pb.js";
 import type { LimitsSchema } from "../gen/chom/site/v1/desired_pb.js";
 import type { HttpsOptionsSchema, Site } from "../gen/chom/site/v1/site_pb.js";
 import { SiteService } from "../gen/chom/site/v1/site_service_pb.js";
-import { Form } from "../ui/Act.js";
+import { Form, Permit } from "../ui/Act.js";
 import { Card } from "../ui/parts.js";
 
 type Change = { limits: MessageInitShape<typeof LimitsSchema> } | { https: MessageInitShape<typeof HttpsOptionsSchema> } | { backupPolicyId: string };
@@ -145,10 +145,11 @@ export function SiteHttps({ site }: { site: Site }) {
 export function SitePolicy({ site }: { site: Site }) {
 	const { t } = useTranslation();
 	const save = useChange(site, "backup_policy_id");
-	const { data } = useQuery(PolicyService.method.listPolicies, { organizationId: site.organizationId });
+	const known = useContext(Permit)(PolicyService.method.listPolicies);
+	const { data } = useQuery(PolicyService.method.listPolicies, { organizationId: site.organizationId }, { enabled: known });
 	const [wanted, setWanted] = useState(site.backupPolicyId);
 	const policies = data?.policies.filter(({ id }) => id !== "") ?? []; // the platform's own has no id, and is what tags choose where they choose none
-	if (policies.length === 0 && site.backupPolicyId === "") return null;
+	if (!known || (policies.length === 0 && site.backupPolicyId === "")) return null;
 	return (
 		<Part title={t("policy.title")} save={save} same={wanted === site.backupPolicyId} onSend={() => save.change({ backupPolicyId: wanted })}>
 			<Select

@@ -11,17 +11,36 @@ import { Time } from "../ui/Time.js";
 import { sentence } from "../ui/words.js";
 import { kindKey, TaskState } from "./TaskState.js";
 
-/** The newest tasks of an organization, a site or a server. */
-export function TaskTable({ organization, site = "", server = "", states = [] }: { organization: string; site?: string; server?: string; states?: State[] }) {
+/** What a task does, and why it failed. */
+export function TaskKind({ of: task }: { of: Task }) {
+	const { t } = useTranslation();
+	return (
+		<>
+			<Link to="/o/$organization/tasks/$task" params={{ organization: task.organizationId, task: task.id }}>
+				{t(kindKey(task.kind))}
+			</Link>
+			{task.error && (
+				<Text size="sm" c="dimmed" lineClamp={1}>
+					{sentence(task.error)}
+				</Text>
+			)}
+		</>
+	);
+}
+
+/** How long it took. */
+export const took = ({ startTime, endTime }: Task) => (startTime && endTime ? span(milliseconds(endTime) - milliseconds(startTime)) : "–");
+
+/** The newest tasks of an organization or a site. */
+export function TaskTable({ organization, site = "", states = [] }: { organization: string; site?: string; states?: State[] }) {
 	const { t } = useTranslation();
 	const { data, error, isPending, refetch } = useQuery(TaskService.method.listTasks, {
 		organizationId: organization,
 		siteId: site,
-		serverId: server,
 		pageSize: 100,
 		states,
 	});
-	const withSite = site === "" && server === "";
+	const withSite = site === "";
 	const sites = useSites(organization, { enabled: withSite });
 	const nameOf = new Map(sites.data?.map(({ id, name }) => [id, name]));
 	if (isPending) return <Waiting />;
@@ -33,21 +52,7 @@ export function TaskTable({ organization, site = "", server = "", states = [] }:
 			of={data?.tasks ?? []}
 			keyOf={({ id }) => id}
 			columns={[
-				{
-					title: t("tasks.column.kind"),
-					cell: (task) => (
-						<>
-							<Link to="/o/$organization/tasks/$task" params={{ organization: task.organizationId, task: task.id }}>
-								{t(kindKey(task.kind))}
-							</Link>
-							{task.error && (
-								<Text size="sm" c="dimmed" lineClamp={1}>
-									{sentence(task.error)}
-								</Text>
-							)}
-						</>
-					),
-				},
+				{ title: t("tasks.column.kind"), cell: (task) => <TaskKind of={task} /> },
 				...(withSite
 					? [
 							{
@@ -63,10 +68,7 @@ export function TaskTable({ organization, site = "", server = "", states = [] }:
 					: []),
 				{ title: t("tasks.column.state"), cell: (task) => <TaskState of={task.state} /> },
 				{ title: t("tasks.column.asked"), cell: (task) => <Time of={task.createTime} /> },
-				{
-					title: t("tasks.column.took"),
-					cell: (task) => (task.startTime && task.endTime ? span(milliseconds(task.endTime) - milliseconds(task.startTime)) : "–"),
-				},
+				{ title: t("tasks.column.took"), cell: took },
 			]}
 		/>
 	);

@@ -135,3 +135,4 @@ export const LockIcon = icon(
 	</>,
 );
 export const DownIcon = icon(<path d="M12 4.5l8.5 15h-17zM12 10v4.5M12 17v.01" />);
+export const HookIcon = icon(<path d="M13 3v6M9.5 3h7M13 9c0 6 4.5 4.5 4.5 8a4.6 4.6 0 0 1-9.2 0V14M5.5 16.5L8.3 14l2.8 2.5" />);

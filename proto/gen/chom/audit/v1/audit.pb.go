@@ -269,9 +269,15 @@ type Actor struct {
 	// IP address that the call came from; empty where there was no call.
 	Address string `protobuf:"bytes,6,opt,name=address,proto3" json:"address,omitempty"`
 	// Id of the call, as in its X-Request-Id header; empty where there was no call.
-	RequestId     string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	RequestId string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// E-mail address of the person, if they run the platform today: whoever is acted upon by the platform may know by whom. That of
+	// anybody else is not told here: ListMembers has those of members, and that of a former member, who may have another by now, is
+	// their own. An export leaves it out.
+	OperatorEmail string `protobuf:"bytes,8,opt,name=operator_email,json=operatorEmail,proto3" json:"operator_email,omitempty"`
+	// The same of the operator who acted in the person's place.
+	ImpersonatorEmail string `protobuf:"bytes,9,opt,name=impersonator_email,json=impersonatorEmail,proto3" json:"impersonator_email,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Actor) Reset() {
@@ -353,6 +359,20 @@ func (x *Actor) GetRequestId() string {
 	return ""
 }
 
+func (x *Actor) GetOperatorEmail() string {
+	if x != nil {
+		return x.OperatorEmail
+	}
+	return ""
+}
+
+func (x *Actor) GetImpersonatorEmail() string {
+	if x != nil {
+		return x.ImpersonatorEmail
+	}
+	return ""
+}
+
 var File_chom_audit_v1_audit_proto protoreflect.FileDescriptor
 
 const file_chom_audit_v1_audit_proto_rawDesc = "" +
@@ -367,7 +387,7 @@ const file_chom_audit_v1_audit_proto_rawDesc = "" +
 	"\x06action\x18\x05 \x01(\tR\x06action\x12\x16\n" +
 	"\x06object\x18\x06 \x01(\tR\x06object\x12\x16\n" +
 	"\x06detail\x18\a \x01(\tR\x06detail\x120\n" +
-	"\aoutcome\x18\b \x01(\x0e2\x16.chom.audit.v1.OutcomeR\aoutcome\"\xe1\x01\n" +
+	"\aoutcome\x18\b \x01(\x0e2\x16.chom.audit.v1.OutcomeR\aoutcome\"\xb7\x02\n" +
 	"\x05Actor\x12,\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x18.chom.audit.v1.ActorKindR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
@@ -377,7 +397,9 @@ const file_chom_audit_v1_audit_proto_rawDesc = "" +
 	"\x0fimpersonator_id\x18\x05 \x01(\tR\x0eimpersonatorId\x12\x18\n" +
 	"\aaddress\x18\x06 \x01(\tR\aaddress\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\a \x01(\tR\trequestId*\xb9\x01\n" +
+	"request_id\x18\a \x01(\tR\trequestId\x12%\n" +
+	"\x0eoperator_email\x18\b \x01(\tR\roperatorEmail\x12-\n" +
+	"\x12impersonator_email\x18\t \x01(\tR\x11impersonatorEmail*\xb9\x01\n" +
 	"\tActorKind\x12\x1a\n" +
 	"\x16ACTOR_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11ACTOR_KIND_SYSTEM\x10\x01\x12\x16\n" +

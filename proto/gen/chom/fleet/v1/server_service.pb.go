@@ -732,6 +732,189 @@ func (x *ServerSite) GetState() v1.State {
 	return v1.State(0)
 }
 
+// ListServerTasksRequest names a server and a page.
+type ListServerTasksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The server.
+	ServerId string `protobuf:"bytes,1,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	// Most tasks to return, 1 to 500; 0 means 50.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before; empty for the first.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListServerTasksRequest) Reset() {
+	*x = ListServerTasksRequest{}
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListServerTasksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListServerTasksRequest) ProtoMessage() {}
+
+func (x *ListServerTasksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListServerTasksRequest.ProtoReflect.Descriptor instead.
+func (*ListServerTasksRequest) Descriptor() ([]byte, []int) {
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ListServerTasksRequest) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *ListServerTasksRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListServerTasksRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListServerTasksResponse is one page of tasks.
+type ListServerTasksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tasks, newest first.
+	Tasks []*ServerTask `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	// Token of the next page; empty on the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListServerTasksResponse) Reset() {
+	*x = ListServerTasksResponse{}
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListServerTasksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListServerTasksResponse) ProtoMessage() {}
+
+func (x *ListServerTasksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListServerTasksResponse.ProtoReflect.Descriptor instead.
+func (*ListServerTasksResponse) Descriptor() ([]byte, []int) {
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ListServerTasksResponse) GetTasks() []*ServerTask {
+	if x != nil {
+		return x.Tasks
+	}
+	return nil
+}
+
+func (x *ListServerTasksResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// ServerTask is a task with the names of whose it is, for those who look after its server.
+type ServerTask struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The task, without its steps.
+	Task *v11.Task `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
+	// The name of the organization that it is done for; empty for work on the server itself.
+	OrganizationName string `protobuf:"bytes,2,opt,name=organization_name,json=organizationName,proto3" json:"organization_name,omitempty"`
+	// The name of the site that it is about; empty for work on the server itself, and when the site is gone.
+	SiteName      string `protobuf:"bytes,3,opt,name=site_name,json=siteName,proto3" json:"site_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServerTask) Reset() {
+	*x = ServerTask{}
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServerTask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServerTask) ProtoMessage() {}
+
+func (x *ServerTask) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServerTask.ProtoReflect.Descriptor instead.
+func (*ServerTask) Descriptor() ([]byte, []int) {
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ServerTask) GetTask() *v11.Task {
+	if x != nil {
+		return x.Task
+	}
+	return nil
+}
+
+func (x *ServerTask) GetOrganizationName() string {
+	if x != nil {
+		return x.OrganizationName
+	}
+	return ""
+}
+
+func (x *ServerTask) GetSiteName() string {
+	if x != nil {
+		return x.SiteName
+	}
+	return ""
+}
+
 // DrainServerRequest names a server.
 type DrainServerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -743,7 +926,7 @@ type DrainServerRequest struct {
 
 func (x *DrainServerRequest) Reset() {
 	*x = DrainServerRequest{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[12]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -755,7 +938,7 @@ func (x *DrainServerRequest) String() string {
 func (*DrainServerRequest) ProtoMessage() {}
 
 func (x *DrainServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[12]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -768,7 +951,7 @@ func (x *DrainServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainServerRequest.ProtoReflect.Descriptor instead.
 func (*DrainServerRequest) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{12}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DrainServerRequest) GetServerId() string {
@@ -789,7 +972,7 @@ type DrainServerResponse struct {
 
 func (x *DrainServerResponse) Reset() {
 	*x = DrainServerResponse{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[13]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +984,7 @@ func (x *DrainServerResponse) String() string {
 func (*DrainServerResponse) ProtoMessage() {}
 
 func (x *DrainServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[13]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +997,7 @@ func (x *DrainServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainServerResponse.ProtoReflect.Descriptor instead.
 func (*DrainServerResponse) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{13}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DrainServerResponse) GetServer() *Server {
@@ -835,7 +1018,7 @@ type UndrainServerRequest struct {
 
 func (x *UndrainServerRequest) Reset() {
 	*x = UndrainServerRequest{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[14]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -847,7 +1030,7 @@ func (x *UndrainServerRequest) String() string {
 func (*UndrainServerRequest) ProtoMessage() {}
 
 func (x *UndrainServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[14]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -860,7 +1043,7 @@ func (x *UndrainServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainServerRequest.ProtoReflect.Descriptor instead.
 func (*UndrainServerRequest) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{14}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UndrainServerRequest) GetServerId() string {
@@ -881,7 +1064,7 @@ type UndrainServerResponse struct {
 
 func (x *UndrainServerResponse) Reset() {
 	*x = UndrainServerResponse{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[15]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -893,7 +1076,7 @@ func (x *UndrainServerResponse) String() string {
 func (*UndrainServerResponse) ProtoMessage() {}
 
 func (x *UndrainServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[15]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -906,7 +1089,7 @@ func (x *UndrainServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainServerResponse.ProtoReflect.Descriptor instead.
 func (*UndrainServerResponse) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{15}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *UndrainServerResponse) GetServer() *Server {
@@ -927,7 +1110,7 @@ type ReadmitServerRequest struct {
 
 func (x *ReadmitServerRequest) Reset() {
 	*x = ReadmitServerRequest{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[16]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -939,7 +1122,7 @@ func (x *ReadmitServerRequest) String() string {
 func (*ReadmitServerRequest) ProtoMessage() {}
 
 func (x *ReadmitServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[16]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -952,7 +1135,7 @@ func (x *ReadmitServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadmitServerRequest.ProtoReflect.Descriptor instead.
 func (*ReadmitServerRequest) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{16}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReadmitServerRequest) GetServerId() string {
@@ -973,7 +1156,7 @@ type ReadmitServerResponse struct {
 
 func (x *ReadmitServerResponse) Reset() {
 	*x = ReadmitServerResponse{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[17]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -985,7 +1168,7 @@ func (x *ReadmitServerResponse) String() string {
 func (*ReadmitServerResponse) ProtoMessage() {}
 
 func (x *ReadmitServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[17]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -998,7 +1181,7 @@ func (x *ReadmitServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadmitServerResponse.ProtoReflect.Descriptor instead.
 func (*ReadmitServerResponse) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{17}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReadmitServerResponse) GetServer() *Server {
@@ -1019,7 +1202,7 @@ type RemoveServerRequest struct {
 
 func (x *RemoveServerRequest) Reset() {
 	*x = RemoveServerRequest{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[18]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1031,7 +1214,7 @@ func (x *RemoveServerRequest) String() string {
 func (*RemoveServerRequest) ProtoMessage() {}
 
 func (x *RemoveServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[18]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1044,7 +1227,7 @@ func (x *RemoveServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServerRequest.ProtoReflect.Descriptor instead.
 func (*RemoveServerRequest) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{18}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RemoveServerRequest) GetServerId() string {
@@ -1065,7 +1248,7 @@ type RemoveServerResponse struct {
 
 func (x *RemoveServerResponse) Reset() {
 	*x = RemoveServerResponse{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[19]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1077,7 +1260,7 @@ func (x *RemoveServerResponse) String() string {
 func (*RemoveServerResponse) ProtoMessage() {}
 
 func (x *RemoveServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[19]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1090,7 +1273,7 @@ func (x *RemoveServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServerResponse.ProtoReflect.Descriptor instead.
 func (*RemoveServerResponse) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{19}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RemoveServerResponse) GetServer() *Server {
@@ -1111,7 +1294,7 @@ type PrepareServerRequest struct {
 
 func (x *PrepareServerRequest) Reset() {
 	*x = PrepareServerRequest{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[20]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1306,7 @@ func (x *PrepareServerRequest) String() string {
 func (*PrepareServerRequest) ProtoMessage() {}
 
 func (x *PrepareServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[20]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1319,7 @@ func (x *PrepareServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareServerRequest.ProtoReflect.Descriptor instead.
 func (*PrepareServerRequest) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{20}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PrepareServerRequest) GetServerId() string {
@@ -1157,7 +1340,7 @@ type PrepareServerResponse struct {
 
 func (x *PrepareServerResponse) Reset() {
 	*x = PrepareServerResponse{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[21]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1352,7 @@ func (x *PrepareServerResponse) String() string {
 func (*PrepareServerResponse) ProtoMessage() {}
 
 func (x *PrepareServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[21]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +1365,7 @@ func (x *PrepareServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareServerResponse.ProtoReflect.Descriptor instead.
 func (*PrepareServerResponse) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{21}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PrepareServerResponse) GetTask() *v11.Task {
@@ -1210,7 +1393,7 @@ type PingServerRequest struct {
 
 func (x *PingServerRequest) Reset() {
 	*x = PingServerRequest{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[22]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1222,7 +1405,7 @@ func (x *PingServerRequest) String() string {
 func (*PingServerRequest) ProtoMessage() {}
 
 func (x *PingServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[22]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1235,7 +1418,7 @@ func (x *PingServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingServerRequest.ProtoReflect.Descriptor instead.
 func (*PingServerRequest) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{22}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PingServerRequest) GetServerId() string {
@@ -1277,7 +1460,7 @@ type PingServerResponse struct {
 
 func (x *PingServerResponse) Reset() {
 	*x = PingServerResponse{}
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[23]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1472,7 @@ func (x *PingServerResponse) String() string {
 func (*PingServerResponse) ProtoMessage() {}
 
 func (x *PingServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[23]
+	mi := &file_chom_fleet_v1_server_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +1485,7 @@ func (x *PingServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingServerResponse.ProtoReflect.Descriptor instead.
 func (*PingServerResponse) Descriptor() ([]byte, []int) {
-	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{23}
+	return file_chom_fleet_v1_server_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PingServerResponse) GetTask() *v11.Task {
@@ -1365,7 +1548,21 @@ const file_chom_fleet_v1_server_service_proto_rawDesc = "" +
 	"\x11organization_name\x18\x04 \x01(\tR\x10organizationName\x12\x12\n" +
 	"\x04type\x18\x05 \x01(\tR\x04type\x12\x16\n" +
 	"\x06domain\x18\x06 \x01(\tR\x06domain\x12)\n" +
-	"\x05state\x18\a \x01(\x0e2\x13.chom.site.v1.StateR\x05state\";\n" +
+	"\x05state\x18\a \x01(\x0e2\x13.chom.site.v1.StateR\x05state\"\x91\x01\n" +
+	"\x16ListServerTasksRequest\x12%\n" +
+	"\tserver_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bserverId\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"r\n" +
+	"\x17ListServerTasksResponse\x12/\n" +
+	"\x05tasks\x18\x01 \x03(\v2\x19.chom.fleet.v1.ServerTaskR\x05tasks\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"~\n" +
+	"\n" +
+	"ServerTask\x12&\n" +
+	"\x04task\x18\x01 \x01(\v2\x12.chom.task.v1.TaskR\x04task\x12+\n" +
+	"\x11organization_name\x18\x02 \x01(\tR\x10organizationName\x12\x1b\n" +
+	"\tsite_name\x18\x03 \x01(\tR\bsiteName\";\n" +
 	"\x12DrainServerRequest\x12%\n" +
 	"\tserver_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bserverId\"D\n" +
 	"\x13DrainServerResponse\x12-\n" +
@@ -1393,13 +1590,14 @@ const file_chom_fleet_v1_server_service_proto_rawDesc = "" +
 	"\xbaH\a\xaa\x01\x04\"\x02\b<R\fstepDuration\x12D\n" +
 	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\atimeout\"<\n" +
 	"\x12PingServerResponse\x12&\n" +
-	"\x04task\x18\x01 \x01(\v2\x12.chom.task.v1.TaskR\x04task2\xb7\v\n" +
+	"\x04task\x18\x01 \x01(\v2\x12.chom.task.v1.TaskR\x04task2\xc5\f\n" +
 	"\rServerService\x12s\n" +
 	"\fCreateServer\x12\".chom.fleet.v1.CreateServerRequest\x1a#.chom.fleet.v1.CreateServerResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/api/v1/servers\x12\x94\x01\n" +
 	"\x0fCreateJoinToken\x12%.chom.fleet.v1.CreateJoinTokenRequest\x1a&.chom.fleet.v1.CreateJoinTokenResponse\"2\x82\xd3\xe4\x93\x02,:\x01*\"'/api/v1/servers/{server_id}/join-tokens\x12s\n" +
 	"\tGetServer\x12\x1f.chom.fleet.v1.GetServerRequest\x1a .chom.fleet.v1.GetServerResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/api/v1/servers/{server_id}\x12m\n" +
 	"\vListServers\x12!.chom.fleet.v1.ListServersRequest\x1a\".chom.fleet.v1.ListServersResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/servers\x12\x8b\x01\n" +
-	"\x0fListServerSites\x12%.chom.fleet.v1.ListServerSitesRequest\x1a&.chom.fleet.v1.ListServerSitesResponse\")\x82\xd3\xe4\x93\x02#\x12!/api/v1/servers/{server_id}/sites\x12\x82\x01\n" +
+	"\x0fListServerSites\x12%.chom.fleet.v1.ListServerSitesRequest\x1a&.chom.fleet.v1.ListServerSitesResponse\")\x82\xd3\xe4\x93\x02#\x12!/api/v1/servers/{server_id}/sites\x12\x8b\x01\n" +
+	"\x0fListServerTasks\x12%.chom.fleet.v1.ListServerTasksRequest\x1a&.chom.fleet.v1.ListServerTasksResponse\")\x82\xd3\xe4\x93\x02#\x12!/api/v1/servers/{server_id}/tasks\x12\x82\x01\n" +
 	"\vDrainServer\x12!.chom.fleet.v1.DrainServerRequest\x1a\".chom.fleet.v1.DrainServerResponse\",\x82\xd3\xe4\x93\x02&:\x01*\"!/api/v1/servers/{server_id}:drain\x12\x8a\x01\n" +
 	"\rUndrainServer\x12#.chom.fleet.v1.UndrainServerRequest\x1a$.chom.fleet.v1.UndrainServerResponse\".\x82\xd3\xe4\x93\x02(:\x01*\"#/api/v1/servers/{server_id}:undrain\x12\x8a\x01\n" +
 	"\rReadmitServer\x12#.chom.fleet.v1.ReadmitServerRequest\x1a$.chom.fleet.v1.ReadmitServerResponse\".\x82\xd3\xe4\x93\x02(:\x01*\"#/api/v1/servers/{server_id}:readmit\x12|\n" +
@@ -1421,7 +1619,7 @@ func file_chom_fleet_v1_server_service_proto_rawDescGZIP() []byte {
 	return file_chom_fleet_v1_server_service_proto_rawDescData
 }
 
-var file_chom_fleet_v1_server_service_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_chom_fleet_v1_server_service_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_chom_fleet_v1_server_service_proto_goTypes = []any{
 	(*CreateServerRequest)(nil),     // 0: chom.fleet.v1.CreateServerRequest
 	(*JoinToken)(nil),               // 1: chom.fleet.v1.JoinToken
@@ -1435,72 +1633,79 @@ var file_chom_fleet_v1_server_service_proto_goTypes = []any{
 	(*ListServerSitesRequest)(nil),  // 9: chom.fleet.v1.ListServerSitesRequest
 	(*ListServerSitesResponse)(nil), // 10: chom.fleet.v1.ListServerSitesResponse
 	(*ServerSite)(nil),              // 11: chom.fleet.v1.ServerSite
-	(*DrainServerRequest)(nil),      // 12: chom.fleet.v1.DrainServerRequest
-	(*DrainServerResponse)(nil),     // 13: chom.fleet.v1.DrainServerResponse
-	(*UndrainServerRequest)(nil),    // 14: chom.fleet.v1.UndrainServerRequest
-	(*UndrainServerResponse)(nil),   // 15: chom.fleet.v1.UndrainServerResponse
-	(*ReadmitServerRequest)(nil),    // 16: chom.fleet.v1.ReadmitServerRequest
-	(*ReadmitServerResponse)(nil),   // 17: chom.fleet.v1.ReadmitServerResponse
-	(*RemoveServerRequest)(nil),     // 18: chom.fleet.v1.RemoveServerRequest
-	(*RemoveServerResponse)(nil),    // 19: chom.fleet.v1.RemoveServerResponse
-	(*PrepareServerRequest)(nil),    // 20: chom.fleet.v1.PrepareServerRequest
-	(*PrepareServerResponse)(nil),   // 21: chom.fleet.v1.PrepareServerResponse
-	(*PingServerRequest)(nil),       // 22: chom.fleet.v1.PingServerRequest
-	(*PingServerResponse)(nil),      // 23: chom.fleet.v1.PingServerResponse
-	(Tenancy)(0),                    // 24: chom.fleet.v1.Tenancy
-	(*timestamppb.Timestamp)(nil),   // 25: google.protobuf.Timestamp
-	(*Server)(nil),                  // 26: chom.fleet.v1.Server
-	(State)(0),                      // 27: chom.fleet.v1.State
-	(v1.State)(0),                   // 28: chom.site.v1.State
-	(*v11.Task)(nil),                // 29: chom.task.v1.Task
-	(*durationpb.Duration)(nil),     // 30: google.protobuf.Duration
+	(*ListServerTasksRequest)(nil),  // 12: chom.fleet.v1.ListServerTasksRequest
+	(*ListServerTasksResponse)(nil), // 13: chom.fleet.v1.ListServerTasksResponse
+	(*ServerTask)(nil),              // 14: chom.fleet.v1.ServerTask
+	(*DrainServerRequest)(nil),      // 15: chom.fleet.v1.DrainServerRequest
+	(*DrainServerResponse)(nil),     // 16: chom.fleet.v1.DrainServerResponse
+	(*UndrainServerRequest)(nil),    // 17: chom.fleet.v1.UndrainServerRequest
+	(*UndrainServerResponse)(nil),   // 18: chom.fleet.v1.UndrainServerResponse
+	(*ReadmitServerRequest)(nil),    // 19: chom.fleet.v1.ReadmitServerRequest
+	(*ReadmitServerResponse)(nil),   // 20: chom.fleet.v1.ReadmitServerResponse
+	(*RemoveServerRequest)(nil),     // 21: chom.fleet.v1.RemoveServerRequest
+	(*RemoveServerResponse)(nil),    // 22: chom.fleet.v1.RemoveServerResponse
+	(*PrepareServerRequest)(nil),    // 23: chom.fleet.v1.PrepareServerRequest
+	(*PrepareServerResponse)(nil),   // 24: chom.fleet.v1.PrepareServerResponse
+	(*PingServerRequest)(nil),       // 25: chom.fleet.v1.PingServerRequest
+	(*PingServerResponse)(nil),      // 26: chom.fleet.v1.PingServerResponse
+	(Tenancy)(0),                    // 27: chom.fleet.v1.Tenancy
+	(*timestamppb.Timestamp)(nil),   // 28: google.protobuf.Timestamp
+	(*Server)(nil),                  // 29: chom.fleet.v1.Server
+	(State)(0),                      // 30: chom.fleet.v1.State
+	(v1.State)(0),                   // 31: chom.site.v1.State
+	(*v11.Task)(nil),                // 32: chom.task.v1.Task
+	(*durationpb.Duration)(nil),     // 33: google.protobuf.Duration
 }
 var file_chom_fleet_v1_server_service_proto_depIdxs = []int32{
-	24, // 0: chom.fleet.v1.CreateServerRequest.tenancy:type_name -> chom.fleet.v1.Tenancy
-	25, // 1: chom.fleet.v1.JoinToken.expire_time:type_name -> google.protobuf.Timestamp
-	26, // 2: chom.fleet.v1.CreateServerResponse.server:type_name -> chom.fleet.v1.Server
+	27, // 0: chom.fleet.v1.CreateServerRequest.tenancy:type_name -> chom.fleet.v1.Tenancy
+	28, // 1: chom.fleet.v1.JoinToken.expire_time:type_name -> google.protobuf.Timestamp
+	29, // 2: chom.fleet.v1.CreateServerResponse.server:type_name -> chom.fleet.v1.Server
 	1,  // 3: chom.fleet.v1.CreateServerResponse.join_token:type_name -> chom.fleet.v1.JoinToken
 	1,  // 4: chom.fleet.v1.CreateJoinTokenResponse.join_token:type_name -> chom.fleet.v1.JoinToken
-	26, // 5: chom.fleet.v1.GetServerResponse.server:type_name -> chom.fleet.v1.Server
-	27, // 6: chom.fleet.v1.ListServersRequest.states:type_name -> chom.fleet.v1.State
-	26, // 7: chom.fleet.v1.ListServersResponse.servers:type_name -> chom.fleet.v1.Server
+	29, // 5: chom.fleet.v1.GetServerResponse.server:type_name -> chom.fleet.v1.Server
+	30, // 6: chom.fleet.v1.ListServersRequest.states:type_name -> chom.fleet.v1.State
+	29, // 7: chom.fleet.v1.ListServersResponse.servers:type_name -> chom.fleet.v1.Server
 	11, // 8: chom.fleet.v1.ListServerSitesResponse.sites:type_name -> chom.fleet.v1.ServerSite
-	28, // 9: chom.fleet.v1.ServerSite.state:type_name -> chom.site.v1.State
-	26, // 10: chom.fleet.v1.DrainServerResponse.server:type_name -> chom.fleet.v1.Server
-	26, // 11: chom.fleet.v1.UndrainServerResponse.server:type_name -> chom.fleet.v1.Server
-	26, // 12: chom.fleet.v1.ReadmitServerResponse.server:type_name -> chom.fleet.v1.Server
-	26, // 13: chom.fleet.v1.RemoveServerResponse.server:type_name -> chom.fleet.v1.Server
-	29, // 14: chom.fleet.v1.PrepareServerResponse.task:type_name -> chom.task.v1.Task
-	30, // 15: chom.fleet.v1.PingServerRequest.step_duration:type_name -> google.protobuf.Duration
-	30, // 16: chom.fleet.v1.PingServerRequest.timeout:type_name -> google.protobuf.Duration
-	29, // 17: chom.fleet.v1.PingServerResponse.task:type_name -> chom.task.v1.Task
-	0,  // 18: chom.fleet.v1.ServerService.CreateServer:input_type -> chom.fleet.v1.CreateServerRequest
-	3,  // 19: chom.fleet.v1.ServerService.CreateJoinToken:input_type -> chom.fleet.v1.CreateJoinTokenRequest
-	5,  // 20: chom.fleet.v1.ServerService.GetServer:input_type -> chom.fleet.v1.GetServerRequest
-	7,  // 21: chom.fleet.v1.ServerService.ListServers:input_type -> chom.fleet.v1.ListServersRequest
-	9,  // 22: chom.fleet.v1.ServerService.ListServerSites:input_type -> chom.fleet.v1.ListServerSitesRequest
-	12, // 23: chom.fleet.v1.ServerService.DrainServer:input_type -> chom.fleet.v1.DrainServerRequest
-	14, // 24: chom.fleet.v1.ServerService.UndrainServer:input_type -> chom.fleet.v1.UndrainServerRequest
-	16, // 25: chom.fleet.v1.ServerService.ReadmitServer:input_type -> chom.fleet.v1.ReadmitServerRequest
-	18, // 26: chom.fleet.v1.ServerService.RemoveServer:input_type -> chom.fleet.v1.RemoveServerRequest
-	20, // 27: chom.fleet.v1.ServerService.PrepareServer:input_type -> chom.fleet.v1.PrepareServerRequest
-	22, // 28: chom.fleet.v1.ServerService.PingServer:input_type -> chom.fleet.v1.PingServerRequest
-	2,  // 29: chom.fleet.v1.ServerService.CreateServer:output_type -> chom.fleet.v1.CreateServerResponse
-	4,  // 30: chom.fleet.v1.ServerService.CreateJoinToken:output_type -> chom.fleet.v1.CreateJoinTokenResponse
-	6,  // 31: chom.fleet.v1.ServerService.GetServer:output_type -> chom.fleet.v1.GetServerResponse
-	8,  // 32: chom.fleet.v1.ServerService.ListServers:output_type -> chom.fleet.v1.ListServersResponse
-	10, // 33: chom.fleet.v1.ServerService.ListServerSites:output_type -> chom.fleet.v1.ListServerSitesResponse
-	13, // 34: chom.fleet.v1.ServerService.DrainServer:output_type -> chom.fleet.v1.DrainServerResponse
-	15, // 35: chom.fleet.v1.ServerService.UndrainServer:output_type -> chom.fleet.v1.UndrainServerResponse
-	17, // 36: chom.fleet.v1.ServerService.ReadmitServer:output_type -> chom.fleet.v1.ReadmitServerResponse
-	19, // 37: chom.fleet.v1.ServerService.RemoveServer:output_type -> chom.fleet.v1.RemoveServerResponse
-	21, // 38: chom.fleet.v1.ServerService.PrepareServer:output_type -> chom.fleet.v1.PrepareServerResponse
-	23, // 39: chom.fleet.v1.ServerService.PingServer:output_type -> chom.fleet.v1.PingServerResponse
-	29, // [29:40] is the sub-list for method output_type
-	18, // [18:29] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	31, // 9: chom.fleet.v1.ServerSite.state:type_name -> chom.site.v1.State
+	14, // 10: chom.fleet.v1.ListServerTasksResponse.tasks:type_name -> chom.fleet.v1.ServerTask
+	32, // 11: chom.fleet.v1.ServerTask.task:type_name -> chom.task.v1.Task
+	29, // 12: chom.fleet.v1.DrainServerResponse.server:type_name -> chom.fleet.v1.Server
+	29, // 13: chom.fleet.v1.UndrainServerResponse.server:type_name -> chom.fleet.v1.Server
+	29, // 14: chom.fleet.v1.ReadmitServerResponse.server:type_name -> chom.fleet.v1.Server
+	29, // 15: chom.fleet.v1.RemoveServerResponse.server:type_name -> chom.fleet.v1.Server
+	32, // 16: chom.fleet.v1.PrepareServerResponse.task:type_name -> chom.task.v1.Task
+	33, // 17: chom.fleet.v1.PingServerRequest.step_duration:type_name -> google.protobuf.Duration
+	33, // 18: chom.fleet.v1.PingServerRequest.timeout:type_name -> google.protobuf.Duration
+	32, // 19: chom.fleet.v1.PingServerResponse.task:type_name -> chom.task.v1.Task
+	0,  // 20: chom.fleet.v1.ServerService.CreateServer:input_type -> chom.fleet.v1.CreateServerRequest
+	3,  // 21: chom.fleet.v1.ServerService.CreateJoinToken:input_type -> chom.fleet.v1.CreateJoinTokenRequest
+	5,  // 22: chom.fleet.v1.ServerService.GetServer:input_type -> chom.fleet.v1.GetServerRequest
+	7,  // 23: chom.fleet.v1.ServerService.ListServers:input_type -> chom.fleet.v1.ListServersRequest
+	9,  // 24: chom.fleet.v1.ServerService.ListServerSites:input_type -> chom.fleet.v1.ListServerSitesRequest
+	12, // 25: chom.fleet.v1.ServerService.ListServerTasks:input_type -> chom.fleet.v1.ListServerTasksRequest
+	15, // 26: chom.fleet.v1.ServerService.DrainServer:input_type -> chom.fleet.v1.DrainServerRequest
+	17, // 27: chom.fleet.v1.ServerService.UndrainServer:input_type -> chom.fleet.v1.UndrainServerRequest
+	19, // 28: chom.fleet.v1.ServerService.ReadmitServer:input_type -> chom.fleet.v1.ReadmitServerRequest
+	21, // 29: chom.fleet.v1.ServerService.RemoveServer:input_type -> chom.fleet.v1.RemoveServerRequest
+	23, // 30: chom.fleet.v1.ServerService.PrepareServer:input_type -> chom.fleet.v1.PrepareServerRequest
+	25, // 31: chom.fleet.v1.ServerService.PingServer:input_type -> chom.fleet.v1.PingServerRequest
+	2,  // 32: chom.fleet.v1.ServerService.CreateServer:output_type -> chom.fleet.v1.CreateServerResponse
+	4,  // 33: chom.fleet.v1.ServerService.CreateJoinToken:output_type -> chom.fleet.v1.CreateJoinTokenResponse
+	6,  // 34: chom.fleet.v1.ServerService.GetServer:output_type -> chom.fleet.v1.GetServerResponse
+	8,  // 35: chom.fleet.v1.ServerService.ListServers:output_type -> chom.fleet.v1.ListServersResponse
+	10, // 36: chom.fleet.v1.ServerService.ListServerSites:output_type -> chom.fleet.v1.ListServerSitesResponse
+	13, // 37: chom.fleet.v1.ServerService.ListServerTasks:output_type -> chom.fleet.v1.ListServerTasksResponse
+	16, // 38: chom.fleet.v1.ServerService.DrainServer:output_type -> chom.fleet.v1.DrainServerResponse
+	18, // 39: chom.fleet.v1.ServerService.UndrainServer:output_type -> chom.fleet.v1.UndrainServerResponse
+	20, // 40: chom.fleet.v1.ServerService.ReadmitServer:output_type -> chom.fleet.v1.ReadmitServerResponse
+	22, // 41: chom.fleet.v1.ServerService.RemoveServer:output_type -> chom.fleet.v1.RemoveServerResponse
+	24, // 42: chom.fleet.v1.ServerService.PrepareServer:output_type -> chom.fleet.v1.PrepareServerResponse
+	26, // 43: chom.fleet.v1.ServerService.PingServer:output_type -> chom.fleet.v1.PingServerResponse
+	32, // [32:44] is the sub-list for method output_type
+	20, // [20:32] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_chom_fleet_v1_server_service_proto_init() }
@@ -1515,7 +1720,7 @@ func file_chom_fleet_v1_server_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_fleet_v1_server_service_proto_rawDesc), len(file_chom_fleet_v1_server_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

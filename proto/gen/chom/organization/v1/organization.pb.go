@@ -165,7 +165,9 @@ type Organization struct {
 	// What it may use. It is the platform's own unless an operator has set another.
 	Quota *Quota `protobuf:"bytes,20,opt,name=quota,proto3" json:"quota,omitempty"`
 	// Bytes that its backups take: what was measured at last, and what was added since.
-	BackupBytes   uint64 `protobuf:"varint,21,opt,name=backup_bytes,json=backupBytes,proto3" json:"backup_bytes,omitempty"`
+	BackupBytes uint64 `protobuf:"varint,21,opt,name=backup_bytes,json=backupBytes,proto3" json:"backup_bytes,omitempty"`
+	// What the caller may do in it. GetOrganization and ListOrganizations tell it; other calls leave it unset.
+	Access        *Access `protobuf:"bytes,22,opt,name=access,proto3" json:"access,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -270,6 +272,77 @@ func (x *Organization) GetBackupBytes() uint64 {
 	return 0
 }
 
+func (x *Organization) GetAccess() *Access {
+	if x != nil {
+		return x.Access
+	}
+	return nil
+}
+
+// Access is what a caller may do in an organization, at this moment. A token's scope limits it besides.
+type Access struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What they may do there: as a member, or as a token of the organization's own. Operators may do what owners may.
+	Role Role `protobuf:"varint,1,opt,name=role,proto3,enum=chom.organization.v1.Role" json:"role,omitempty"`
+	// They reach all of its sites, those of the future too, and what is about the organization as a whole.
+	AllSites bool `protobuf:"varint,2,opt,name=all_sites,json=allSites,proto3" json:"all_sites,omitempty"`
+	// The only sites that they reach, when all_sites is false. Others do not exist for them.
+	SiteIds       []string `protobuf:"bytes,3,rep,name=site_ids,json=siteIds,proto3" json:"site_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Access) Reset() {
+	*x = Access{}
+	mi := &file_chom_organization_v1_organization_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Access) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Access) ProtoMessage() {}
+
+func (x *Access) ProtoReflect() protoreflect.Message {
+	mi := &file_chom_organization_v1_organization_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Access.ProtoReflect.Descriptor instead.
+func (*Access) Descriptor() ([]byte, []int) {
+	return file_chom_organization_v1_organization_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Access) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *Access) GetAllSites() bool {
+	if x != nil {
+		return x.AllSites
+	}
+	return false
+}
+
+func (x *Access) GetSiteIds() []string {
+	if x != nil {
+		return x.SiteIds
+	}
+	return nil
+}
+
 // Quota is how much an organization may use.
 type Quota struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -282,7 +355,7 @@ type Quota struct {
 
 func (x *Quota) Reset() {
 	*x = Quota{}
-	mi := &file_chom_organization_v1_organization_proto_msgTypes[1]
+	mi := &file_chom_organization_v1_organization_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -294,7 +367,7 @@ func (x *Quota) String() string {
 func (*Quota) ProtoMessage() {}
 
 func (x *Quota) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_proto_msgTypes[1]
+	mi := &file_chom_organization_v1_organization_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -307,7 +380,7 @@ func (x *Quota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quota.ProtoReflect.Descriptor instead.
 func (*Quota) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_proto_rawDescGZIP(), []int{1}
+	return file_chom_organization_v1_organization_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Quota) GetBackupBytes() uint64 {
@@ -340,7 +413,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_chom_organization_v1_organization_proto_msgTypes[2]
+	mi := &file_chom_organization_v1_organization_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -352,7 +425,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_proto_msgTypes[2]
+	mi := &file_chom_organization_v1_organization_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -365,7 +438,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_proto_rawDescGZIP(), []int{2}
+	return file_chom_organization_v1_organization_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Member) GetAccountId() string {
@@ -445,7 +518,7 @@ type Invitation struct {
 
 func (x *Invitation) Reset() {
 	*x = Invitation{}
-	mi := &file_chom_organization_v1_organization_proto_msgTypes[3]
+	mi := &file_chom_organization_v1_organization_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -457,7 +530,7 @@ func (x *Invitation) String() string {
 func (*Invitation) ProtoMessage() {}
 
 func (x *Invitation) ProtoReflect() protoreflect.Message {
-	mi := &file_chom_organization_v1_organization_proto_msgTypes[3]
+	mi := &file_chom_organization_v1_organization_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -470,7 +543,7 @@ func (x *Invitation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invitation.ProtoReflect.Descriptor instead.
 func (*Invitation) Descriptor() ([]byte, []int) {
-	return file_chom_organization_v1_organization_proto_rawDescGZIP(), []int{3}
+	return file_chom_organization_v1_organization_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Invitation) GetId() string {
@@ -540,7 +613,7 @@ var File_chom_organization_v1_organization_proto protoreflect.FileDescriptor
 
 const file_chom_organization_v1_organization_proto_rawDesc = "" +
 	"\n" +
-	"'chom/organization/v1/organization.proto\x12\x14chom.organization.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x03\n" +
+	"'chom/organization/v1/organization.proto\x12\x14chom.organization.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd2\x03\n" +
 	"\fOrganization\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
@@ -554,7 +627,12 @@ const file_chom_organization_v1_organization_proto_rawDesc = "" +
 	"\x15require_second_factor\x18\a \x01(\bR\x13requireSecondFactor\x12\x12\n" +
 	"\x04etag\x18\b \x01(\tR\x04etag\x121\n" +
 	"\x05quota\x18\x14 \x01(\v2\x1b.chom.organization.v1.QuotaR\x05quota\x12!\n" +
-	"\fbackup_bytes\x18\x15 \x01(\x04R\vbackupBytes\":\n" +
+	"\fbackup_bytes\x18\x15 \x01(\x04R\vbackupBytes\x124\n" +
+	"\x06access\x18\x16 \x01(\v2\x1c.chom.organization.v1.AccessR\x06access\"p\n" +
+	"\x06Access\x12.\n" +
+	"\x04role\x18\x01 \x01(\x0e2\x1a.chom.organization.v1.RoleR\x04role\x12\x1b\n" +
+	"\tall_sites\x18\x02 \x01(\bR\ballSites\x12\x19\n" +
+	"\bsite_ids\x18\x03 \x03(\tR\asiteIds\":\n" +
 	"\x05Quota\x121\n" +
 	"\fbackup_bytes\x18\x01 \x01(\x04B\x0e\xbaH\v2\t\x18\x80\x80\x80\x80\x80\x80\x80\x02R\vbackupBytes\"\xf6\x01\n" +
 	"\x06Member\x12\x1d\n" +
@@ -608,31 +686,34 @@ func file_chom_organization_v1_organization_proto_rawDescGZIP() []byte {
 }
 
 var file_chom_organization_v1_organization_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_chom_organization_v1_organization_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_chom_organization_v1_organization_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_chom_organization_v1_organization_proto_goTypes = []any{
 	(State)(0),                    // 0: chom.organization.v1.State
 	(Role)(0),                     // 1: chom.organization.v1.Role
 	(*Organization)(nil),          // 2: chom.organization.v1.Organization
-	(*Quota)(nil),                 // 3: chom.organization.v1.Quota
-	(*Member)(nil),                // 4: chom.organization.v1.Member
-	(*Invitation)(nil),            // 5: chom.organization.v1.Invitation
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(*Access)(nil),                // 3: chom.organization.v1.Access
+	(*Quota)(nil),                 // 4: chom.organization.v1.Quota
+	(*Member)(nil),                // 5: chom.organization.v1.Member
+	(*Invitation)(nil),            // 6: chom.organization.v1.Invitation
+	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
 }
 var file_chom_organization_v1_organization_proto_depIdxs = []int32{
-	6, // 0: chom.organization.v1.Organization.create_time:type_name -> google.protobuf.Timestamp
-	0, // 1: chom.organization.v1.Organization.state:type_name -> chom.organization.v1.State
-	6, // 2: chom.organization.v1.Organization.close_time:type_name -> google.protobuf.Timestamp
-	3, // 3: chom.organization.v1.Organization.quota:type_name -> chom.organization.v1.Quota
-	1, // 4: chom.organization.v1.Member.role:type_name -> chom.organization.v1.Role
-	6, // 5: chom.organization.v1.Member.create_time:type_name -> google.protobuf.Timestamp
-	1, // 6: chom.organization.v1.Invitation.role:type_name -> chom.organization.v1.Role
-	6, // 7: chom.organization.v1.Invitation.create_time:type_name -> google.protobuf.Timestamp
-	6, // 8: chom.organization.v1.Invitation.expire_time:type_name -> google.protobuf.Timestamp
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	7,  // 0: chom.organization.v1.Organization.create_time:type_name -> google.protobuf.Timestamp
+	0,  // 1: chom.organization.v1.Organization.state:type_name -> chom.organization.v1.State
+	7,  // 2: chom.organization.v1.Organization.close_time:type_name -> google.protobuf.Timestamp
+	4,  // 3: chom.organization.v1.Organization.quota:type_name -> chom.organization.v1.Quota
+	3,  // 4: chom.organization.v1.Organization.access:type_name -> chom.organization.v1.Access
+	1,  // 5: chom.organization.v1.Access.role:type_name -> chom.organization.v1.Role
+	1,  // 6: chom.organization.v1.Member.role:type_name -> chom.organization.v1.Role
+	7,  // 7: chom.organization.v1.Member.create_time:type_name -> google.protobuf.Timestamp
+	1,  // 8: chom.organization.v1.Invitation.role:type_name -> chom.organization.v1.Role
+	7,  // 9: chom.organization.v1.Invitation.create_time:type_name -> google.protobuf.Timestamp
+	7,  // 10: chom.organization.v1.Invitation.expire_time:type_name -> google.protobuf.Timestamp
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_chom_organization_v1_organization_proto_init() }
@@ -646,7 +727,7 @@ func file_chom_organization_v1_organization_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chom_organization_v1_organization_proto_rawDesc), len(file_chom_organization_v1_organization_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -34,7 +34,7 @@ const (
 	Kind_KIND_PERSONAL Kind = 1
 	// An organization, chomorg_...: it does what its own role allows, whatever becomes of who made it.
 	Kind_KIND_ORGANIZATION Kind = 2
-	// An operator who acts as a member of an organization for an hour, chomimp_...
+	// An operator who acts as a member of an organization for an hour at most, chomimp_...
 	Kind_KIND_IMPERSONATION Kind = 3
 )
 

@@ -47,6 +47,9 @@ const (
 	// ServerServiceListServerSitesProcedure is the fully-qualified name of the ServerService's
 	// ListServerSites RPC.
 	ServerServiceListServerSitesProcedure = "/chom.fleet.v1.ServerService/ListServerSites"
+	// ServerServiceListServerTasksProcedure is the fully-qualified name of the ServerService's
+	// ListServerTasks RPC.
+	ServerServiceListServerTasksProcedure = "/chom.fleet.v1.ServerService/ListServerTasks"
 	// ServerServiceDrainServerProcedure is the fully-qualified name of the ServerService's DrainServer
 	// RPC.
 	ServerServiceDrainServerProcedure = "/chom.fleet.v1.ServerService/DrainServer"
@@ -79,6 +82,9 @@ type ServerServiceClient interface {
 	ListServers(context.Context, *v1.ListServersRequest) (*v1.ListServersResponse, error)
 	// ListServerSites returns the sites that a server holds, of whatever organization, oldest first; those in the trash too.
 	ListServerSites(context.Context, *v1.ListServerSitesRequest) (*v1.ListServerSitesResponse, error)
+	// ListServerTasks returns what was asked of a server's agent, newest first: for sites, of whatever organization, and for the server
+	// itself. Members see what is theirs of it with ListTasks, which takes a server too.
+	ListServerTasks(context.Context, *v1.ListServerTasksRequest) (*v1.ListServerTasksResponse, error)
 	// DrainServer keeps new sites away from a server; those on it stay and are served.
 	DrainServer(context.Context, *v1.DrainServerRequest) (*v1.DrainServerResponse, error)
 	// UndrainServer lets a drained server take new sites again.
@@ -135,6 +141,12 @@ func NewServerServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(serverServiceMethods.ByName("ListServerSites")),
 			connect.WithClientOptions(opts...),
 		),
+		listServerTasks: connect.NewClient[v1.ListServerTasksRequest, v1.ListServerTasksResponse](
+			httpClient,
+			baseURL+ServerServiceListServerTasksProcedure,
+			connect.WithSchema(serverServiceMethods.ByName("ListServerTasks")),
+			connect.WithClientOptions(opts...),
+		),
 		drainServer: connect.NewClient[v1.DrainServerRequest, v1.DrainServerResponse](
 			httpClient,
 			baseURL+ServerServiceDrainServerProcedure,
@@ -181,6 +193,7 @@ type serverServiceClient struct {
 	getServer       *connect.Client[v1.GetServerRequest, v1.GetServerResponse]
 	listServers     *connect.Client[v1.ListServersRequest, v1.ListServersResponse]
 	listServerSites *connect.Client[v1.ListServerSitesRequest, v1.ListServerSitesResponse]
+	listServerTasks *connect.Client[v1.ListServerTasksRequest, v1.ListServerTasksResponse]
 	drainServer     *connect.Client[v1.DrainServerRequest, v1.DrainServerResponse]
 	undrainServer   *connect.Client[v1.UndrainServerRequest, v1.UndrainServerResponse]
 	readmitServer   *connect.Client[v1.ReadmitServerRequest, v1.ReadmitServerResponse]
@@ -228,6 +241,15 @@ func (c *serverServiceClient) ListServers(ctx context.Context, req *v1.ListServe
 // ListServerSites calls chom.fleet.v1.ServerService.ListServerSites.
 func (c *serverServiceClient) ListServerSites(ctx context.Context, req *v1.ListServerSitesRequest) (*v1.ListServerSitesResponse, error) {
 	response, err := c.listServerSites.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListServerTasks calls chom.fleet.v1.ServerService.ListServerTasks.
+func (c *serverServiceClient) ListServerTasks(ctx context.Context, req *v1.ListServerTasksRequest) (*v1.ListServerTasksResponse, error) {
+	response, err := c.listServerTasks.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -300,6 +322,9 @@ type ServerServiceHandler interface {
 	ListServers(context.Context, *v1.ListServersRequest) (*v1.ListServersResponse, error)
 	// ListServerSites returns the sites that a server holds, of whatever organization, oldest first; those in the trash too.
 	ListServerSites(context.Context, *v1.ListServerSitesRequest) (*v1.ListServerSitesResponse, error)
+	// ListServerTasks returns what was asked of a server's agent, newest first: for sites, of whatever organization, and for the server
+	// itself. Members see what is theirs of it with ListTasks, which takes a server too.
+	ListServerTasks(context.Context, *v1.ListServerTasksRequest) (*v1.ListServerTasksResponse, error)
 	// DrainServer keeps new sites away from a server; those on it stay and are served.
 	DrainServer(context.Context, *v1.DrainServerRequest) (*v1.DrainServerResponse, error)
 	// UndrainServer lets a drained server take new sites again.
@@ -352,6 +377,12 @@ func NewServerServiceHandler(svc ServerServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(serverServiceMethods.ByName("ListServerSites")),
 		connect.WithHandlerOptions(opts...),
 	)
+	serverServiceListServerTasksHandler := connect.NewUnaryHandlerSimple(
+		ServerServiceListServerTasksProcedure,
+		svc.ListServerTasks,
+		connect.WithSchema(serverServiceMethods.ByName("ListServerTasks")),
+		connect.WithHandlerOptions(opts...),
+	)
 	serverServiceDrainServerHandler := connect.NewUnaryHandlerSimple(
 		ServerServiceDrainServerProcedure,
 		svc.DrainServer,
@@ -400,6 +431,8 @@ func NewServerServiceHandler(svc ServerServiceHandler, opts ...connect.HandlerOp
 			serverServiceListServersHandler.ServeHTTP(w, r)
 		case ServerServiceListServerSitesProcedure:
 			serverServiceListServerSitesHandler.ServeHTTP(w, r)
+		case ServerServiceListServerTasksProcedure:
+			serverServiceListServerTasksHandler.ServeHTTP(w, r)
 		case ServerServiceDrainServerProcedure:
 			serverServiceDrainServerHandler.ServeHTTP(w, r)
 		case ServerServiceUndrainServerProcedure:
@@ -439,6 +472,10 @@ func (UnimplementedServerServiceHandler) ListServers(context.Context, *v1.ListSe
 
 func (UnimplementedServerServiceHandler) ListServerSites(context.Context, *v1.ListServerSitesRequest) (*v1.ListServerSitesResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.fleet.v1.ServerService.ListServerSites is not implemented"))
+}
+
+func (UnimplementedServerServiceHandler) ListServerTasks(context.Context, *v1.ListServerTasksRequest) (*v1.ListServerTasksResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("chom.fleet.v1.ServerService.ListServerTasks is not implemented"))
 }
 
 func (UnimplementedServerServiceHandler) DrainServer(context.Context, *v1.DrainServerRequest) (*v1.DrainServerResponse, error) {

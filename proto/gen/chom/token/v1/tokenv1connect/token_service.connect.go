@@ -74,12 +74,12 @@ type TokenServiceClient interface {
 	ListOrganizationTokens(context.Context, *v1.ListOrganizationTokensRequest) (*v1.ListOrganizationTokensResponse, error)
 	// RevokeOrganizationToken ends a token of the organization.
 	RevokeOrganizationToken(context.Context, *v1.RevokeOrganizationTokenRequest) (*v1.RevokeOrganizationTokenResponse, error)
-	// StartImpersonation lets an operator act as a member of an organization for an hour, to help them. The owners are told
-	// by mail, and the organization's audit log holds it with the reason. The token does at most what the member may do in
+	// StartImpersonation lets an operator act as a member of an organization for an hour, or less where chomd is told so, to help
+	// them. The owners are told by mail, and the organization's audit log holds it with the reason. The token does at most what the member may do in
 	// this organization; it shows no secrets, hands out no rights, and touches nothing that is the member's alone.
 	// Operators cannot be impersonated.
 	StartImpersonation(context.Context, *v1.StartImpersonationRequest) (*v1.StartImpersonationResponse, error)
-	// EndImpersonation ends one before its hour is over.
+	// EndImpersonation ends one before its time is over.
 	EndImpersonation(context.Context, *v1.EndImpersonationRequest) (*v1.EndImpersonationResponse, error)
 }
 
@@ -245,12 +245,12 @@ type TokenServiceHandler interface {
 	ListOrganizationTokens(context.Context, *v1.ListOrganizationTokensRequest) (*v1.ListOrganizationTokensResponse, error)
 	// RevokeOrganizationToken ends a token of the organization.
 	RevokeOrganizationToken(context.Context, *v1.RevokeOrganizationTokenRequest) (*v1.RevokeOrganizationTokenResponse, error)
-	// StartImpersonation lets an operator act as a member of an organization for an hour, to help them. The owners are told
-	// by mail, and the organization's audit log holds it with the reason. The token does at most what the member may do in
+	// StartImpersonation lets an operator act as a member of an organization for an hour, or less where chomd is told so, to help
+	// them. The owners are told by mail, and the organization's audit log holds it with the reason. The token does at most what the member may do in
 	// this organization; it shows no secrets, hands out no rights, and touches nothing that is the member's alone.
 	// Operators cannot be impersonated.
 	StartImpersonation(context.Context, *v1.StartImpersonationRequest) (*v1.StartImpersonationResponse, error)
-	// EndImpersonation ends one before its hour is over.
+	// EndImpersonation ends one before its time is over.
 	EndImpersonation(context.Context, *v1.EndImpersonationRequest) (*v1.EndImpersonationResponse, error)
 }
 

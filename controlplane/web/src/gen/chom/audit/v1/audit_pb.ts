@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chom/audit/v1/audit.proto.
  */
 export const file_chom_audit_v1_audit: GenFile = /*@__PURE__*/
-  fileDesc("ChljaG9tL2F1ZGl0L3YxL2F1ZGl0LnByb3RvEg1jaG9tLmF1ZGl0LnYxIt8BCgpBdWRpdEV2ZW50EhcKD29yZ2FuaXphdGlvbl9pZBgBIAEoCRIQCghzZXF1ZW5jZRgCIAEoAxIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIjCgVhY3RvchgEIAEoCzIULmNob20uYXVkaXQudjEuQWN0b3ISDgoGYWN0aW9uGAUgASgJEg4KBm9iamVjdBgGIAEoCRIOCgZkZXRhaWwYByABKAkSJwoHb3V0Y29tZRgIIAEoDjIWLmNob20uYXVkaXQudjEuT3V0Y29tZSKfAQoFQWN0b3ISJgoEa2luZBgBIAEoDjIYLmNob20uYXVkaXQudjEuQWN0b3JLaW5kEgoKAmlkGAIgASgJEhIKCnNlc3Npb25faWQYAyABKAkSEAoIdG9rZW5faWQYBCABKAkSFwoPaW1wZXJzb25hdG9yX2lkGAUgASgJEg8KB2FkZHJlc3MYBiABKAkSEgoKcmVxdWVzdF9pZBgHIAEoCSq5AQoJQWN0b3JLaW5kEhoKFkFDVE9SX0tJTkRfVU5TUEVDSUZJRUQQABIVChFBQ1RPUl9LSU5EX1NZU1RFTRABEhYKEkFDVE9SX0tJTkRfQ09OU09MRRACEhcKE0FDVE9SX0tJTkRfU1RSQU5HRVIQAxIVChFBQ1RPUl9LSU5EX1BFUlNPThAEEhsKF0FDVE9SX0tJTkRfT1JHQU5JWkFUSU9OEAUSFAoQQUNUT1JfS0lORF9BR0VOVBAGKkkKB091dGNvbWUSFwoTT1VUQ09NRV9VTlNQRUNJRklFRBAAEhAKDE9VVENPTUVfRE9ORRABEhMKD09VVENPTUVfUkVGVVNFRBACYgZwcm90bzM", [file_google_protobuf_timestamp]);
+  fileDesc("ChljaG9tL2F1ZGl0L3YxL2F1ZGl0LnByb3RvEg1jaG9tLmF1ZGl0LnYxIt8BCgpBdWRpdEV2ZW50EhcKD29yZ2FuaXphdGlvbl9pZBgBIAEoCRIQCghzZXF1ZW5jZRgCIAEoAxIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIjCgVhY3RvchgEIAEoCzIULmNob20uYXVkaXQudjEuQWN0b3ISDgoGYWN0aW9uGAUgASgJEg4KBm9iamVjdBgGIAEoCRIOCgZkZXRhaWwYByABKAkSJwoHb3V0Y29tZRgIIAEoDjIWLmNob20uYXVkaXQudjEuT3V0Y29tZSLTAQoFQWN0b3ISJgoEa2luZBgBIAEoDjIYLmNob20uYXVkaXQudjEuQWN0b3JLaW5kEgoKAmlkGAIgASgJEhIKCnNlc3Npb25faWQYAyABKAkSEAoIdG9rZW5faWQYBCABKAkSFwoPaW1wZXJzb25hdG9yX2lkGAUgASgJEg8KB2FkZHJlc3MYBiABKAkSEgoKcmVxdWVzdF9pZBgHIAEoCRIWCg5vcGVyYXRvcl9lbWFpbBgIIAEoCRIaChJpbXBlcnNvbmF0b3JfZW1haWwYCSABKAkquQEKCUFjdG9yS2luZBIaChZBQ1RPUl9LSU5EX1VOU1BFQ0lGSUVEEAASFQoRQUNUT1JfS0lORF9TWVNURU0QARIWChJBQ1RPUl9LSU5EX0NPTlNPTEUQAhIXChNBQ1RPUl9LSU5EX1NUUkFOR0VSEAMSFQoRQUNUT1JfS0lORF9QRVJTT04QBBIbChdBQ1RPUl9LSU5EX09SR0FOSVpBVElPThAFEhQKEEFDVE9SX0tJTkRfQUdFTlQQBipJCgdPdXRjb21lEhcKE09VVENPTUVfVU5TUEVDSUZJRUQQABIQCgxPVVRDT01FX0RPTkUQARITCg9PVVRDT01FX1JFRlVTRUQQAmIGcHJvdG8z", [file_google_protobuf_timestamp]);
 
 /**
  * AuditEvent is something that was done, or that was refused. Events are never changed and never deleted.
@@ -138,6 +138,22 @@ export type Actor = Message<"chom.audit.v1.Actor"> & {
    * @generated from field: string request_id = 7;
    */
   requestId: string;
+
+  /**
+   * E-mail address of the person, if they run the platform today: whoever is acted upon by the platform may know by whom. That of
+   * anybody else is not told here: ListMembers has those of members, and that of a former member, who may have another by now, is
+   * their own. An export leaves it out.
+   *
+   * @generated from field: string operator_email = 8;
+   */
+  operatorEmail: string;
+
+  /**
+   * The same of the operator who acted in the person's place.
+   *
+   * @generated from field: string impersonator_email = 9;
+   */
+  impersonatorEmail: string;
 };
 
 /**

@@ -18,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chom/fleet/v1/server_service.proto.
  */
 export const file_chom_fleet_v1_server_service: GenFile = /*@__PURE__*/
-  fileDesc("CiJjaG9tL2ZsZWV0L3YxL3NlcnZlcl9zZXJ2aWNlLnByb3RvEg1jaG9tLmZsZWV0LnYxImUKE0NyZWF0ZVNlcnZlclJlcXVlc3QSDAoEbmFtZRgBIAEoCRInCgd0ZW5hbmN5GAIgASgOMhYuY2hvbS5mbGVldC52MS5UZW5hbmN5EhcKD29yZ2FuaXphdGlvbl9pZBgDIAEoCSJkCglKb2luVG9rZW4SDQoFdG9rZW4YASABKAkSFwoPaW5zdGFsbF9jb21tYW5kGAIgASgJEi8KC2V4cGlyZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJrChRDcmVhdGVTZXJ2ZXJSZXNwb25zZRIlCgZzZXJ2ZXIYASABKAsyFS5jaG9tLmZsZWV0LnYxLlNlcnZlchIsCgpqb2luX3Rva2VuGAIgASgLMhguY2hvbS5mbGVldC52MS5Kb2luVG9rZW4iKwoWQ3JlYXRlSm9pblRva2VuUmVxdWVzdBIRCglzZXJ2ZXJfaWQYASABKAkiRwoXQ3JlYXRlSm9pblRva2VuUmVzcG9uc2USLAoKam9pbl90b2tlbhgBIAEoCzIYLmNob20uZmxlZXQudjEuSm9pblRva2VuIiUKEEdldFNlcnZlclJlcXVlc3QSEQoJc2VydmVyX2lkGAEgASgJIjoKEUdldFNlcnZlclJlc3BvbnNlEiUKBnNlcnZlchgBIAEoCzIVLmNob20uZmxlZXQudjEuU2VydmVyImEKEkxpc3RTZXJ2ZXJzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIkCgZzdGF0ZXMYAyADKA4yFC5jaG9tLmZsZWV0LnYxLlN0YXRlIlYKE0xpc3RTZXJ2ZXJzUmVzcG9uc2USJgoHc2VydmVycxgBIAMoCzIVLmNob20uZmxlZXQudjEuU2VydmVyEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJSChZMaXN0U2VydmVyU2l0ZXNSZXF1ZXN0EhEKCXNlcnZlcl9pZBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJcChdMaXN0U2VydmVyU2l0ZXNSZXNwb25zZRIoCgVzaXRlcxgBIAMoCzIZLmNob20uZmxlZXQudjEuU2VydmVyU2l0ZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkioQEKClNlcnZlclNpdGUSDwoHc2l0ZV9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEhcKD29yZ2FuaXphdGlvbl9pZBgDIAEoCRIZChFvcmdhbml6YXRpb25fbmFtZRgEIAEoCRIMCgR0eXBlGAUgASgJEg4KBmRvbWFpbhgGIAEoCRIiCgVzdGF0ZRgHIAEoDjITLmNob20uc2l0ZS52MS5TdGF0ZSInChJEcmFpblNlcnZlclJlcXVlc3QSEQoJc2VydmVyX2lkGAEgASgJIjwKE0RyYWluU2VydmVyUmVzcG9uc2USJQoGc2VydmVyGAEgASgLMhUuY2hvbS5mbGVldC52MS5TZXJ2ZXIiKQoUVW5kcmFpblNlcnZlclJlcXVlc3QSEQoJc2VydmVyX2lkGAEgASgJIj4KFVVuZHJhaW5TZXJ2ZXJSZXNwb25zZRIlCgZzZXJ2ZXIYASABKAsyFS5jaG9tLmZsZWV0LnYxLlNlcnZlciIpChRSZWFkbWl0U2VydmVyUmVxdWVzdBIRCglzZXJ2ZXJfaWQYASABKAkiPgoVUmVhZG1pdFNlcnZlclJlc3BvbnNlEiUKBnNlcnZlchgBIAEoCzIVLmNob20uZmxlZXQudjEuU2VydmVyIigKE1JlbW92ZVNlcnZlclJlcXVlc3QSEQoJc2VydmVyX2lkGAEgASgJIj0KFFJlbW92ZVNlcnZlclJlc3BvbnNlEiUKBnNlcnZlchgBIAEoCzIVLmNob20uZmxlZXQudjEuU2VydmVyIikKFFByZXBhcmVTZXJ2ZXJSZXF1ZXN0EhEKCXNlcnZlcl9pZBgBIAEoCSI5ChVQcmVwYXJlU2VydmVyUmVzcG9uc2USIAoEdGFzaxgBIAEoCzISLmNob20udGFzay52MS5UYXNrIpMBChFQaW5nU2VydmVyUmVxdWVzdBIRCglzZXJ2ZXJfaWQYASABKAkSDQoFc3RlcHMYAiABKA0SMAoNc3RlcF9kdXJhdGlvbhgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIqCgd0aW1lb3V0GAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIjYKElBpbmdTZXJ2ZXJSZXNwb25zZRIgCgR0YXNrGAEgASgLMhIuY2hvbS50YXNrLnYxLlRhc2sy6AcKDVNlcnZlclNlcnZpY2USVwoMQ3JlYXRlU2VydmVyEiIuY2hvbS5mbGVldC52MS5DcmVhdGVTZXJ2ZXJSZXF1ZXN0GiMuY2hvbS5mbGVldC52MS5DcmVhdGVTZXJ2ZXJSZXNwb25zZRJgCg9DcmVhdGVKb2luVG9rZW4SJS5jaG9tLmZsZWV0LnYxLkNyZWF0ZUpvaW5Ub2tlblJlcXVlc3QaJi5jaG9tLmZsZWV0LnYxLkNyZWF0ZUpvaW5Ub2tlblJlc3BvbnNlEk4KCUdldFNlcnZlchIfLmNob20uZmxlZXQudjEuR2V0U2VydmVyUmVxdWVzdBogLmNob20uZmxlZXQudjEuR2V0U2VydmVyUmVzcG9uc2USVAoLTGlzdFNlcnZlcnMSIS5jaG9tLmZsZWV0LnYxLkxpc3RTZXJ2ZXJzUmVxdWVzdBoiLmNob20uZmxlZXQudjEuTGlzdFNlcnZlcnNSZXNwb25zZRJgCg9MaXN0U2VydmVyU2l0ZXMSJS5jaG9tLmZsZWV0LnYxLkxpc3RTZXJ2ZXJTaXRlc1JlcXVlc3QaJi5jaG9tLmZsZWV0LnYxLkxpc3RTZXJ2ZXJTaXRlc1Jlc3BvbnNlElQKC0RyYWluU2VydmVyEiEuY2hvbS5mbGVldC52MS5EcmFpblNlcnZlclJlcXVlc3QaIi5jaG9tLmZsZWV0LnYxLkRyYWluU2VydmVyUmVzcG9uc2USWgoNVW5kcmFpblNlcnZlchIjLmNob20uZmxlZXQudjEuVW5kcmFpblNlcnZlclJlcXVlc3QaJC5jaG9tLmZsZWV0LnYxLlVuZHJhaW5TZXJ2ZXJSZXNwb25zZRJaCg1SZWFkbWl0U2VydmVyEiMuY2hvbS5mbGVldC52MS5SZWFkbWl0U2VydmVyUmVxdWVzdBokLmNob20uZmxlZXQudjEuUmVhZG1pdFNlcnZlclJlc3BvbnNlElcKDFJlbW92ZVNlcnZlchIiLmNob20uZmxlZXQudjEuUmVtb3ZlU2VydmVyUmVxdWVzdBojLmNob20uZmxlZXQudjEuUmVtb3ZlU2VydmVyUmVzcG9uc2USWgoNUHJlcGFyZVNlcnZlchIjLmNob20uZmxlZXQudjEuUHJlcGFyZVNlcnZlclJlcXVlc3QaJC5jaG9tLmZsZWV0LnYxLlByZXBhcmVTZXJ2ZXJSZXNwb25zZRJRCgpQaW5nU2VydmVyEiAuY2hvbS5mbGVldC52MS5QaW5nU2VydmVyUmVxdWVzdBohLmNob20uZmxlZXQudjEuUGluZ1NlcnZlclJlc3BvbnNlYgZwcm90bzM", [file_chom_fleet_v1_server, file_chom_site_v1_site, file_chom_task_v1_task, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("CiJjaG9tL2ZsZWV0L3YxL3NlcnZlcl9zZXJ2aWNlLnByb3RvEg1jaG9tLmZsZWV0LnYxImUKE0NyZWF0ZVNlcnZlclJlcXVlc3QSDAoEbmFtZRgBIAEoCRInCgd0ZW5hbmN5GAIgASgOMhYuY2hvbS5mbGVldC52MS5UZW5hbmN5EhcKD29yZ2FuaXphdGlvbl9pZBgDIAEoCSJkCglKb2luVG9rZW4SDQoFdG9rZW4YASABKAkSFwoPaW5zdGFsbF9jb21tYW5kGAIgASgJEi8KC2V4cGlyZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJrChRDcmVhdGVTZXJ2ZXJSZXNwb25zZRIlCgZzZXJ2ZXIYASABKAsyFS5jaG9tLmZsZWV0LnYxLlNlcnZlchIsCgpqb2luX3Rva2VuGAIgASgLMhguY2hvbS5mbGVldC52MS5Kb2luVG9rZW4iKwoWQ3JlYXRlSm9pblRva2VuUmVxdWVzdBIRCglzZXJ2ZXJfaWQYASABKAkiRwoXQ3JlYXRlSm9pblRva2VuUmVzcG9uc2USLAoKam9pbl90b2tlbhgBIAEoCzIYLmNob20uZmxlZXQudjEuSm9pblRva2VuIiUKEEdldFNlcnZlclJlcXVlc3QSEQoJc2VydmVyX2lkGAEgASgJIjoKEUdldFNlcnZlclJlc3BvbnNlEiUKBnNlcnZlchgBIAEoCzIVLmNob20uZmxlZXQudjEuU2VydmVyImEKEkxpc3RTZXJ2ZXJzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIkCgZzdGF0ZXMYAyADKA4yFC5jaG9tLmZsZWV0LnYxLlN0YXRlIlYKE0xpc3RTZXJ2ZXJzUmVzcG9uc2USJgoHc2VydmVycxgBIAMoCzIVLmNob20uZmxlZXQudjEuU2VydmVyEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJSChZMaXN0U2VydmVyU2l0ZXNSZXF1ZXN0EhEKCXNlcnZlcl9pZBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJcChdMaXN0U2VydmVyU2l0ZXNSZXNwb25zZRIoCgVzaXRlcxgBIAMoCzIZLmNob20uZmxlZXQudjEuU2VydmVyU2l0ZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkioQEKClNlcnZlclNpdGUSDwoHc2l0ZV9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEhcKD29yZ2FuaXphdGlvbl9pZBgDIAEoCRIZChFvcmdhbml6YXRpb25fbmFtZRgEIAEoCRIMCgR0eXBlGAUgASgJEg4KBmRvbWFpbhgGIAEoCRIiCgVzdGF0ZRgHIAEoDjITLmNob20uc2l0ZS52MS5TdGF0ZSJSChZMaXN0U2VydmVyVGFza3NSZXF1ZXN0EhEKCXNlcnZlcl9pZBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJcChdMaXN0U2VydmVyVGFza3NSZXNwb25zZRIoCgV0YXNrcxgBIAMoCzIZLmNob20uZmxlZXQudjEuU2VydmVyVGFzaxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiXAoKU2VydmVyVGFzaxIgCgR0YXNrGAEgASgLMhIuY2hvbS50YXNrLnYxLlRhc2sSGQoRb3JnYW5pemF0aW9uX25hbWUYAiABKAkSEQoJc2l0ZV9uYW1lGAMgASgJIicKEkRyYWluU2VydmVyUmVxdWVzdBIRCglzZXJ2ZXJfaWQYASABKAkiPAoTRHJhaW5TZXJ2ZXJSZXNwb25zZRIlCgZzZXJ2ZXIYASABKAsyFS5jaG9tLmZsZWV0LnYxLlNlcnZlciIpChRVbmRyYWluU2VydmVyUmVxdWVzdBIRCglzZXJ2ZXJfaWQYASABKAkiPgoVVW5kcmFpblNlcnZlclJlc3BvbnNlEiUKBnNlcnZlchgBIAEoCzIVLmNob20uZmxlZXQudjEuU2VydmVyIikKFFJlYWRtaXRTZXJ2ZXJSZXF1ZXN0EhEKCXNlcnZlcl9pZBgBIAEoCSI+ChVSZWFkbWl0U2VydmVyUmVzcG9uc2USJQoGc2VydmVyGAEgASgLMhUuY2hvbS5mbGVldC52MS5TZXJ2ZXIiKAoTUmVtb3ZlU2VydmVyUmVxdWVzdBIRCglzZXJ2ZXJfaWQYASABKAkiPQoUUmVtb3ZlU2VydmVyUmVzcG9uc2USJQoGc2VydmVyGAEgASgLMhUuY2hvbS5mbGVldC52MS5TZXJ2ZXIiKQoUUHJlcGFyZVNlcnZlclJlcXVlc3QSEQoJc2VydmVyX2lkGAEgASgJIjkKFVByZXBhcmVTZXJ2ZXJSZXNwb25zZRIgCgR0YXNrGAEgASgLMhIuY2hvbS50YXNrLnYxLlRhc2sikwEKEVBpbmdTZXJ2ZXJSZXF1ZXN0EhEKCXNlcnZlcl9pZBgBIAEoCRINCgVzdGVwcxgCIAEoDRIwCg1zdGVwX2R1cmF0aW9uGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEioKB3RpbWVvdXQYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iNgoSUGluZ1NlcnZlclJlc3BvbnNlEiAKBHRhc2sYASABKAsyEi5jaG9tLnRhc2sudjEuVGFzazLKCAoNU2VydmVyU2VydmljZRJXCgxDcmVhdGVTZXJ2ZXISIi5jaG9tLmZsZWV0LnYxLkNyZWF0ZVNlcnZlclJlcXVlc3QaIy5jaG9tLmZsZWV0LnYxLkNyZWF0ZVNlcnZlclJlc3BvbnNlEmAKD0NyZWF0ZUpvaW5Ub2tlbhIlLmNob20uZmxlZXQudjEuQ3JlYXRlSm9pblRva2VuUmVxdWVzdBomLmNob20uZmxlZXQudjEuQ3JlYXRlSm9pblRva2VuUmVzcG9uc2USTgoJR2V0U2VydmVyEh8uY2hvbS5mbGVldC52MS5HZXRTZXJ2ZXJSZXF1ZXN0GiAuY2hvbS5mbGVldC52MS5HZXRTZXJ2ZXJSZXNwb25zZRJUCgtMaXN0U2VydmVycxIhLmNob20uZmxlZXQudjEuTGlzdFNlcnZlcnNSZXF1ZXN0GiIuY2hvbS5mbGVldC52MS5MaXN0U2VydmVyc1Jlc3BvbnNlEmAKD0xpc3RTZXJ2ZXJTaXRlcxIlLmNob20uZmxlZXQudjEuTGlzdFNlcnZlclNpdGVzUmVxdWVzdBomLmNob20uZmxlZXQudjEuTGlzdFNlcnZlclNpdGVzUmVzcG9uc2USYAoPTGlzdFNlcnZlclRhc2tzEiUuY2hvbS5mbGVldC52MS5MaXN0U2VydmVyVGFza3NSZXF1ZXN0GiYuY2hvbS5mbGVldC52MS5MaXN0U2VydmVyVGFza3NSZXNwb25zZRJUCgtEcmFpblNlcnZlchIhLmNob20uZmxlZXQudjEuRHJhaW5TZXJ2ZXJSZXF1ZXN0GiIuY2hvbS5mbGVldC52MS5EcmFpblNlcnZlclJlc3BvbnNlEloKDVVuZHJhaW5TZXJ2ZXISIy5jaG9tLmZsZWV0LnYxLlVuZHJhaW5TZXJ2ZXJSZXF1ZXN0GiQuY2hvbS5mbGVldC52MS5VbmRyYWluU2VydmVyUmVzcG9uc2USWgoNUmVhZG1pdFNlcnZlchIjLmNob20uZmxlZXQudjEuUmVhZG1pdFNlcnZlclJlcXVlc3QaJC5jaG9tLmZsZWV0LnYxLlJlYWRtaXRTZXJ2ZXJSZXNwb25zZRJXCgxSZW1vdmVTZXJ2ZXISIi5jaG9tLmZsZWV0LnYxLlJlbW92ZVNlcnZlclJlcXVlc3QaIy5jaG9tLmZsZWV0LnYxLlJlbW92ZVNlcnZlclJlc3BvbnNlEloKDVByZXBhcmVTZXJ2ZXISIy5jaG9tLmZsZWV0LnYxLlByZXBhcmVTZXJ2ZXJSZXF1ZXN0GiQuY2hvbS5mbGVldC52MS5QcmVwYXJlU2VydmVyUmVzcG9uc2USUQoKUGluZ1NlcnZlchIgLmNob20uZmxlZXQudjEuUGluZ1NlcnZlclJlcXVlc3QaIS5jaG9tLmZsZWV0LnYxLlBpbmdTZXJ2ZXJSZXNwb25zZWIGcHJvdG8z", [file_chom_fleet_v1_server, file_chom_site_v1_site, file_chom_task_v1_task, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * CreateServerRequest describes the server.
@@ -392,6 +392,104 @@ export const ServerSiteSchema: GenMessage<ServerSite> = /*@__PURE__*/
   messageDesc(file_chom_fleet_v1_server_service, 11);
 
 /**
+ * ListServerTasksRequest names a server and a page.
+ *
+ * @generated from message chom.fleet.v1.ListServerTasksRequest
+ */
+export type ListServerTasksRequest = Message<"chom.fleet.v1.ListServerTasksRequest"> & {
+  /**
+   * The server.
+   *
+   * @generated from field: string server_id = 1;
+   */
+  serverId: string;
+
+  /**
+   * Most tasks to return, 1 to 500; 0 means 50.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the page before; empty for the first.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message chom.fleet.v1.ListServerTasksRequest.
+ * Use `create(ListServerTasksRequestSchema)` to create a new message.
+ */
+export const ListServerTasksRequestSchema: GenMessage<ListServerTasksRequest> = /*@__PURE__*/
+  messageDesc(file_chom_fleet_v1_server_service, 12);
+
+/**
+ * ListServerTasksResponse is one page of tasks.
+ *
+ * @generated from message chom.fleet.v1.ListServerTasksResponse
+ */
+export type ListServerTasksResponse = Message<"chom.fleet.v1.ListServerTasksResponse"> & {
+  /**
+   * The tasks, newest first.
+   *
+   * @generated from field: repeated chom.fleet.v1.ServerTask tasks = 1;
+   */
+  tasks: ServerTask[];
+
+  /**
+   * Token of the next page; empty on the last.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message chom.fleet.v1.ListServerTasksResponse.
+ * Use `create(ListServerTasksResponseSchema)` to create a new message.
+ */
+export const ListServerTasksResponseSchema: GenMessage<ListServerTasksResponse> = /*@__PURE__*/
+  messageDesc(file_chom_fleet_v1_server_service, 13);
+
+/**
+ * ServerTask is a task with the names of whose it is, for those who look after its server.
+ *
+ * @generated from message chom.fleet.v1.ServerTask
+ */
+export type ServerTask = Message<"chom.fleet.v1.ServerTask"> & {
+  /**
+   * The task, without its steps.
+   *
+   * @generated from field: chom.task.v1.Task task = 1;
+   */
+  task?: Task;
+
+  /**
+   * The name of the organization that it is done for; empty for work on the server itself.
+   *
+   * @generated from field: string organization_name = 2;
+   */
+  organizationName: string;
+
+  /**
+   * The name of the site that it is about; empty for work on the server itself, and when the site is gone.
+   *
+   * @generated from field: string site_name = 3;
+   */
+  siteName: string;
+};
+
+/**
+ * Describes the message chom.fleet.v1.ServerTask.
+ * Use `create(ServerTaskSchema)` to create a new message.
+ */
+export const ServerTaskSchema: GenMessage<ServerTask> = /*@__PURE__*/
+  messageDesc(file_chom_fleet_v1_server_service, 14);
+
+/**
  * DrainServerRequest names a server.
  *
  * @generated from message chom.fleet.v1.DrainServerRequest
@@ -410,7 +508,7 @@ export type DrainServerRequest = Message<"chom.fleet.v1.DrainServerRequest"> & {
  * Use `create(DrainServerRequestSchema)` to create a new message.
  */
 export const DrainServerRequestSchema: GenMessage<DrainServerRequest> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 12);
+  messageDesc(file_chom_fleet_v1_server_service, 15);
 
 /**
  * DrainServerResponse holds the server, DRAINING.
@@ -431,7 +529,7 @@ export type DrainServerResponse = Message<"chom.fleet.v1.DrainServerResponse"> &
  * Use `create(DrainServerResponseSchema)` to create a new message.
  */
 export const DrainServerResponseSchema: GenMessage<DrainServerResponse> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 13);
+  messageDesc(file_chom_fleet_v1_server_service, 16);
 
 /**
  * UndrainServerRequest names a server.
@@ -452,7 +550,7 @@ export type UndrainServerRequest = Message<"chom.fleet.v1.UndrainServerRequest">
  * Use `create(UndrainServerRequestSchema)` to create a new message.
  */
 export const UndrainServerRequestSchema: GenMessage<UndrainServerRequest> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 14);
+  messageDesc(file_chom_fleet_v1_server_service, 17);
 
 /**
  * UndrainServerResponse holds the server, ACTIVE.
@@ -473,7 +571,7 @@ export type UndrainServerResponse = Message<"chom.fleet.v1.UndrainServerResponse
  * Use `create(UndrainServerResponseSchema)` to create a new message.
  */
 export const UndrainServerResponseSchema: GenMessage<UndrainServerResponse> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 15);
+  messageDesc(file_chom_fleet_v1_server_service, 18);
 
 /**
  * ReadmitServerRequest names a server.
@@ -494,7 +592,7 @@ export type ReadmitServerRequest = Message<"chom.fleet.v1.ReadmitServerRequest">
  * Use `create(ReadmitServerRequestSchema)` to create a new message.
  */
 export const ReadmitServerRequestSchema: GenMessage<ReadmitServerRequest> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 16);
+  messageDesc(file_chom_fleet_v1_server_service, 19);
 
 /**
  * ReadmitServerResponse holds the server, ACTIVE.
@@ -515,7 +613,7 @@ export type ReadmitServerResponse = Message<"chom.fleet.v1.ReadmitServerResponse
  * Use `create(ReadmitServerResponseSchema)` to create a new message.
  */
 export const ReadmitServerResponseSchema: GenMessage<ReadmitServerResponse> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 17);
+  messageDesc(file_chom_fleet_v1_server_service, 20);
 
 /**
  * RemoveServerRequest names a server.
@@ -536,7 +634,7 @@ export type RemoveServerRequest = Message<"chom.fleet.v1.RemoveServerRequest"> &
  * Use `create(RemoveServerRequestSchema)` to create a new message.
  */
 export const RemoveServerRequestSchema: GenMessage<RemoveServerRequest> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 18);
+  messageDesc(file_chom_fleet_v1_server_service, 21);
 
 /**
  * RemoveServerResponse holds the server, REMOVED.
@@ -557,7 +655,7 @@ export type RemoveServerResponse = Message<"chom.fleet.v1.RemoveServerResponse">
  * Use `create(RemoveServerResponseSchema)` to create a new message.
  */
 export const RemoveServerResponseSchema: GenMessage<RemoveServerResponse> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 19);
+  messageDesc(file_chom_fleet_v1_server_service, 22);
 
 /**
  * PrepareServerRequest names a server.
@@ -578,7 +676,7 @@ export type PrepareServerRequest = Message<"chom.fleet.v1.PrepareServerRequest">
  * Use `create(PrepareServerRequestSchema)` to create a new message.
  */
 export const PrepareServerRequestSchema: GenMessage<PrepareServerRequest> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 20);
+  messageDesc(file_chom_fleet_v1_server_service, 23);
 
 /**
  * PrepareServerResponse holds the task that prepares it.
@@ -599,7 +697,7 @@ export type PrepareServerResponse = Message<"chom.fleet.v1.PrepareServerResponse
  * Use `create(PrepareServerResponseSchema)` to create a new message.
  */
 export const PrepareServerResponseSchema: GenMessage<PrepareServerResponse> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 21);
+  messageDesc(file_chom_fleet_v1_server_service, 24);
 
 /**
  * PingServerRequest names a server.
@@ -642,7 +740,7 @@ export type PingServerRequest = Message<"chom.fleet.v1.PingServerRequest"> & {
  * Use `create(PingServerRequestSchema)` to create a new message.
  */
 export const PingServerRequestSchema: GenMessage<PingServerRequest> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 22);
+  messageDesc(file_chom_fleet_v1_server_service, 25);
 
 /**
  * PingServerResponse holds the task that does nothing.
@@ -663,7 +761,7 @@ export type PingServerResponse = Message<"chom.fleet.v1.PingServerResponse"> & {
  * Use `create(PingServerResponseSchema)` to create a new message.
  */
 export const PingServerResponseSchema: GenMessage<PingServerResponse> = /*@__PURE__*/
-  messageDesc(file_chom_fleet_v1_server_service, 23);
+  messageDesc(file_chom_fleet_v1_server_service, 26);
 
 /**
  * ServerService is the operators' view of the fleet.
@@ -720,6 +818,17 @@ export const ServerService: GenService<{
     methodKind: "unary";
     input: typeof ListServerSitesRequestSchema;
     output: typeof ListServerSitesResponseSchema;
+  },
+  /**
+   * ListServerTasks returns what was asked of a server's agent, newest first: for sites, of whatever organization, and for the server
+   * itself. Members see what is theirs of it with ListTasks, which takes a server too.
+   *
+   * @generated from rpc chom.fleet.v1.ServerService.ListServerTasks
+   */
+  listServerTasks: {
+    methodKind: "unary";
+    input: typeof ListServerTasksRequestSchema;
+    output: typeof ListServerTasksResponseSchema;
   },
   /**
    * DrainServer keeps new sites away from a server; those on it stay and are served.

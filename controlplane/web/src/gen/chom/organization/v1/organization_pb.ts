@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chom/organization/v1/organization.proto.
  */
 export const file_chom_organization_v1_organization: GenFile = /*@__PURE__*/
-  fileDesc("CidjaG9tL29yZ2FuaXphdGlvbi92MS9vcmdhbml6YXRpb24ucHJvdG8SFGNob20ub3JnYW5pemF0aW9uLnYxIrkCCgxPcmdhbml6YXRpb24SCgoCaWQYASABKAkSDAoEbmFtZRgCIAEoCRITCgtvd25lcl9lbWFpbBgDIAEoCRIvCgtjcmVhdGVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKgoFc3RhdGUYBSABKA4yGy5jaG9tLm9yZ2FuaXphdGlvbi52MS5TdGF0ZRIuCgpjbG9zZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIdChVyZXF1aXJlX3NlY29uZF9mYWN0b3IYByABKAgSDAoEZXRhZxgIIAEoCRIqCgVxdW90YRgUIAEoCzIbLmNob20ub3JnYW5pemF0aW9uLnYxLlF1b3RhEhQKDGJhY2t1cF9ieXRlcxgVIAEoBCIdCgVRdW90YRIUCgxiYWNrdXBfYnl0ZXMYASABKAQiuQEKBk1lbWJlchISCgphY2NvdW50X2lkGAEgASgJEg0KBWVtYWlsGAIgASgJEigKBHJvbGUYAyABKA4yGi5jaG9tLm9yZ2FuaXphdGlvbi52MS5Sb2xlEhEKCWFsbF9zaXRlcxgEIAEoCBIQCghzaXRlX2lkcxgFIAMoCRIvCgtjcmVhdGVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEZXRhZxgHIAEoCSKIAgoKSW52aXRhdGlvbhIKCgJpZBgBIAEoCRIXCg9vcmdhbml6YXRpb25faWQYAiABKAkSDQoFZW1haWwYAyABKAkSKAoEcm9sZRgEIAEoDjIaLmNob20ub3JnYW5pemF0aW9uLnYxLlJvbGUSEQoJYWxsX3NpdGVzGAUgASgIEhAKCHNpdGVfaWRzGAYgAygJEhUKDWludml0ZXJfZW1haWwYByABKAkSLwoLY3JlYXRlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCpVCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhAKDFNUQVRFX0FDVElWRRABEhEKDVNUQVRFX0NMT1NJTkcQAhIQCgxTVEFURV9DTE9TRUQQAypeCgRSb2xlEhQKEFJPTEVfVU5TUEVDSUZJRUQQABIPCgtST0xFX1ZJRVdFUhABEg8KC1JPTEVfTUVNQkVSEAISDgoKUk9MRV9BRE1JThADEg4KClJPTEVfT1dORVIQBGIGcHJvdG8z", [file_google_protobuf_timestamp]);
+  fileDesc("CidjaG9tL29yZ2FuaXphdGlvbi92MS9vcmdhbml6YXRpb24ucHJvdG8SFGNob20ub3JnYW5pemF0aW9uLnYxIucCCgxPcmdhbml6YXRpb24SCgoCaWQYASABKAkSDAoEbmFtZRgCIAEoCRITCgtvd25lcl9lbWFpbBgDIAEoCRIvCgtjcmVhdGVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKgoFc3RhdGUYBSABKA4yGy5jaG9tLm9yZ2FuaXphdGlvbi52MS5TdGF0ZRIuCgpjbG9zZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIdChVyZXF1aXJlX3NlY29uZF9mYWN0b3IYByABKAgSDAoEZXRhZxgIIAEoCRIqCgVxdW90YRgUIAEoCzIbLmNob20ub3JnYW5pemF0aW9uLnYxLlF1b3RhEhQKDGJhY2t1cF9ieXRlcxgVIAEoBBIsCgZhY2Nlc3MYFiABKAsyHC5jaG9tLm9yZ2FuaXphdGlvbi52MS5BY2Nlc3MiVwoGQWNjZXNzEigKBHJvbGUYASABKA4yGi5jaG9tLm9yZ2FuaXphdGlvbi52MS5Sb2xlEhEKCWFsbF9zaXRlcxgCIAEoCBIQCghzaXRlX2lkcxgDIAMoCSIdCgVRdW90YRIUCgxiYWNrdXBfYnl0ZXMYASABKAQiuQEKBk1lbWJlchISCgphY2NvdW50X2lkGAEgASgJEg0KBWVtYWlsGAIgASgJEigKBHJvbGUYAyABKA4yGi5jaG9tLm9yZ2FuaXphdGlvbi52MS5Sb2xlEhEKCWFsbF9zaXRlcxgEIAEoCBIQCghzaXRlX2lkcxgFIAMoCRIvCgtjcmVhdGVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEZXRhZxgHIAEoCSKIAgoKSW52aXRhdGlvbhIKCgJpZBgBIAEoCRIXCg9vcmdhbml6YXRpb25faWQYAiABKAkSDQoFZW1haWwYAyABKAkSKAoEcm9sZRgEIAEoDjIaLmNob20ub3JnYW5pemF0aW9uLnYxLlJvbGUSEQoJYWxsX3NpdGVzGAUgASgIEhAKCHNpdGVfaWRzGAYgAygJEhUKDWludml0ZXJfZW1haWwYByABKAkSLwoLY3JlYXRlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCpVCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhAKDFNUQVRFX0FDVElWRRABEhEKDVNUQVRFX0NMT1NJTkcQAhIQCgxTVEFURV9DTE9TRUQQAypeCgRSb2xlEhQKEFJPTEVfVU5TUEVDSUZJRUQQABIPCgtST0xFX1ZJRVdFUhABEg8KC1JPTEVfTUVNQkVSEAISDgoKUk9MRV9BRE1JThADEg4KClJPTEVfT1dORVIQBGIGcHJvdG8z", [file_google_protobuf_timestamp]);
 
 /**
  * Organization is a tenant: it owns sites and has members.
@@ -89,6 +89,13 @@ export type Organization = Message<"chom.organization.v1.Organization"> & {
    * @generated from field: uint64 backup_bytes = 21;
    */
   backupBytes: bigint;
+
+  /**
+   * What the caller may do in it. GetOrganization and ListOrganizations tell it; other calls leave it unset.
+   *
+   * @generated from field: chom.organization.v1.Access access = 22;
+   */
+  access?: Access;
 };
 
 /**
@@ -97,6 +104,41 @@ export type Organization = Message<"chom.organization.v1.Organization"> & {
  */
 export const OrganizationSchema: GenMessage<Organization> = /*@__PURE__*/
   messageDesc(file_chom_organization_v1_organization, 0);
+
+/**
+ * Access is what a caller may do in an organization, at this moment. A token's scope limits it besides.
+ *
+ * @generated from message chom.organization.v1.Access
+ */
+export type Access = Message<"chom.organization.v1.Access"> & {
+  /**
+   * What they may do there: as a member, or as a token of the organization's own. Operators may do what owners may.
+   *
+   * @generated from field: chom.organization.v1.Role role = 1;
+   */
+  role: Role;
+
+  /**
+   * They reach all of its sites, those of the future too, and what is about the organization as a whole.
+   *
+   * @generated from field: bool all_sites = 2;
+   */
+  allSites: boolean;
+
+  /**
+   * The only sites that they reach, when all_sites is false. Others do not exist for them.
+   *
+   * @generated from field: repeated string site_ids = 3;
+   */
+  siteIds: string[];
+};
+
+/**
+ * Describes the message chom.organization.v1.Access.
+ * Use `create(AccessSchema)` to create a new message.
+ */
+export const AccessSchema: GenMessage<Access> = /*@__PURE__*/
+  messageDesc(file_chom_organization_v1_organization, 1);
 
 /**
  * Quota is how much an organization may use.
@@ -118,7 +160,7 @@ export type Quota = Message<"chom.organization.v1.Quota"> & {
  * Use `create(QuotaSchema)` to create a new message.
  */
 export const QuotaSchema: GenMessage<Quota> = /*@__PURE__*/
-  messageDesc(file_chom_organization_v1_organization, 1);
+  messageDesc(file_chom_organization_v1_organization, 2);
 
 /**
  * Member is a person in an organization.
@@ -181,7 +223,7 @@ export type Member = Message<"chom.organization.v1.Member"> & {
  * Use `create(MemberSchema)` to create a new message.
  */
 export const MemberSchema: GenMessage<Member> = /*@__PURE__*/
-  messageDesc(file_chom_organization_v1_organization, 2);
+  messageDesc(file_chom_organization_v1_organization, 3);
 
 /**
  * Invitation offers membership to whoever can read a mailbox. Its link is not part of it: that was shown once to the
@@ -259,7 +301,7 @@ export type Invitation = Message<"chom.organization.v1.Invitation"> & {
  * Use `create(InvitationSchema)` to create a new message.
  */
 export const InvitationSchema: GenMessage<Invitation> = /*@__PURE__*/
-  messageDesc(file_chom_organization_v1_organization, 3);
+  messageDesc(file_chom_organization_v1_organization, 4);
 
 /**
  * State is an organization's life.

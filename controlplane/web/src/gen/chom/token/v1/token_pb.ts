@@ -151,7 +151,7 @@ export enum Kind {
   ORGANIZATION = 2,
 
   /**
-   * An operator who acts as a member of an organization for an hour, chomimp_...
+   * An operator who acts as a member of an organization for an hour at most, chomimp_...
    *
    * @generated from enum value: KIND_IMPERSONATION = 3;
    */

@@ -550,8 +550,8 @@ export const TokenService: GenService<{
     output: typeof RevokeOrganizationTokenResponseSchema;
   },
   /**
-   * StartImpersonation lets an operator act as a member of an organization for an hour, to help them. The owners are told
-   * by mail, and the organization's audit log holds it with the reason. The token does at most what the member may do in
+   * StartImpersonation lets an operator act as a member of an organization for an hour, or less where chomd is told so, to help
+   * them. The owners are told by mail, and the organization's audit log holds it with the reason. The token does at most what the member may do in
    * this organization; it shows no secrets, hands out no rights, and touches nothing that is the member's alone.
    * Operators cannot be impersonated.
    *
@@ -563,7 +563,7 @@ export const TokenService: GenService<{
     output: typeof StartImpersonationResponseSchema;
   },
   /**
-   * EndImpersonation ends one before its hour is over.
+   * EndImpersonation ends one before its time is over.
    *
    * @generated from rpc chom.token.v1.TokenService.EndImpersonation
    */
