@@ -43,7 +43,7 @@ web_tests() (
 # Tests on hosts wait for them most of the time, and have the processors before the units when they do not.
 units=45m hosts_within=60m
 [ "${CHOM_PROVE:-}" != 1 ] || units=6h hosts_within=6h
-go_tests hosts 0 "$(go list ./packaging/...)" -timeout "$hosts_within" -p 1 &
+go_tests hosts 0 "$(go list ./packaging/...)" -timeout "$hosts_within" -p 2 &
 hosts=$!
 go_tests units 10 "$(go list ./proto/... ./plugins/... ./agent/... ./controlplane/...)" -timeout "$units" || failed=--failed
 web_tests || failed=--failed
