@@ -41,101 +41,98 @@ func measure(ctx context.Context, dir string, most uint64) (Size, error) {
 		return Size{}, fmt.Errorf("measure %s: %w", dir, err)
 	}
 	defer func() { _ = unix.Close(shell) }() // read-only
-	m := measurer{ctx: ctx, shell: shell, most: most, seen: map[named]bool{}}
+	m := measurer{ctx: ctx, most: most, seen: map[named]bool{}}
 	for _, d := range inside {
-		if err := m.top(d.name); err != nil {
-			return Size{}, fmt.Errorf("measure %s: %w", dir, err)
+		var st unix.Stat_t
+		if err = unix.Fstatat(shell, d.name, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil {
+			err = m.count(&st)
+		}
+		if err == nil {
+			err = m.directory(shell, d.name, 1)
+		}
+		if err != nil {
+			return Size{}, fmt.Errorf("measure %s: %s: %w", dir, d.name, err)
 		}
 	}
 	return m.size, nil
 }
 
 type measurer struct {
-	ctx     context.Context
-	shell   int // its descriptor
-	most    uint64
-	size    Size
-	pending []string // directories below the shell
-	seen    map[named]bool
+	ctx  context.Context
+	most uint64
+	size Size
+	seen map[named]bool
 }
 
 // named is what may have several names.
 type named struct{ device, number uint64 }
 
-// top measures one of the tenant's directories and all that is in it.
-func (m *measurer) top(name string) error {
-	var st unix.Stat_t
-	if err := unix.Fstatat(m.shell, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &fs.PathError{Op: "stat", Path: name, Err: err}
+// maxDepth is how many directories are held open, one in the other; no application has a tenth of it.
+const maxDepth = 500
+
+// directory counts what is in a directory. It is opened by its name in the one that it was seen in,
+// so whatever it has become by now, no link is followed. A sandbox has no openat2(2) for it.
+func (m *measurer) directory(parent int, name string, depth int) error {
+	if depth > maxDepth {
+		m.size.Unread++
+		return nil
 	}
-	if err := m.count(&st, name); err != nil {
+	fd, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		return nil // it has gone, or is something else by now
+	case errors.Is(err, fs.ErrPermission):
+		m.size.Unread++
+		return nil
+	case err != nil:
 		return err
 	}
-	for len(m.pending) > 0 {
-		path := m.pending[len(m.pending)-1]
-		m.pending = m.pending[:len(m.pending)-1]
-		if err := m.directory(path); err != nil {
-			return &fs.PathError{Op: "read", Path: path, Err: err}
+	d := os.NewFile(uintptr(fd), name)
+	defer d.Close() // read-only
+	var directories []string
+	for err == nil {
+		var names []string
+		names, err = d.Readdirnames(batch)
+		for _, name := range names {
+			isDir, err := m.entry(fd, name)
+			if err != nil {
+				return err
+			}
+			if isDir {
+				directories = append(directories, name)
+			}
+		}
+	}
+	if !errors.Is(err, io.EOF) && !errors.Is(err, fs.ErrNotExist) { // it was removed meanwhile
+		return err
+	}
+	for _, name := range directories {
+		if err := m.directory(fd, name, depth+1); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// directory counts what is in one. Wherever its path leads by now, that is below the
-// shell, and no link was followed.
-func (m *measurer) directory(path string) error {
-	fd, err := unix.Openat2(m.shell, path, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
-	})
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
-		return nil // it has gone, or is something else by now
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.ENAMETOOLONG), errors.Is(err, unix.EXDEV), errors.Is(err, unix.EAGAIN):
-		m.size.Unread++
-		return nil
-	case err != nil:
-		return err
-	}
-	d := os.NewFile(uintptr(fd), path)
-	defer d.Close() // read-only
-	for {
-		names, err := d.Readdirnames(batch)
-		for _, name := range names {
-			if err := m.entry(fd, path, name); err != nil {
-				return err
-			}
-		}
-		if errors.Is(err, io.EOF) || errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-func (m *measurer) entry(dir int, path, name string) error {
+func (m *measurer) entry(dir int, name string) (isDir bool, err error) {
 	if err := m.ctx.Err(); err != nil {
-		return err
+		return false, err
 	}
 	var st unix.Stat_t
 	switch err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); {
 	case errors.Is(err, fs.ErrNotExist): // it has gone
-		return nil
+		return false, nil
 	case errors.Is(err, fs.ErrPermission): // a directory may be listed and not be entered
 		m.size.Unread++
-		return nil
+		return false, nil
 	case err != nil:
-		return err
+		return false, err
 	}
-	return m.count(&st, path+"/"+name)
+	return st.Mode&unix.S_IFMT == unix.S_IFDIR, m.count(&st)
 }
 
-func (m *measurer) count(st *unix.Stat_t, path string) error {
-	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		m.pending = append(m.pending, path)
-	} else if st.Nlink > 1 {
+func (m *measurer) count(st *unix.Stat_t) error {
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR && st.Nlink > 1 {
 		key := named{st.Dev, st.Ino}
 		if m.seen[key] {
 			return nil
