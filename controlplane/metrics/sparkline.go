@@ -44,8 +44,8 @@ var (
 		Errors:   `sum by (server) (rate(chom_site_requests_total{status="5xx",$}[%]))`,
 	}
 	ofSites = map[Figure]string{
-		CPU:      `sum by (site) (rate(chom_site_cpu_seconds_total{$}[%]))`,
-		Memory:   `sum by (site) (avg_over_time(chom_site_memory_bytes{$}[%]))`,
+		CPU:    `sum by (site) (rate(chom_site_cpu_seconds_total{$}[%]))`,
+		Memory: `sum by (site) (avg_over_time(chom_site_memory_bytes{$}[%]))`,
 		// Not every site has a database.
 		Disk: `sum by (site) (avg_over_time(chom_site_disk_bytes{$}[%])) + sum by (site) (avg_over_time(chom_site_database_bytes{$}[%]))` +
 			` or sum by (site) (avg_over_time(chom_site_disk_bytes{$}[%]))`,

@@ -24,7 +24,7 @@ ln -s / PUBLIC/all; ln -s .. PUBLIC/up
 mkdir PUBLIC/shut; head -c 2000000 /dev/urandom > PUBLIC/shut/f; chmod 0 PUBLIC/shut
 mariadb sH -e "CREATE TABLE large (x LONGBLOB); INSERT INTO large SELECT RANDOM_BYTES(1000) FROM seq_1_to_20000"`)
 		if res := as(t, h, s, fill); res.Code != 0 {
-			t.Fatal(string(res.Stderr))
+			t.Fatal(res.Stderr)
 		}
 		filled := time.Now()
 		for _, site := range []*sitev1.Site{s, plain} { // an order of the site has it measured soon
