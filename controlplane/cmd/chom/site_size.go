@@ -29,7 +29,9 @@ func (c *client) siteSize(ctx context.Context, s *sitev1.Site) (siteSize, error)
 	}
 	size := siteSize{}
 	for _, sample := range got.GetVector().GetSamples() {
-		size[sample.GetLabels()["__name__"]] = sample.GetPoint().GetValue()
+		if v := sample.GetPoint().GetValue(); v >= 0 && v < 1<<63 { // a host may say anything
+			size[sample.GetLabels()["__name__"]] = v
+		}
 	}
 	return size, nil
 }

@@ -168,6 +168,7 @@ test("how much disk a site takes is said with its state, and is a graph", patien
 	await go(`/o/${organization}/sites/${diary}?tab=graphs`);
 	expect((await figures("Disk", "files"))[0]).toBe(known("chom_site_disk_bytes"));
 	expect((await figures("Disk", "database"))[0]).toBe(known("chom_site_database_bytes"));
+	await graph("Disk").scrollIntoViewIfNeeded();
 	await sound("site-size-graph");
 
 	// A site without a database has none, and no zero.

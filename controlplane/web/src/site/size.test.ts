@@ -20,3 +20,12 @@ test("what was not measured is no zero", () => {
 	expect(sizeOf(answer({ chom_site_disk_bytes: 5 }))).toBeUndefined();
 	expect(sizeOf(create(QueryResponseSchema, {}))).toBeUndefined();
 });
+
+test("what a host made up is no size", () => {
+	for (const wrong of [Number.POSITIVE_INFINITY, Number.NaN, -1]) {
+		expect(sizeOf(answer({ chom_site_disk_bytes: wrong, chom_site_size_timestamp_seconds: 1 }))).toBeUndefined();
+		expect(sizeOf(answer({ chom_site_disk_bytes: 1, chom_site_size_timestamp_seconds: wrong }))).toBeUndefined();
+		expect(sizeOf(answer({ chom_site_disk_bytes: 1, chom_site_database_bytes: wrong, chom_site_size_timestamp_seconds: 1 }))?.database).toBeUndefined();
+	}
+	expect(sizeOf(answer({ chom_site_disk_bytes: 1, chom_site_size_timestamp_seconds: 1e20 }))).toBeUndefined(); // no calendar goes that far
+});

@@ -13,12 +13,18 @@ export interface Size {
 
 const series = { files: "chom_site_disk_bytes", database: "chom_site_database_bytes", at: "chom_site_size_timestamp_seconds" } as const;
 
-/** What an answer has of a size; undefined where it was not measured. */
+/** The last moment that has a date, in seconds. */
+const lastMoment = 253_402_300_799;
+
+/** What an answer has of a size; undefined where it was not measured, or is none: a host may say anything. */
 export function sizeOf({ result }: QueryResponse): Size | undefined {
 	const samples = result.case === "vector" ? result.value.samples : [];
-	const value = (name: string) => samples.find(({ labels }) => labels.__name__ === name)?.point?.value;
+	const value = (name: string) => {
+		const value = samples.find(({ labels }) => labels.__name__ === name)?.point?.value;
+		return value !== undefined && Number.isFinite(value) && value >= 0 ? value : undefined;
+	};
 	const [files, database, at] = [value(series.files), value(series.database), value(series.at)];
-	return files === undefined || at === undefined ? undefined : { files, database, at };
+	return files === undefined || at === undefined || at > lastMoment ? undefined : { files, database, at };
 }
 
 /** What was last measured of a site's size, be it some hours ago; undefined until that is known. */
