@@ -9,7 +9,8 @@
 //
 // A site can also be made what it was at a backup: see Restore; whether it could be,
 // Drill finds out beside it. Backups are made by order, and by the host itself as the
-// sites' schedules have it: see KeepSchedules.
+// sites' schedules have it: see KeepSchedules. What a site takes of the disk Size measures,
+// as its user and after everybody else.
 //
 // Certificates other than that of the preview name come later, from package
 // certificate, and are taken into use by Secure.

@@ -18,11 +18,12 @@ type host struct {
 	mu      sync.Mutex
 	effects map[string]bool
 	phases  map[string]sitev1.Phase // by site
+	types   map[string]string       // likewise
 	meter   meter
 }
 
 func newHost() *host {
-	return &host{effects: map[string]bool{}, phases: map[string]sitev1.Phase{}}
+	return &host{effects: map[string]bool{}, phases: map[string]sitev1.Phase{}, types: map[string]string{}}
 }
 
 func (h *host) has(effect string) bool {
@@ -85,7 +86,7 @@ func (a *agent) do(ctx context.Context, l *life, o task.Order, name, effect stri
 	a.host.mu.Lock()
 	a.host.effects[effect] = true
 	if d := o.Message.GetConvergeSite().GetDesired(); d != nil {
-		a.host.phases[d.SiteId] = d.Phase
+		a.host.phases[d.SiteId], a.host.types[d.SiteId] = d.Phase, d.Type
 	}
 	a.host.mu.Unlock()
 	e := entryOf(o)

@@ -69,6 +69,7 @@ func (h *host) measure(now time.Time) []*linkv1.Sample {
 			m.sites[site] = map[string]float64{}
 		}
 		serve(m.sites[site], passed, busy)
+		grow(m.sites[site], h.types[site], now)
 		out = append(out, samplesOf(m.sites[site], site)...)
 		out = append(out, &linkv1.Sample{Series: "chom_site_memory_bytes", Value: 90_000_000 * (1 + busy), SiteId: site})
 	}
@@ -104,6 +105,30 @@ func serve(site map[string]float64, seconds, busy float64) {
 	site["chom_site_request_seconds_sum"] += requests * secondsEach
 	site["chom_site_sent_bytes_total"] += requests * bytesEach
 	site["chom_site_cpu_seconds_total"] += busy * seconds / 4
+}
+
+// Sizes of a new fake site; of what it sends a part is what its visitors have left.
+const (
+	diskBytes     = 90_000_000
+	diskFiles     = 3_600
+	databaseBytes = 6_000_000
+	keptOfSent    = 0.02
+	sizeEvery     = time.Hour
+)
+
+// grow measures how large a site is, when that is too long ago.
+func grow(site map[string]float64, typ string, now time.Time) {
+	const measured = "chom_site_size_timestamp_seconds"
+	if now.Sub(time.Unix(int64(site[measured]), 0)) < sizeEvery {
+		return
+	}
+	kept := keptOfSent * site["chom_site_sent_bytes_total"]
+	site[measured] = float64(now.Unix())
+	site["chom_site_disk_bytes"] = math.Floor((diskBytes+kept)/4096) * 4096
+	site["chom_site_files"] = math.Floor(diskFiles + kept/50_000)
+	if typ != "static" {
+		site["chom_site_database_bytes"] = math.Floor((databaseBytes+kept/4)/16384) * 16384
+	}
 }
 
 func samplesOf(counters map[string]float64, site string) []*linkv1.Sample {

@@ -170,11 +170,20 @@ func TestMeasure(t *testing.T) {
 		}
 		return values
 	}
+	h.phases["plain"], h.types["plain"] = sitev1.Phase_PHASE_ACTIVE, "static"
 	first := look()
 	now = now.Add(time.Minute)
 	second := look()
 	if len(first) != len(second) {
 		t.Errorf("%d series at first, %d then", len(first), len(second))
+	}
+	for _, series := range []string{"up chom_site_disk_bytes", "up chom_site_files", "up chom_site_database_bytes", "up chom_site_size_timestamp_seconds", "plain chom_site_disk_bytes"} {
+		if second[series] == 0 || second[series] != first[series] {
+			t.Errorf("%s went from %v to %v: it is measured once an hour", series, first[series], second[series])
+		}
+	}
+	if n, there := second["plain chom_site_database_bytes"]; there {
+		t.Errorf("a site without a database has one of %v bytes", n)
 	}
 	cpu := 0.0
 	for series, value := range second {
@@ -203,5 +212,9 @@ func TestMeasure(t *testing.T) {
 	}
 	if math.Abs(sum-all) > 1e-6 {
 		t.Errorf("%v requests, of which %v by status", all, sum)
+	}
+	now = now.Add(time.Hour)
+	if third := look(); third["up chom_site_disk_bytes"] <= first["up chom_site_disk_bytes"] || third["up chom_site_size_timestamp_seconds"] != float64(now.Unix()) {
+		t.Errorf("an hour later: %v bytes at %v", third["up chom_site_disk_bytes"], third["up chom_site_size_timestamp_seconds"])
 	}
 }

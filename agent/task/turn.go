@@ -20,32 +20,16 @@ type turns struct {
 // take waits for a turn. Give it back with what it returns.
 func (t *turns) take(ctx context.Context, name string) (give func(), err error) {
 	t.mu.Lock()
-	if t.queue == nil {
-		t.queue, t.users, t.yield = map[string]chan struct{}{}, map[string]int{}, map[string]func(){}
-	}
-	turn := t.queue[name]
-	if turn == nil {
-		turn = make(chan struct{}, 1)
-		t.queue[name] = turn
-	}
-	t.users[name]++
+	turn := t.enter(name)
 	if tell := t.yield[name]; tell != nil {
 		tell()
 	}
 	t.mu.Unlock()
-	leave := func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if t.users[name]--; t.users[name] == 0 {
-			delete(t.users, name)
-			delete(t.queue, name)
-		}
-	}
 	select {
 	case turn <- struct{}{}:
-		return func() { <-turn; leave() }, nil
+		return func() { <-turn; t.leave(name) }, nil
 	case <-ctx.Done():
-		leave()
+		t.leave(name)
 		return nil, ctx.Err()
 	}
 }
@@ -68,6 +52,50 @@ func (t *turns) takeYielding(ctx context.Context, name string, tell func()) (fun
 		t.mu.Unlock()
 		give()
 	}, nil
+}
+
+// takeFree takes a turn that nobody has or waits for, and has somebody told when another
+// one waits for it; nil where it is not free.
+func (t *turns) takeFree(name string, tell func()) (give func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.users[name] > 0 {
+		return nil
+	}
+	turn := t.enter(name)
+	turn <- struct{}{} // it is new
+	t.yield[name] = tell
+	return func() {
+		t.mu.Lock()
+		delete(t.yield, name)
+		t.mu.Unlock()
+		<-turn
+		t.leave(name)
+	}
+}
+
+// enter counts somebody who wants the turn. Called with mu held.
+func (t *turns) enter(name string) chan struct{} {
+	if t.queue == nil {
+		t.queue, t.users, t.yield = map[string]chan struct{}{}, map[string]int{}, map[string]func(){}
+	}
+	turn := t.queue[name]
+	if turn == nil {
+		turn = make(chan struct{}, 1)
+		t.queue[name] = turn
+	}
+	t.users[name]++
+	return turn
+}
+
+// leave counts somebody who has had it, or wants it no more.
+func (t *turns) leave(name string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.users[name]--; t.users[name] == 0 {
+		delete(t.users, name)
+		delete(t.queue, name)
+	}
 }
 
 // inTurn does an attempt while nobody else is at its site.
@@ -108,6 +136,19 @@ func (e *Engine) GivingWay(ctx context.Context, id contract.SiteID, do func(cont
 	}
 	defer give()
 	return e.at(id, func(s Site) error { return do(working, s) })
+}
+
+// InQuiet is GivingWay for what can as well be done another time: nobody who is at the
+// site is asked to give way. It says whether the site was free.
+func (e *Engine) InQuiet(ctx context.Context, id contract.SiteID, do func(context.Context, Site) error) (free bool, err error) {
+	working, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	give := e.turns.takeFree(id.String(), func() { stop(ErrYielded) })
+	if give == nil {
+		return false, nil
+	}
+	defer give()
+	return true, e.at(id, func(s Site) error { return do(working, s) })
 }
 
 // at does something at a site whose turn it is.

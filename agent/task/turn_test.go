@@ -83,6 +83,77 @@ func TestBetween(t *testing.T) {
 	})
 }
 
+func TestInQuiet(t *testing.T) {
+	h := newHost(t)
+	h.handlers[ConvergeSite] = HandlerFunc(func(Order) (Plan, error) {
+		return Plan{Steps: []Step{{Name: "only", Do: func(context.Context, *Log) error { return nil }}}}, nil
+	})
+	h.start()
+	defer h.end()
+	d := desired()
+	h.result(h.offer(h.order(converge(d))))
+	id := must(contract.ParseSiteID(d.SiteId))
+	never := func(context.Context, Site) error {
+		t.Error("it was done")
+		return nil
+	}
+
+	t.Run("asks nobody who is at the site to give way", func(t *testing.T) {
+		if err := h.engine.GivingWay(t.Context(), id, func(ctx context.Context, _ Site) error {
+			if free, err := h.engine.InQuiet(t.Context(), id, never); free || err != nil {
+				t.Errorf("free %t, %v", free, err)
+			}
+			return context.Cause(ctx)
+		}); err != nil {
+			t.Errorf("whoever was there was told: %v", err)
+		}
+	})
+	t.Run("gives way to an order, again and again", func(t *testing.T) {
+		for range 3 {
+			next := clone(d)
+			next.Generation++
+			d = next
+			var o *orderv1.Order
+			free, err := h.engine.InQuiet(t.Context(), id, func(ctx context.Context, s Site) error {
+				if s.Converged != next.Generation-1 || ctx.Err() != nil {
+					t.Errorf("site %+v, %v", s, ctx.Err())
+				}
+				if free, err := h.engine.InQuiet(t.Context(), id, never); free || err != nil || ctx.Err() != nil {
+					t.Errorf("the second one: free %t, %v, the first one: %v", free, err, ctx.Err())
+				}
+				o = h.offer(h.order(converge(next)))
+				select {
+				case <-ctx.Done():
+				case <-time.After(10 * time.Second):
+					t.Error("nobody told it")
+				}
+				return context.Cause(ctx)
+			})
+			if !free || !errors.Is(err, ErrYielded) {
+				t.Errorf("free %t, %v", free, err)
+			}
+			if r := h.result(o); r.Outcome != succeeded {
+				t.Fatal(r)
+			}
+		}
+	})
+	t.Run("leaves nothing behind", func(t *testing.T) {
+		left := func() int {
+			all := &h.engine.turns
+			all.mu.Lock()
+			defer all.mu.Unlock()
+			return len(all.users) + len(all.queue) + len(all.yield)
+		}
+		for range 1000 { // the last order's own turn ends after its result
+			if left() == 0 {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+		t.Errorf("%d are left", left())
+	})
+}
+
 func TestGivingWay(t *testing.T) {
 	begin := func(t *testing.T) (h *host, d *sitev1.DesiredState, id contract.SiteID) {
 		h = newHost(t)

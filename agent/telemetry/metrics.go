@@ -1,6 +1,6 @@
 // Package telemetry measures the host: metrics by node_exporter's collectors,
 // what its sites are asked for and use, and the facts that the control plane
-// shows of a server. It sends nothing, and keeps nothing but counts; history is
+// shows of a server. It sends nothing, and keeps nothing but counts and sizes; history is
 // the control plane's.
 package telemetry
 

@@ -36,7 +36,7 @@ const (
 const (
 	// maxHostSeries is how many series a host may begin in two hours: node_exporter's and those of some 250 sites. A host that
 	// invents series ends here.
-	maxHostSeries = 5000
+	maxHostSeries = 6000
 	// maxSeries of all hosts together: they take 1 to 2 KiB each while they are new.
 	maxSeries = 1_000_000
 	// apart is less than any time between two reports. What comes sooner is a repeat, and would make rates look smaller.

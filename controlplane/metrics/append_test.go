@@ -37,9 +37,9 @@ func TestAppend(t *testing.T) {
 			}
 		})
 		t.Run("keeps nothing of a site that the server does not hold", func(t *testing.T) {
-			w.report(t, w.dedicated, w.now, Sample{"stolen", w.shop.String(), 1}, Sample{"stolen", contract.NewSiteID().String(), 1}, Sample{"stolen", "x", 1})
+			w.report(t, w.dedicated, w.now, Sample{"chom_site_disk_bytes", w.shop.String(), 1}, Sample{"chom_site_database_bytes", w.blog.String(), 1}, Sample{"stolen", w.shop.String(), 1}, Sample{"stolen", contract.NewSiteID().String(), 1}, Sample{"stolen", "x", 1})
 			for _, scope := range []Scope{acme, other, OfPlatform()} {
-				if got := w.ask(t, scope, "stolen"); len(got.Series) > 0 {
+				if got := w.ask(t, scope, `{__name__=~"stolen|chom_site_(disk|database)_bytes"}`); len(got.Series) > 0 {
 					t.Errorf("got %+v", got)
 				}
 			}

@@ -114,7 +114,8 @@ func TestSparklines(t *testing.T) {
 		for _, site := range []contract.SiteID{w.blog, w.shop} {
 			w.report(t, w.shared, at,
 				Sample{`chom_site_requests_total{status="2xx"}`, site.String(), 120 * n}, Sample{`chom_site_requests_total{status="5xx"}`, site.String(), 60 * n},
-				Sample{"chom_site_cpu_seconds_total", site.String(), 30 * n}, Sample{"chom_site_memory_bytes", site.String(), 7})
+				Sample{"chom_site_cpu_seconds_total", site.String(), 30 * n}, Sample{"chom_site_memory_bytes", site.String(), 7},
+				Sample{"chom_site_disk_bytes", site.String(), 1000}, Sample{"chom_site_database_bytes", site.String(), 200})
 		}
 	}
 	near := func(points []Point, want float64) bool {
@@ -136,7 +137,7 @@ func TestSparklines(t *testing.T) {
 			}
 		})
 	}
-	for figure, want := range map[Figure]float64{CPU: 0.5, Memory: 7, Requests: 3, Errors: 1} {
+	for figure, want := range map[Figure]float64{CPU: 0.5, Memory: 7, Disk: 1200, Requests: 3, Errors: 1} {
 		t.Run("of sites: "+string(figure), func(t *testing.T) {
 			own, err := w.SiteSparklines(t.Context(), OfOrganization(w.acme, nil), sites, figure, time.Hour, w.now)
 			if err != nil || len(own) != 1 || !near(own[w.blog.String()], want) {
@@ -163,9 +164,12 @@ func TestSparklines(t *testing.T) {
 			t.Errorf("got %v, %v", got, err)
 		}
 	})
-	t.Run("not of sites' disk", func(t *testing.T) {
-		if _, err := w.SiteSparklines(t.Context(), OfPlatform(), sites, Disk, time.Hour, w.now); fault.KindOf(err) != fault.KindInvalid {
-			t.Errorf("got %v", err)
+	t.Run("a site without a database takes what its files take", func(t *testing.T) {
+		w.now = w.now.Add(10 * time.Minute) // whatever it had is no more
+		w.report(t, w.shared, w.now, Sample{"chom_site_disk_bytes", w.blog.String(), 3000})
+		own, err := w.SiteSparklines(t.Context(), OfOrganization(w.acme, nil), sites, Disk, time.Hour, w.now)
+		if points := own[w.blog.String()]; err != nil || len(points) == 0 || points[len(points)-1].Value != 3000 || points[0].Value != 1200 {
+			t.Errorf("got %v, %v", own, err)
 		}
 	})
 }

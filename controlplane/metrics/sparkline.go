@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"chom.dev/controlplane/fault"
 	"chom.dev/proto/contract"
 )
 
@@ -45,8 +44,11 @@ var (
 		Errors:   `sum by (server) (rate(chom_site_requests_total{status="5xx",$}[%]))`,
 	}
 	ofSites = map[Figure]string{
-		CPU:      `sum by (site) (rate(chom_site_cpu_seconds_total{$}[%]))`,
-		Memory:   `sum by (site) (avg_over_time(chom_site_memory_bytes{$}[%]))`,
+		CPU:    `sum by (site) (rate(chom_site_cpu_seconds_total{$}[%]))`,
+		Memory: `sum by (site) (avg_over_time(chom_site_memory_bytes{$}[%]))`,
+		// Not every site has a database.
+		Disk: `sum by (site) (avg_over_time(chom_site_disk_bytes{$}[%])) + sum by (site) (avg_over_time(chom_site_database_bytes{$}[%]))` +
+			` or sum by (site) (avg_over_time(chom_site_disk_bytes{$}[%]))`,
 		Requests: `sum by (site) (rate(chom_site_requests_total{$}[%]))`,
 		Errors:   `sum by (site) (rate(chom_site_requests_total{status="5xx",$}[%]))`,
 	}
@@ -57,11 +59,8 @@ func (m *Metrics) ServerSparklines(ctx context.Context, scope Scope, servers []c
 	return sparklines(ctx, m, scope, serverLabel, ofServers[figure], servers, window, now)
 }
 
-// SiteSparklines does the same for sites. Their disk is not measured.
+// SiteSparklines does the same for sites.
 func (m *Metrics) SiteSparklines(ctx context.Context, scope Scope, sites []contract.SiteID, figure Figure, window time.Duration, now time.Time) (map[string][]Point, error) {
-	if figure == Disk {
-		return nil, fault.Invalid("figure", "is not measured of sites")
-	}
 	return sparklines(ctx, m, scope, siteLabel, ofSites[figure], sites, window, now)
 }
 

@@ -153,6 +153,7 @@ func (c *config) certificatesDir() string {
 	return filepath.Join(c.StateDir, "certificates")
 }
 func (c *config) backupDir() string   { return filepath.Join(c.StateDir, "backup") }
+func (c *config) sizesFile() string   { return filepath.Join(c.StateDir, "sizes.json") }
 func (c *config) trafficFile() string { return filepath.Join(c.StateDir, "traffic.json") }
 func (c *config) statusFile() string  { return filepath.Join(c.RuntimeDir, "status.json") }
 

@@ -117,6 +117,13 @@ func hiddenCommands() []*cobra.Command {
 			return site.ListTree(cmd.Context(), dirs[0], cmd.OutOrStdout())
 		},
 	}
+	measure := &cobra.Command{
+		Use:  "measure-tree DIR",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, dirs []string) error {
+			return site.MeasureTree(cmd.Context(), dirs[0], cmd.OutOrStdout())
+		},
+	}
 	define := &cobra.Command{
 		Use:  "define-objects",
 		Args: cobra.NoArgs,
@@ -135,6 +142,6 @@ func hiddenCommands() []*cobra.Command {
 		Use: "sandbox", Short: "What runs as a site's user", Hidden: true,
 		PersistentPreRun: func(*cobra.Command, []string) { _ = run.NiceSession() }, // or it does its work as others do theirs
 	}
-	sandbox.AddCommand(empty, work, list, define, look)
+	sandbox.AddCommand(empty, work, list, measure, define, look)
 	return []*cobra.Command{sandbox}
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -80,6 +81,7 @@ func runAgent(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 		now   clock.Clock
 		later parts
 		hands *host
+		sizes *telemetry.Sizes
 	)
 	certs, err := certificate.New(certificate.Config{
 		Dir:      cfg.certificatesDir(),
@@ -114,11 +116,15 @@ func runAgent(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 			if o.Kind == task.ConvergeSite {
 				certs.Wake()
 			}
+			if o.Kind == task.ConvergeSite || o.Kind == task.RestoreSite || o.Kind == task.UndoRestore {
+				sizes.Changed(o.Site.ID)
+			}
 		},
 	})
 	if err != nil {
 		return err
 	}
+	sizes = telemetry.NewSizes(engine, cfg.sizesFile(), &now, hands.sites.Size, log)
 	sites := telemetry.NewSites(engine, cfg.trafficFile(), nginx.AccessLog, log)
 	lnk := link.New(link.Config{
 		Address:  cfg.Server,
@@ -128,7 +134,7 @@ func runAgent(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 		Log:      log,
 		Facts:    host.Facts,
 		Samples: func(ctx context.Context) []*linkv1.Sample {
-			return append(metrics.Gather(ctx), sites.Gather(ctx)...)
+			return slices.Concat(metrics.Gather(ctx), sites.Gather(ctx), sizes.Gather(ctx))
 		},
 		Issuance: certs.SetIssuance,
 		Logs:     sitelog.New(sitelog.Config{Registry: engine, Access: nginx.AccessLog, Error: nginx.ErrorLog, Log: log}),
@@ -142,6 +148,7 @@ func runAgent(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	g.Go(func() error { return status.Run(ctx) })
 	g.Go(func() error { return host.Watch(ctx, lnk.RefreshFacts) })
 	g.Go(func() error { return hands.sites.Probe(ctx, engine) })
+	g.Go(func() error { return sizes.Run(ctx) })
 	g.Go(func() error { return hands.sites.Settle(ctx, engine) })
 	g.Go(func() error { return hands.sites.ForgetRestores(ctx, engine, &now) })
 	g.Go(func() error { return hands.sites.KeepSchedules(ctx, engine, lnk, &now) })

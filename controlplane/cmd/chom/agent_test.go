@@ -162,6 +162,19 @@ func (a *fakeAgent) do(ctx context.Context, epoch uint64, order *orderv1.Order, 
 	done.Event = &linkv1.TaskEvent_StepEnded{StepEnded: &linkv1.StepEnded{Name: "pretend", State: state, Message: result.GetError()}}
 	ended.Event = &linkv1.TaskEvent_Result{Result: result}
 	a.prepared = a.prepared || order.GetPrepareServer() != nil
-	_, err := a.link.Report(ctx, &linkv1.ReportRequest{Epoch: epoch, Facts: facts(a.prepared), Events: []*linkv1.TaskEvent{accepted, started, log, done, ended}})
+	_, err := a.link.Report(ctx, &linkv1.ReportRequest{
+		Epoch: epoch, Facts: facts(a.prepared), Events: []*linkv1.TaskEvent{accepted, started, log, done, ended}, Samples: sizes(result.GetObserved().GetSiteId()),
+	})
 	return err
+}
+
+// sizes are what a site takes of the disk; of no site there are none.
+func sizes(site string) []*linkv1.Sample {
+	if site == "" {
+		return nil
+	}
+	return []*linkv1.Sample{
+		{Series: "chom_site_disk_bytes", Value: 91 << 20, SiteId: site}, {Series: "chom_site_files", Value: 3600, SiteId: site},
+		{Series: "chom_site_database_bytes", Value: 6.5 * (1 << 20), SiteId: site}, {Series: "chom_site_size_timestamp_seconds", Value: 1_700_000_000, SiteId: site},
+	}
 }

@@ -26,6 +26,10 @@ func (p *program) metricsCommand() *cobra.Command {
   chom_site_request_seconds_bucket    how long requests took, with _sum and _count
   chom_site_cpu_seconds_total         CPU time
   chom_site_memory_bytes              memory
+  chom_site_disk_bytes                what its files take of the disk
+  chom_site_files                     how many files, directories and links there are
+  chom_site_database_bytes            what its database takes of the disk
+  chom_site_size_timestamp_seconds    when these three were measured, about once an hour
 
 Labels are organization, server and site: their ids.`
 	return cmd
@@ -188,7 +192,7 @@ func (p *program) metricsServers() *cobra.Command {
 func (p *program) metricsSites() *cobra.Command {
 	return p.organizationFlag(&cobra.Command{
 		Use:   "sites",
-		Short: "List sites with their load: requests, errors, CPU and memory now and in the last hour",
+		Short: "List sites with their load: requests, errors, CPU, memory and disk now and in the last hour",
 		Args:  exactly(0),
 		RunE: p.action(func(ctx context.Context, c *client, _ []string) error {
 			organization, err := p.organizationID(ctx, c)
@@ -207,7 +211,7 @@ func (p *program) metricsSites() *cobra.Command {
 				return &metricv1.SparklinesRequest{OrganizationId: organization, SiteIds: some, Figure: f}
 			}, []figure{
 				{"REQUESTS/S", metricv1.Figure_FIGURE_REQUESTS, decimal}, {"ERRORS/S", metricv1.Figure_FIGURE_ERRORS, decimal}, {"CORES", metricv1.Figure_FIGURE_CPU, decimal},
-				{"MEMORY", metricv1.Figure_FIGURE_MEMORY, func(v float64) string { return bytesText(uint64(max(v, 0))) }},
+				{"MEMORY", metricv1.Figure_FIGURE_MEMORY, amount}, {"DISK", metricv1.Figure_FIGURE_DISK, amount},
 			})
 		}),
 	})
@@ -221,6 +225,8 @@ type figure struct {
 }
 
 func percent(v float64) string { return strconv.FormatFloat(100*v, 'f', 0, 64) + " %" }
+
+func amount(v float64) string { return bytesText(uint64(max(v, 0))) }
 
 // mostAtOnce is how many lines one call gives.
 const mostAtOnce = 200

@@ -471,6 +471,10 @@ func (p *program) printSite(ctx context.Context, c *client, s *sitev1.Site) erro
 	if err != nil {
 		return err
 	}
+	size, err := c.siteSize(ctx, s)
+	if err != nil {
+		return err
+	}
 	o := s.GetObserved()
 	var settings []string
 	for key, value := range s.GetSettings() {
@@ -514,6 +518,7 @@ func (p *program) printSite(ctx context.Context, c *client, s *sitev1.Site) erro
 		{"measured", measured},
 		{"release", o.GetAppVersion()},
 		{"php", o.GetPhpVersion()},
+		{"disk", size.text()},
 		{"created", at(s.GetCreateTime())},
 		{"trashed", at(s.GetDeleteTime())},
 		{"removed for good", at(s.GetPurgeTime())},

@@ -141,6 +141,44 @@ test("what a site was asked for is what its page shows", async () => {
 	await sound("site-graphs");
 });
 
+test("how much disk a site takes is said with its state, and is a graph", patience, async () => {
+	const settings = { title: "Diary", admin_user: "owner", admin_email: "owner@example.com" };
+	const { site: made } = await api.sites.createSite({
+		organizationId: organization,
+		name: "diary",
+		type: "wordpress",
+		domains: ["diary.example.com"],
+		settings,
+	});
+	const diary = made?.id ?? "";
+	await go(`/o/${organization}/sites/${diary}`);
+	await says("not measured yet");
+	await sound("site-size-none");
+	const measured = here.page.getByRole("definition").filter({ hasText: /^Files\s\d+\sMB · Database\s[\d.]+\sMB/ });
+	await measured.waitFor({ timeout: 90_000 });
+	const { result } = await api.metrics.query({ organizationId: organization, query: `{__name__=~"chom_site_.*_bytes",site="${diary}"}` });
+	const samples = result.case === "vector" ? result.value.samples : [];
+	const known = (name: string) => inWords(samples.find(({ labels }) => labels.__name__ === name)?.point?.value ?? 0, "bytes", "en");
+	const said = (await measured.innerText()).replaceAll(/\s+/g, " ");
+	expect(said).toMatch(`Files ${known("chom_site_disk_bytes")} · Database ${known("chom_site_database_bytes")} measured `);
+	const moment = Date.parse((await measured.locator("time").getAttribute("datetime")) ?? "");
+	expect(Date.now() - moment).toBeGreaterThanOrEqual(0);
+	expect(Date.now() - moment).toBeLessThan(180_000);
+	await sound("site-size");
+	await go(`/o/${organization}/sites/${diary}?tab=graphs`);
+	expect((await figures("Disk", "files"))[0]).toBe(known("chom_site_disk_bytes"));
+	expect((await figures("Disk", "database"))[0]).toBe(known("chom_site_database_bytes"));
+	await graph("Disk").scrollIntoViewIfNeeded();
+	await sound("site-size-graph");
+
+	// A site without a database has none, and no zero.
+	await go(`/o/${organization}/sites/${site}`);
+	await says(/^Files\s\d+\sMB\s*measured/);
+	await go(`/o/${organization}/sites/${site}?tab=graphs`);
+	await figures("Disk", "files");
+	expect(await graph("Disk").getByRole("rowheader").count()).toBe(1);
+});
+
 test("another span is another question, which is in the address", async () => {
 	const one = (calls: QueryRangeRequest) => Number((calls.endTime?.seconds ?? 0n) - (calls.startTime?.seconds ?? 0n));
 	const next = here.page.waitForRequest(rangeCall);
@@ -258,7 +296,7 @@ test("lists have sparklines, of all in sight by one call", async () => {
 		.filter({ hasText: "blog" })
 		.getByText(/\/min$/);
 	await newest.waitFor();
-	expect(calls).toEqual([4]);
+	expect(calls).toEqual([5]);
 	const { sparklines } = await api.metrics.sparklines({
 		organizationId: organization,
 		siteIds: [site],
@@ -349,9 +387,12 @@ test("graphs speak German", async () => {
 	await go(`/o/${organization}/sites/${site}?tab=graphs`);
 	await says("Läuft von selbst weiter");
 	expect((await figures("Fehler, von allen Anfragen", "5xx"))[0]).toBe("1\u00a0%");
+	expect((await figures("Speicherplatz", "Dateien"))[0]).toMatch(/^\d+\sMB$/);
 	await sound("site-graphs-german");
 	await go(`/o/${organization}/sites/${site}`);
 	await says("Was geschah");
+	await says(/^Dateien\s\d+\sMB\s*gemessen vor/);
+	await sound("site-german");
 	await here.page.evaluate(() => localStorage.removeItem("chom-language"));
 });
 

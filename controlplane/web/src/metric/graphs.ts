@@ -140,6 +140,16 @@ export const siteGraphs = [
 		lines: { used: "line-1" },
 		query: (id, step) => named("used", `sum(${mean(`chom_site_memory_bytes{site="${id}"}`, step)})`),
 	},
+	{
+		// Measured once an hour, and told in each report: there is a gap where there was no report.
+		key: "siteDisk",
+		unit: "bytes",
+		lines: { files: "line-1", database: "line-2" },
+		query: (id, step) => {
+			const of = (what: string) => `sum(${mean(`chom_site_${what}_bytes{site="${id}"}`, step)})`;
+			return [named("files", of("disk")), named("database", of("database"))].join(" or ");
+		},
+	},
 ] as const satisfies readonly Graph[];
 
 export type GraphKey = (typeof serverGraphs)[number]["key"] | (typeof siteGraphs)[number]["key"];

@@ -1,4 +1,5 @@
-import { Anchor, Group, Stack, Tabs } from "@mantine/core";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { Anchor, Group, Stack, Tabs, Text } from "@mantine/core";
 import { useNavigate, useParams, useSearch } from "@tanstack/react-router";
 import { lazy, Suspense, useContext } from "react";
 import { useTranslation } from "react-i18next";
@@ -9,6 +10,7 @@ import { tabs } from "../router.js";
 import { TaskTable } from "../task/TaskTable.js";
 import { TaskWatch } from "../task/TaskWatch.js";
 import { Act, Confirmed, Permit, Permitted } from "../ui/Act.js";
+import { bytes } from "../ui/format.js";
 import { Card, Facts, Failure, Link, Notice, Page, Waiting } from "../ui/parts.js";
 import { Time } from "../ui/Time.js";
 import { sentence } from "../ui/words.js";
@@ -17,6 +19,7 @@ import { Names, NextStep } from "./Names.js";
 import { useSite } from "./queries.js";
 import { Settings } from "./Settings.js";
 import { SiteState } from "./SiteState.js";
+import { type Size, useSize } from "./size.js";
 import { Timeline } from "./Timeline.js";
 
 const SiteGraphs = lazy(() => import("./SiteGraphs.js").then(({ SiteGraphs }) => ({ default: SiteGraphs })));
@@ -112,6 +115,7 @@ const busy = (state: State) => state === State.CREATING || state === State.UPDAT
 
 function Measured({ site }: { site: Site }) {
 	const { t } = useTranslation();
+	const { size, known } = useSize(site);
 	const seen = site.observed;
 	return (
 		<Stack gap="md">
@@ -130,6 +134,7 @@ function Measured({ site }: { site: Site }) {
 							seen.appVersion !== "" && [t("site.version"), seen.appVersion],
 							seen.phpVersion !== "" && ["PHP", seen.phpVersion],
 							[t("site.seen"), <Time key="seen" of={seen.observeTime} />],
+							known && [t("site.disk"), size ? <Disk key="disk" size={size} /> : t("site.diskUnknown")],
 						]}
 					/>
 				) : (
@@ -151,6 +156,21 @@ function Measured({ site }: { site: Site }) {
 			</Card>
 			<Timeline site={site} />
 		</Stack>
+	);
+}
+
+/** What it takes of the disk. */
+function Disk({ size: { files, database, at } }: { size: Size }) {
+	const { t, i18n } = useTranslation();
+	const words = (count: number) => bytes(BigInt(Math.round(count)), i18n.language).replaceAll(" ", "\u00a0");
+	const parts = [t("site.diskFiles", { size: words(files) }), database !== undefined && t("site.diskDatabase", { size: words(database) })];
+	return (
+		<>
+			{parts.filter(Boolean).join(" · ")}
+			<Text size="sm" c="dimmed">
+				{t("site.diskMeasured")} <Time of={timestampFromMs(at * 1000)} />
+			</Text>
+		</>
 	);
 }
 

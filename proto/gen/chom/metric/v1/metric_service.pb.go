@@ -35,7 +35,8 @@ const (
 	Figure_FIGURE_CPU Figure = 1
 	// Memory: of a server the part that is in use, 0 to 1; of a site bytes.
 	Figure_FIGURE_MEMORY Figure = 2
-	// Disk: of a server the part of its root file system that is in use, 0 to 1. Of sites it is not measured.
+	// Disk: of a server the part of its root file system that is in use, 0 to 1; of a site the bytes that its files and its
+	// database take.
 	Figure_FIGURE_DISK Figure = 3
 	// Requests in a second, of a server those of its sites that the caller sees.
 	Figure_FIGURE_REQUESTS Figure = 4

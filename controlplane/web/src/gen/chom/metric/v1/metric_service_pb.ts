@@ -445,7 +445,8 @@ export enum Figure {
   MEMORY = 2,
 
   /**
-   * Disk: of a server the part of its root file system that is in use, 0 to 1. Of sites it is not measured.
+   * Disk: of a server the part of its root file system that is in use, 0 to 1; of a site the bytes that its files and its
+   * database take.
    *
    * @generated from enum value: FIGURE_DISK = 3;
    */
@@ -487,8 +488,13 @@ export const FigureSchema: GenEnum<Figure> = /*@__PURE__*/
  * 	chom_site_request_seconds_bucket{le}, _sum, _count   time from a request's first byte to its answer's last
  * 	chom_site_cpu_seconds_total             CPU time of the site's processes
  * 	chom_site_memory_bytes                  memory that they use
+ * 	chom_site_disk_bytes                    what the site's files take of the disk, in whole blocks
+ * 	chom_site_files                         how many there are: files, directories and links
+ * 	chom_site_database_bytes                what the files of its database take of the disk; absent of a site without one
+ * 	chom_site_size_timestamp_seconds        when these three were measured, in Unix seconds
  *
- * A host reports once a minute: choose ranges for rate() of 3 minutes or more.
+ * A host reports once a minute: choose ranges for rate() of 3 minutes or more. The sizes of a site are measured about once an hour
+ * and soon after it was changed, and are reported with the rest as what they were then, for six hours at most.
  *
  * @generated from service chom.metric.v1.MetricService
  */
