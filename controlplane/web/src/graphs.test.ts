@@ -8,6 +8,7 @@ import {
 	type QueryRangeRequest,
 	QueryRangeRequestSchema,
 	QueryRangeResponseSchema,
+	QueryResponseSchema,
 	SparklinesRequestSchema,
 } from "./gen/chom/metric/v1/metric_service_pb.js";
 import { State } from "./gen/chom/site/v1/site_pb.js";
@@ -151,9 +152,13 @@ test("how much disk a site takes is said with its state, and is a graph", patien
 		settings,
 	});
 	const diary = made?.id ?? "";
+	const query = "**/chom.metric.v1.MetricService/Query";
+	const nothing = { contentType: "application/proto", body: Buffer.from(toBinary(QueryResponseSchema, create(QueryResponseSchema, {}))) };
+	await here.page.route(query, (route) => route.fulfill(nothing)); // its first measurement may come before we do
 	await go(`/o/${organization}/sites/${diary}`);
 	await says("not measured yet");
 	await sound("site-size-none");
+	await here.page.unroute(query);
 	const measured = here.page.getByRole("definition").filter({ hasText: /^Files\s\d+\sMB · Database\s[\d.]+\sMB/ });
 	await measured.waitFor({ timeout: 90_000 });
 	const { result } = await api.metrics.query({ organizationId: organization, query: `{__name__=~"chom_site_.*_bytes",site="${diary}"}` });
