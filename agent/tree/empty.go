@@ -155,7 +155,7 @@ func (e *emptier) moveUp(path string) error {
 
 // list reads some names of a directory; none means that it is empty.
 func list(r *os.Root, path string) ([]string, error) {
-	d, err := r.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	d, err := r.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, gone(err)
 	}

@@ -91,7 +91,7 @@ func Links(ctx context.Context, dir string) (*contract.Links, error) {
 
 // each names what is in a directory.
 func each(top *os.Root, path string, do func(name string)) error {
-	d, err := top.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	d, err := top.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}

@@ -249,7 +249,7 @@ func inode(dir *os.File, name string) (uint64, error) {
 
 // hold opens a directory in which only root can change anything.
 func (s Shells) hold(sites *os.Root, path string) (*os.File, error) {
-	d, err := sites.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	d, err := sites.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -133,7 +133,7 @@ func ensure(parent *os.Root, name string, perm fs.FileMode, uid, gid, root int) 
 	if owner(st) != root {
 		return fmt.Errorf("%s: %w: user id %d", name, ErrForeign, owner(st))
 	}
-	d, err := parent.OpenFile(name, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	d, err := parent.OpenFile(name, os.O_RDONLY|syscall.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}

@@ -47,7 +47,7 @@ func (s Site) Lock(ctx context.Context) (unlock func(), err error) {
 		return nil, fmt.Errorf("lock site: %w", err)
 	}
 	defer private.Close()
-	file, err := private.OpenFile(lockFile, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
+	file, err := private.OpenFile(lockFile, os.O_CREATE|os.O_RDWR|syscall.O_NONBLOCK, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock site: %w", err)
 	}

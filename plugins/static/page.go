@@ -44,7 +44,7 @@ func readPage(public *os.Root) (title string, ours bool, err error) {
 		return "", false, nil
 	}
 	// What it is may change between two looks: don't follow, don't wait.
-	f, err := public.OpenFile(indexFile, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	f, err := public.OpenFile(indexFile, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ELOOP) || errors.Is(err, fs.ErrPermission) {
 		return "", false, nil
 	}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"syscall"
 
 	"chom.dev/plugins/sdk"
 	"chom.dev/proto/contract"
@@ -193,7 +192,7 @@ func replace(public *os.Root, page []byte) error {
 }
 
 func writeTemp(public *os.Root, page []byte) error {
-	f, err := public.OpenFile(tempFile, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, pageMode)
+	f, err := public.OpenFile(tempFile, os.O_WRONLY|os.O_CREATE|os.O_EXCL, pageMode)
 	if err != nil {
 		return fmt.Errorf("write page: %w", err)
 	}

@@ -77,7 +77,7 @@ const maxConfig = 1 << 20
 
 // readConfig gives the configuration; none where that is the customer's own arrangement: a link, or huge.
 func readConfig(public *os.Root) ([]byte, error) {
-	f, err := public.OpenFile(configFile, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	f, err := public.OpenFile(configFile, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, syscall.ELOOP) {
 		return nil, nil
 	}

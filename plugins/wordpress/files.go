@@ -54,7 +54,7 @@ func holds(dir *os.Root, name string, content []byte) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("look at %s: %w", name, err)
 	}
-	f, err := dir.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	f, err := dir.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ELOOP) {
 		return false, nil
 	}
@@ -82,7 +82,7 @@ func writeFile(private, dir *os.Root, name string, content []byte, mode os.FileM
 	if err := private.RemoveAll(tempFile); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
-	f, err := private.OpenFile(tempFile, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, mode)
+	f, err := private.OpenFile(tempFile, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"sync"
-	"syscall"
 )
 
 const (
@@ -119,7 +118,7 @@ func (w *writers) write(j job) error {
 }
 
 func (w *writers) create(name string) (*os.File, error) {
-	return w.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, fileMode)
+	return w.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
 }
 
 func (w *writers) wait() error {
