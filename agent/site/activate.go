@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"html"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"chom.dev/agent/page"
 	"chom.dev/agent/php"
@@ -47,6 +50,38 @@ func (c *converge) activate() []task.Step {
 		steps = append(steps, c.cron())
 	}
 	return append(steps, c.certificate(), c.serve())
+}
+
+// reopen is activate for a site that was served before. Its application is asked
+// while PHP starts, which it does not need for that.
+func (c *converge) reopen() []task.Step {
+	steps := c.activate()
+	if !c.needs.NeedsPHP {
+		return steps
+	}
+	i := slices.IndexFunc(steps, func(s task.Step) bool { return s.Name == "php" })
+	steps[i+1] = beside(steps[i], steps[i+1])
+	return slices.Delete(steps, i, i+1)
+}
+
+// beside is a step that does another one at the same time, which nobody hears.
+func beside(other, s task.Step) task.Step {
+	return task.Step{
+		Name: s.Name,
+		Probe: func(ctx context.Context) (bool, string, error) {
+			done, note, err := other.Probe(ctx)
+			if err != nil || !done {
+				return done, note, err
+			}
+			return s.Probe(ctx)
+		},
+		Do: func(ctx context.Context, log *task.Log) error {
+			var both errgroup.Group
+			both.Go(func() error { return again(ctx, other, new(task.Log)) })
+			err := again(ctx, s, log)
+			return errors.Join(err, both.Wait())
+		},
+	}
 }
 
 func (c *converge) user() task.Step {

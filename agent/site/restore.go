@@ -125,7 +125,7 @@ func (s *Sites) parseRestore(o task.Order, handle, id string) (*converge, *resto
 	}
 	switch p := c.desired.GetPhase(); p {
 	case sitev1.Phase_PHASE_ACTIVE:
-		r.wake = c.activate()
+		r.wake = c.reopen()
 	case sitev1.Phase_PHASE_SUSPENDED:
 		r.wake = []task.Step{c.showSuspended()}
 	default:

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"chom.dev/agent/backup"
 	"chom.dev/agent/fail"
 	"chom.dev/agent/task"
@@ -109,9 +111,16 @@ func (r *restore) stage(ctx context.Context, log *task.Log) (err error) {
 
 // compare holds what was staged against what the backup is signed for.
 func (r *restore) compare(ctx context.Context, log *task.Log) error {
-	if err := r.compareFiles(ctx, log); err != nil || !r.database {
-		return err
+	if !r.database {
+		return r.compareFiles(ctx, log)
 	}
+	var both errgroup.Group
+	both.Go(func() error { return r.compareFiles(ctx, log) })
+	both.Go(func() error { return r.compareTables(ctx) })
+	return both.Wait()
+}
+
+func (r *restore) compareTables(ctx context.Context) error {
 	staged, err := r.mariadb.Count(ctx, r.handle.ScratchDB())
 	if err != nil {
 		return err
