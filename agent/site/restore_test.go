@@ -185,10 +185,27 @@ func (c copier) Fetch(ctx context.Context, _ task.Site, o backup.FetchOrder, pro
 			return f, err
 		}
 	}
-	if o.Database != "" {
-		f, err = c.database(ctx, o.Database, o.Import)
+	if o.Database == "" {
+		return f, nil
 	}
+	var files *tree.Found
+	if o.Files != "" { // as the real one sees them, before the tables are there
+		if files, err = c.found(ctx, o.Dir); err != nil {
+			return f, err
+		}
+	}
+	f, err = c.database(ctx, o.Database, o.Import)
+	f.Files = files
 	return f, err
+}
+
+func (s *scene) found(ctx context.Context, dir string) (*tree.Found, error) {
+	res, err := asTenant{s.UID}.Run(ctx, run.Unit{Argv: []string{s.Agent, "sandbox", "list-tree", dir}})
+	if err != nil {
+		return nil, err
+	}
+	f := new(tree.Found)
+	return f, json.Unmarshal(res.Stdout, f)
 }
 
 func (c copier) files(ctx context.Context, snapshot, dir string) error {
@@ -414,12 +431,8 @@ func (s *scene) backup(t *testing.T, objects string) *backupv1.Manifest {
 	if err := os.WriteFile(from+".sql", []byte(dump), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	res, err := asTenant{s.UID}.Run(t.Context(), run.Unit{Argv: []string{s.Agent, "sandbox", "list-tree", from}})
+	l, err := s.found(t.Context(), from)
 	if err != nil {
-		t.Fatal(err)
-	}
-	var l listed
-	if err := json.Unmarshal(res.Stdout, &l); err != nil {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256([]byte(dump))

@@ -17,6 +17,23 @@ import (
 	"chom.dev/proto/contract"
 )
 
+// Found is what is told of a site's files.
+type Found struct {
+	Count  uint64 `json:"count"`
+	Bytes  uint64 `json:"bytes"`
+	SHA256 []byte `json:"sha256"` // of the listing
+	Links  []byte `json:"links"`  // hash over where they lead
+}
+
+// Find lists a site's files, and tells what there is.
+func Find(ctx context.Context, dir string) (*Found, error) {
+	l, links, err := List(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	return &Found{Count: l.Count(), Bytes: l.Bytes(), SHA256: l.SHA256(), Links: links.SHA256()}, nil
+}
+
 // List makes the listing of a site's files, and of where its links lead: public and
 // private below dir, which is a shell or its place for restores. It runs as the
 // owner of what it reads, never as root, follows no link and opens no file.
