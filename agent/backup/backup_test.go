@@ -440,6 +440,9 @@ func TestFetch(t *testing.T) {
 		if err != nil || !bytes.Equal(f.SHA256, made.Database.SHA256) || f.Bytes != made.Database.Bytes || !strings.Contains(string(f.Objects), "VIEW `v`") {
 			t.Errorf("fetched %+v, %v", f, err)
 		}
+		if f.Files == nil || f.Files.Count != 5 || f.Files.Bytes != 13 || len(f.Files.SHA256) == 0 {
+			t.Errorf("the files that were seen are %+v", f.Files)
+		}
 		if rows, err := server.Count(t.Context(), w.site.Handle.ScratchDB()); err != nil || len(rows) != 1 || rows["a"] != 3 {
 			t.Errorf("the tables are %v, %v", rows, err)
 		}
@@ -455,7 +458,7 @@ func TestFetch(t *testing.T) {
 		}
 		o = order()
 		o.Database = ""
-		if f, err := w.manager.Fetch(t.Context(), w.site, o, nil); err != nil || f.SHA256 != nil {
+		if f, err := w.manager.Fetch(t.Context(), w.site, o, nil); err != nil || f.SHA256 != nil || f.Files != nil {
 			t.Errorf("fetched %+v, %v", f, err)
 		}
 	})

@@ -17,6 +17,7 @@ import (
 	"chom.dev/agent/mariadb"
 	"chom.dev/agent/run"
 	"chom.dev/agent/task"
+	"chom.dev/agent/tree"
 	"chom.dev/proto/contract"
 )
 
@@ -74,7 +75,8 @@ func fetch(ctx context.Context, s *Inside, text json.RawMessage) (any, error) {
 	case o.Database != "" && o.Schema != s.Handle.ScratchDB().String():
 		return nil, errors.New("the schema for the database is none")
 	}
-	// One after the other: both at once took as long, and more memory.
+	// One after the other: both at once took as long, and more memory. The server is
+	// what tables wait for, and the files can be looked at meanwhile.
 	if o.Files != "" {
 		if err := s.WriteFiles(ctx, o.Files, o.Dir); err != nil {
 			return nil, fmt.Errorf("files: %w", err)
@@ -83,6 +85,12 @@ func fetch(ctx context.Context, s *Inside, text json.RawMessage) (any, error) {
 	if o.Database == "" {
 		return &Fetched{}, nil
 	}
+	var files *tree.Found
+	var beside sync.WaitGroup
+	if o.Files != "" {
+		beside.Go(func() { files, _ = tree.Find(ctx, o.Dir) }) // else whoever wants to know looks himself
+	}
+	defer beside.Wait()
 	// The client is told what a stranger wrote: nothing but SQL, and as an account
 	// that reaches the scratch schema alone.
 	f, err := s.ReadDatabase(ctx, o.Database, run.Cmd{
@@ -92,6 +100,8 @@ func fetch(ctx context.Context, s *Inside, text json.RawMessage) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("database: %w", err)
 	}
+	beside.Wait()
+	f.Files = files
 	return &f, nil
 }
 
@@ -112,11 +122,12 @@ func (s *Inside) WriteFiles(ctx context.Context, snapshot, dir string) error {
 
 var errNoSnapshot = errors.New("the snapshot is none")
 
-// Fetched is what was read of a database's snapshot.
+// Fetched is what was read of a database's snapshot, and seen of files on the way.
 type Fetched struct {
-	SHA256  []byte `json:"sha256"`  // of the whole dump
-	Bytes   uint64 `json:"bytes"`   // of the whole dump
-	Objects []byte `json:"objects"` // SQL behind the tables: views, triggers and routines
+	Files   *tree.Found `json:"files,omitempty"` // once they were written; nil where that was not looked at
+	SHA256  []byte      `json:"sha256"`          // of the whole dump
+	Bytes   uint64      `json:"bytes"`           // of the whole dump
+	Objects []byte      `json:"objects"`         // SQL behind the tables: views, triggers and routines
 }
 
 // ReadDatabase gives the tables of the dump in a snapshot to a client of a server,

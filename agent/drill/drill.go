@@ -38,17 +38,9 @@ type FetchOrder struct {
 
 // Fetched is what came out of the repository.
 type Fetched struct {
-	Start    time.Time `json:"start"`
-	Files    Files     `json:"files"`
-	Database *Database `json:"database,omitempty"`
-}
-
-// Files is the listing of what was written.
-type Files struct {
-	Count  uint64 `json:"count"`
-	Bytes  uint64 `json:"bytes"`
-	SHA256 []byte `json:"sha256"`
-	Links  []byte `json:"links"` // hash over where they lead
+	Start    time.Time  `json:"start"`
+	Files    tree.Found `json:"files"` // of what was written
+	Database *Database  `json:"database,omitempty"`
 }
 
 // Database is what a server made of the dump.
@@ -77,11 +69,11 @@ func fetch(ctx context.Context, s *backup.Inside, text json.RawMessage) (any, er
 	if err := s.WriteFiles(ctx, o.Files, s.Shell); err != nil {
 		return nil, fmt.Errorf("restore files: %w", err)
 	}
-	listing, links, err := tree.List(ctx, s.Shell)
+	files, err := tree.Find(ctx, s.Shell)
 	if err != nil {
 		return nil, err
 	}
-	f.Files = Files{Count: listing.Count(), Bytes: listing.Bytes(), SHA256: listing.SHA256(), Links: links.SHA256()}
+	f.Files = *files
 	if o.Database != "" {
 		if f.Database, err = fetchDatabase(ctx, s, o.Database); err != nil {
 			return nil, fmt.Errorf("restore database: %w", err)

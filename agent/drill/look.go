@@ -192,7 +192,7 @@ func (o LookOrder) get(ctx context.Context, root *os.Root, at *url.URL) (php.Pag
 		case path.Ext(c) != ".php":
 			return file(root, c)
 		case o.PHP != nil:
-			return php.Get(ctx, o.PHP.Socket, o.params(at, c))
+			return php.Get(ctx, o.PHP.Socket, php.PageParams(o.Shell+"/public", c, o.Host, "chom-drill", at))
 		}
 	}
 	return php.Page{Status: http.StatusNotFound}, nil
@@ -218,20 +218,4 @@ func file(root *os.Root, name string) (php.Page, error) {
 	}
 	body, err := io.ReadAll(io.LimitReader(f, maxTitle))
 	return php.Page{Status: http.StatusOK, Body: body, Bytes: uint64(st.Size())}, err
-}
-
-// params are what nginx tells of a request (package nginx).
-func (o LookOrder) params(at *url.URL, script string) map[string]string {
-	public := o.Shell + "/public"
-	p := map[string]string{
-		"SCRIPT_FILENAME": public + "/" + script, "SCRIPT_NAME": "/" + script, "DOCUMENT_ROOT": public, "DOCUMENT_URI": "/" + script,
-		"QUERY_STRING": at.RawQuery, "REQUEST_METHOD": http.MethodGet, "REQUEST_URI": at.RequestURI(), "REQUEST_SCHEME": at.Scheme,
-		"HTTP_HOST": o.Host, "HTTP_USER_AGENT": "chom-drill", "SERVER_PROTOCOL": "HTTP/1.1", "SERVER_SOFTWARE": "nginx",
-		"SERVER_NAME": o.Host, "SERVER_ADDR": "127.0.0.1", "SERVER_PORT": "80", "REMOTE_ADDR": "127.0.0.1", "REMOTE_PORT": "1024",
-		"GATEWAY_INTERFACE": "CGI/1.1", "REDIRECT_STATUS": "200", "CONTENT_LENGTH": "", "CONTENT_TYPE": "",
-	}
-	if at.Scheme == "https" {
-		p["HTTPS"], p["SERVER_PORT"] = "on", "443"
-	}
-	return p
 }

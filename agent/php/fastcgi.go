@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/textproto"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -149,6 +150,58 @@ func ask(ctx context.Context, socket string, uid int, env map[string]string) (st
 		return "", fmt.Errorf("answer has status %.3q", status)
 	}
 	return body, nil
+}
+
+// visitWithin bounds a visit of which nobody needs the end.
+const visitWithin = 10 * time.Second
+
+// Visit asks the site's master for the home page, as nginx does for a visitor by
+// that name, so that the next one need not wait until PHP has read the site's code.
+func Visit(ctx context.Context, h contract.Handle, host string, https bool) error {
+	shell := run.SitesDir + "/" + h.String()
+	uid, err := groupID(shell)
+	if err != nil {
+		return fmt.Errorf("visit %s: %w", h, err)
+	}
+	at := &url.URL{Scheme: "http", Host: host, Path: "/"}
+	if https {
+		at.Scheme = "https"
+	}
+	if err := visit(ctx, nginx.Socket(h), uid, PageParams(shell+"/public", "index.php", host, "chom-agent", at)); err != nil {
+		return fmt.Errorf("visit %s: %w", h, err)
+	}
+	return nil
+}
+
+func visit(ctx context.Context, socket string, uid int, env map[string]string) error {
+	ctx, cancel := context.WithTimeout(ctx, visitWithin)
+	defer cancel()
+	conn, err := dial(ctx, socket, uid)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }() // nothing is written that Close could report
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	if _, err := conn.Write(request(env)); err != nil {
+		return err
+	}
+	return readAnswer(conn, io.Discard, getRecords)
+}
+
+// PageParams are what nginx tells of a request by GET (package nginx) that a script
+// in the document root answers.
+func PageParams(public, script, host, visitor string, at *url.URL) map[string]string {
+	p := map[string]string{
+		"SCRIPT_FILENAME": public + "/" + script, "SCRIPT_NAME": "/" + script, "DOCUMENT_ROOT": public, "DOCUMENT_URI": "/" + script,
+		"QUERY_STRING": at.RawQuery, "REQUEST_METHOD": http.MethodGet, "REQUEST_URI": at.RequestURI(), "REQUEST_SCHEME": at.Scheme,
+		"HTTP_HOST": host, "HTTP_USER_AGENT": visitor, "SERVER_PROTOCOL": "HTTP/1.1", "SERVER_SOFTWARE": "nginx",
+		"SERVER_NAME": host, "SERVER_ADDR": "127.0.0.1", "SERVER_PORT": "80", "REMOTE_ADDR": "127.0.0.1", "REMOTE_PORT": "1024",
+		"GATEWAY_INTERFACE": "CGI/1.1", "REDIRECT_STATUS": "200", "CONTENT_LENGTH": "", "CONTENT_TYPE": "",
+	}
+	if at.Scheme == "https" {
+		p["HTTPS"], p["SERVER_PORT"] = "on", "443"
+	}
+	return p
 }
 
 // Page is what a master answers.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -187,6 +188,54 @@ func TestAsk(t *testing.T) {
 			t.Error("connected to a file")
 		}
 	})
+}
+
+func TestVisit(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "php.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	asked, held := make(chan string, 2), make(chan struct{})
+	defer close(held)
+	go func() {
+		for answered := false; ; answered = true {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			buf := make([]byte, 4096)
+			n, _ := c.Read(buf)
+			asked <- string(buf[:n])
+			if answered {
+				<-held // a page without an end
+				return
+			}
+			var b bytes.Buffer
+			record(&b, stdout, []byte("Content-type: text/html\r\n\r\nhome"))
+			record(&b, endRequest, make([]byte, 8))
+			_, _ = c.Write(b.Bytes())
+		}
+	}()
+	env := PageParams("/srv/public", "index.php", "shop.example", "test", &url.URL{Scheme: "https", Host: "shop.example", Path: "/"})
+	if err := visit(t.Context(), l.Addr().String(), os.Getuid(), env); err != nil {
+		t.Error(err)
+	}
+	got := <-asked
+	for _, want := range []string{"SCRIPT_FILENAME/srv/public/index.php", "HTTP_HOSTshop.example", "HTTPSon", "REQUEST_URI/", "REQUEST_METHODGET"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("asked %q, without %s", got, want)
+		}
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- visit(ctx, l.Addr().String(), os.Getuid(), env) }()
+	<-asked
+	stop()
+	if err := <-ended; err == nil {
+		t.Error("a visit without an answer went well")
+	}
 }
 
 func golden(t *testing.T, file, got string) {

@@ -7,8 +7,12 @@ import (
 	"fmt"
 	"html"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"chom.dev/agent/page"
 	"chom.dev/agent/php"
@@ -47,6 +51,50 @@ func (c *converge) activate() []task.Step {
 		steps = append(steps, c.cron())
 	}
 	return append(steps, c.certificate(), c.serve())
+}
+
+// reopen is activate for a site that was served before. Its application is asked
+// while PHP starts, which it does not need for that.
+func (c *converge) reopen() []task.Step {
+	steps := c.activate()
+	if !c.needs.NeedsPHP {
+		return steps
+	}
+	i := slices.IndexFunc(steps, func(s task.Step) bool { return s.Name == "php" })
+	steps[i+1] = beside(steps[i], steps[i+1])
+	steps = slices.Delete(steps, i, i+1)
+	last := &steps[len(steps)-1]
+	serve := last.Do
+	last.Do = func(ctx context.Context, log *task.Log) error {
+		ctx, stop := context.WithCancel(ctx)
+		var beside sync.WaitGroup
+		defer beside.Wait()
+		defer stop()
+		// The first page of a fresh PHP is the slowest: it comes while nginx reads its configuration.
+		beside.Go(func() { _ = php.Visit(ctx, c.handle, c.domains[0].String(), c.https()) }) // who probes finds out what is wrong
+		return serve(ctx, log)
+	}
+	return steps
+}
+
+// beside is a step that does another one at the same time, which nobody hears.
+func beside(other, s task.Step) task.Step {
+	return task.Step{
+		Name: s.Name,
+		Probe: func(ctx context.Context) (bool, string, error) {
+			done, note, err := other.Probe(ctx)
+			if err != nil || !done {
+				return done, note, err
+			}
+			return s.Probe(ctx)
+		},
+		Do: func(ctx context.Context, log *task.Log) error {
+			var both errgroup.Group
+			both.Go(func() error { return again(ctx, other, new(task.Log)) })
+			err := again(ctx, s, log)
+			return errors.Join(err, both.Wait())
+		},
+	}
 }
 
 func (c *converge) user() task.Step {
@@ -165,15 +213,7 @@ func (c *converge) install() task.Step {
 		},
 		Do: func(ctx context.Context, log *task.Log) error {
 			return c.withPlugin(ctx, func(p *host.Session) error {
-				st, err := p.Check(ctx, c.application())
-				switch {
-				case err != nil && !errors.Is(err, sdk.ErrNotInstalled):
-					return err
-				case err == nil && st.Installed:
-					st, err = p.Update(ctx, c.application())
-				default:
-					st, err = p.Install(ctx, c.application(), eachStep(log))
-				}
+				st, err := c.bring(ctx, p, log)
 				if err != nil {
 					return err
 				}
@@ -186,6 +226,24 @@ func (c *converge) install() task.Step {
 			})
 		},
 	}
+}
+
+// bring updates or installs the application. One that was here before is not asked
+// first whether it is: what is not installed can't be updated, and says so.
+func (c *converge) bring(ctx context.Context, p *host.Session, log *task.Log) (sdk.State, error) {
+	if c.site.Converged != 0 {
+		if st, err := p.Update(ctx, c.application()); err == nil && st.Installed {
+			return st, nil
+		}
+	}
+	st, err := p.Check(ctx, c.application())
+	switch {
+	case err != nil && !errors.Is(err, sdk.ErrNotInstalled):
+		return sdk.State{}, err
+	case err == nil && st.Installed:
+		return p.Update(ctx, c.application())
+	}
+	return p.Install(ctx, c.application(), eachStep(log))
 }
 
 // eachStep logs each step of an installation once: every line costs an event.

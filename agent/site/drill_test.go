@@ -226,7 +226,7 @@ func newDrillScene(t *testing.T, socket, program string) (*scene, *backuptest.Re
 	if err != nil {
 		t.Fatal(err)
 	}
-	var l listed
+	var l tree.Found
 	if err := json.Unmarshal(res.Stdout, &l); err != nil {
 		t.Fatal(err)
 	}

@@ -16,12 +16,9 @@ import (
 // from its first use to the attempt's end, or until it failed: another try gets
 // a new one.
 func (c *converge) withPlugin(ctx context.Context, do func(*host.Session) error) (err error) {
+	c.awaitPlugin()
 	if c.session == nil {
-		var readable []string
-		if c.needs.NeedsArchive {
-			readable = append(readable, ArchiveDir)
-		}
-		if c.session, err = c.plugins.Open(ctx, host.User{Handle: c.handle, UID: c.uid, GID: c.uid}, c.typ, readable...); err != nil {
+		if c.session, err = c.openPlugin(ctx); err != nil {
 			return err
 		}
 	}
@@ -32,7 +29,39 @@ func (c *converge) withPlugin(ctx context.Context, do func(*host.Session) error)
 	return nil
 }
 
+func (c *converge) openPlugin(ctx context.Context) (*host.Session, error) {
+	var readable []string
+	if c.needs.NeedsArchive {
+		readable = append(readable, ArchiveDir)
+	}
+	return c.plugins.Open(ctx, host.User{Handle: c.handle, UID: c.uid, GID: c.uid}, c.typ, readable...)
+}
+
+// startPlugin has the plugin started for withPlugin while something else is done,
+// which takes as long. It does nothing by itself.
+func (c *converge) startPlugin(ctx context.Context) {
+	if c.session != nil || c.starting != nil {
+		return
+	}
+	starting := make(chan *host.Session, 1)
+	c.starting = starting
+	go func() {
+		session, err := c.openPlugin(ctx)
+		if err != nil {
+			session = nil // withPlugin tries again, and says what is wrong
+		}
+		starting <- session
+	}()
+}
+
+func (c *converge) awaitPlugin() {
+	if c.starting != nil {
+		c.session, c.starting = <-c.starting, nil
+	}
+}
+
 func (c *converge) endPlugin() {
+	c.awaitPlugin()
 	if c.session != nil {
 		c.session.Close()
 		c.session = nil

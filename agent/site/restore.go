@@ -69,6 +69,9 @@ type restore struct {
 	// quiet closes the site and ends all that runs for it; wake is the way back.
 	// Both are steps that can be done anew.
 	quiet, wake []task.Step
+	// early begins what wake will need and what touches nothing of the site; nil is
+	// nothing. The site's files are those that stay by then.
+	early func(context.Context)
 }
 
 // Restore handles RESTORE_SITE. All is fetched and compared while the site goes
@@ -125,7 +128,7 @@ func (s *Sites) parseRestore(o task.Order, handle, id string) (*converge, *resto
 	}
 	switch p := c.desired.GetPhase(); p {
 	case sitev1.Phase_PHASE_ACTIVE:
-		r.wake = c.activate()
+		r.wake, r.early = c.reopen(), c.startPlugin
 	case sitev1.Phase_PHASE_SUSPENDED:
 		r.wake = []task.Step{c.showSuspended()}
 	default:
@@ -233,6 +236,9 @@ func (r *restore) switching(restored bool) []task.Step {
 	return []task.Step{
 		{Name: "switch-files", Do: through(func(_ context.Context, _ *task.Log, rec *restoreRecord) error { return r.switchFiles(r.handle, rec) })},
 		{Name: "switch-database", Do: through(func(ctx context.Context, log *task.Log, rec *restoreRecord) error {
+			if r.early != nil {
+				r.early(ctx)
+			}
 			err := r.switchDatabase(ctx, r.handle, rec, log)
 			var wrong *objectsError
 			if errors.As(err, &wrong) {

@@ -185,10 +185,27 @@ func (c copier) Fetch(ctx context.Context, _ task.Site, o backup.FetchOrder, pro
 			return f, err
 		}
 	}
-	if o.Database != "" {
-		f, err = c.database(ctx, o.Database, o.Import)
+	if o.Database == "" {
+		return f, nil
 	}
+	var files *tree.Found
+	if o.Files != "" { // as the real one sees them, before the tables are there
+		if files, err = c.found(ctx, o.Dir); err != nil {
+			files = nil
+		}
+	}
+	f, err = c.database(ctx, o.Database, o.Import)
+	f.Files = files
 	return f, err
+}
+
+func (s *scene) found(ctx context.Context, dir string) (*tree.Found, error) {
+	res, err := asTenant{s.UID}.Run(ctx, run.Unit{Argv: []string{s.Agent, "sandbox", "list-tree", dir}})
+	if err != nil {
+		return nil, err
+	}
+	f := new(tree.Found)
+	return f, json.Unmarshal(res.Stdout, f)
 }
 
 func (c copier) files(ctx context.Context, snapshot, dir string) error {
@@ -414,12 +431,8 @@ func (s *scene) backup(t *testing.T, objects string) *backupv1.Manifest {
 	if err := os.WriteFile(from+".sql", []byte(dump), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	res, err := asTenant{s.UID}.Run(t.Context(), run.Unit{Argv: []string{s.Agent, "sandbox", "list-tree", from}})
+	l, err := s.found(t.Context(), from)
 	if err != nil {
-		t.Fatal(err)
-	}
-	var l listed
-	if err := json.Unmarshal(res.Stdout, &l); err != nil {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256([]byte(dump))
@@ -760,19 +773,21 @@ func TestRestore(t *testing.T) {
 			"closed doors":      "mkdir -p public/x/y && chmod 0 public/x",
 			"itself swapped":    "mv public/e public/was && ln -s /etc public/e",
 		} {
-			s.hook = func(at string) error {
-				if at == "files" {
-					s.sh(t, fmt.Sprintf("cd %s/sites/%s/restore && "+script, s.Dir, s.Handle))
+			for _, point := range []string{"files", "database"} { // before the first look at them, and after it
+				s.hook = func(at string) error {
+					if at == point {
+						s.sh(t, fmt.Sprintf("cd %s/sites/%s/restore && "+script, s.Dir, s.Handle))
+					}
+					return nil
 				}
-				return nil
-			}
-			o, signed := s.restoreOrder(t, m, contract.NewRestoreID())
-			res := s.do(t, a, o, signed)
-			if res.Outcome != orderv1.Outcome_OUTCOME_FAILED || s.has(t) != "old" || s.left(t) != "" {
-				t.Errorf("%s: %v, %s, left %q", name, res, s.has(t), s.left(t))
-			}
-			if b, err := os.ReadFile(canary); err != nil || string(b) != "keep" {
-				t.Errorf("%s: the canary is %q, %v", name, b, err)
+				o, signed := s.restoreOrder(t, m, contract.NewRestoreID())
+				want(t, s, s.do(t, a, o, signed), orderv1.Outcome_OUTCOME_FAILED, "old", "open")
+				if left := s.left(t); left != "" {
+					t.Errorf("%s at %s left %q", name, point, left)
+				}
+				if b, err := os.ReadFile(canary); err != nil || string(b) != "keep" {
+					t.Errorf("%s: the canary is %q, %v", name, b, err)
+				}
 			}
 		}
 	})

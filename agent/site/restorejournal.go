@@ -55,6 +55,10 @@ type restoreRecord struct {
 	Restored bool   // what the site has, or in SWITCHING is to have: what was restored, or what that replaced
 	Problem  string // why a switch to what was restored is being taken back
 
+	// Staged is what was seen of the files in STAGING once all were written; nil if
+	// nobody looked.
+	Staged *tree.Found
+
 	Old, New tree.Inodes // the directories that were replaced, and those that were restored
 
 	// OldObjects are the views, triggers and routines that were replaced.

@@ -17,11 +17,11 @@ import (
 
 // ListTree is the helper that lists a site's files. It runs as the site's user.
 func ListTree(ctx context.Context, dir string, out io.Writer) error {
-	l, links, err := tree.List(ctx, dir)
+	files, err := tree.Find(ctx, dir)
 	if err != nil {
 		return err
 	}
-	return json.NewEncoder(out).Encode(listed{Count: l.Count(), Bytes: l.Bytes(), SHA256: l.SHA256(), Links: links.SHA256()})
+	return json.NewEncoder(out).Encode(files)
 }
 
 // DefineObjects is the helper that makes views, triggers and routines. It runs as

@@ -10,9 +10,12 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"chom.dev/agent/backup"
 	"chom.dev/agent/fail"
 	"chom.dev/agent/task"
+	"chom.dev/agent/tree"
 )
 
 // makeRoom discards what an older restore left, or an older attempt at this one,
@@ -99,19 +102,34 @@ func (r *restore) stage(ctx context.Context, log *task.Log) (err error) {
 	}
 	fail.Point("restore.staged")
 	if !r.database {
-		return nil
+		return r.change(func(rec *restoreRecord) { rec.Staged = fetched.Files })
 	}
 	if !bytes.Equal(fetched.SHA256, r.contents.GetDumpSha256()) || fetched.Bytes != r.contents.GetDumpBytes() {
 		return errors.New("fetch the backup: the dump is not the one that the backup is signed for")
 	}
-	return r.change(func(rec *restoreRecord) { rec.NewSQL = fetched.Objects })
+	return r.change(func(rec *restoreRecord) { rec.Staged, rec.NewSQL = fetched.Files, fetched.Objects })
 }
 
 // compare holds what was staged against what the backup is signed for.
 func (r *restore) compare(ctx context.Context, log *task.Log) error {
-	if err := r.compareFiles(ctx, log); err != nil || !r.database {
+	rec, err := r.mine()
+	if err != nil {
 		return err
 	}
+	var both errgroup.Group
+	both.Go(func() error {
+		if rec != nil && rec.Staged != nil {
+			return r.compareFound(rec.Staged)
+		}
+		return r.compareFiles(ctx, log)
+	})
+	if r.database {
+		both.Go(func() error { return r.compareTables(ctx) })
+	}
+	return both.Wait()
+}
+
+func (r *restore) compareTables(ctx context.Context) error {
 	staged, err := r.mariadb.Count(ctx, r.handle.ScratchDB())
 	if err != nil {
 		return err
@@ -140,12 +158,6 @@ func difference(have, want map[string]uint64) string {
 	return fmt.Sprintf("it has %d tables, not %d", len(have), len(want))
 }
 
-// listed is what the helper that lists a site's files says of them.
-type listed struct {
-	Count, Bytes  uint64
-	SHA256, Links []byte
-}
-
 // compareFiles has the site's user look at every file: root never walks through
 // a tenant's tree.
 func (r *restore) compareFiles(ctx context.Context, _ *task.Log) error {
@@ -156,10 +168,14 @@ func (r *restore) compareFiles(ctx context.Context, _ *task.Log) error {
 	if err != nil {
 		return fmt.Errorf("list restored files: %w", err)
 	}
-	var got listed
-	if err := json.Unmarshal(res.Stdout, &got); err != nil {
+	got := new(tree.Found)
+	if err := json.Unmarshal(res.Stdout, got); err != nil {
 		return fmt.Errorf("list restored files: %w", err)
 	}
+	return r.compareFound(got)
+}
+
+func (r *restore) compareFound(got *tree.Found) error {
 	want := r.contents
 	if got.Count != want.GetFileCount() || got.Bytes != want.GetFileBytes() || !bytes.Equal(got.SHA256, want.GetListingSha256()) {
 		return task.Permanent(fmt.Errorf("the restored files are not what was backed up: %d files of %d bytes, not %d of %d, or other ones; nothing was changed",

@@ -142,6 +142,8 @@ type converge struct {
 
 	// session is the plugin of this attempt; nil before it was started.
 	session *host.Session
+	// starting gives it, or nil, once a start that was made ahead is over.
+	starting chan *host.Session
 	// state is what it measured; nil before it did.
 	state *sdk.State
 }

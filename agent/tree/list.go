@@ -10,9 +10,29 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"chom.dev/proto/contract"
 )
+
+// Found is what is told of a site's files.
+type Found struct {
+	Count  uint64 `json:"count"`
+	Bytes  uint64 `json:"bytes"`
+	SHA256 []byte `json:"sha256"` // of the listing
+	Links  []byte `json:"links"`  // hash over where they lead
+}
+
+// Find lists a site's files, and tells what there is.
+func Find(ctx context.Context, dir string) (*Found, error) {
+	l, links, err := List(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	return &Found{Count: l.Count(), Bytes: l.Bytes(), SHA256: l.SHA256(), Links: links.SHA256()}, nil
+}
 
 // List makes the listing of a site's files, and of where its links lead: public and
 // private below dir, which is a shell or its place for restores. It runs as the
@@ -36,6 +56,11 @@ func add(ctx context.Context, out *contract.Listing, links *contract.Links, dir,
 		return err
 	}
 	defer top.Close() // read-only
+	st, err := top.Lstat(".")
+	if err != nil {
+		return err
+	}
+	out.Add(contract.Listed{Path: name, Mode: st.Mode(), MTime: st.ModTime()})
 	pending := []string{"."}
 	for len(pending) > 0 {
 		path := pending[len(pending)-1]
@@ -43,22 +68,28 @@ func add(ctx context.Context, out *contract.Listing, links *contract.Links, dir,
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		st, err := top.Lstat(path)
-		if err != nil {
-			return err
-		}
-		out.Add(contract.Listed{Path: filepath.Join(name, path), Mode: st.Mode(), Size: uint64(st.Size()), MTime: st.ModTime()})
-		if st.Mode().Type() == fs.ModeSymlink {
-			target, err := top.Readlink(path)
-			if err != nil {
-				return err
+		err := each(top, path, func(child string, st *unix.Stat_t) error {
+			path := filepath.Join(path, child)
+			mode := fs.FileMode(st.Mode).Perm()
+			switch st.Mode & unix.S_IFMT {
+			case unix.S_IFREG:
+			case unix.S_IFDIR:
+				mode |= fs.ModeDir
+				pending = append(pending, path)
+			case unix.S_IFLNK:
+				mode |= fs.ModeSymlink
+				target, err := top.Readlink(path)
+				if err != nil {
+					return err
+				}
+				links.Add(filepath.Join(name, path), target)
+			default:
+				mode |= fs.ModeIrregular
 			}
-			links.Add(filepath.Join(name, path), target)
-		}
-		if !st.IsDir() {
-			continue
-		}
-		if err := each(top, path, func(child string) { pending = append(pending, filepath.Join(path, child)) }); err != nil {
+			out.Add(contract.Listed{Path: filepath.Join(name, path), Mode: mode, Size: uint64(st.Size), MTime: time.Unix(st.Mtim.Unix())})
+			return nil
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -89,8 +120,9 @@ func Links(ctx context.Context, dir string) (*contract.Links, error) {
 	return links, nil
 }
 
-// each names what is in a directory.
-func each(top *os.Root, path string, do func(name string)) error {
+// each looks at what is in a directory. The directory is held open: to walk to each
+// file from the top takes many times as long.
+func each(top *os.Root, path string, do func(name string, st *unix.Stat_t) error) error {
 	d, err := top.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY, 0)
 	if err != nil {
 		return err
@@ -99,7 +131,13 @@ func each(top *os.Root, path string, do func(name string)) error {
 	for {
 		names, err := d.Readdirnames(batch)
 		for _, name := range names {
-			do(name)
+			var st unix.Stat_t
+			if err := unix.Fstatat(int(d.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+				return &fs.PathError{Op: "lstat", Path: filepath.Join(path, name), Err: err}
+			}
+			if err := do(name, &st); err != nil {
+				return err
+			}
 		}
 		if errors.Is(err, io.EOF) {
 			return nil

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -218,7 +219,7 @@ func TestList(t *testing.T) {
 	if err := asTenant(t, func() error {
 		return errors.Join(
 			os.MkdirAll(shell+"/public/d/e", 0o750), os.WriteFile(shell+"/public/d/f", []byte("12345"), 0o640), os.WriteFile(shell+"/private/"+odd, nil, 0o600),
-			os.Symlink("/etc/passwd", shell+"/public/link"), os.Symlink("/etc", shell+"/public/dir"),
+			os.Symlink("/etc/passwd", shell+"/public/link"), os.Symlink("/etc", shell+"/public/dir"), syscall.Mkfifo(shell+"/public/d/pipe", 0o600),
 			os.Chtimes(shell+"/public/d/f", at, at), os.Chmod(shell+"/public/d/e", 0o700),
 			os.Chtimes(shell+"/public/d/e", at, at), os.Chtimes(shell+"/public/d", at, at), os.Chtimes(shell+"/public", at, at),
 			os.Chtimes(shell+"/private/"+odd, at, at), os.Chtimes(shell+"/private", at, at),

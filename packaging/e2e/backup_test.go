@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -33,7 +34,11 @@ func backUpAndRestore(t *testing.T, h *host, typ string) {
 	s := create(t, h, typ)
 	hasDatabase := typ == "wordpress"
 	write(t, h, s, "first")
+	session := sessionOf(t, h, "restic")
 	first := backUp(t, s)
+	if got := <-session; !nice.MatchString(got) {
+		t.Errorf("the session that the backup ran in is %q, which yields to nobody", got)
+	}
 	whole := imprint(t, h, s)
 	c := first.GetContents()
 	if c.GetFileCount() == 0 || c.GetFileBytes() == 0 || (c.GetDatabaseSnapshot() != "") != hasDatabase || hasDatabase && len(c.GetTables()) < 10 {
@@ -95,6 +100,24 @@ func backUpAndRestore(t *testing.T, h *host, typ string) {
 			t.Fatal("the repository of a purged site is still there")
 		}
 	}
+}
+
+// nice is what a kernel that shares the processor among sessions says of one that yields to others; one that does not says nothing.
+var nice = regexp.MustCompile(`^(?:none|/autogroup-\d+ nice 1[0-9])$`)
+
+// sessionOf waits until a program runs on the host, and gives what the kernel says of its session.
+func sessionOf(t *testing.T, h *host, program string) <-chan string {
+	t.Helper()
+	said := make(chan string, 1)
+	ctx := timeout(t, 2*time.Minute)
+	go func() {
+		out, err := h.Output(ctx, "/bin/bash", "-c", "[ -e /proc/self/autogroup ] || { echo none; exit; }; until p=$(pgrep -x "+program+" | head -1) && cat /proc/$p/autogroup 2>/dev/null; do sleep 0.01; done")
+		if err != nil {
+			out = err.Error()
+		}
+		said <- out
+	}()
+	return said
 }
 
 // write gives a site something that only its owner has put there.

@@ -74,17 +74,20 @@ var permalinkForms = map[string]string{
 	"plain":    "",
 }
 
-// bringOptions sets title and address to what the site should have.
-func bringOptions(ctx context.Context, site sdk.Site) error {
+// bringOptions sets title and address to what the site should have, and gives what
+// the same run of PHP then measured.
+func bringOptions(ctx context.Context, site sdk.Site) (sdk.State, error) {
 	in := struct {
-		Tree  string `json:"tree"`
-		URL   string `json:"url"`
-		Title string `json:"title"`
-	}{site.PublicPath(), site.URL(), site.Settings[settingTitle]}
-	if err := run(ctx, site, site.PublicPath(), optionsScript, shortLimit, in, nil); err != nil {
-		return fmt.Errorf("set title and address: %w", err)
+		Tree   string `json:"tree"`
+		URL    string `json:"url"`
+		Title  string `json:"title"`
+		Locale string `json:"locale"`
+	}{site.PublicPath(), site.URL(), site.Settings[settingTitle], site.Settings[settingLocale]}
+	var out measured
+	if err := run(ctx, site, site.PublicPath(), optionsScript, shortLimit, in, &out); err != nil {
+		return sdk.State{}, fmt.Errorf("set title and address: %w", err)
 	}
-	return nil
+	return out.state(site), nil
 }
 
 // measure asks WordPress how it is. It expects the files to be there.

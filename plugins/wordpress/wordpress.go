@@ -133,10 +133,7 @@ func (wordpress) Update(ctx context.Context, site sdk.Site) (sdk.State, error) {
 	if err := placeMustUse(private, public); err != nil {
 		return sdk.State{}, err
 	}
-	if err := bringOptions(ctx, site); err != nil {
-		return sdk.State{}, err
-	}
-	state, err := measure(ctx, site)
+	state, err := bringOptions(ctx, site)
 	if err == nil && left {
 		state.Findings = append(state.Findings, sdk.Finding{
 			Code: "old-address-left", Severity: sdk.Warning,

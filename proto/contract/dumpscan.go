@@ -84,6 +84,7 @@ var statements = []string{"SET", "DROP", "CREATE", "LOCK", "UNLOCK", "ALTER", "I
 const (
 	maxName    = 64 * 4 // bytes of a name in MariaDB
 	maxComment = 1024   // what is kept of one
+	window     = 128    // bytes of a string that are looked at for its end before they are for a backslash
 )
 
 // Tables are those that came, with their rows.
@@ -108,8 +109,19 @@ func (s *DumpScanner) skip(p []byte) int {
 	n := 0
 	switch {
 	case s.mode == single && !s.escaped:
-		for n < len(p) && p[n] != '\'' && p[n] != '\\' {
-			n++
+		for n < len(p) {
+			part := p[n:min(n+window, len(p))]
+			quote := bytes.IndexByte(part, '\'')
+			if quote >= 0 {
+				part = part[:quote]
+			}
+			if slash := bytes.IndexByte(part, '\\'); slash >= 0 {
+				return n + slash
+			}
+			n += len(part)
+			if quote >= 0 {
+				return n
+			}
 		}
 	case s.mode == code && s.counting && s.depth > 0 && !s.closing && len(s.held) == 0 && len(s.word) == 0:
 		for n < len(p) && (p[n] == ',' || p[n] == '\n' || isWord(p[n])) {

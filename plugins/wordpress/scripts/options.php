@@ -1,9 +1,10 @@
 <?php
 // Brings title and address to what the site should have, without the
-// customer's plugins and themes.
+// customer's plugins and themes, and tells how WordPress is then.
 $in = chom_input();
 
 define( 'WP_INSTALLING', true );
+define( 'WP_REPAIRING', true ); // as chom_measure wants it
 chom_request( $in['url'] );
 
 require $in['tree'] . '/wp-load.php';
@@ -28,3 +29,5 @@ foreach ( $wanted as $name => $value ) {
 	wp_cache_delete( $name, 'options' );
 	wp_cache_delete( 'alloptions', 'options' ); // a persistent cache holds all of them there
 }
+
+chom_output( chom_measure( $in['locale'] ) );
