@@ -70,6 +70,7 @@ func (s *Server) install() error {
 		return err
 	}
 	out, err := exec.Command("/usr/bin/mariadb-install-db", "--no-defaults", "--user=mysql", "--datadir="+filepath.Join(s.dir, "data"),
+		"--tmpdir="+s.dir, // one that starts removes what is in a common one
 		"--auth-root-authentication-method=socket", "--skip-test-db").CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("mariadb-install-db: %w\n%s", err, out)
@@ -84,7 +85,7 @@ func (s *Server) Again() error {
 	}
 	args := []string{
 		"--no-defaults", "--user=mysql", "--datadir=" + filepath.Join(s.dir, "data"), "--socket=" + s.Socket, "--skip-networking",
-		"--tmpdir=" + s.dir, // one that starts removes what is in a common one
+		"--tmpdir=" + s.dir,
 		"--local-infile=0", "--innodb-buffer-pool-size=32M", "--performance-schema=OFF",
 		"--pid-file=" + filepath.Join(s.dir, "pid"), "--log-error=" + filepath.Join(s.dir, "error.log"),
 	}
