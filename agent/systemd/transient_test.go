@@ -280,12 +280,17 @@ func TestSandboxOnHost(t *testing.T) {
 	defer func() { _ = started.Wait() }() // it was killed
 	defer func() { _ = started.Kill(context.Background()) }()
 	asked = append(asked, "--property=User,Group,Slice,Type,WorkingDirectory,TimeoutStartUSec,TimeoutStopUSec,Environment,ActiveState")
-	show := func(service string) string {
-		res, err := run.Cmd{Path: "/usr/bin/systemctl", Args: append([]string{"show", service}, asked...)}.Run(t.Context())
-		if err != nil {
-			t.Fatal(err)
+	show := func(service string) string { // once it runs
+		for {
+			res, err := run.Cmd{Path: "/usr/bin/systemctl", Args: append([]string{"show", service}, asked...)}.Run(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if shown := string(res.Stdout); !strings.Contains(shown, "ActiveState=inactive") {
+				return shown
+			}
+			time.Sleep(20 * time.Millisecond)
 		}
-		return string(res.Stdout)
 	}
 	if file, transient := show(name), show(unit.Service()); file != transient || !strings.Contains(file, "ActiveState=activating") {
 		t.Errorf("of the file:\n%s\ntransient:\n%s", file, transient)
