@@ -42,7 +42,7 @@ func TestCounts(t *testing.T) {
 {"Action":"pass","Package":"p","Test":"TestB"}
 {"Action":"pass","Package":"p"}
 `,
-			says: []string{"needed a second try: p TestB/one\n"}, not: []string{"no luck"}, last: "2 passed, 0 failed",
+			says: []string{"needed a second try: p TestB/one\n"}, not: []string{"no luck", "second try: p\n", "second try: p TestB\n"}, last: "2 passed, 0 failed",
 		},
 		{
 			name: "a second failure is still one", log: good + part + part, fails: true,

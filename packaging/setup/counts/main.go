@@ -95,7 +95,7 @@ func (rs results) tell(out io.Writer, failed bool) bool {
 	}
 	slices.SortFunc(all, func(a, b *result) int { return strings.Compare(a.String(), b.String()) })
 	for _, r := range all {
-		if r.again && !r.bad() {
+		if r.again && !r.bad() && !slices.ContainsFunc(all, func(part *result) bool { return part.again && part.partOf(r) }) {
 			fmt.Fprintf(out, "needed a second try: %s\n", r)
 		}
 	}
