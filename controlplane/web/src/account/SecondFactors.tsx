@@ -177,7 +177,7 @@ function AddPasskey({ onCodes }: { onCodes: (codes: readonly string[]) => void }
 function RecoveryCodes({ codes, onKept }: { codes: readonly string[]; onKept: () => void }) {
 	const { t } = useTranslation();
 	return (
-		<Dialog opened={codes.length > 0} onClose={onKept} title={t("factors.keep")} closeOnClickOutside={false} closeOnEscape={false} withCloseButton={false}>
+		<Dialog opened={codes.length > 0} onClose={onKept} title={t("factors.keep")} firm>
 			<Stack>
 				<Text size="sm">{t("factors.keepText")}</Text>
 				<SimpleGrid cols={{ base: 1, xs: 2 }} spacing={4} component="ul" pl={0} m={0}>

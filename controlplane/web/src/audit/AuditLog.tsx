@@ -10,6 +10,7 @@ import { Role } from "../gen/chom/organization/v1/organization_pb.js";
 import { useHere, useOrganizationId } from "../organization/here.js";
 import { useMembers, useRights } from "../organization/rights.js";
 import { platform } from "../server/queries.js";
+import { Cancel } from "../ui/Act.js";
 import { bytes } from "../ui/format.js";
 import { Failure, Link, Page } from "../ui/parts.js";
 import { Events } from "./Events.js";
@@ -201,9 +202,7 @@ function Export({ request, name }: { request: ReturnType<typeof toRequest>; name
 					<Text size="sm" role="status">
 						{t("audit.fetched", { size: bytes(BigInt(size), i18n.language) })}
 					</Text>
-					<Button variant="default" onClick={() => stop.current.abort()}>
-						{t("cancel")}
-					</Button>
+					<Cancel onClick={() => stop.current.abort()} />
 				</>
 			)}
 			<Menu position="bottom-end">

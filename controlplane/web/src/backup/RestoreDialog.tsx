@@ -6,7 +6,7 @@ import { useTranslation } from "react-i18next";
 import type { Backup } from "../gen/chom/backup/v1/backup_pb.js";
 import { BackupService } from "../gen/chom/backup/v1/backup_service_pb.js";
 import type { Site } from "../gen/chom/site/v1/site_pb.js";
-import { Form } from "../ui/Act.js";
+import { Cancel, Form } from "../ui/Act.js";
 import { Dialog } from "../ui/Dialog.js";
 import { Time } from "../ui/Time.js";
 
@@ -52,11 +52,7 @@ export function RestoreDialog({ site, backup, onDone }: { site: Site; backup: Ba
 							withoutBackup: !before,
 						})
 					}
-					other={
-						<Button variant="default" onClick={close}>
-							{t("cancel")}
-						</Button>
-					}
+					other={<Cancel onClick={close} />}
 				>
 					<Text>
 						{t("restore.to")} <Time of={backup.startTime} />

@@ -8,7 +8,7 @@ import { acting, queries } from "../api.js";
 import type { Member } from "../gen/chom/organization/v1/organization_pb.js";
 import { TokenService } from "../gen/chom/token/v1/token_service_pb.js";
 import { useHere } from "../organization/here.js";
-import { Form } from "../ui/Act.js";
+import { Cancel, Form } from "../ui/Act.js";
 import { Dialog } from "../ui/Dialog.js";
 import { milliseconds } from "../ui/format.js";
 
@@ -48,11 +48,7 @@ function ActAsForm({ organization, member, onCancel }: { organization: string; m
 			error={start.error}
 			disabled={reason.trim().length < 10}
 			onSend={() => start.mutate({ organizationId: organization, accountId: member.accountId, reason: reason.trim() })}
-			other={
-				<Button variant="default" onClick={onCancel}>
-					{t("cancel")}
-				</Button>
-			}
+			other={<Cancel onClick={onCancel} />}
 		>
 			<Text size="sm">{t("acting.text")}</Text>
 			<TextInput

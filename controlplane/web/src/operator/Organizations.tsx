@@ -7,7 +7,7 @@ import { Email } from "../account/parts.js";
 import { type Organization, State } from "../gen/chom/organization/v1/organization_pb.js";
 import { OrganizationService } from "../gen/chom/organization/v1/organization_service_pb.js";
 import { Used } from "../organization/Settings.js";
-import { Form } from "../ui/Act.js";
+import { Cancel, Form } from "../ui/Act.js";
 import { Dialog } from "../ui/Dialog.js";
 import { SearchIcon } from "../ui/icons.js";
 import { Item, List, Words } from "../ui/List.js";
@@ -144,11 +144,7 @@ function Create() {
 					pending={create.isPending}
 					error={create.error}
 					onSend={() => create.mutate({ name, ownerEmail: ownerEmail.trim() })}
-					other={
-						<Button variant="default" onClick={close}>
-							{t("cancel")}
-						</Button>
-					}
+					other={<Cancel onClick={close} />}
 				>
 					<NameInput label={t("organization.name")} value={name} onName={setName} />
 					<Email
@@ -196,11 +192,7 @@ function QuotaForm({ of, onDone }: { of: Organization; onDone: () => void }) {
 			error={set.error}
 			disabled={kind === "own" && !(Number(size) > 0)}
 			onSend={() => set.mutate({ organizationId: of.id, ...(quota && { quota }) })}
-			other={
-				<Button variant="default" onClick={onDone}>
-					{t("cancel")}
-				</Button>
-			}
+			other={<Cancel onClick={onDone} />}
 		>
 			<Radio.Group label={t("settings.backups")} description={t("operator.quotaText")} value={kind} onChange={(value) => setKind(value as typeof kind)}>
 				<Stack gap="xs" mt={6}>

@@ -9,7 +9,7 @@ import { Email } from "../account/parts.js";
 import { type Invitation, type Member, Role } from "../gen/chom/organization/v1/organization_pb.js";
 import { OrganizationService } from "../gen/chom/organization/v1/organization_service_pb.js";
 import { ActAs } from "../operator/ActAs.js";
-import { Confirmed, Form } from "../ui/Act.js";
+import { Cancel, Confirmed, Form } from "../ui/Act.js";
 import { Dialog } from "../ui/Dialog.js";
 import { Item, List, Mark, Words } from "../ui/List.js";
 import { Card, Copy, Failure, Page, Waiting } from "../ui/parts.js";
@@ -142,11 +142,7 @@ function ChangeForm({ organization, member, most, onDone }: { organization: stri
 					etag: before.etag,
 				})
 			}
-			other={
-				<Button variant="default" onClick={onDone}>
-					{t("cancel")}
-				</Button>
-			}
+			other={<Cancel onClick={onDone} />}
 		>
 			<RoleChoice most={most} value={role} onChange={setRole} />
 			{bindable(role) && <SitesChoice organization={organization} value={sites} onChange={setSites} />}
@@ -216,11 +212,7 @@ function InviteForm({ organization, most, onDone }: { organization: string; most
 			error={invite.error}
 			disabled={bound?.length === 0}
 			onSend={() => invite.mutate({ organizationId: organization, email: email.trim(), role, siteIds: [...(bound ?? [])] })}
-			other={
-				<Button variant="default" onClick={onDone}>
-					{t("cancel")}
-				</Button>
-			}
+			other={<Cancel onClick={onDone} />}
 		>
 			<Email value={email} onChange={(event) => setEmail(event.currentTarget.value)} autoComplete="off" data-autofocus />
 			<RoleChoice most={most} value={role} onChange={setRole} />
@@ -330,11 +322,7 @@ function HandOver({ organization, members, own }: { organization: string; member
 					color="red"
 					disabled={!next || text !== name}
 					onSend={() => next && hand.mutate({ organizationId: organization, accountId: next.accountId })}
-					other={
-						<Button variant="default" onClick={close}>
-							{t("cancel")}
-						</Button>
-					}
+					other={<Cancel onClick={close} />}
 				>
 					<Text size="sm">{t("handOver.text")}</Text>
 					<Select

@@ -8,10 +8,10 @@ import { Role } from "../gen/chom/organization/v1/organization_pb.js";
 import { TokenService } from "../gen/chom/token/v1/token_service_pb.js";
 import { RoleChoice, SitesChoice } from "../organization/choices.js";
 import { useOrganizations } from "../organization/here.js";
-import { Form } from "../ui/Act.js";
+import { Cancel, Form } from "../ui/Act.js";
 import { Dialog } from "../ui/Dialog.js";
-import { Copy, Notice } from "../ui/parts.js";
 import { tokenNameRule } from "../ui/rules.js";
+import { Secret } from "../ui/Secret.js";
 import { lifetimes, scopes, seconds } from "./scope.js";
 
 /** What all tokens are asked for. */
@@ -41,7 +41,7 @@ function Opened({ children }: { children: (close: () => void) => ReactNode }) {
 	return (
 		<>
 			<Button onClick={open}>{t("tokens.create")}</Button>
-			<Dialog opened={opened} onClose={close} title={t("tokens.create")} closeOnClickOutside={false} closeOnEscape={false} withCloseButton={false}>
+			<Dialog opened={opened} onClose={close} title={t("tokens.create")} firm>
 				{children(close)}
 			</Dialog>
 		</>
@@ -54,7 +54,7 @@ function Personal({ onClose }: { onClose: () => void }) {
 	const [organization, setOrganization] = useState<string | null>(null);
 	const organizations = useOrganizations();
 	const create = useMutation(TokenService.method.createToken);
-	if (create.data) return <Secret text={create.data.secret} onKept={onClose} />;
+	if (create.data) return <Shown text={create.data.secret} onKept={onClose} />;
 	return (
 		<Form
 			label={t("tokens.create")}
@@ -95,7 +95,7 @@ function OfOrganization({ organization, most, onClose }: { organization: string;
 	const [wanted, setWanted] = useState(modest);
 	const [role, setRole] = useState(Role.MEMBER);
 	const create = useMutation(TokenService.method.createOrganizationToken);
-	if (create.data) return <Secret text={create.data.secret} onKept={onClose} />;
+	if (create.data) return <Shown text={create.data.secret} onKept={onClose} />;
 	return (
 		<Form
 			label={t("tokens.create")}
@@ -156,30 +156,14 @@ function Fields({ value, onChange }: { value: Wanted; onChange: (wanted: Wanted)
 	);
 }
 
-function Cancel({ onClick }: { onClick: () => void }) {
-	const { t } = useTranslation();
-	return (
-		<Button variant="default" onClick={onClick}>
-			{t("cancel")}
-		</Button>
-	);
-}
-
 /** Shows a token, this once. */
-function Secret({ text, onKept }: { text: string; onKept: () => void }) {
+function Shown({ text, onKept }: { text: string; onKept: () => void }) {
 	const { t } = useTranslation();
 	return (
-		<Stack>
-			<Notice tone="warn" title={t("tokens.once")}>
-				{t("tokens.onceText")}
-			</Notice>
-			<Copy text={text} what={t("tokens.secret")} block />
+		<Secret title={t("tokens.once")} warning={t("tokens.onceText")} what={t("tokens.secret")} text={text} kept={t("tokens.kept")} onKept={onKept}>
 			<Text size="sm" c="dimmed">
 				{t("tokens.use")} <code>Authorization: Bearer …</code>
 			</Text>
-			<Button onClick={onKept} data-autofocus>
-				{t("tokens.kept")}
-			</Button>
-		</Stack>
+		</Secret>
 	);
 }

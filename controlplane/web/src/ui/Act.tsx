@@ -82,6 +82,16 @@ export function Form({
 	);
 }
 
+/** The way back beside a form's own button. */
+export function Cancel({ onClick }: { onClick: () => void }) {
+	const { t } = useTranslation();
+	return (
+		<Button variant="default" onClick={onClick}>
+			{t("cancel")}
+		</Button>
+	);
+}
+
 interface ConfirmedProps<I extends DescMessage, O extends DescMessage> extends ActProps<I, O> {
 	title: string;
 	/** What will happen. */
@@ -134,11 +144,7 @@ export function Confirmed<I extends DescMessage, O extends DescMessage>({
 					disabled={typed !== undefined && text !== typed}
 					color={look.color}
 					onSend={() => act.mutate(request)}
-					other={
-						<Button variant="default" onClick={close}>
-							{t("cancel")}
-						</Button>
-					}
+					other={<Cancel onClick={close} />}
 				>
 					<Text component="div" size="sm">
 						{explain}

@@ -2,13 +2,13 @@
 import { useMutation } from "@connectrpc/connect-query";
 import { Button, Checkbox, MultiSelect, Radio, Stack, Text, TextInput } from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
-import { type ReactNode, useState } from "react";
+import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import type { Webhook } from "../gen/chom/webhook/v1/webhook_pb.js";
 import { WebhookService } from "../gen/chom/webhook/v1/webhook_service_pb.js";
-import { Form, Permitted } from "../ui/Act.js";
+import { Cancel, Form, Permitted } from "../ui/Act.js";
 import { Dialog } from "../ui/Dialog.js";
-import { Copy, Notice } from "../ui/parts.js";
+import { Secret } from "../ui/Secret.js";
 import { eventKey, events } from "./events.js";
 
 interface Wanted {
@@ -27,7 +27,7 @@ export function CreateWebhook({ organization }: { organization: string }) {
 	return (
 		<Permitted method={WebhookService.method.createWebhook}>
 			<Button onClick={open}>{t("webhooks.create")}</Button>
-			<Dialog opened={opened} onClose={close} title={t("webhooks.create")} closeOnClickOutside={false} closeOnEscape={false} withCloseButton={false}>
+			<Dialog opened={opened} onClose={close} title={t("webhooks.create")} firm>
 				<Create organization={organization} onClose={close} />
 			</Dialog>
 		</Permitted>
@@ -38,7 +38,7 @@ function Create({ organization, onClose }: { organization: string; onClose: () =
 	const { t } = useTranslation();
 	const [wanted, setWanted] = useState<Wanted>({ url: "https://", description: "", events: undefined });
 	const create = useMutation(WebhookService.method.createWebhook);
-	if (create.data) return <Secret text={create.data.secret} onKept={onClose} />;
+	if (create.data) return <Shown text={create.data.secret} onKept={onClose} />;
 	return (
 		<Form
 			label={t("webhooks.create")}
@@ -182,7 +182,7 @@ export function RotateSecret({ of }: { of: Webhook }) {
 			<Button variant="default" onClick={open}>
 				{t("webhooks.rotate")}
 			</Button>
-			<Dialog opened={opened} onClose={close} title={t("webhooks.rotate")} closeOnClickOutside={false} closeOnEscape={false} withCloseButton={false}>
+			<Dialog opened={opened} onClose={close} title={t("webhooks.rotate")} firm>
 				<Rotate of={of} onClose={close} />
 			</Dialog>
 		</Permitted>
@@ -193,7 +193,7 @@ function Rotate({ of, onClose }: { of: Webhook; onClose: () => void }) {
 	const { t } = useTranslation();
 	const [leaked, setLeaked] = useState(false);
 	const rotate = useMutation(WebhookService.method.rotateWebhookSecret);
-	if (rotate.data) return <Secret text={rotate.data.secret} onKept={onClose} />;
+	if (rotate.data) return <Shown text={rotate.data.secret} onKept={onClose} />;
 	return (
 		<Form
 			label={t("webhooks.rotateGo")}
@@ -213,26 +213,9 @@ function Rotate({ of, onClose }: { of: Webhook; onClose: () => void }) {
 	);
 }
 
-function Secret({ text, onKept }: { text: string; onKept: () => void }): ReactNode {
+function Shown({ text, onKept }: { text: string; onKept: () => void }) {
 	const { t } = useTranslation();
 	return (
-		<Stack>
-			<Notice tone="warn" title={t("webhooks.once")}>
-				{t("webhooks.onceText")}
-			</Notice>
-			<Copy text={text} what={t("webhooks.secret")} block />
-			<Button onClick={onKept} data-autofocus>
-				{t("webhooks.kept")}
-			</Button>
-		</Stack>
-	);
-}
-
-function Cancel({ onClick }: { onClick: () => void }) {
-	const { t } = useTranslation();
-	return (
-		<Button variant="default" onClick={onClick}>
-			{t("cancel")}
-		</Button>
+		<Secret title={t("webhooks.once")} warning={t("webhooks.onceText")} what={t("webhooks.secret")} text={text} kept={t("webhooks.kept")} onKept={onKept} />
 	);
 }
