@@ -19,7 +19,8 @@ export SCREENSHOTS
 rm -rf "$SCREENSHOTS" && mkdir "$SCREENSHOTS"
 
 logs=$(mktemp -d)
-trap 'rm -rf "$logs"; [ -z "${hosts:-}" ] || kill "$hosts" 2>/dev/null || true' EXIT
+beside=()
+trap 'rm -rf "$logs"; [ ${#beside[@]} -eq 0 ] || kill "${beside[@]}" 2>/dev/null || true' EXIT
 failed=
 
 # What a busy machine's timing broke gets a second try; it is told in the end, and more than a few are a failure.
@@ -40,17 +41,24 @@ web_tests() (
 	[ ${#again[@]} -le 2 ] && vitest 2 "${again[@]}"
 )
 
-# Tests on hosts wait for them most of the time, and have the processors before the units when they do not.
-units=45m hosts_within=60m
-[ "${CHOM_PROVE:-}" != 1 ] || units=6h hosts_within=6h
-go_tests hosts 0 "$(go list ./packaging/...)" -timeout "$hosts_within" -p 2 &
-hosts=$!
-go_tests units 10 "$(go list ./proto/... ./plugins/... ./agent/... ./controlplane/...)" -timeout "$units" || failed=--failed
+# Tests on hosts wait for them most of the time, and have the processors before the units when they do not. The long ones end to end are
+# two halves, each on hosts of its own. Of the units the longest begins first.
+units=45m hosts=60m
+[ "${CHOM_PROVE:-}" != 1 ] || units=6h hosts=6h
+half='^(TestHostFaults|TestHostile|TestBackup|TestBackupKilled|TestPackagesOnHost)$'
+go_tests e2e.1 0 ./packaging/e2e -timeout "$hosts" -run "$half" &
+beside=($!)
+go_tests e2e.2 0 ./packaging/e2e -timeout "$hosts" -skip "$half" &
+beside+=($!)
+go_tests hosts 0 "$(go list ./packaging/... | grep -v /e2e$)" -timeout "$hosts" -p 1 &
+beside+=($!)
+go_tests units 10 "$(go list ./controlplane/backup) $(go list ./proto/... ./plugins/... ./agent/... ./controlplane/... | grep -v /controlplane/backup$)" \
+	-timeout "$units" || failed=--failed
 web_tests || failed=--failed
-wait "$hosts" || failed=--failed
-hosts=
+for job in "${beside[@]}"; do wait "$job" || failed=--failed; done
+beside=()
 
 web=()
 for report in "$logs"/web.*; do web+=(--web "$report"); done
 go build -o "$logs/counts" ./packaging/setup/counts
-"$logs/counts" $failed "${web[@]}" "$logs/hosts" "$logs/units"
+"$logs/counts" $failed "${web[@]}" "$logs/e2e.1" "$logs/e2e.2" "$logs/hosts" "$logs/units"
