@@ -37,7 +37,11 @@ func (c chaos) name() string {
 // tree makes files, directories and links below a directory that is there.
 func (c chaos) tree(dir string, uid int, depth int) error {
 	var errs []error
-	for range c.IntN(7*c.size) + 1 {
+	most := 7
+	if depth == 1 {
+		most *= c.size // below, it would be so many times more in each directory of each directory
+	}
+	for range c.IntN(most) + 1 {
 		at := filepath.Join(dir, c.name())
 		if _, err := os.Lstat(at); err == nil {
 			continue
