@@ -44,6 +44,9 @@ func (s *Sites) Size(ctx context.Context, site task.Site, idly bool) (telemetry.
 	if err := json.Unmarshal(res.Stdout, &files); err != nil {
 		return telemetry.Size{}, fmt.Errorf("measure files: %w", err)
 	}
+	if files.Unread > 0 {
+		s.log.Info("a site's user has shut himself out of directories: what is in them is not measured", "site", site.ID.String(), "directories", files.Unread)
+	}
 	size := telemetry.Size{Files: files.Files, Bytes: files.Bytes}
 	database, there, err := s.mariadb.Size(ctx, site.Handle.DBName())
 	if err != nil {

@@ -6,6 +6,7 @@ import { useNow } from "../ui/clock.js";
 import { milliseconds, span } from "../ui/format.js";
 import { AlertIcon } from "../ui/icons.js";
 import { Failure, Waiting } from "../ui/parts.js";
+import scrolled from "../ui/Scrolled.module.css";
 import { sentence } from "../ui/words.js";
 import { useFollowed } from "./follow.js";
 import classes from "./Task.module.css";
@@ -80,7 +81,7 @@ function Log({ lines }: { lines: readonly LogLine[] }) {
 		<pre
 			role="log"
 			ref={box}
-			className={classes.log}
+			className={scrolled.text}
 			aria-label={t("task.log")}
 			// biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls, which the keyboard must be able to do
 			tabIndex={0}

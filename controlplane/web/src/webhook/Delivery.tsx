@@ -7,10 +7,10 @@ import { Act } from "../ui/Act.js";
 import { Dialog } from "../ui/Dialog.js";
 import { span } from "../ui/format.js";
 import { Dot, Failure, Waiting } from "../ui/parts.js";
+import scrolled from "../ui/Scrolled.module.css";
 import { Sheet } from "../ui/Sheet.js";
 import { Time } from "../ui/Time.js";
 import { sentence } from "../ui/words.js";
-import classes from "./Delivery.module.css";
 
 const states = {
 	[DeliveryState.UNSPECIFIED]: ["idle", "waiting"],
@@ -100,7 +100,7 @@ function Calls({ webhook, delivery: deliveryId }: { webhook: Webhook; delivery: 
 					{t("webhooks.payload")}
 				</Title>
 				{/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls is to be reached by keys */}
-				<section className={classes.payload} tabIndex={0} aria-label={t("webhooks.payload")}>
+				<section className={scrolled.text} tabIndex={0} aria-label={t("webhooks.payload")}>
 					{pretty(delivery.payload)}
 				</section>
 			</div>
